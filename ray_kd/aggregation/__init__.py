@@ -1,0 +1,10 @@
+"""How the losses of several paths become one update: one file for each method."""
+
+from ray_kd.aggregation.base import Aggregator
+from ray_kd.aggregation.create import create_aggregator
+from ray_kd.aggregation.update import Update
+from ray_kd.config.registry import AGGREGATORS
+
+register_aggregator = AGGREGATORS.register
+
+__all__ = ["Aggregator", "Update", "create_aggregator", "register_aggregator"]

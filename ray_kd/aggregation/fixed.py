@@ -1,0 +1,24 @@
+"""Static weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ray_kd.aggregation.base import Aggregator
+from ray_kd.config.options import AggregatorOptions
+from ray_kd.config.registry import AGGREGATORS
+
+
+class FixedOptions(AggregatorOptions):
+    """Options of static weights."""
+
+
+@AGGREGATORS.register("fixed", source="linear scalarisation; Kurin et al., NeurIPS 2022, arXiv 2201.04122")
+class Fixed(Aggregator):
+    r"""Static weights: :math:`L_{task} + k \sum_i w_i L_i`, w the static weight of each path."""
+
+    Options = FixedOptions
+
+    def factors(self, scaled: Tensor) -> Tensor:
+        return torch.ones_like(scaled)

@@ -1,0 +1,55 @@
+"""Update: what an aggregator decided for one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class Update:
+    """One step's decision: call ``backward()``, read ``weights`` and ``log``.
+
+    Args:
+        names: the things weighted, paths or layers.
+        factors: the effective factor on each raw loss, shape (n,), detached.
+        total: the weighted sum, where the method has one; ``backward()`` then runs it.
+        backward: what fills ``.grad`` where there is no such sum.
+        log: further figures of this step, by name.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        factors: Tensor,
+        *,
+        total: Tensor | None = None,
+        backward: Callable[[], None] | None = None,
+        log: Mapping[str, Tensor | float] | None = None,
+    ) -> None:
+        if (total is None) == (backward is None):
+            raise TypeError("an Update has a total or a backward, one of them")
+        self.names, self.factors, self.total = tuple(names), factors.detach(), total
+        self._backward = backward
+        self._log = dict(log or {})
+
+    def backward(self) -> None:
+        """Add the update's gradient to ``.grad`` of student, adapters and the aggregator's parameters."""
+        if self.total is not None:
+            self.total.backward()  # type: ignore[no-untyped-call]
+        elif self._backward is not None:
+            self._backward()
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The effective factor on the raw loss of each path (waits for the device)."""
+        return dict(zip(self.names, self.factors.tolist(), strict=True))
+
+    @property
+    def log(self) -> dict[str, float]:
+        """What else the method says of this step (waits for the device)."""
+        return {
+            name: float(value.detach() if isinstance(value, torch.Tensor) else value)
+            for name, value in self._log.items()
+        }

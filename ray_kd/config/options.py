@@ -1,0 +1,110 @@
+"""The strict base of everything a spec holds, and the fields that name a registered component."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, PATHS, TASKS, VIEWS, Registry
+from ray_kd.config.validation import validate
+
+
+class Strict(BaseModel):
+    """A typed section of a spec: unknown keys fail, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Options(Strict):
+    """Options of a registered component; registration sets its name and version."""
+
+    component_name: ClassVar[str]
+    component_version: ClassVar[int]
+
+    def full(self) -> dict[str, Any]:
+        """Every option with its value, the component's name first."""
+        return {"name": self.component_name, **self.model_dump(mode="json")}
+
+    def essence(self) -> dict[str, Any]:
+        """What identity hashes: name, version, and the options that differ from their defaults."""
+        changed = self.model_dump(mode="json", exclude_defaults=True)
+        return {"name": self.component_name, "version": self.component_version, **changed}
+
+
+class PathOptions(Options):
+    """What every path can be told; a path's own ``Options`` adds to it."""
+
+    weight: Annotated[float | Literal["published"], BeforeValidator(lambda value: _weight(value))] = 1.0
+    """Static weight w of the path's loss, >= 0; 0 skips the path; ``published``: its source's value."""
+    label: str | None = None
+    """What the path is called in records; default: its registered name."""
+    teacher: str | None = None
+    """Which teacher it learns from; default: the only one."""
+    stages: tuple[int, ...] | None = None
+    """Which stages it attaches to, counted from 0; default: those of its source."""
+
+
+class AggregatorOptions(Options):
+    """What every aggregator can be told; an aggregator's own ``Options`` adds to it."""
+
+    granularity: Literal["path", "layer"] = "path"
+    """One weight for each path, or one for each (path, stage)."""
+    k: Annotated[float, Field(ge=0)] = 1.0
+    """Total strength of distillation beside the task loss."""
+
+
+class ViewOptions(Options):
+    """What every view policy can be told."""
+
+    seed: int = 0
+    """Key of the views; shared by all seeds of a sweep, so that views are paired."""
+    count: int | None = None
+    """How many distinct views a sample has (epoch e uses view e mod count); None: one for each epoch."""
+
+
+def _weight(value: Any) -> float | str:
+    if value == "published":
+        return "published"
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        raise ValueError("expected a number >= 0 or 'published'") from None
+    if isinstance(value, bool) or not 0 <= weight < float("inf"):
+        raise ValueError("expected a finite number >= 0 or 'published'")
+    return weight
+
+
+def parse_component(registry: Registry, value: Any) -> Options:
+    """``"name"``, ``{"name": ..., option: ...}`` or Options, as the component's own Options.
+
+    Raises:
+        ValueError: not one of those forms (pydantic turns it into a located error).
+        UserError: a name nobody registered, or an option that is unknown or of the wrong kind.
+    """
+    if isinstance(value, Options):
+        return value
+    if isinstance(value, str):
+        value = {"name": value}
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        raise ValueError(f"expected the name of a {registry.kind}, or a mapping with a 'name'")
+    rest = {key: entry for key, entry in value.items() if key != "name"}
+    cls = registry.get(value["name"])
+    options: Options = validate(cls.Options, rest, f"{registry.kind} '{cls.name}'")
+    return options
+
+
+def component(registry: Registry) -> Any:
+    """Annotations that make a pydantic field hold the Options of a component of ``registry``."""
+    return (
+        BeforeValidator(lambda value: parse_component(registry, value)),
+        PlainSerializer(lambda options: options.full()),
+    )
+
+
+Path = Annotated[PathOptions, *component(PATHS)]
+AggregatorField = Annotated[AggregatorOptions, *component(AGGREGATORS)]
+TaskField = Annotated[Options, *component(TASKS)]
+DatasetField = Annotated[Options, *component(DATASETS)]
+ViewField = Annotated[ViewOptions, *component(VIEWS)]
+ModelField = Annotated[Options, *component(MODELS)]

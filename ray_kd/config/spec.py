@@ -1,0 +1,266 @@
+"""RunSpec: everything that one training run is. See docs/reference.md for a file with every key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import (
+    AggregatorField,
+    DatasetField,
+    ModelField,
+    Options,
+    Path,
+    Strict,
+    TaskField,
+    ViewField,
+    parse_component,
+)
+from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
+from ray_kd.config.validation import validate
+from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Optimizer(Strict):
+    """How the student (and the paths' adapters) are updated."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """SGD's momentum; AdamW's first beta."""
+    nesterov: bool = False
+    weight_decay: NotNegative = 1e-4
+    clip: Positive | None = None
+    """Largest norm of the student's gradient; None: no clipping."""
+
+
+class Schedule(Strict):
+    """The learning rate as a function of the optimizer step."""
+
+    name: Literal["constant", "step", "cosine"] = "cosine"
+    milestones: tuple[Count, ...] = ()
+    """``step``: the epochs after which the learning rate is multiplied by ``gamma``."""
+    gamma: Positive = 0.2
+    warmup_epochs: NotNegative = 0.0
+    """Epochs over which the learning rate rises linearly from 0."""
+
+
+class Training(Strict):
+    """How long and in what batches."""
+
+    epochs: Count = 20
+    batch_size: Count = 64
+    """Samples in one optimizer step, over all ranks."""
+    task_weight: NotNegative = 1.0
+    """Factor on the task loss; 0: pure distillation."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of forward passes; auto: bfloat16 (or float16) autocast on a GPU, float32 on a CPU."""
+    threads: Count = 1
+    """CPU threads of one worker; part of a run, since it changes the last bits."""
+    evaluate_every: Count = 1
+    """Epochs between evaluations on validation data; the last epoch is always evaluated."""
+    sync_batchnorm: bool = True
+    """Several workers normalise over the global batch, as one worker would."""
+
+
+class Checkpoints(Strict):
+    """How often the state to resume from is written."""
+
+    every_epochs: Count | None = 10
+    every_steps: Count | None = None
+
+
+class Resources(Strict):
+    """Where and on how much a run trains; changes no number beyond float order."""
+
+    workers: Count = 1
+    cpus: Positive = 1.0
+    """CPUs reserved for each worker."""
+    gpus: NotNegative = 0.0
+    """GPUs reserved for each worker; may be a fraction."""
+
+
+class Tracking(Strict):
+    """Where progress is reported besides the records."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    project: str = "ray-kd"
+
+
+class Teacher(Strict):
+    """A teacher: its model, and the run that trains it (or the file that holds its weights)."""
+
+    model: ModelField
+    weights: str | None = None
+    """A file of weights (.safetensors or .pt); None: train the teacher as said below."""
+    dataset: dict[str, Any] = Field(default_factory=dict)
+    """Options that differ from the student's dataset; by default the teacher sees every label."""
+    views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    training: Training = Field(default_factory=Training)
+    seed: int = 0
+
+
+class RunSpec(Strict):
+    """One run: a student trained on a task, by paths from teachers, under an aggregation."""
+
+    name: str = "run"
+    task: TaskField = Field(default_factory=lambda: parse_component(TASKS, "classification"))
+    dataset: DatasetField
+    views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
+    student: ModelField
+    teachers: dict[str, Teacher] = Field(default_factory=dict)
+    paths: tuple[Path, ...] = ()
+    aggregation: AggregatorField = Field(default_factory=lambda: parse_component(AGGREGATORS, "fixed"))
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    schedule: Schedule = Field(default_factory=Schedule)
+    training: Training = Field(default_factory=Training)
+    seed: Annotated[int, Field(ge=0)] = 0
+    plugins: tuple[str, ...] = ()
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints)
+    resources: Resources = Field(default_factory=Resources)
+    tracking: Tracking = Field(default_factory=Tracking)
+    storage: str = "results"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_teacher(cls, data: Any) -> Any:
+        """``teacher: {...}`` is short for ``teachers: {teacher: {...}}``."""
+        if isinstance(data, dict) and "teacher" in data:
+            if "teachers" in data:
+                raise ValueError("expected 'teacher' (one) or 'teachers' (several by name), not both")
+            data = dict(data)
+            teacher = data.pop("teacher")
+            data["teachers"] = {} if teacher is None else {"teacher": teacher}
+        return data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        labels: list[str] = []
+        for index, path in enumerate(self.paths):
+            self.teacher_of(path, f"paths.{index}")
+            label = path.label or path.component_name
+            if label in labels:
+                raise ValueError(f"paths.{index}: two paths are called '{label}'; give one a 'label'")
+            if "/" in label:
+                raise ValueError(f"paths.{index}.label: '/' is kept for stages, got '{label}'")
+            labels.append(label)
+        if self.training.batch_size % self.resources.workers:
+            raise ValueError(
+                f"training.batch_size: {self.training.batch_size} samples cannot be shared equally by "
+                f"{self.resources.workers} workers (resources.workers)"
+            )
+        return self
+
+    def teacher_of(self, path: Any, where: str = "paths") -> str:
+        """The name of the teacher that ``path`` learns from.
+
+        Raises:
+            ValueError: there is none, it is unknown, or there are several and the path names none.
+        """
+        known = ", ".join(self.teachers) or "none"
+        if path.teacher is not None:
+            if path.teacher not in self.teachers:
+                raise ValueError(f"{where}.teacher: unknown teacher '{path.teacher}'. Known: {known}")
+            return str(path.teacher)
+        if len(self.teachers) != 1:
+            need = "a 'teacher' section" if not self.teachers else f"to name its teacher, one of {known}"
+            raise ValueError(f"{where} ({path.component_name}): the path needs {need}")
+        return next(iter(self.teachers))
+
+    def active_paths(self) -> list[Any]:
+        """The paths whose static weight is not 0; the others are skipped, not multiplied."""
+        return [path for path in self.paths if path.weight != 0]
+
+    def teacher_run(self, name: str) -> RunSpec:
+        """The run that trains teacher ``name``: a student of its own, with no paths."""
+        teacher = self.teachers[name]
+        full = {**self.dataset.full(), **getattr(self.dataset, "teacher_options", dict)(), **teacher.dataset}
+        return RunSpec.model_validate(
+            {
+                "name": f"{self.name}-{name}",
+                "task": self.task,
+                "dataset": full,
+                "views": teacher.views,
+                "student": teacher.model,
+                "optimizer": teacher.optimizer,
+                "schedule": teacher.schedule,
+                "training": teacher.training,
+                "seed": teacher.seed,
+                "plugins": self.plugins,
+                "checkpoints": self.checkpoints,
+                "storage": self.storage,
+            }
+        )
+
+    def identity(self) -> str:
+        """16 hexadecimal digits that change with everything that changes the result, and nothing else."""
+        text = json.dumps(self.essence(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def essence(self) -> dict[str, Any]:
+        """What the identity hashes. Defaults are left out, so a default added later changes no identity."""
+        essence: dict[str, Any] = {}
+        for key in ("task", "dataset", "views", "student", "aggregation"):
+            options: Options = getattr(self, key)
+            essence[key] = options.essence()
+        active = self.active_paths()
+        if not active:
+            del essence["aggregation"]
+        essence["paths"] = [path.essence() for path in active]
+        essence["teachers"] = {name: self._teacher_essence(name) for name in self.teachers}
+        for key in ("optimizer", "schedule", "training"):
+            essence[key] = getattr(self, key).model_dump(mode="json", exclude_defaults=True)
+        if not self.training.sync_batchnorm:
+            essence["workers"] = self.resources.workers
+        essence["seed"] = self.seed
+        return essence
+
+    def _teacher_essence(self, name: str) -> Any:
+        teacher = self.teachers[name]
+        if teacher.weights is None:
+            return self.teacher_run(name).essence()
+        try:
+            digest = hashlib.sha256(FilePath(teacher.weights).read_bytes()).hexdigest()
+        except OSError as error:
+            raise UserError(
+                f"teachers.{name}.weights: cannot read '{teacher.weights}' ({error.strerror})."
+            ) from error
+        return {"model": teacher.model.essence(), "weights": digest}
+
+    @classmethod
+    def load(cls, file: str | FilePath, *overrides: str) -> RunSpec:
+        """Read a run file and apply ``key=value`` overrides.
+
+        Raises:
+            UserError: unreadable file, unknown key or name, or a value of the wrong kind.
+        """
+        return cls.parse(apply_overrides(read_yaml(file), overrides), where=str(file))
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], where: str = "run") -> RunSpec:
+        """Validate a mapping, its plug-ins loaded first.
+
+        Raises:
+            UserError: as ``load``.
+        """
+        load_plugins(list(data.get("plugins") or ()))
+        return validate(cls, data, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved spec, every default written out."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """The resolved spec as YAML; ``load`` reads it back to an equal spec."""
+        return dump_yaml(self.to_dict())
