@@ -1,0 +1,86 @@
+"""Handwritten digits: 1,797 real 8x8 images that ship inside scikit-learn."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import Options
+from ray_kd.config.registry import DATASETS
+from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.streams import key
+
+
+class DigitsOptions(Options):
+    """Options of the digits."""
+
+    labels: Annotated[int, Field(ge=1)] | None = None
+    """Labelled training images the student may use; None: all of them."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the images kept for validation."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the images kept for the one reading at the end."""
+    seed: int = 0
+    """Key of the splits and of the choice of labels; shared by all seeds of a sweep."""
+
+    def teacher_options(self) -> dict[str, Any]:
+        """What a teacher's dataset differs in: it sees every label of the training split."""
+        return {"labels": None}
+
+
+@DATASETS.register("digits", source="Alpaydin & Kaynak, UCI 1998; shipped in scikit-learn")
+class Digits(Dataset):
+    """Optical recognition of handwritten digits, 8x8, 10 classes; splits and label budget stratified.
+
+    Images are scaled from [0, 16] to [-1, 1].
+
+    Raises:
+        UserError: more labels asked for than the training split has, or splits that leave none.
+    """
+
+    Options = DigitsOptions
+
+    def __init__(self, options: DigitsOptions) -> None:
+        from sklearn.datasets import load_digits  # one second of import, only where it is used
+
+        raw = load_digits()
+        images = torch.from_numpy(raw.images).float().div(8).sub(1).unsqueeze(1)
+        labels = torch.from_numpy(raw.target).long()
+        if options.validation + options.test >= 1:
+            raise UserError(
+                f"dataset digits: validation {options.validation} and test {options.test} leave nothing to "
+                "train on; expected their sum below 1."
+            )
+        order = _stratified_order(raw.target, options.seed)
+        total = len(order)
+        test, validation = round(total * options.test), round(total * options.validation)
+        parts = {
+            "test": order[:test],
+            "validation": order[test : test + validation],
+            "train": order[test + validation :],
+        }
+        if options.labels is not None:
+            if not 1 <= options.labels <= len(parts["train"]):
+                raise UserError(
+                    f"dataset digits: labels: expected 1 to {len(parts['train'])} (the training split), "
+                    f"got {options.labels}."
+                )
+            parts["train"] = parts["train"][: options.labels]
+        for split, index in parts.items():
+            chosen = torch.from_numpy(np.sort(index))
+            setattr(self, split, TensorSplit(images[chosen], labels[chosen], chosen))
+        self.classes, self.channels = 10, 1
+
+
+def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """All indices in an order of which every stretch holds the classes in even shares."""
+    random = np.random.Generator(np.random.Philox(key(seed, "digits splits")))
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        place[members] = (np.arange(len(members)) + random.random(len(members))) / len(members)
+    return np.argsort(place, kind="stable")

@@ -1,0 +1,36 @@
+"""Which samples make up each step: a permutation that is a pure function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.streams import generator
+
+
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Full batches in an epoch; the rest of a permutation is left for another epoch.
+
+    Raises:
+        UserError: fewer samples than one batch.
+    """
+    if samples < batch_size:
+        raise UserError(
+            f"training.batch_size: {batch_size} is more than the {samples} training samples there are; "
+            f"expected at most {samples}."
+        )
+    return samples // batch_size
+
+
+def epoch_order(
+    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> Tensor:
+    """The sample indices of one rank for one epoch, (steps, batch_size / world).
+
+    The global batch is the same for any number of ranks; each rank has an equal share of it.
+    """
+    steps = steps_per_epoch(samples, batch_size)
+    order = torch.randperm(samples, generator=generator(seed, "order", epoch))
+    batches = order[: steps * batch_size].view(steps, batch_size)
+    return batches[:, rank::world].contiguous()

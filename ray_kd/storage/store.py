@@ -1,0 +1,220 @@
+"""Files by path below one root, on a disk every node shares or on an object store.
+
+Whatever is written whole is there whole or not at all. Only local files can be appended to.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from ray_kd.config.errors import UserError
+
+
+class Store:
+    """A folder that trials, teachers and sweeps live in.
+
+    Args:
+        uri: a local (or shared) path, or the URI of a pyarrow filesystem (``s3://bucket/kd``).
+
+    Raises:
+        UserError: a URI that no pyarrow filesystem answers to.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri).rstrip("/") or "/"
+        scheme = urlparse(self.uri).scheme
+        self.is_local = len(scheme) < 2 or scheme == "file"  # one letter is a Windows drive
+        self._filesystem: Any = None
+        if self.is_local:
+            path = urlparse(self.uri).path if scheme == "file" else self.uri
+            self.root = os.path.abspath(os.path.expanduser(path))
+            self.uri = self.root
+            return
+        from pyarrow import fs  # only where an object store is used
+
+        try:
+            self._filesystem, self.root = fs.FileSystem.from_uri(self.uri)
+        except Exception as error:
+            raise UserError(
+                f"storage: cannot open '{self.uri}' ({error}). Expected a path or a URI that pyarrow knows, "
+                "such as s3://bucket/folder or gs://bucket/folder."
+            ) from error
+
+    def __reduce__(self) -> Any:
+        return Store, (self.uri,)
+
+    def path(self, path: str = "") -> str:
+        """The full path of something below the root."""
+        return f"{self.root}/{path}".rstrip("/") if path else self.root
+
+    def child(self, path: str) -> Store:
+        """The store of a folder below this one."""
+        return Store(f"{self.uri}/{path}")
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+        if self.is_local:
+            return os.path.exists(self.path(path))
+        return bool(self._filesystem.get_file_info(self.path(path)).type.value)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        if self.is_local:
+            return Path(self.path(path)).read_bytes()
+        with self._filesystem.open_input_stream(self.path(path)) as stream:
+            return bytes(stream.read())
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file whole or not at all; folders above it are made.
+
+        Raises:
+            UserError: disk full, no permission, or a path below a file.
+        """
+        try:
+            if self.is_local:
+                _write_whole(self.path(path), data)
+            else:
+                self._filesystem.create_dir(os.path.dirname(self.path(path)), recursive=True)
+                with self._filesystem.open_output_stream(self.path(path)) as stream:
+                    stream.write(data)
+        except OSError as error:
+            raise self.unwritable(path, error) from error
+
+    def append(self, path: str, record: dict[str, Any]) -> None:
+        """Add one JSON line to a local file and flush it.
+
+        Raises:
+            UserError: as ``write``.
+        """
+        line = json.dumps(record, separators=(", ", ": ")) + "\n"
+        full = self.path(path)
+        try:
+            with open(full, "a", encoding="utf-8") as file:
+                file.write(line)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(full), exist_ok=True)
+            self.append(path, record)
+        except OSError as error:
+            raise self.unwritable(path, error) from error
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Write a JSON file whole."""
+        self.write(path, (json.dumps(value, indent=2) + "\n").encode())
+
+    def read_json(self, path: str) -> Any:
+        """A JSON file's value.
+
+        Raises:
+            FileNotFoundError: no such file.
+            UserError: it holds no JSON (damaged, or not ours).
+        """
+        data = self.read(path)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise UserError(
+                f"{self.path(path)} is damaged ({error}); delete it to have it made again."
+            ) from error
+
+    def names(self, folder: str = "") -> list[str]:
+        """Names of what lies directly in a folder, sorted; none where there is no folder."""
+        if self.is_local:
+            try:
+                return sorted(os.listdir(self.path(folder)))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+        from pyarrow import fs
+
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
+        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def delete(self, path: str) -> None:
+        """Delete a file; nothing happens where there is none."""
+        if self.is_local:
+            Path(self.path(path)).unlink(missing_ok=True)
+        elif self.exists(path):
+            self._filesystem.delete_file(self.path(path))
+
+    def create_exclusive(self, path: str, data: bytes) -> bool:
+        """Make a file that must not exist yet; True when it was made here.
+
+        On an object store, which has no exclusive creation, the file is written, and read back after a
+        moment: of several writers the last one has it.
+        """
+        if not self.is_local:
+            if self.exists(path):
+                return False
+            self.write(path, data)
+            time.sleep(0.5)
+            return self.read(path) == data
+        full = self.path(path)
+        try:
+            os.makedirs(os.path.dirname(full), exist_ok=True)
+            with open(full, "xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise self.unwritable(path, error) from error
+        return True
+
+    def modified(self, path: str) -> float:
+        """When a file was last written, in seconds since the epoch.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        if self.is_local:
+            return os.stat(self.path(path)).st_mtime
+        info = self._filesystem.get_file_info(self.path(path))
+        if not info.type.value:
+            raise FileNotFoundError(path)
+        return float(info.mtime.timestamp())
+
+    def unwritable(self, path: str, error: OSError) -> UserError:
+        """The error for a file that cannot be written, with what to do."""
+        remedy = {
+            errno.ENOSPC: "The disk is full: free some space, or choose another place with 'storage'.",
+            errno.EDQUOT: "The quota is used up: free some space, or choose another place with 'storage'.",
+            errno.EFBIG: "The file would pass the limit on file sizes (ulimit -f).",
+            errno.EACCES: "Choose a folder you may write to with 'storage'.",
+            errno.EROFS: "It is read-only: choose another place with 'storage'.",
+            errno.ENOTDIR: "A file lies where a folder is needed: choose another place with 'storage'.",
+            errno.EEXIST: "A file lies where a folder is needed: choose another place with 'storage'.",
+        }.get(error.errno or 0, "Choose another place with 'storage'.")
+        reason = error.strerror or str(error)
+        return UserError(f"cannot write {self.path(path)}: {reason}. {remedy}")
+
+
+def _write_whole(full: str, data: bytes) -> None:
+    """Write beside the file, then rename into place."""
+    folder = os.path.dirname(full)
+    os.makedirs(folder, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, full)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,8 @@
+"""What the student is for: the task loss, and the metrics that judge it."""
+
+from ray_kd.config.registry import TASKS
+from ray_kd.tasks.base import Task
+
+register_task = TASKS.register
+
+__all__ = ["Task", "register_task"]
