@@ -40,7 +40,7 @@ class Lock:
             if content != seen:
                 # Expiry is timed by our own clock, from the last change we saw: clocks of nodes differ.
                 seen, since = content, time.monotonic()
-            if content and time.monotonic() - since > self.ttl:
+            if content and (_holder_is_dead(content) or time.monotonic() - since > self.ttl):
                 self._take_over(content)
                 continue
             if not told and self.on_wait is not None and content:
@@ -102,3 +102,18 @@ class Lock:
             with contextlib.suppress(Exception):
                 if self._read().startswith(self.owner.encode()):
                     self.store.write(self.path, self._content())
+
+
+def _holder_is_dead(content: bytes) -> bool:
+    """Whether the holder ran on this machine and is gone: then nobody has to wait for the expiry."""
+    host, _, rest = content.decode(errors="replace").partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,68 @@
+"""The batches of an epoch, as one rank sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ray_kd.data.base import Split, TensorSplit
+from ray_kd.data.order import epoch_order, steps_per_epoch
+from ray_kd.data.views import Views
+
+CHUNK = 2048
+"""Samples whose views are drawn at once where the set lies in memory: one call instead of one a step."""
+
+
+class Batches:
+    """Training batches: {image, label, sample, view}, the same for any number of ranks taken together.
+
+    Args:
+        split: the training split.
+        views: the view policy.
+        batch_size: samples in one step over all ranks.
+        seed: the run's seed, key of the order.
+        device: where batches go.
+        rank, world: which share of each global batch is this rank's.
+
+    Raises:
+        UserError: fewer samples than one batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        views: Views,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.split, self.views, self.batch_size, self.seed = split, views, batch_size, seed
+        self.device, self.rank, self.world = device, rank, world
+        self.steps = steps_per_epoch(len(split), batch_size)
+        self._at_once = max(1, CHUNK * world // batch_size) if isinstance(split, TensorSplit) else 1
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """The batches of an epoch (0-based) from step ``start`` on."""
+        order = epoch_order(len(self.split), self.batch_size, self.seed, epoch, self.rank, self.world)
+        view = self.views.of_epoch(epoch)
+        for first in range(start, self.steps, self._at_once):
+            index = order[first : first + self._at_once]
+            many = self.split.gather(index.flatten())
+            many = {name: value.to(self.device, non_blocking=True) for name, value in many.items()}
+            many["image"] = self.views.apply(many["image"], many["sample"], view)
+            many["view"] = torch.full_like(many["sample"], view)
+            for step in zip(*(value.split(index.shape[1]) for value in many.values()), strict=True):
+                yield dict(zip(many, step, strict=True))
+
+
+def in_order(
+    split: Split, device: torch.device, rank: int = 0, world: int = 1, size: int = 512
+) -> Iterator[dict[str, Tensor]]:
+    """A whole split in its own order without views, for evaluation; this rank's share of it."""
+    index = torch.arange(rank, len(split), world)
+    for part in index.split(size):
+        yield {name: value.to(device) for name, value in split.gather(part).items()}

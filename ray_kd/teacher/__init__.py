@@ -1,0 +1,6 @@
+"""Where a path's targets come from."""
+
+from ray_kd.teacher.live import LiveTeacher, Teachers
+from ray_kd.teacher.load import load_teacher
+
+__all__ = ["LiveTeacher", "Teachers", "load_teacher"]

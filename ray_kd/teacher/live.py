@@ -1,0 +1,59 @@
+"""A live teacher: answers for a batch by a forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ray_kd.outputs import Outputs
+from ray_kd.paths.base import Path
+
+Targets = dict[str, dict[str, Tensor]]
+
+
+class LiveTeacher:
+    """A frozen network in evaluation mode.
+
+    Args:
+        model: any module that returns Outputs for images.
+        device: where it answers.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self.model = model.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor) -> Outputs:
+        """The teacher's outputs for images (N, C, H, W)."""
+        return cast(Outputs, self.model(images))
+
+
+class Teachers:
+    """The targets of every path from the teacher it names; each teacher runs once a batch.
+
+    Args:
+        teachers: live teachers by name.
+        paths: the active paths.
+        names: which teacher each path learns from, by the path's label.
+    """
+
+    def __init__(
+        self, teachers: Mapping[str, LiveTeacher], paths: Sequence[Path], names: Mapping[str, str]
+    ) -> None:
+        self._by_teacher = [
+            (teacher, [path for path in paths if names[path.label] == name])
+            for name, teacher in teachers.items()
+        ]
+
+    @torch.no_grad()
+    def targets(self, batch: Mapping[str, Tensor]) -> Targets:
+        """The target of each path, by its label, for the batch's samples under its views."""
+        found: Targets = {}
+        for teacher, paths in self._by_teacher:
+            if paths:
+                outputs = teacher.outputs(batch["image"])
+                found.update({path.label: path.target(outputs) for path in paths})
+        return found

@@ -1,0 +1,123 @@
+"""What a run is made of: dataset, student, teachers, paths, aggregator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from ray_kd.aggregation import Aggregator, create_aggregator
+from ray_kd.config.errors import UserError
+from ray_kd.config.registry import TASKS, VIEWS
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset
+from ray_kd.data.views import Views
+from ray_kd.models import create_model
+from ray_kd.models.sync_norm import synchronise
+from ray_kd.paths import Path, create_path
+from ray_kd.streams import forked, key
+from ray_kd.tasks import Task
+from ray_kd.teacher import LiveTeacher, Teachers
+from ray_kd.training.resident import Resident
+from ray_kd.training.setting import Setting
+
+
+@dataclass
+class Own:
+    """A user's own objects in place of what the spec names; see ``distill``."""
+
+    student: nn.Module | None = None
+    teacher: nn.Module | None = None
+    dataset: Dataset | None = None
+    key: str | None = None
+
+
+@dataclass
+class Parts:
+    """Everything that trains or is asked, built once for a run."""
+
+    dataset: Dataset
+    views: Views
+    task: Task
+    student: nn.Module
+    teachers: dict[str, LiveTeacher]
+    targets: Teachers
+    paths: nn.ModuleList
+    aggregator: Aggregator
+    judge: LiveTeacher | None = field(default=None)
+    """The teacher that agreement is measured against: the first one."""
+
+
+def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None = None) -> Parts:
+    """Build a run's parts.
+
+    Raises:
+        UserError: stages that do not exist, a teacher that is not trained, weights that do not fit.
+    """
+    own = own or Own()
+    device = setting.device
+    dataset = own.dataset or resident.dataset(spec.dataset, device)
+    student = own.student or create_model(
+        spec.student, classes=dataset.classes, channels=dataset.channels, seed=spec.seed
+    )
+    teachers = {
+        name: LiveTeacher(own.teacher, device)
+        if own.teacher is not None
+        else resident.teacher(spec, name, setting.store, device)
+        for name in spec.teachers
+    }
+    paths = _paths(spec, student, teachers)
+    if setting.world > 1 and spec.training.sync_batchnorm:
+        student, paths = synchronise(student, device), synchronise(paths, device)
+    labels = {path.label: spec.teacher_of(path.options) for path in paths}
+    weights = {path.label: static_weight(path) for path in paths}
+    losses = [name for path in paths for name in path.keys]
+    aggregator = create_aggregator(spec.aggregation, names=losses, weights=weights, seed=spec.seed)
+    return Parts(
+        dataset=dataset,
+        views=VIEWS.get(spec.views.component_name)(spec.views),
+        task=TASKS.get(spec.task.component_name)(spec.task),
+        student=student.to(device),
+        teachers=teachers,
+        targets=Teachers(teachers, list(paths), labels),
+        paths=paths.to(device),
+        aggregator=aggregator.to(device),
+        judge=next(iter(teachers.values()), None),
+    )
+
+
+def _paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> nn.ModuleList:
+    paths: list[Path] = []
+    for options in spec.active_paths():
+        teacher = teachers[spec.teacher_of(options)].model
+        path = create_path(
+            options,
+            student_channels=_stage_channels(student, "student"),
+            teacher_channels=_stage_channels(teacher, "teacher"),
+            seed=spec.seed,
+        )
+        with forked(spec.seed, "path", path.label):
+            path.bind(teacher)
+        paths.append(path)
+    return nn.ModuleList(paths)
+
+
+def _stage_channels(model: nn.Module, role: str) -> tuple[int, ...]:
+    channels = getattr(model, "stage_channels", None)
+    if channels is None:
+        raise UserError(
+            f"the {role} ({type(model).__name__}) has no 'stage_channels': a model that paths attach to "
+            "returns ray_kd.Outputs and says how many channels each of its feature maps has."
+        )
+    return tuple(channels)
+
+
+def static_weight(path: Any) -> float:
+    """A path's static weight as a number."""
+    return float(path.published_weight if path.options.weight == "published" else path.options.weight)
+
+
+def step_key(seed: int, step: int, rank: int) -> int:
+    """Key of the numbers that a forward pass draws (dropout, say) in one step on one rank."""
+    return key(seed, "forward", step, rank)

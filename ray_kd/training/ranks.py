@@ -1,0 +1,60 @@
+"""What several ranks have to agree on. With one rank everything here is the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def average(values: Tensor, world: int) -> Tensor:
+    """The mean over ranks of a tensor, in place."""
+    if world > 1:
+        dist.all_reduce(values)
+        values /= world
+    return values
+
+
+def reduce_losses(losses: Sequence[Tensor], world: int) -> list[Tensor]:
+    """Losses whose value is the mean over ranks and whose gradient is this rank's own.
+
+    Aggregators then decide the same on every rank; averaging the gradients afterwards gives exactly
+    the gradient of the decision on the global batch.
+    """
+    if world == 1:
+        return list(losses)
+    stacked = torch.stack(list(losses))
+    mean = average(stacked.detach().clone(), world)
+    return list((stacked + (mean - stacked).detach()).unbind())
+
+
+def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
+    """Average ``.grad`` over ranks in one message; a parameter that got none on a rank counts as 0."""
+    if world == 1 or not parameters:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = average(torch.cat([gradient.flatten() for gradient in gradients]), world)
+    for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def add_up(sums: dict[str, Tensor], world: int, device: torch.device) -> dict[str, float]:
+    """Sums over samples, added over ranks."""
+    stacked = torch.stack([value.to(device, torch.float64) for value in sums.values()])
+    if world > 1:
+        dist.all_reduce(stacked)
+    return dict(zip(sums, stacked.tolist(), strict=True))
+
+
+def broadcast_object(value: object, world: int) -> object:
+    """Rank 0's picklable object on every rank."""
+    if world == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

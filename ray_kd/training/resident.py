@@ -1,0 +1,82 @@
+"""What a process keeps from run to run: datasets, teachers, and the teachers' answers."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.options import Options
+from ray_kd.config.registry import DATASETS
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset, Split, TensorSplit
+from ray_kd.data.batches import in_order
+from ray_kd.outputs import Outputs
+from ray_kd.storage import Store
+from ray_kd.teacher import LiveTeacher, load_teacher
+
+
+class Resident:
+    """Loaded things by identity; a second run of the same sweep finds them in memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+
+    def dataset(self, options: Options, device: torch.device) -> Dataset:
+        """A dataset; splits that lie in memory lie on the device."""
+        return self._once(("dataset", options.essence(), device), lambda: _on_device(options, device))
+
+    def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
+        """A trained teacher.
+
+        Raises:
+            UserError: it was not trained yet.
+        """
+        dataset = self.dataset(spec.dataset, device)
+
+        def make() -> LiveTeacher:
+            model = load_teacher(spec, name, store, dataset.classes, dataset.channels)
+            return LiveTeacher(model, device)
+
+        return self._once(("teacher", teacher_key(spec, name), store.uri, device), make)
+
+    def answers(
+        self, teacher: LiveTeacher, split: Split, device: torch.device, rank: int, world: int
+    ) -> list[Outputs]:
+        """A teacher's logits on each of the split's evaluation batches, computed once."""
+
+        def make() -> list[Outputs]:
+            logits = (teacher.outputs(batch["image"]).logits for batch in in_order(split, device, rank, world))
+            return [Outputs(logits=value) for value in logits]
+
+        # Objects are part of the key by id; the tuple kept beside the answers keeps them alive.
+        kept = self._once(("answers", id(teacher), id(split), rank, world), lambda: (make(), teacher, split))
+        answers: list[Outputs] = kept[0]
+        return answers
+
+    def _once(self, key: tuple[Any, ...], make: Any) -> Any:
+        text = json.dumps(key, sort_keys=True, default=str)
+        if text not in self._kept:
+            self._kept[text] = make()
+        return self._kept[text]
+
+
+def teacher_key(spec: RunSpec, name: str) -> str:
+    """What makes a teacher of a run the same as another run's."""
+    return json.dumps([spec.essence()["teachers"][name], spec.dataset.essence()], sort_keys=True)
+
+
+def _on_device(options: Options, device: torch.device) -> Dataset:
+    dataset: Dataset = DATASETS.get(options.component_name)(options)
+    for name in ("train", "validation", "test"):
+        split = getattr(dataset, name)
+        if isinstance(split, TensorSplit):
+            setattr(dataset, name, split.to(device))
+    return dataset
+
+
+def student_state(student: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of the student's weights on the CPU: the student alone, under its own names."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}

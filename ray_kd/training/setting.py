@@ -1,0 +1,83 @@
+"""Where a run runs: nothing here changes a number beyond float order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Store
+
+
+class CheckpointPort(Protocol):
+    """Where the state to resume from is kept; called on every rank, rank 0's state is the one."""
+
+    def save(self, state: dict[str, Any], record: dict[str, Any] | None) -> None:
+        """Keep a state, and the epoch's record if the epoch just ended."""
+        ...
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest state, or None."""
+        ...
+
+
+class Tracker(Protocol):
+    """Something that watches a run beside its records; it must never break or slow it."""
+
+    def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
+        """An epoch ended."""
+        ...
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run ended."""
+        ...
+
+
+@dataclass
+class Setting:
+    """Where a run runs.
+
+    Attributes:
+        store: the storage root.
+        device: where tensors live.
+        rank, world: this process among those that train together.
+        checkpoints: where states are kept; None: ``checkpoints/last.pt`` of the run's directory.
+        track: a tracker, or None.
+    """
+
+    store: Store
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    checkpoints: CheckpointPort | None = None
+    track: Tracker | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes the records."""
+        return self.rank == 0
+
+
+def default_device() -> torch.device:
+    """The first GPU, else the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def local_setting(spec: RunSpec) -> Setting:
+    """This process alone."""
+    return Setting(Store(spec.storage), default_device())
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The arithmetic of forward passes: ``auto`` is half precision on a GPU, float32 on a CPU."""
+    if precision != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16

@@ -1,0 +1,200 @@
+"""One training step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ray_kd.aggregation import Aggregator, Update
+from ray_kd.config.spec import Optimizer, RunSpec
+from ray_kd.outputs import Outputs
+from ray_kd.paths import Path
+from ray_kd.tasks import Task
+from ray_kd.teacher.live import Targets
+from ray_kd.training.parts import Parts
+from ray_kd.training.ranks import reduce_losses
+from ray_kd.training.schedule import learning_rate
+from ray_kd.training.setting import Setting, resolve_precision
+
+
+class Distilled(nn.Module):
+    """Student and paths as the one module that trains, so that DDP sees all of it."""
+
+    def __init__(self, student: nn.Module, paths: nn.ModuleList, task: Task) -> None:
+        super().__init__()
+        self.student, self.paths, self.task = student, paths, task
+
+    def forward(self, batch: Mapping[str, Tensor], targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
+        """The task loss and every path's losses on a batch."""
+        outputs = cast(Outputs, self.student(batch["image"]))
+        losses: dict[str, Tensor] = {}
+        for path in cast("list[Path]", self.paths):
+            losses.update(path(outputs, targets[path.label], batch))
+        return self.task.loss(outputs, batch), losses
+
+
+class Step:
+    """Forward, aggregate, backward, clip, update.
+
+    Attributes:
+        sums: running sums over the epoch's steps: task loss, raw losses, effective weights.
+        taken: optimizer steps so far.
+    """
+
+    def __init__(self, spec: RunSpec, parts: Parts, setting: Setting, steps_per_epoch: int) -> None:
+        self.spec, self.setting, self.steps_per_epoch = spec, setting, steps_per_epoch
+        self.aggregator: Aggregator = parts.aggregator
+        self.student = parts.student
+        self.module = Distilled(parts.student, parts.paths, parts.task)
+        self.ddp: nn.Module = self.module
+        if setting.world > 1:
+            ids = [setting.device.index or 0] if setting.device.type == "cuda" else None
+            self.ddp = DistributedDataParallel(self.module, device_ids=ids, broadcast_buffers=False)
+        self.clipped = [p for p in self.student.parameters() if p.requires_grad]
+        self.optimizers = make_optimizers(spec.optimizer, self.module, self.aggregator)
+        self.scheduled = [group for group in self.optimizers[0].param_groups]
+        dtype = resolve_precision(spec.training.precision, setting.device)
+        self.precision = str(dtype).removeprefix("torch.")
+        self._autocast = dtype if dtype != torch.float32 else None
+        self.scaler = torch.amp.GradScaler(setting.device.type, enabled=dtype == torch.float16)
+        self.taken = 0
+        self.names = self.aggregator.losses
+        self.sums = self.empty_sums()
+
+    def empty_sums(self) -> Tensor:
+        """Zeroes for the running sums."""
+        size = 1 + len(self.names) + len(self.aggregator.names)
+        return torch.zeros(size, device=self.setting.device)
+
+    def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
+        """Take one optimizer step on a batch."""
+        training = self.spec.training
+        rate = learning_rate(
+            self.spec.schedule, self.spec.optimizer.lr, self.taken, self.steps_per_epoch, training.epochs
+        )
+        for group in self.scheduled:
+            group["lr"] = rate
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        with self.autocast():
+            task_loss, losses = self.ddp(batch, targets)
+        if self.setting.world > 1:
+            reduced = reduce_losses([task_loss, *losses.values()], self.setting.world)
+            task_loss, losses = reduced[0], dict(zip(losses, reduced[1:], strict=True))
+        update = self.decide(task_loss, losses)
+        self.apply(update)
+        self.aggregator.after_step(lambda: self.evaluate(batch, targets))
+        parts = [task_loss.detach().view(1)]
+        if losses:
+            parts += [torch.stack([losses[name].detach() for name in self.names]), update.factors]
+        self.sums += torch.cat(parts)
+        self.taken += 1
+
+    def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor]) -> Update:
+        """The aggregator's update for this step's losses."""
+        weight = self.spec.training.task_weight
+        weighted = task_loss if weight == 1 else task_loss * weight
+        return cast(Update, self.aggregator(weighted, losses))
+
+    def apply(self, update: Update) -> None:
+        """Backward, clip the student's gradient, step every optimizer."""
+        main = self.optimizers[0]
+        if self.scaler.is_enabled() and update.total is not None:
+            self.scaler.scale(update.total).backward()
+            self.scaler.unscale_(main)
+        else:
+            update.backward()
+        if self.spec.optimizer.clip is not None:
+            nn.utils.clip_grad_norm_(self.clipped, self.spec.optimizer.clip)
+        self.scaler.step(main)
+        for optimizer in self.optimizers[1:]:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+
+    @torch.no_grad()
+    def evaluate(self, batch: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The losses on a batch anew, leaving BatchNorm's statistics and every stream untouched."""
+        norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        kept = [(norm, norm.track_running_stats) for norm in norms]
+        state = torch.get_rng_state()
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            with self.autocast():
+                _, losses = self.module(batch, targets)
+        finally:
+            for norm, tracks in kept:
+                norm.track_running_stats = tracks
+            torch.set_rng_state(state)
+        values = reduce_losses(list(losses.values()), self.setting.world)
+        return dict(zip(losses, values, strict=True))
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Mixed precision where the run has it."""
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self.setting.device.type, dtype=self._autocast)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on exactly from here."""
+        return {
+            "student": self.student.state_dict(),
+            "paths": self.module.paths.state_dict(),
+            "aggregator": self.aggregator.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+            "sums": self.sums,
+            "taken": self.taken,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.student.load_state_dict(state["student"])
+        self.module.paths.load_state_dict(state["paths"])
+        self.aggregator.load_state_dict(state["aggregator"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        self.scaler.load_state_dict(state["scaler"])
+        self.sums = state["sums"].to(self.setting.device)
+        self.taken = state["taken"]
+
+
+def make_optimizers(
+    options: Optimizer, module: nn.Module, aggregator: Aggregator
+) -> list[torch.optim.Optimizer]:
+    """The main optimizer for student and adapters, and one for what an aggregator trains by itself."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    own: list[dict[str, Any]] = []
+    for group in aggregator.param_groups():
+        (groups if group.get("optimizer") == "main" else own).append(
+            {name: value for name, value in group.items() if name != "optimizer"}
+        )
+    # The fused kernels update all parameters in one call.
+    if options.name == "adamw":
+        main: torch.optim.Optimizer = torch.optim.AdamW(
+            groups,
+            lr=options.lr,
+            betas=(options.momentum, 0.999),
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+    else:
+        main = torch.optim.SGD(
+            groups,
+            lr=options.lr,
+            momentum=options.momentum,
+            nesterov=options.nesterov,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
+    if not own:
+        return [main]
+    if any("betas" in group for group in own):
+        return [main, torch.optim.Adam(own)]
+    return [main, torch.optim.SGD(own, lr=0.1)]
