@@ -76,6 +76,9 @@ class Path(nn.Module):
     def bind(self, teacher: nn.Module) -> None:  # noqa: B027 (most paths need nothing of the teacher)
         """Take frozen parts of the teacher that the loss needs (its head, say)."""
 
+    def begin_epoch(self, epoch: int) -> None:  # noqa: B027 (a hook)
+        """Called by the training loop before each epoch (0-based): for warm-ups."""
+
 
 class LogitPath(Path):
     """A path whose target is the teacher's untempered logits (N, K)."""

@@ -48,7 +48,9 @@ class Resident:
         """A teacher's logits on each of the split's evaluation batches, computed once."""
 
         def make() -> list[Outputs]:
-            logits = (teacher.outputs(batch["image"]).logits for batch in in_order(split, device, rank, world))
+            logits = (
+                teacher.outputs(batch["image"]).logits for batch in in_order(split, device, rank, world)
+            )
             return [Outputs(logits=value) for value in logits]
 
         # Objects are part of the key by id; the tuple kept beside the answers keeps them alive.

@@ -57,7 +57,7 @@ class Step:
             self.ddp = DistributedDataParallel(self.module, device_ids=ids, broadcast_buffers=False)
         self.clipped = [p for p in self.student.parameters() if p.requires_grad]
         self.optimizers = make_optimizers(spec.optimizer, self.module, self.aggregator)
-        self.scheduled = [group for group in self.optimizers[0].param_groups]
+        self.scheduled = list(self.optimizers[0].param_groups)
         dtype = resolve_precision(spec.training.precision, setting.device)
         self.precision = str(dtype).removeprefix("torch.")
         self._autocast = dtype if dtype != torch.float32 else None
@@ -99,6 +99,8 @@ class Step:
         """The aggregator's update for this step's losses."""
         weight = self.spec.training.task_weight
         weighted = task_loss if weight == 1 else task_loss * weight
+        if not losses:
+            return Update((), self.sums.new_empty(0), total=weighted)
         return cast(Update, self.aggregator(weighted, losses))
 
     def apply(self, update: Update) -> None:

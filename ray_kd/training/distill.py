@@ -1,0 +1,148 @@
+"""One run in this process: no Ray, no command line."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path as FilePath
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset, MapSplit
+from ray_kd.storage import Store
+from ray_kd.training.parts import Own
+from ray_kd.training.records import find_summary
+from ray_kd.training.resident import Resident
+from ray_kd.training.run import Training
+from ray_kd.training.setting import Setting, local_setting
+
+OnEpoch = Callable[[RunSpec, dict[str, Any]], None]
+
+
+def distill(
+    spec: RunSpec | str | FilePath,
+    *,
+    student: nn.Module | None = None,
+    teacher: nn.Module | None = None,
+    train: Any = None,
+    validation: Any = None,
+    test: Any = None,
+    key: str | None = None,
+    fresh: bool = False,
+    setting: Setting | None = None,
+    resident: Resident | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Train one student, and before it every teacher that is missing; a finished run is found, not repeated.
+
+    Args:
+        spec: a RunSpec or a run file.
+        student: your own module in place of the spec's; returns Outputs and has ``stage_channels``
+            where a path needs features.
+        teacher: your own trained module in place of the spec's teachers.
+        train, validation, test: your own map-style datasets of (image tensor, label); ``validation``
+            and ``test`` are needed with ``train``.
+        key: names your own objects, so that the run can be found again; without it, it never is.
+        fresh: start over even where the run ended, or left a state.
+        setting: where to run; default: this process, first GPU or CPU.
+        resident: what to keep in memory between runs.
+        on_epoch: called with the spec that trains and its record after each epoch.
+
+    Returns:
+        The run's summary: status, steps, seconds, ``last`` and ``best`` figures on validation and test.
+
+    Raises:
+        UserError: the spec or the objects do not fit together.
+        TrainingFailed: a loss became NaN or infinite; the record says so too.
+    """
+    spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
+    setting = setting or local_setting(spec)
+    resident = resident or Resident()
+    own = _own(student, teacher, train, validation, test, key)
+    identity = None
+    if own is not None:
+        identity = _own_identity(spec, own)
+        fresh = fresh or key is None
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    try:
+        if teacher is None:
+            ensure_teachers(spec, setting, resident, on_epoch)
+        return _run(Training(spec, setting, resident, own=own, identity=identity), fresh, on_epoch)
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_rng_state(state)
+
+
+def ensure_teachers(
+    spec: RunSpec,
+    setting: Setting,
+    resident: Resident,
+    on_epoch: OnEpoch | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train every teacher of a run that has not been trained yet; their summaries.
+
+    Raises:
+        UserError: a teacher's training failed.
+    """
+    summaries = []
+    for name, teacher in spec.teachers.items():
+        if teacher.weights is not None:
+            continue
+        run = spec.teacher_run(name)
+        summary = find_summary(setting.store, run.identity())
+        if summary is None or summary["status"] != "finished":
+            summary = _run(Training(run, setting, resident, on_wait=on_wait), summary is not None, on_epoch)
+        summaries.append(summary)
+    return summaries
+
+
+def forget(store: Store, directory: str) -> None:
+    """Forget that a run ended, and the state it left; its records are replaced as it trains anew."""
+    for file in ("summary.json", "error.txt", "checkpoints/last.pt"):
+        store.delete(f"{directory}/{file}")
+
+
+def _run(training: Training, fresh: bool, on_epoch: OnEpoch | None) -> dict[str, Any]:
+    earlier = find_summary(training.setting.store, training.identity)
+    if fresh or (earlier is not None and earlier["status"] != "finished"):
+        forget(training.setting.store, training.directory)
+    try:
+        for record in training.epochs():
+            if on_epoch is not None:
+                on_epoch(training.spec, record)
+        return training.finish()
+    except TrainingFailed as error:
+        training.fail(error)
+        raise
+    except UserError:
+        raise
+    except Exception as error:
+        training.fail(error)
+        raise
+
+
+def _own(student: Any, teacher: Any, train: Any, validation: Any, test: Any, key: str | None) -> Own | None:
+    if student is None and teacher is None and train is None:
+        if key is not None or validation is not None or test is not None:
+            raise UserError("distill: key, validation and test go with an own student, teacher or train set.")
+        return None
+    dataset: Dataset | None = None
+    if train is not None:
+        if validation is None or test is None:
+            raise UserError("distill: an own train set needs its validation and test sets too.")
+        dataset = Dataset()
+        dataset.train, dataset.validation, dataset.test = (MapSplit(s) for s in (train, validation, test))
+        dataset.classes = 1 + max(int(train[index][1]) for index in range(len(train)))
+        dataset.channels = int(torch.as_tensor(train[0][0]).shape[0])
+    return Own(student, teacher, dataset, key)
+
+
+def _own_identity(spec: RunSpec, own: Own) -> str:
+    what = [name for name in ("student", "teacher", "dataset") if getattr(own, name) is not None]
+    text = f"{spec.identity()}:{','.join(what)}:{own.key}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

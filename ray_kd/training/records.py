@@ -1,0 +1,145 @@
+"""The records of one run: they are the truth, and everything else is a view of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ray_kd
+from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Store
+
+
+class Records:
+    """Writes a run's directory.
+
+    Args:
+        store: the storage root.
+        directory: the run's directory, ``runs/<identity>``.
+    """
+
+    def __init__(self, store: Store, directory: str) -> None:
+        self.store, self.directory = store, directory
+
+    def start(self, spec: RunSpec, environment: dict[str, Any], keep_epochs: int) -> None:
+        """Write the resolved spec and the environment; drop records of epochs that will run again."""
+        self.store.write(f"{self.directory}/spec.yaml", spec.to_yaml().encode())
+        self.store.write_json(f"{self.directory}/environment.json", environment)
+        for name in ("epochs", "paths"):
+            self._cut(name, keep_epochs)
+
+    def _cut(self, name: str, keep_epochs: int) -> None:
+        """Leave only the lines of epochs up to ``keep_epochs``."""
+        if not self.store.is_local:
+            for file in self.store.names(f"{self.directory}/{name}"):
+                if int(file.partition(".")[0]) > keep_epochs:
+                    self.store.delete(f"{self.directory}/{name}/{file}")
+            return
+        path = f"{self.directory}/{name}.jsonl"
+        try:
+            text = self.store.read(path).decode()
+        except FileNotFoundError:
+            return
+        kept = []
+        for line in text.splitlines(keepends=True):
+            try:
+                if line.endswith("\n") and json.loads(line)["epoch"] <= keep_epochs:
+                    kept.append(line)
+            except ValueError:
+                continue  # a line torn by a kill
+        self.store.write(path, "".join(kept).encode())
+
+    def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
+        """Add an epoch and its paths."""
+        if self.store.is_local:
+            for row in paths:
+                self.store.append(f"{self.directory}/paths.jsonl", row)
+            self.store.append(f"{self.directory}/epochs.jsonl", record)
+            return
+        file = f"{record['epoch']:06d}.json"
+        self.store.write_json(f"{self.directory}/paths/{file}", paths)
+        self.store.write_json(f"{self.directory}/epochs/{file}", record)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The epochs recorded so far."""
+        if self.store.is_local:
+            try:
+                text = self.store.read(f"{self.directory}/epochs.jsonl").decode()
+            except FileNotFoundError:
+                return []
+            return [json.loads(line) for line in text.splitlines()]
+        folder = f"{self.directory}/epochs"
+        return [self.store.read_json(f"{folder}/{file}") for file in self.store.names(folder)]
+
+    def weights(self, file: str, data: bytes) -> None:
+        """Write a file of weights."""
+        self.store.write(f"{self.directory}/{file}", data)
+
+    def finish(self, summary: dict[str, Any], error: str | None = None) -> None:
+        """Write the summary, last of all; its presence says that the run ended."""
+        if error is not None:
+            self.store.write(f"{self.directory}/error.txt", error.encode())
+        self.store.write_json(f"{self.directory}/summary.json", summary)
+
+
+def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
+    """The summary of a run that ended, or None."""
+    try:
+        summary: dict[str, Any] = store.read_json(f"runs/{identity}/summary.json")
+    except FileNotFoundError:
+        return None
+    return summary
+
+
+def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """What a run ran on: versions, commit, device."""
+    ray = sys.modules.get("ray")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    return {
+        "ray_kd": ray_kd.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "ray": getattr(ray, "__version__", None),
+        "device": str(device),
+        "device_name": name,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "host": socket.gethostname(),
+        "commit": _commit(),
+    }
+
+
+_commits: dict[str, str | None] = {}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that ray-kd runs from, '+' where it has changes; None outside one."""
+    folder = str(Path(ray_kd.__file__).parents[1])
+    if folder not in _commits:
+        try:
+            text = subprocess.run(
+                ["git", "-C", folder, "describe", "--always", "--dirty=+", "--exclude=*"],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
+                env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            ).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            text = ""
+        _commits[folder] = text or None
+    return _commits[folder]
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

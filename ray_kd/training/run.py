@@ -1,0 +1,327 @@
+"""Training: one run from its first step, or from where it was left, to its summary.
+
+The same object trains in this process, in a resident Tune actor and in every worker of a Ray Train
+job. It is an iterator over epochs, so whoever drives it may look, stop, or go on.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.batches import Batches
+from ray_kd.paths import Path
+from ray_kd.storage import Lock
+from ray_kd.training.checkpoints import StoreCheckpoints
+from ray_kd.training.evaluation import evaluate
+from ray_kd.training.parts import Own, Parts, build, step_key
+from ray_kd.training.records import Records, describe_environment, find_summary, now
+from ray_kd.training.resident import Resident, student_state
+from ray_kd.training.setting import Setting
+from ray_kd.training.step import Step
+
+CHECK_EVERY = 200
+"""Steps between two looks at whether the losses are still finite; each look waits for the device."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop; its state is saved, and the same command goes on from it."""
+
+
+class Training:
+    """One run.
+
+    Args:
+        spec: what to train.
+        setting: where.
+        resident: things kept from run to run in this process; default: nothing is shared.
+        own: a user's own model or dataset objects in place of the spec's.
+        identity: overrides the spec's identity (needed when ``own`` changes what is trained).
+        on_wait: told, once, when another process is training the same run.
+
+    Attributes:
+        identity: 16 hexadecimal digits.
+        directory: ``runs/<identity>`` below the storage.
+        stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        setting: Setting,
+        resident: Resident | None = None,
+        *,
+        own: Own | None = None,
+        identity: str | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.spec, self.setting, self.own = spec, setting, own
+        self.resident = resident or Resident()
+        self.identity = identity or spec.identity()
+        self.directory = f"runs/{self.identity}"
+        self.records = Records(setting.store, self.directory)
+        self.checkpoints = setting.checkpoints or StoreCheckpoints(setting.store, self.directory)
+        self.stop_requested = threading.Event()
+        self._lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait) if setting.leads else None
+        self._parts: Parts | None = None
+        self._step: Step | None = None
+        self.epoch, self.seconds, self.started = 0, 0.0, now()
+        self.last: dict[str, Any] = {}
+        self.best: dict[str, Any] = {}
+        self.best_state: dict[str, Tensor] = {}
+        self._means: dict[str, float] | None = None
+
+    def epochs(self) -> Iterator[dict[str, Any]]:
+        """Train; yields each epoch's record once it is written.
+
+        Raises:
+            TrainingFailed: a loss is no longer finite.
+            UserError: the run cannot be set up, or its records cannot be written.
+            Interrupted: ``stop_requested`` was set.
+        """
+        if self._lock is not None:
+            self._lock.acquire()
+        try:
+            if find_summary(self.setting.store, self.identity) is None:
+                torch.set_num_threads(self.spec.training.threads)
+                yield from self._train()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+
+    def _train(self) -> Iterator[dict[str, Any]]:
+        parts = self._parts = build(self.spec, self.setting, self.resident, self.own)
+        training, setting = self.spec.training, self.setting
+        batches = Batches(
+            parts.dataset.train,
+            parts.views,
+            training.batch_size,
+            self.spec.seed,
+            setting.device,
+            setting.rank,
+            setting.world,
+        )
+        step = self._step = Step(self.spec, parts, setting, batches.steps)
+        first = self._resume(step)
+        if setting.leads:
+            environment = describe_environment(setting.device, step.precision)
+            environment["workers"] = setting.world
+            self.records.start(self.spec, environment, keep_epochs=self.epoch)
+        step.module.train()
+        while self.epoch < training.epochs:
+            begin = time.perf_counter()
+            if first == 0:
+                step.sums = step.empty_sums()
+            parts.aggregator.begin_epoch(self._means)
+            for path in cast("list[Path]", parts.paths):
+                path.begin_epoch(self.epoch)
+            self._run_epoch(batches, parts, step, first)
+            first = 0
+            yield self._end_epoch(parts, step, begin)
+
+    def _run_epoch(self, batches: Batches, parts: Parts, step: Step, first: int) -> None:
+        seed, rank, device = self.spec.seed, self.setting.rank, self.setting.device
+        every = self.spec.checkpoints.every_steps
+        for index, batch in enumerate(batches.epoch(self.epoch, first), start=first):
+            torch.default_generator.manual_seed(step_key(seed, step.taken, rank))
+            if device.type == "cuda":
+                torch.cuda.manual_seed(step_key(seed, step.taken, rank))
+            step(batch, parts.targets.targets(batch))
+            if step.taken % CHECK_EVERY == 0:
+                self._require_finite(step)
+            last = index + 1 == batches.steps
+            if every is not None and step.taken % every == 0 and not last:
+                self._save(step, None)
+            if self.stop_requested.is_set() and not last:
+                self._save(step, None)
+                raise Interrupted(f"stopped in epoch {self.epoch + 1} after {step.taken} steps")
+
+    def _end_epoch(self, parts: Parts, step: Step, begin: float) -> dict[str, Any]:
+        self._require_finite(step)
+        training = self.spec.training
+        self.epoch += 1
+        record: dict[str, Any] = {
+            "epoch": self.epoch,
+            "step": step.taken,
+            "learning_rate": step.scheduled[0]["lr"],
+        }
+        means, rows = self._epoch_means(step)
+        self._means = {row["path"]: row["loss"] for row in rows}
+        train_loss = means[0] * training.task_weight + sum(row["loss"] * row["weight"] for row in rows)
+        record["train"] = {"loss": train_loss, "task_loss": means[0]}
+        if self.epoch % training.evaluate_every == 0 or self.epoch == training.epochs:
+            record["val"] = self._evaluate(parts, "validation")
+            self._note_best(parts, record)
+        elapsed = time.perf_counter() - begin
+        self.seconds += elapsed
+        record["seconds"] = round(elapsed, 4)
+        self.last = record
+        if self.setting.leads:
+            self.records.epoch(record, rows)
+            if self.setting.track is not None:
+                self.setting.track.epoch(record, rows)
+        every = self.spec.checkpoints.every_epochs
+        done = self.epoch == training.epochs
+        stopping = self.stop_requested.is_set() and not done
+        if (every is not None and self.epoch % every == 0) or stopping or done:
+            self._save(step, record)
+        if stopping:
+            raise Interrupted(f"stopped after epoch {self.epoch}")
+        return record
+
+    def _epoch_means(self, step: Step) -> tuple[list[float], list[dict[str, Any]]]:
+        """Means over the epoch's steps: of all running sums, and a row for each path."""
+        aggregator = step.aggregator
+        taken = step.taken - (self.epoch - 1) * step.steps_per_epoch
+        means = [value / taken for value in step.sums.tolist()]
+        count = len(step.names)
+        rows = []
+        for position, (name, members) in enumerate(aggregator.groups.items()):
+            rows.append(
+                {
+                    "epoch": self.epoch,
+                    "path": name,
+                    "loss": sum(means[1 + member] for member in members),
+                    "weight": means[1 + count + position],
+                    "gradient_norm": None,
+                    "cosine": None,
+                }
+            )
+        return means, rows
+
+    def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
+        split = getattr(parts.dataset, name)
+        answers = None
+        if parts.judge is not None:
+            setting = self.setting
+            answers = self.resident.answers(parts.judge, split, setting.device, setting.rank, setting.world)
+        return evaluate(parts.student, parts.task, split, answers, self.setting)
+
+    def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
+        value = record["val"][parts.task.monitor]
+        known = self.best.get("val", {}).get(parts.task.monitor)
+        better = known is None or (value > known if parts.task.mode == "max" else value < known)
+        if better:
+            self.best = {"epoch": self.epoch, "val": record["val"]}
+            self.best_state = student_state(parts.student)
+
+    def _require_finite(self, step: Step) -> None:
+        """End the run when a loss is no longer finite, and say which."""
+        if bool(torch.isfinite(step.sums).all()):
+            return
+        names = ["the task loss", *(f"the loss of path '{name}'" for name in step.names)]
+        names += [f"the weight of path '{name}'" for name in step.aggregator.names]
+        broken = [name for name, value in zip(names, step.sums.tolist(), strict=True) if value - value != 0]
+        raise TrainingFailed(
+            f"{', '.join(broken)} became NaN or infinite in epoch {self.epoch + 1} (by step {step.taken}). "
+            "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."
+        )
+
+    def _save(self, step: Step, record: dict[str, Any] | None) -> None:
+        state = {
+            "identity": self.identity,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "started": self.started,
+            "last": copy.deepcopy(self.last),
+            "best": copy.deepcopy(self.best),
+            "best_state": self.best_state,
+            "means": self._means,
+            **step.state(),
+        }
+        if self.setting.leads or self.setting.checkpoints is not None:
+            self.checkpoints.save(state, record)
+
+    def _resume(self, step: Step) -> int:
+        """Load the newest state, if any; the step within the epoch to go on from."""
+        state = self.checkpoints.load()
+        if state is None:
+            return 0
+        if state.get("identity") != self.identity:
+            raise UserError(
+                f"the checkpoint of {self.directory} belongs to another run ({state.get('identity')}); "
+                "pass --fresh to start over."
+            )
+        step.load_state(state)
+        self.epoch, self.seconds, self.started = state["epoch"], state["seconds"], state["started"]
+        self.last, self.best, self.best_state = state["last"], state["best"], state["best_state"]
+        self._means = state["means"]
+        return step.taken - self.epoch * step.steps_per_epoch
+
+    def finish(self) -> dict[str, Any]:
+        """Read test once, for the last and the best-on-validation weights; write weights and summary.
+
+        Returns:
+            The summary; that of the earlier run where this identity had ended already.
+        """
+        earlier = find_summary(self.setting.store, self.identity)
+        if earlier is not None and self._parts is None:
+            return earlier
+        parts = self._parts
+        if parts is None or self.epoch < self.spec.training.epochs:
+            raise RuntimeError("finish() comes after epochs() has ended")
+        last_state = student_state(parts.student)
+        summary = self._summary("finished", None)
+        summary["last"] = {
+            "epoch": self.epoch,
+            "val": self.last.get("val"),
+            "test": self._evaluate(parts, "test"),
+        }
+        parts.student.load_state_dict(self.best_state)
+        summary["best"] = {**self.best, "test": self._evaluate(parts, "test")}
+        parts.student.load_state_dict(last_state)
+        if self.setting.leads:
+            self.records.weights("student.safetensors", safetensors_bytes(last_state))
+            self.records.weights("best.safetensors", safetensors_bytes(self.best_state))
+        return self._end(summary)
+
+    def stop(self, reason: str) -> dict[str, Any]:
+        """End the run early, as a scheduler does: no test figures, and no place in a significance test."""
+        summary = self._summary("stopped", reason)
+        summary["last"] = {"epoch": self.epoch, "val": self.last.get("val"), "test": None}
+        summary["best"] = {**self.best, "test": None} if self.best else None
+        return self._end(summary)
+
+    def fail(self, error: BaseException) -> dict[str, Any]:
+        """End the run as failed, its reason in the summary and its traceback in ``error.txt``."""
+        expected = isinstance(error, (TrainingFailed, UserError))
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        text = "".join(traceback.format_exception(error))
+        return self._end(self._summary("failed", reason), text)
+
+    def _summary(self, status: str, reason: str | None) -> dict[str, Any]:
+        student = self._parts.student if self._parts else None
+        return {
+            "identity": self.identity,
+            "name": self.spec.name,
+            "status": status,
+            "reason": reason,
+            "epochs": self.epoch,
+            "steps": self._step.taken if self._step else 0,
+            "seconds": round(self.seconds, 3),
+            "started": self.started,
+            "monitor": self._parts.task.monitor if self._parts else None,
+            "mode": self._parts.task.mode if self._parts else None,
+            "parameters": sum(p.numel() for p in student.parameters()) if student else None,
+            "last": None,
+            "best": None,
+        }
+
+    def _end(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:
+        if self.setting.leads:
+            self.records.finish(summary, error)
+            if isinstance(self.checkpoints, StoreCheckpoints):
+                self.checkpoints.discard()
+            if self.setting.track is not None:
+                self.setting.track.finish(summary)
+        return summary
