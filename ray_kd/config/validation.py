@@ -43,9 +43,8 @@ def _line(model: type[BaseModel], problem: Any) -> str:
     shown = f", got {value!r}" if _short(value) and repr(value) not in message else ""
     guess = None
     if kind == "literal_error" and isinstance(value, str):
-        guess = nearest(
-            value, [word.strip("'") for word in problem["ctx"]["expected"].split(" or ")[0].split(", ")]
-        )
+        expected = problem["ctx"]["expected"].replace(" or ", ", ").split(", ")
+        guess = nearest(value, [word.strip("'") for word in expected])
     hint = f" Did you mean '{guess}'?" if guess else ""
     message = message.replace("input should be", "expected")
     return f"'{key}': {message.rstrip('.')}{shown}.{hint}"

@@ -1,0 +1,50 @@
+"""Cells: the named combinations of overrides that a sweep compares."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from ray_kd.config.options import Strict
+
+Overrides = dict[str, Any]
+
+
+class Cell(Strict):
+    """One combination of overrides that is compared; its trials differ in the seed alone."""
+
+    name: str
+    overrides: Overrides
+    axes: dict[str, Any] = Field(default_factory=dict)
+    """The values of the axes that gave it; empty for a named cell."""
+
+
+def searched_name(cell: str) -> str:
+    """What the winner of a cell's search is called."""
+    return f"{cell} (searched)"
+
+
+def product_cells(axes: Mapping[str, Mapping[str, Overrides] | tuple[Any, ...]]) -> list[Cell]:
+    """One cell for each combination of the axes' values, the last axis varying fastest.
+
+    A labelled value gives its label to the cell's name; a plain value of a dotted key gives
+    ``lr=0.1``, the key shortened to its last part.
+    """
+    columns: list[list[tuple[str, str, Any, Overrides]]] = []
+    for axis, values in axes.items():
+        if isinstance(values, Mapping):
+            columns.append([(axis, label, label, given) for label, given in values.items()])
+        else:
+            short = axis.rsplit(".", 1)[-1]
+            columns.append([(axis, f"{short}={value}", value, {axis: value}) for value in values])
+    cells = []
+    for row in itertools.product(*columns):
+        overrides: Overrides = {}
+        for _, _, _, given in row:
+            overrides.update(given)
+        name = ", ".join(label for _, label, _, _ in row)
+        cells.append(Cell(name=name, overrides=overrides, axes={axis: value for axis, _, value, _ in row}))
+    return cells

@@ -1,0 +1,265 @@
+"""The plan of a sweep: every trial, what it trains, and what it is for."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ray_kd.config.cells import Cell, Overrides, searched_name
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.config.yamlio import set_key
+
+if TYPE_CHECKING:
+    from ray_kd.config.sweep import Search, SweepSpec
+
+Phase = Literal["compare", "control", "search"]
+RESERVED = {
+    "seed": "'seeds' of the sweep sets it",
+    "storage": "all trials of a sweep share the base's",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One planned run. Trials of one identity train once."""
+
+    identity: str
+    cell: str
+    seed: int
+    phase: Phase
+    spec: RunSpec = field(repr=False)
+    overrides: Overrides
+    axes: dict[str, Any] = field(default_factory=dict)
+    candidate: int | None = None
+    """Which candidate of its cell's search it belongs to; None outside the search."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan.json keeps it."""
+        keys = ("identity", "cell", "seed", "phase", "overrides", "axes")
+        entry = {key: getattr(self, key) for key in keys}
+        return entry if self.candidate is None else {**entry, "candidate": self.candidate}
+
+
+@dataclass(frozen=True)
+class Later:
+    """Trials that are certain to come, but not known before others have finished."""
+
+    cell: str
+    phase: Phase
+    count: int
+    why: str
+
+
+@dataclass
+class Plan:
+    """What a sweep sets out to do.
+
+    Attributes:
+        trials: search candidates, compared trials and controls that are known beforehand.
+        later: those that are not, by cell.
+        teachers: the runs that train the teachers, each once.
+        cells: names of all cells, in order.
+    """
+
+    name: str
+    baseline: str | None
+    metric: str
+    mode: str
+    cells: tuple[str, ...]
+    trials: list[Trial]
+    later: list[Later]
+    teachers: list[RunSpec]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of plan.json."""
+        return {
+            "name": self.name,
+            "baseline": self.baseline,
+            "metric": self.metric,
+            "mode": self.mode,
+            "cells": list(self.cells),
+            "trials": [trial.to_json() for trial in self.trials],
+            "teachers": [teacher.identity() for teacher in self.teachers],
+            "notes": self.notes,
+        }
+
+    @property
+    def size(self) -> int:
+        """How many runs there will be: trials by identity, and those known later. Teachers not counted."""
+        return len({trial.identity for trial in self.trials}) + sum(entry.count for entry in self.later)
+
+
+class TrialMaker:
+    """Builds trials of one sweep, parsing each combination of overrides once."""
+
+    def __init__(self, sweep: SweepSpec) -> None:
+        self.sweep = sweep
+        self.base = copy.deepcopy(sweep.base)
+        for key, value in sweep.resources.model_dump(exclude_none=True).items():
+            set_key(self.base, f"resources.{key}", value)
+        self._specs: dict[str, RunSpec] = {}
+
+    def make(
+        self,
+        cell: Cell,
+        seed: int,
+        phase: Phase,
+        extra: Overrides | None = None,
+        candidate: int | None = None,
+    ) -> Trial:
+        """A trial of ``cell`` with ``extra`` overrides on top.
+
+        Raises:
+            UserError: the overrides give no valid run; the message names the cell.
+        """
+        extra = extra or {}
+        overrides = {**cell.overrides, **extra}
+        parsed = self._spec(cell.name, overrides)
+        spec = parsed.model_copy(
+            update={"seed": seed, "name": f"{self.sweep.name}: {cell.name}, seed {seed}"}
+        )
+        return Trial(
+            identity=spec.identity(),
+            cell=cell.name,
+            seed=seed,
+            phase=phase,
+            spec=spec,
+            overrides={**overrides, "seed": seed},
+            axes={**cell.axes, **extra},
+            candidate=candidate,
+        )
+
+    def _spec(self, cell: str, overrides: Mapping[str, Any]) -> RunSpec:
+        known = f"{cell}\x1f{overrides!r}"
+        if known not in self._specs:
+            where = f"sweep '{self.sweep.name}', cell '{cell}'"
+            data = copy.deepcopy(self.base)
+            try:
+                for key, value in overrides.items():
+                    if key in RESERVED:
+                        raise UserError(f"'{key}' cannot differ from cell to cell: {RESERVED[key]}.")
+                    set_key(data, key, copy.deepcopy(value))
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from None
+            self._specs[known] = RunSpec.parse(data, where=where)
+        return self._specs[known]
+
+
+def proposals(search: Search) -> Iterator[Overrides]:
+    """The candidates of a grid or random search: the same for every cell, whatever the budget.
+
+    Each draw is a function of (search seed, index, key) alone, so a search that is run again, or with a
+    larger budget, repeats the candidates it had.
+    """
+    if search.method == "grid":
+        choices = [space.choice or () for space in search.space.values()]
+        for values in itertools.product(*choices):
+            yield dict(zip(search.space, values, strict=True))
+        return
+    for index in range(search.budget):
+        yield {
+            key: space.sample(random.Random(f"{search.seed}/{index}/{key}"))
+            for key, space in search.space.items()
+        }
+
+
+def make_plan(sweep: SweepSpec) -> Plan:
+    """Expand a sweep: see ``SweepSpec.plan``."""
+    maker = TrialMaker(sweep)
+    cells = {cell.name: cell for cell in sweep.all_cells()}
+    trials: list[Trial] = []
+    later: list[Later] = []
+    for search in sweep.search:
+        for name in sweep.searched_by(search):
+            known = () if search.method == "optuna" else enumerate(proposals(search))
+            trials += [
+                maker.make(cells[name], seed, "search", extra, index)
+                for index, extra in known
+                for seed in search.seeds
+            ]
+            later += _later(sweep, search, name)
+    for cell in cells.values():
+        trials += [maker.make(cell, seed, "compare") for seed in sweep.seeds]
+    for name, overrides in sweep.controls.items():
+        control = Cell(name=name, overrides=overrides)
+        trials += [maker.make(control, seed, "control") for seed in sweep.control_seeds or sweep.seeds]
+    _check_grace(sweep, trials)
+    return Plan(
+        name=sweep.name,
+        baseline=sweep.baseline,
+        metric=sweep.metric.name,
+        mode=sweep.metric.mode,
+        cells=tuple(sweep.compared()),
+        trials=trials,
+        later=later,
+        teachers=teachers_of(trials),
+        notes=_notes(sweep, trials),
+    )
+
+
+def _check_grace(sweep: SweepSpec, trials: list[Trial]) -> None:
+    shortest = min(trial.spec.training.epochs for trial in trials)
+    if sweep.scheduler is not None and sweep.scheduler.grace_epochs >= shortest:
+        raise UserError(
+            f"sweep '{sweep.name}': scheduler.grace_epochs: expected fewer than the {shortest} epochs of the "
+            f"shortest trial, got {sweep.scheduler.grace_epochs}."
+        )
+
+
+def _later(sweep: SweepSpec, search: Search, cell: str) -> list[Later]:
+    later = []
+    if search.method == "optuna":
+        count = search.budget * len(search.seeds)
+        later.append(Later(cell, "search", count, "optuna proposes them from earlier results"))
+    later.append(Later(searched_name(cell), "compare", len(sweep.seeds), "the winner of the cell's search"))
+    return later
+
+
+def teachers_of(trials: list[Trial]) -> list[RunSpec]:
+    """The runs that train the teachers of these trials, one for each identity."""
+    found: dict[str, RunSpec] = {}
+    seen: set[tuple[str, str]] = set()
+    for trial in trials:
+        for name in trial.spec.teachers:
+            key = (trial.cell, f"{name} {trial.axes}")  # a teacher does not depend on the seed
+            if key in seen:
+                continue
+            seen.add(key)
+            if trial.spec.teachers[name].weights is None:
+                run = trial.spec.teacher_run(name)
+                found.setdefault(run.identity(), run)
+    return list(found.values())
+
+
+def _notes(sweep: SweepSpec, trials: list[Trial]) -> list[str]:
+    notes = []
+    if not sweep.controls:
+        notes.append(
+            "No control run checks whether training was long enough; differences between cells may change "
+            "with more epochs (add 'controls' with twice the epochs)."
+        )
+    for search in sweep.search:
+        names = sweep.searched_by(search)
+        seeds = ", ".join(str(seed) for seed in search.seeds)
+        notes.append(
+            f"Searched ({search.method}, {search.budget} candidates for each of {len(names)} cells, "
+            f"validation {sweep.metric.name}, seed {seeds}): {', '.join(search.space)}."
+        )
+    if sweep.scheduler is not None and not sweep.search:
+        notes.append(
+            f"The scheduler ({sweep.scheduler.name}) stops compared trials, so the seeds that a cell has "
+            "left are a selection; the baseline is never stopped."
+        )
+    same: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.phase != "search" and trial.cell not in same.setdefault(trial.identity, []):
+            same[trial.identity].append(trial.cell)
+    for names in dict.fromkeys(tuple(names) for names in same.values() if len(names) > 1):
+        notes.append(f"The same runs serve {' and '.join(repr(name) for name in names)}.")
+    return notes

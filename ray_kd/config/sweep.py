@@ -1,0 +1,273 @@
+"""SweepSpec: which runs are compared. See docs/reference.md for a file with every key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from ray_kd.config.cells import Cell, Overrides, product_cells, searched_name
+from ray_kd.config.errors import unknown
+from ray_kd.config.options import Strict
+from ray_kd.config.plan import Plan, make_plan
+from ray_kd.config.space import Space
+from ray_kd.config.spec import Count, NotNegative, Positive
+from ray_kd.config.validation import validate
+from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
+
+Seeds = tuple[Annotated[int, Field(ge=0)], ...]
+
+_POPULATION = ("pbt", "pb2", "pbt_replay", "population_based_training")
+
+
+class Metric(Strict):
+    """The validation metric that ranks trials while a sweep runs; also the headline of its table."""
+
+    name: str = "top1"
+    mode: Literal["max", "min"] = "max"
+
+
+class Search(Strict):
+    """A search with a stated budget; it reads validation figures only, and its winner runs on all seeds."""
+
+    method: Literal["grid", "random", "optuna"] = "random"
+    trials: Count | None = None
+    """Candidates tried for each cell. ``grid`` tries them all and takes no other number."""
+    space: dict[str, Space]
+    """Dotted key -> the values it may take."""
+    cells: Literal["all"] | tuple[str, ...] = "all"
+    """The cells that are searched, each with the whole budget."""
+    seeds: Seeds = (0,)
+    """Each candidate runs once for each of these; its value is their mean."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Key of the search's own draws."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Search:
+        _distinct_seeds("seeds", self.seeds)
+        if not self.space:
+            raise ValueError("space: expected at least one key to search")
+        if self.method == "grid":
+            for key, space in self.space.items():
+                if space.choice is None:
+                    raise ValueError(f"space.{key}: a grid needs a list of values, got {space.kind}")
+            size = self.grid_size()
+            if self.trials not in (None, size):
+                raise ValueError(f"trials: the grid has {size} points; leave trials out, got {self.trials}")
+        elif self.trials is None:
+            raise ValueError(f"trials: method {self.method} needs a stated budget of trials")
+        return self
+
+    def grid_size(self) -> int:
+        """The number of points of a grid."""
+        size = 1
+        for space in self.space.values():
+            size *= len(space.choice or ())
+        return size
+
+    @property
+    def budget(self) -> int:
+        """Candidates tried for each cell."""
+        return self.trials or self.grid_size()
+
+
+class Scheduler(Strict):
+    """Early stopping by validation figures, on epochs."""
+
+    name: Literal["asha", "median"]
+    grace_epochs: Count = 5
+    """No trial is stopped before this epoch."""
+    reduction: Annotated[float, Field(gt=1)] = 3.0
+    """asha: of each rung's trials the best 1/reduction go on."""
+    min_samples: Count = 3
+    """median: trials there must be before one is stopped."""
+
+
+class SweepResources(Strict):
+    """What differs from the base run's resources."""
+
+    workers: Count | None = None
+    cpus: Positive | None = None
+    gpus: NotNegative | None = None
+
+
+class SweepSpec(Strict):
+    """A base run, and the named cells (combinations of overrides) that are compared over seeds."""
+
+    name: str
+    base: dict[str, Any]
+    """A run, or the path of its file relative to the sweep's."""
+    seeds: Seeds = (0, 1, 2, 3, 4)
+    baseline: str | None = None
+    """The cell that every other is compared with."""
+    metric: Annotated[Metric, BeforeValidator(lambda value: _metric(value))] = Metric()
+    axes: dict[str, dict[str, Overrides] | tuple[Any, ...]] = Field(default_factory=dict)
+    """Axes that multiply: a dotted key with its values, or a name with labelled sets of overrides."""
+    cells: dict[str, Overrides] = Field(default_factory=dict)
+    """Named combinations that are no product: name -> dotted overrides of the base."""
+    controls: dict[str, Overrides] = Field(default_factory=dict)
+    """Runs outside the comparison (the baseline with twice the epochs), phase ``control``."""
+    control_seeds: Seeds | None = None
+    """Seeds of the controls; default: all."""
+    search: Annotated[tuple[Search, ...], BeforeValidator(lambda value: _several(value))] = ()
+    """One search or several; a cell is in one of them at most."""
+    scheduler: Annotated[Scheduler | None, BeforeValidator(lambda value: _scheduler(value))] = None
+    resources: SweepResources = SweepResources()
+    concurrency: Count | None = None
+    """Trials at the same time at most; default: as many as the machines hold."""
+
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+            raise ValueError("expected letters, digits, '-', '_' or '.': it names a folder")
+        return name
+
+    @field_validator("axes", mode="before")
+    @classmethod
+    def _axis_forms(cls, axes: Any) -> Any:
+        for axis, values in axes.items() if isinstance(axes, dict) else ():
+            labelled = isinstance(values, dict) and all(isinstance(given, dict) for given in values.values())
+            if not (labelled or isinstance(values, (list, tuple))):
+                raise ValueError(f"{axis}: expected a list of values, or labels that each map to overrides")
+            if not values:
+                raise ValueError(f"{axis}: the sweep has no trials; expected at least one value")
+        return axes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SweepSpec:
+        _distinct_seeds("seeds", self.seeds)
+        if self.control_seeds is not None:
+            _distinct_seeds("control_seeds", self.control_seeds)
+            _known_seeds("control_seeds", self.control_seeds, self.seeds)
+        names = [cell.name for cell in self.all_cells()]
+        names += list(self.controls)
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"cells: two cells are called '{name}'; every cell needs a name of its own")
+            if not name.strip():
+                raise ValueError("cells: a cell needs a name")
+        if not names:
+            raise ValueError("cells: the sweep has no trials; name some in 'cells', or give 'axes'")
+        self._check_search()
+        compared = [name for name in self.compared() if name not in self.controls]
+        if self.baseline is not None and self.baseline not in compared:
+            raise ValueError(f"baseline: {_choose('cell', self.baseline, compared)}")
+        return self
+
+    def _check_search(self) -> None:
+        cells = [cell.name for cell in self.all_cells()]
+        taken: set[str] = set()
+        for search in self.search:
+            for name in self.searched_by(search):
+                if name not in cells:
+                    raise ValueError(f"search.cells: {_choose('cell', name, cells)}")
+                if name in taken:
+                    raise ValueError(f"search.cells: '{name}' is searched twice")
+                taken.add(name)
+                if searched_name(name) in cells or searched_name(name) in self.controls:
+                    raise ValueError(
+                        f"cells: '{searched_name(name)}' is what the winner of '{name}' is called"
+                    )
+            if "seed" in search.space:
+                raise ValueError("search.space: 'seed' is no key to search; the sweep's seeds set it")
+
+    def searched_by(self, search: Search) -> tuple[str, ...]:
+        """The names of the cells that a search searches."""
+        if search.cells == "all":
+            return tuple(cell.name for cell in self.all_cells())
+        return search.cells
+
+    def all_cells(self) -> list[Cell]:
+        """Every cell of the comparison that is known beforehand: the product of the axes, then ``cells``."""
+        cells = product_cells(self.axes) if self.axes else []
+        return [*cells, *(Cell(name=name, overrides=given) for name, given in self.cells.items())]
+
+    def compared(self) -> list[str]:
+        """Names of all cells, in order: known ones, winners of searches, controls."""
+        cells = [cell.name for cell in self.all_cells()]
+        winners = [searched_name(name) for search in self.search for name in self.searched_by(search)]
+        return [*cells, *winners, *self.controls]
+
+    def plan(self) -> Plan:
+        """Every trial that is known before the sweep starts.
+
+        Raises:
+            UserError: a cell whose overrides give no valid run.
+        """
+        return make_plan(self)
+
+    @classmethod
+    def load(cls, file: str | Path, *overrides: str) -> SweepSpec:
+        """Read a sweep file and apply ``key=value`` overrides (``base.optimizer.lr=0.05`` reaches the run).
+
+        Raises:
+            UserError: unreadable file, unknown key or name, or a value of the wrong kind.
+        """
+        data = read_yaml(file)
+        base = data.get("base")
+        if isinstance(base, str):
+            data["base"] = read_yaml(Path(file).parent / base)
+        return cls.parse(apply_overrides(data, overrides), where=str(file))
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], where: str = "sweep") -> SweepSpec:
+        """Validate a mapping whose base is a mapping too.
+
+        Raises:
+            UserError: as ``load``.
+        """
+        return validate(cls, data, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved spec, every default written out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_yaml(self) -> str:
+        """The resolved spec as YAML, its base inside; ``load`` reads it back to an equal spec."""
+        return dump_yaml(self.to_dict())
+
+
+def _metric(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _several(value: Any) -> Any:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, (dict, Search)) else value
+
+
+def _scheduler(value: Any) -> Any:
+    if value in (None, "none"):
+        return None
+    data = {"name": value} if isinstance(value, str) else value
+    name = data.get("name") if isinstance(data, dict) else None
+    if isinstance(name, str) and name.lower() in _POPULATION:
+        raise ValueError(
+            f"'{name}' changes a trial's settings while it trains, so the trial has no fixed identity: it "
+            "could be neither found again nor repeated. Use asha or median, with a search"
+        )
+    return data
+
+
+def _distinct_seeds(key: str, seeds: Iterable[int]) -> None:
+    seeds = list(seeds)
+    if not seeds:
+        raise ValueError(f"{key}: the sweep has no trials; expected at least one seed")
+    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if repeated:
+        raise ValueError(f"{key}: expected each seed once, got {repeated[0]} twice")
+
+
+def _known_seeds(key: str, seeds: Iterable[int], known: Iterable[int]) -> None:
+    extra = [seed for seed in seeds if seed not in set(known)]
+    if extra:
+        raise ValueError(f"{key}: {extra[0]} is none of the sweep's seeds {list(known)}")
+
+
+def _choose(kind: str, name: str, known: Iterable[str]) -> str:
+    return str(unknown(kind, name, known)).rstrip(".")
