@@ -153,7 +153,7 @@ class Training:
         record: dict[str, Any] = {
             "epoch": self.epoch,
             "step": step.taken,
-            "learning_rate": step.scheduled[0]["lr"],
+            "learning_rate": step.optimizers[0].param_groups[0]["lr"],
         }
         means, rows = self._epoch_means(step)
         self._means = {row["path"]: row["loss"] for row in rows}

@@ -57,7 +57,6 @@ class Step:
             self.ddp = DistributedDataParallel(self.module, device_ids=ids, broadcast_buffers=False)
         self.clipped = [p for p in self.student.parameters() if p.requires_grad]
         self.optimizers = make_optimizers(spec.optimizer, self.module, self.aggregator)
-        self.scheduled = list(self.optimizers[0].param_groups)
         dtype = resolve_precision(spec.training.precision, setting.device)
         self.precision = str(dtype).removeprefix("torch.")
         self._autocast = dtype if dtype != torch.float32 else None
@@ -77,7 +76,7 @@ class Step:
         rate = learning_rate(
             self.spec.schedule, self.spec.optimizer.lr, self.taken, self.steps_per_epoch, training.epochs
         )
-        for group in self.scheduled:
+        for group in self.optimizers[0].param_groups:  # loading a state makes new groups
             group["lr"] = rate
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)

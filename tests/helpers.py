@@ -1,0 +1,29 @@
+"""Small real runs for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ray_kd.config.spec import RunSpec
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "dataset": {"name": "digits", "labels": 120},
+    "views": {"name": "shift", "count": 3},
+    "student": {"name": "digits_cnn", "width": 2},
+    "teacher": {
+        "model": {"name": "digits_cnn", "width": 4},
+        "dataset": {"labels": 200},
+        "training": {"epochs": 2, "batch_size": 50},
+    },
+    "training": {"epochs": 3, "batch_size": 30},
+    "checkpoints": {"every_epochs": 1},
+}
+
+ALL_PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 10}, "nst"]
+
+
+def tiny(storage: Path, **changes: Any) -> RunSpec:
+    """A run of a second: three epochs of four steps."""
+    return RunSpec.parse({**TINY, "storage": str(storage), **changes})
