@@ -1,0 +1,31 @@
+"""Records -> figures, each as PNG (200 dpi) and SVG.
+
+    python analysis/plots.py results                             # the only sweep of results/
+    python analysis/plots.py results --sweep digits --out figures
+
+comparison: every strategy with its 95 % interval. weights: how the weight of each path moves, where it
+does. losses: the raw loss of each path.
+"""
+
+from __future__ import annotations
+
+from ray_kd.analysis.comparison import compare_cells
+from ray_kd.analysis.pipeline import only_sweep
+from ray_kd.analysis.plots import draw, write_pictures
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.records import read_records
+from ray_kd.analysis.script import run, script_parser
+
+
+def main() -> None:
+    """Draw the figures of a sweep."""
+    arguments = script_parser(__doc__).parse_args()
+    sweep = arguments.sweep or only_sweep(arguments.storage)
+    out = arguments.out or Folder.open(arguments.storage).sub(f"sweeps/{sweep}/plots")
+    records = read_records(arguments.storage, sweep)
+    for path in write_pictures(draw(records, compare_cells(records)), out).values():
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)

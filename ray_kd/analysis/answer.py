@@ -1,0 +1,233 @@
+"""What a comparison says, in plain words: the answer, and the notes that belong under its table."""
+
+from __future__ import annotations
+
+import math
+
+from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.analysis.convergence import Doubling
+from ray_kd.analysis.stats import Paired
+
+DASH = "\N{EN DASH}"
+"""Stands where there is no value."""
+
+
+def answer(comparison: Comparison) -> str:
+    """One paragraph: which strategy was best, whether that is significant, and what limits the answer."""
+    return " ".join([_best(comparison), *_others(comparison), *_limits(comparison)])
+
+
+def number(comparison: Comparison, value: float, sign: bool = False) -> str:
+    """A figure of the compared metric as printed, without its unit; an en dash for nan."""
+    if math.isnan(value):
+        return DASH
+    text = f"{value * comparison.metric.scale:{'+' if sign else ''}.{comparison.metric.digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def p_value(p: float) -> str:
+    """A p-value as printed."""
+    if math.isnan(p):
+        return DASH
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _best(comparison: Comparison) -> str:
+    metric, best, baseline = comparison.metric, comparison.best, comparison.baseline
+    if best is None:
+        return "There is no answer yet: no trial has finished."
+    figure = f"{number(comparison, best.best.mean)}{' %' if metric.rate else ''} test {metric.title}"
+    lead = f"“{best.name}” had the best mean, {figure} over {_seeds(best)}"
+    if baseline is None:
+        wanted = comparison.plan.baseline
+        why = f"“{wanted}” has no finished trial" if wanted else "the sweep names no baseline"
+        return f"{lead}; nothing was tested, since {why}."
+    if best is baseline and all(cell is best or not cell.n for cell in comparison.cells):
+        return f"Only “{baseline.name}” has finished trials so far: {figure} over {_seeds(best)}."
+    if best is baseline:
+        return f"No strategy had a better mean than “{baseline.name}”: {figure} over {_seeds(best)}."
+    assert best.versus is not None
+    lead += f", {_distance(comparison, best.versus)} “{baseline.name}”"
+    if math.isnan(best.versus.p):
+        return f"{lead}; that cannot be tested with {_pairs(best.versus)}."
+    if best.versus.significant:
+        return f"{lead}: a significant difference (Holm-corrected p {_p(best.versus.holm)})."
+    return (
+        f"{lead}. The difference is not significant (Holm-corrected p {_p(best.versus.holm)}): "
+        "these trials do not show that it is better."
+    )
+
+
+def _others(comparison: Comparison) -> list[str]:
+    """The other strategies that differ significantly, or that none does."""
+    if comparison.baseline is None or comparison.tests == 0:
+        return []
+    others = [cell for cell in comparison.cells if cell is not comparison.best and _significant(cell)]
+    above = [cell for cell in others if cell.versus and _is_better(comparison, cell.versus)]
+    below = [cell for cell in others if cell not in above]
+    name = comparison.baseline.name
+    sentences = []
+    if above:
+        also = "Also significantly" if comparison.best and _significant(comparison.best) else "Significantly"
+        sentences.append(f"{also} better than “{name}”: {_names(above)}.")
+    if below:
+        sentences.append(f"Significantly worse: {_names(below)}.")
+    if not others and not (comparison.best and _significant(comparison.best)):
+        sentences.append(f"No strategy differs significantly from “{name}”.")
+    return sentences
+
+
+def _limits(comparison: Comparison) -> list[str]:
+    planned = sum(cell.planned for cell in comparison.cells)
+    waiting = sum(cell.statuses.get(s, 0) for cell in comparison.cells for s in ("running", "missing"))
+    sentences = []
+    if waiting and comparison.best is not None:
+        sentences.append(f"This is preliminary: {waiting} of {planned} trials have not ended.")
+    elif comparison.later and comparison.best is not None:
+        sentences.append("This is preliminary: some strategies have no trials yet.")
+    if comparison.metric.rate and any(doubling.converged is False for doubling in comparison.doublings):
+        sentences.append(
+            "Training was too short to converge (see the notes): longer runs may rank differently."
+        )
+    return sentences
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader of the table must know, one sentence or two each."""
+    title = comparison.metric.title
+    lines = [
+        f"best: test {title} of the weights that were best on validation, the primary figure; mean ± "
+        f"half-width of its 95 % t-interval over seeds. last: test {title} of the last weights. Test data "
+        "were read once, at the end of a trial, for both.",
+        *_test_note(comparison),
+        "agree: share of test samples on which the student agrees with the teacher's first choice. "
+        "time: training seconds of one trial, mean. n: trials in the numbers.",
+        *_teacher_note(comparison),
+        *_status_notes(comparison),
+        *_search_note(comparison),
+        *convergence_notes(comparison),
+        *comparison.plan.notes,
+    ]
+    return lines
+
+
+def _test_note(comparison: Comparison) -> list[str]:
+    baseline = comparison.baseline
+    if baseline is None:
+        return [f"No test: the baseline “{comparison.plan.baseline}” has no finished trial."]
+    count = comparison.tests
+    if not count:
+        return [f"No test: no strategy has two seeds in common with “{baseline.name}” yet."]
+    lines = [
+        f"difference: to “{baseline.name}” on the same seeds, ± half-width of its own 95 % t-interval (not "
+        f"corrected). p: two-sided paired t-test with Holm's correction over {_count(count, 'comparison')}; "
+        "* marks p < 0.05. Strategies are tested against the baseline, not against each other."
+    ]
+    constant = [cell for cell in comparison.cells if cell.versus and cell.versus.constant]
+    if constant:
+        lines.append(
+            f"{_names(constant)}: the same difference on every seed, on which a t-test has no say; "
+            "p is set to 1."
+        )
+    return lines
+
+
+def _teacher_note(comparison: Comparison) -> list[str]:
+    unit = " %" if comparison.metric.rate else ""
+    return [
+        f"Teacher “{name}”: {number(comparison, value)}{unit} test {comparison.metric.title}."
+        for name, value in comparison.teachers.items()
+    ]
+
+
+def _status_notes(comparison: Comparison) -> list[str]:
+    lines = []
+    for cell in comparison.cells:
+        left = {status: count for status, count in sorted(cell.statuses.items()) if status != "finished"}
+        unmeasured = cell.statuses.get("finished", 0) - cell.n
+        if unmeasured > 0:
+            left["finished without this metric, or sharing a seed"] = unmeasured
+        if left:
+            parts = ", ".join(f"{count} {status}" for status, count in left.items())
+            lines.append(f"{cell.name}: {cell.n} of {cell.planned} trials are in the numbers; {parts}.")
+    if comparison.later:
+        names = ", ".join(f"“{name}”" for name in comparison.later)
+        lines.append(f"Not planned in full yet, so not in the table: {names}.")
+    fewer: dict[str, list[Cell]] = {}
+    for cell in comparison.cells:
+        if cell.versus and cell.versus.difference.n < cell.n:
+            fewer.setdefault(_pairs(cell.versus), []).append(cell)
+    return lines + [f"Compared over {pairs} only: {_names(cells)}." for pairs, cells in fewer.items()]
+
+
+def _search_note(comparison: Comparison) -> list[str]:
+    if not comparison.searched:
+        return []
+    return [
+        f"{_count(comparison.searched, 'search trial')} chose settings on validation data and "
+        f"{'is' if comparison.searched == 1 else 'are'} in no number here."
+    ]
+
+
+def convergence_notes(comparison: Comparison) -> list[str]:
+    """One line for each control cell, or the statement that there is none."""
+    if not comparison.metric.rate:
+        return []
+    if not comparison.doublings:
+        return ["Convergence was not checked: the sweep has no control trials with twice the epochs."]
+    return [_doubling_note(comparison, doubling) for doubling in comparison.doublings]
+
+
+def _doubling_note(comparison: Comparison, doubling: Doubling) -> str:
+    if doubling.converged is None:
+        return f"Convergence is not known yet: no trial of “{doubling.control}” has finished."
+    spread = doubling.gain.half_width
+    bounds = "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
+    epochs = f" ({doubling.epochs} → {doubling.control_epochs} epochs)" if doubling.epochs else ""
+    verdict = "under 0.5 points, converged" if doubling.converged else "0.5 points or more: NOT converged"
+    return (
+        f"Convergence: “{doubling.control}”{epochs} changes validation {comparison.metric.title} of "
+        f"“{doubling.cell}” by {number(comparison, doubling.gain.mean, sign=True)}{bounds} points over "
+        f"{_count(doubling.gain.n, 'seed')}; {verdict}."
+    )
+
+
+def _significant(cell: Cell) -> bool:
+    return cell.versus is not None and cell.versus.significant
+
+
+def _is_better(comparison: Comparison, versus: Paired) -> bool:
+    return comparison.metric.better(versus.difference.mean, 0.0)
+
+
+def _distance(comparison: Comparison, versus: Paired) -> str:
+    difference = versus.difference
+    side = "above" if difference.mean >= 0 else "below"
+    unit = " points" if comparison.metric.rate else ""
+    interval = ""
+    if not math.isnan(difference.low):
+        low, high = (number(comparison, bound, sign=True) for bound in (difference.low, difference.high))
+        interval = f" (95 % CI {low} to {high})"
+    return f"{number(comparison, abs(difference.mean))}{unit}{interval} {side}"
+
+
+def _p(p: float) -> str:
+    text = p_value(p)
+    return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
+
+
+def _names(cells: list[Cell]) -> str:
+    return ", ".join(f"“{cell.name}”" for cell in cells)
+
+
+def _seeds(cell: Cell) -> str:
+    return _count(cell.n, "seed")
+
+
+def _pairs(versus: Paired) -> str:
+    count = versus.difference.n
+    return f"{'no' if count == 0 else count} common seed{'' if count == 1 else 's'}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,214 @@
+"""Compare the cells of a sweep: what entered, the means, and the tests against the baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ray_kd.analysis.convergence import Doubling, controls
+from ray_kd.analysis.records import Plan, Records
+from ray_kd.analysis.stats import Interval, Paired, holm, interval, paired
+from ray_kd.config.errors import UserError, unknown
+
+_TITLES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "map": "mAP", "ap": "AP"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The metric that a sweep compares, and how to print it."""
+
+    name: str
+    mode: str = "max"
+    rate: bool = True
+    """A fraction, printed as percentage (points); else printed as it is."""
+
+    @property
+    def title(self) -> str:
+        """Its name as people write it."""
+        return _TITLES.get(self.name, self.name.replace("_", " "))
+
+    @property
+    def scale(self) -> float:
+        """From the stored number to the printed one."""
+        return 100.0 if self.rate else 1.0
+
+    @property
+    def digits(self) -> int:
+        """Decimals worth printing."""
+        return 2 if self.rate else 4
+
+    @property
+    def percent(self) -> str:
+        """The unit of the printed number."""
+        return "%" if self.rate else ""
+
+    def better(self, value: float, other: float) -> bool:
+        """Whether ``value`` is better than ``other``."""
+        return value > other if self.mode == "max" else value < other
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One strategy over its seeds. Only finished trials of phase ``compare`` are in the numbers."""
+
+    name: str
+    planned: int
+    statuses: dict[str, int]
+    """How many planned trials have each status."""
+    seeds: dict[int, float]
+    """The primary figure of each seed: the test metric of the weights that were best on validation."""
+    best: Interval
+    """The primary figure over the seeds."""
+    last: Interval
+    """The test metric of the last weights."""
+    agreement: Interval
+    """Agreement with the teacher on test data, of the weights that were best on validation."""
+    seconds: Interval
+    """Wall seconds of training."""
+    versus: Paired | None = None
+    """Against the baseline, by seed; None for the baseline itself and where there is none."""
+
+    @property
+    def n(self) -> int:
+        """Trials in the numbers."""
+        return len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The cells of one sweep, in the plan's order."""
+
+    plan: Plan
+    metric: Metric
+    cells: tuple[Cell, ...]
+    searched: int
+    """Trials of phase ``search``; they chose settings on validation data and are in no number here."""
+    doublings: tuple[Doubling, ...]
+    """What training twice as long gained, from the trials of phase ``control``."""
+    teachers: dict[str, float]
+    """Name and test metric (best-on-validation weights) of each finished teacher."""
+    later: tuple[str, ...]
+    """Cells of the plan that have no trial yet: the winner of a search is known when the search ends."""
+    unfinished: pd.DataFrame
+    """Cell, seed, phase, status, reason and identity of every planned trial that did not finish."""
+
+    @property
+    def baseline(self) -> Cell | None:
+        """The cell that the others are tested against, if it has a finished trial."""
+        return next((cell for cell in self.cells if cell.name == self.plan.baseline and cell.n), None)
+
+    @property
+    def best(self) -> Cell | None:
+        """The cell with the best mean, if any trial has finished."""
+        done = [cell for cell in self.cells if cell.n]
+        sign = 1.0 if self.metric.mode == "max" else -1.0
+        return max(done, key=lambda cell: sign * cell.best.mean, default=None)
+
+    @property
+    def tests(self) -> int:
+        """How many comparisons Holm's correction spans."""
+        return sum(1 for cell in self.cells if cell.versus and not math.isnan(cell.versus.p))
+
+
+def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
+    """Statistics of the trials of one sweep (``plan`` defaults to the one the records came with).
+
+    The primary figure is the *test* metric of the weights that were best on *validation*; the figure of
+    the last weights stands beside it and enters no test. A cell is paired with the baseline on the seeds
+    that both finished; Holm's correction spans all cells that have two such seeds.
+
+    Raises:
+        UserError: no plan, or no finished trial recorded the plan's metric.
+    """
+    plan = plan or records.plan
+    if plan is None:
+        raise UserError("a comparison needs the plan of one sweep: read_records(storage, sweep=NAME).")
+    trials = records.trials
+    metric = _metric(trials, plan)
+    compared = trials[trials["phase"] == "compare"]
+    names = [name for name in plan.cells if (compared["cell"] == name).any()]
+    names += [str(name) for name in compared["cell"].unique() if name not in names]
+    cells = [_cell(name, compared[compared["cell"] == name], metric) for name in names]
+    unfinished = trials[trials["status"] != "finished"]
+    known = set(trials["cell"])
+    return Comparison(
+        plan=plan,
+        metric=metric,
+        cells=tuple(_against_baseline(cells, plan.baseline)),
+        searched=int((trials["phase"] == "search").sum()),
+        doublings=tuple(controls(trials, plan, metric.name, metric.mode)),
+        teachers=_teachers(trials, metric),
+        later=tuple(name for name in plan.cells if name not in known),
+        unfinished=unfinished[["cell", "seed", "phase", "status", "reason", "identity"]],
+    )
+
+
+def _metric(trials: pd.DataFrame, plan: Plan) -> Metric:
+    column = f"best_test_{plan.metric}"
+    finished = trials[trials["status"] == "finished"]
+    values = finished[column].dropna() if column in finished else pd.Series(dtype=float)
+    if len(finished) and values.empty:
+        prefix = "best_test_"
+        known = [name.removeprefix(prefix) for name in map(str, finished) if name.startswith(prefix)]
+        known = [name for name in known if finished[prefix + name].notna().any()]
+        raise unknown("metric", plan.metric, known, where=f"the plan of sweep '{plan.name}'")
+    same = finished[finished["monitor"] == plan.metric]["mode"].dropna()
+    mode = plan.mode or (str(same.iloc[0]) if len(same) else "min" if "loss" in plan.metric else "max")
+    return Metric(plan.metric, mode, rate="loss" not in plan.metric and bool(values.between(0, 1).all()))
+
+
+def _teachers(trials: pd.DataFrame, metric: Metric) -> dict[str, float]:
+    column = f"best_test_{metric.name}"
+    done = trials[(trials["phase"] == "teacher") & (trials["status"] == "finished")]
+    if column not in done:
+        return {}
+    values = done[["name", column]].dropna()
+    return {str(name): float(value) for name, value in values.itertuples(index=False)}
+
+
+def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
+    finished = planned[planned["status"] == "finished"]
+    seeds = by_seed(finished, f"best_test_{metric.name}")
+    entered = finished[finished["seed"].isin(list(seeds))]
+
+    def over_seeds(column: str) -> Interval:
+        return interval(list(by_seed(entered, column).values()))
+
+    return Cell(
+        name=name,
+        planned=len(planned),
+        statuses=dict(Counter(str(status) for status in planned["status"])),
+        seeds=seeds,
+        best=over_seeds(f"best_test_{metric.name}"),
+        last=over_seeds(f"last_test_{metric.name}"),
+        agreement=over_seeds("best_test_agreement"),
+        seconds=over_seeds("seconds"),
+    )
+
+
+def by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
+    """The finite values of a column by seed; trials that share a seed count once, by their mean."""
+    if column not in trials:
+        return {}
+    values = trials[["seed", column]].dropna()
+    values = values[np.isfinite(values[column].astype(float))]
+    return {int(seed): float(value) for seed, value in values.groupby("seed")[column].mean().items()}  # type: ignore[call-overload]
+
+
+def _against_baseline(cells: list[Cell], baseline: str | None) -> list[Cell]:
+    reference = next((cell.seeds for cell in cells if cell.name == baseline), {})
+    if not reference:
+        return cells
+    tests = {cell.name: paired(cell.seeds, reference) for cell in cells if cell.name != baseline}
+    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
+    return [
+        dataclasses.replace(cell, versus=dataclasses.replace(tests[cell.name], holm=corrected[cell.name]))
+        if cell.name in tests
+        else cell
+        for cell in cells
+    ]

@@ -1,0 +1,143 @@
+"""The comparison as a dot plot: one row for each strategy."""
+
+from __future__ import annotations
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ray_kd.analysis.answer import number, p_value
+from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.analysis.plot_style import GREY, OKABE_ITO, WIDTH, Picture, legend_below, render, wrapped
+
+BETTER, WORSE, UNDECIDED = OKABE_ITO[2], OKABE_ITO[1], OKABE_ITO[0]
+
+
+def comparison_picture(comparison: Comparison) -> Picture | None:
+    """Mean and 95 % interval of each strategy, its seeds, and the baseline's mean as a line.
+
+    None while no trial has finished.
+    """
+    if comparison.best is None:
+        return None
+    cells, metric = comparison.cells, comparison.metric
+    figure = Figure(figsize=(WIDTH, 0.65 + 0.29 * len(cells)))
+    axes = figure.subplots()
+    for row, cell in enumerate(cells):
+        _draw_cell(axes, row, cell, comparison)
+    if comparison.baseline is not None:
+        mean = comparison.baseline.best.mean * metric.scale
+        axes.axvline(mean, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
+    axes.set_yticks(range(len(cells)), [_name(cell) for cell in cells])
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    unit = " (%)" if metric.rate else ""
+    axes.set_xlabel(f"Test {metric.title}{' accuracy' if metric.name.startswith('top') else ''}{unit}")
+    _differences(axes, comparison)
+    legend_below(figure, _legend(comparison), most=3)
+    return render(figure, "comparison", "Which strategy makes the student best", _caption(comparison))
+
+
+def _draw_cell(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:
+    scale, colour = comparison.metric.scale, _colour(cell, comparison)
+    seeds = [value * scale for value in cell.seeds.values()]
+    below = [row + 0.26] * len(seeds)  # beside the bar, which would hide them
+    axes.plot(seeds, below, "o", color=colour, markersize=3.6, alpha=0.45, markeredgewidth=0, zorder=2)
+    if not cell.n:
+        return
+    low, mean, high = (scale * value for value in (cell.best.low, cell.best.mean, cell.best.high))
+    if not math.isnan(low):
+        axes.plot([low, high], [row, row], color=colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
+    decided = cell.versus is not None and cell.versus.significant
+    face = colour if decided or cell.name == comparison.plan.baseline else "white"
+    axes.plot(
+        [mean], [row], "o", color=colour, markerfacecolor=face, markersize=6.5, markeredgewidth=1.5, zorder=4
+    )
+
+
+def _colour(cell: Cell, comparison: Comparison) -> str:
+    if cell.name == comparison.plan.baseline:
+        return GREY
+    if cell.versus is None or not cell.versus.significant:
+        return UNDECIDED
+    return BETTER if comparison.metric.better(cell.versus.difference.mean, 0.0) else WORSE
+
+
+def _name(cell: Cell) -> str:
+    return wrapped(cell.name if cell.n == cell.planned else f"{cell.name} ({cell.n} of {cell.planned})", 34)
+
+
+def _differences(axes: Axes, comparison: Comparison) -> None:
+    """Difference and corrected p of each row, in a column at the right of the axes."""
+    if comparison.baseline is None:
+        return
+    right = axes.secondary_yaxis("right")
+    labels = []
+    for cell in comparison.cells:
+        versus = cell.versus
+        if cell.name == comparison.plan.baseline:
+            labels.append("baseline")
+        elif versus is None or math.isnan(versus.difference.mean):
+            labels.append("")
+        else:
+            difference = number(comparison, versus.difference.mean, sign=True)
+            labels.append(
+                difference if math.isnan(versus.holm) else f"{difference}  ({p_value(versus.holm)})"
+            )
+    right.set_yticks(range(len(labels)), labels)
+    right.tick_params(axis="y", length=0)
+    right.spines["right"].set_visible(False)
+    axes.annotate(
+        "difference  (Holm p)",
+        (1.0, 1.0),
+        xycoords="axes fraction",
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=GREY,
+        annotation_clip=False,
+    )
+
+
+def _legend(comparison: Comparison) -> list[Line2D]:
+    def dot(colour: str, filled: bool, label: str, size: float = 6.5) -> Line2D:
+        face = colour if filled else "white"
+        return Line2D(
+            [], [], marker="o", color=colour, markerfacecolor=face, markersize=size, lw=1.8, label=label
+        )
+
+    seed = Line2D(
+        [], [], marker="o", color=GREY, alpha=0.4, markersize=4, markeredgewidth=0, lw=0, label="one seed"
+    )
+    if comparison.baseline is None:
+        return [dot(UNDECIDED, False, "mean, 95 % interval"), seed]
+    used = {_colour(cell, comparison) for cell in comparison.cells if cell.n}
+    untested = [cell for cell in comparison.cells if cell.n and cell.versus and math.isnan(cell.versus.p)]
+    open_dot = "no significant difference" + (", or not tested" if untested else "")
+    kinds = [
+        (BETTER, True, "significantly better"),
+        (WORSE, True, "significantly worse"),
+        (UNDECIDED, False, open_dot if comparison.tests else "not tested"),
+    ]
+    line = Line2D([], [], color=GREY, lw=1.0, linestyle=(0, (4, 2)), label="mean of the baseline")
+    return [*(dot(*kind) for kind in kinds if kind[0] in used), seed, line]
+
+
+def _caption(comparison: Comparison) -> str:
+    text = (
+        f"Test {comparison.metric.title} of the weights that were best on validation: mean (dot), 95 % "
+        "t-interval over seeds (bar), single seeds (faint dots)."
+    )
+    if comparison.baseline is None:
+        return text
+    return (
+        f"{text} Dashed line: mean of “{comparison.baseline.name}”. At the right: difference to it on the "
+        "same seeds and p of the paired t-test, Holm-corrected; filled dots have p < 0.05. Bars of two rows "
+        "may overlap although their paired difference is significant."
+    )

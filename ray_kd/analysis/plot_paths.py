@@ -1,0 +1,195 @@
+"""Weight and loss of every path over the epochs, as small multiples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ray_kd.analysis.comparison import Comparison
+from ray_kd.analysis.plot_style import (
+    STYLES,
+    WIDTH,
+    Picture,
+    colours,
+    legend_below,
+    looks_of,
+    plain_log_axis,
+    render,
+    words,
+    wrapped,
+)
+from ray_kd.analysis.records import Records
+
+LOG_FROM = 30.0
+"""Values that span more than this factor get a logarithmic axis."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity over the epochs: mean, least and largest over the seeds."""
+
+    epochs: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
+    """Effective weight of each path, one panel for each cell whose weights change; None if none do."""
+    frame = _usable(records, comparison)
+    cells = [name for name in _cell_names(comparison) if _changes(frame[frame["cell"] == name])]
+    if not cells:
+        return None
+    frame = frame[frame["cell"].isin(cells)]
+    labels = list(dict.fromkeys(_label(path) for path in frame["path"]))
+    colour = dict(zip(labels, colours(len(labels)), strict=True))
+    log = _spans(frame["weight"])
+    figure, panels = _panels(len(cells), columns=2, height=2.35, share=True)
+    for axes, cell in zip(panels, cells, strict=True):
+        for path, rows in frame[frame["cell"] == cell].groupby("path", sort=False):
+            dash = STYLES[(_stage(str(path)) or 0) % len(STYLES)]
+            _draw(axes, _curve(rows, "weight", log), colour[_label(str(path))], dash)
+        _finish(axes, cell, log)
+    _label_outer(figure, panels, 2, "Effective weight")
+    stages = sorted({stage for stage in map(_stage, frame["path"].unique()) if stage is not None})
+    handles = [_handle(colour[label], "-", words(label)) for label in labels]
+    handles += [_handle("#555555", STYLES[stage % len(STYLES)], f"stage {stage}") for stage in stages]
+    legend_below(figure, handles)
+    caption = (
+        "Effective factor on the raw loss of each path, mean over an epoch: line, mean over seeds"
+        f"{' (geometric)' if log else ''}; band, least to largest seed. Strategies whose weights stay as "
+        "they were set are not drawn."
+    )
+    return render(figure, "weights", "How the weight of each path moves", caption)
+
+
+def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
+    """Raw loss of each path, one panel for each path and a line for each cell; None without paths."""
+    frame = _usable(records, comparison)
+    if frame.empty:
+        return None
+    frame = frame.assign(label=[_label(path) for path in frame["path"]])
+    keys = ["cell", "seed", "label", "epoch"]  # summing over the stages gives a path's loss
+    frame = frame.groupby(keys, sort=False)["loss"].sum().reset_index()
+    labels = list(dict.fromkeys(frame["label"]))
+    cells = [name for name in _cell_names(comparison) if (frame["cell"] == name).any()]
+    looks = dict(zip(cells, looks_of(len(cells)), strict=True))
+    figure, panels = _panels(len(labels), columns=2, height=2.2)
+    for axes, label in zip(panels, labels, strict=True):
+        mine = frame[frame["label"] == label]
+        log = bool((mine["loss"].astype(float) > 0).all())  # some losses (VID) may fall below 0
+        for cell in cells:
+            rows = mine[mine["cell"] == cell]
+            if len(rows):
+                _draw(axes, _curve(rows, "loss", log), *looks[cell], band=0.08)
+        _finish(axes, words(label), log)
+    _label_outer(figure, panels, 2, "Raw loss")
+    handles = [_handle(*looks[cell], cell) for cell in cells]
+    legend_below(figure, handles)
+    caption = (
+        "Loss of each path before any weight, mean over an epoch (sum over its stages), logarithmic where it "
+        "stays positive: line, (geometric) mean over seeds; band, least to largest seed. Only strategies "
+        "that use the path are drawn; scales differ between panels."
+    )
+    return render(figure, "losses", "How far each path's loss falls", caption)
+
+
+def _usable(records: Records, comparison: Comparison) -> pd.DataFrame:
+    """Path rows of compared trials: of each cell the finished ones, or while there is none the running."""
+    trials = records.trials[records.trials["phase"] == "compare"]
+    kept: set[tuple[str, str]] = set()
+    for cell in comparison.cells:
+        for status in ("finished", "running"):
+            rows = trials[(trials["cell"] == cell.name) & (trials["status"] == status)]
+            if len(rows):
+                kept.update((cell.name, str(identity)) for identity in rows["identity"])
+                break
+    paths = records.paths
+    finite = np.isfinite(paths["weight"].to_numpy(float)) & np.isfinite(paths["loss"].to_numpy(float))
+    pairs = zip(paths["cell"], paths["identity"], paths["phase"], strict=True)
+    wanted = [phase == "compare" and (cell, identity) in kept for cell, identity, phase in pairs]
+    usable: pd.DataFrame = paths.loc[finite & np.array(wanted, dtype=bool)]
+    return usable
+
+
+def _cell_names(comparison: Comparison) -> list[str]:
+    return [cell.name for cell in comparison.cells]
+
+
+def _label(path: str) -> str:
+    return path.split("/")[0]
+
+
+def _stage(path: str) -> int | None:
+    """The number at the end of 'nst/stage2'; None for a whole path."""
+    digits = "".join(character for character in path.partition("/")[2] if character.isdigit())
+    return int(digits) if digits else None
+
+
+def _changes(frame: pd.DataFrame) -> bool:
+    """Whether the weight of any path of any seed moves by more than a thousandth of itself."""
+    if frame.empty:
+        return False
+    bounds = frame.groupby(["seed", "path"])["weight"].agg(["min", "max"])
+    return bool((bounds["max"] - bounds["min"] > 1e-3 * bounds["max"].abs()).any())
+
+
+def _spans(values: pd.Series) -> bool:
+    array = values.to_numpy(dtype=float)
+    return bool((array > 0).all() and array.max() > LOG_FROM * array.min())
+
+
+def _curve(frame: pd.DataFrame, column: str, log: bool) -> Curve:
+    grouped = frame.assign(value=frame[column].astype(float)).groupby("epoch")["value"]
+    means = grouped.apply(lambda seeds: math.exp(np.log(seeds).mean())) if log else grouped.mean()
+    epochs = means.index.to_numpy(dtype=float)
+    return Curve(epochs, means.to_numpy(), grouped.min().to_numpy(), grouped.max().to_numpy())
+
+
+def _draw(axes: Axes, curve: Curve, colour: str, dash: Any, band: float = 0.16) -> None:
+    axes.fill_between(curve.epochs, curve.low, curve.high, color=colour, alpha=band, linewidth=0)
+    marker = "o" if len(curve.epochs) == 1 else None
+    axes.plot(curve.epochs, curve.mean, color=colour, linestyle=dash, marker=marker, markersize=3)
+
+
+def _panels(count: int, columns: int, height: float, share: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    columns = min(columns, count)
+    lines = math.ceil(count / columns)
+    figure = Figure(figsize=(WIDTH if columns > 1 else 0.72 * WIDTH, 0.25 + height * lines))
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=share)
+    flat = list(grid.flat)
+    for axes in flat[count:]:
+        axes.set_visible(False)
+    return figure, flat[:count]
+
+
+def _finish(axes: Axes, title: str, log: bool) -> None:
+    axes.set_title(wrapped(title, 40), loc="left")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+    first, last = axes.dataLim.intervalx
+    room = 0.02 * (last - first) or 0.5
+    axes.set_xlim(first - room, last + room)
+    if log:
+        plain_log_axis(axes)
+
+
+def _label_outer(figure: Figure, panels: Sequence[Axes], columns: int, quantity: str) -> None:
+    """The quantity at the left of every line of panels, the epochs under the lowest panel of each column."""
+    for index, axes in enumerate(panels):
+        if index % columns == 0:
+            axes.set_ylabel(quantity)
+        if index + columns >= len(panels):
+            axes.set_xlabel("Epoch")
+
+
+def _handle(colour: str, dash: Any, label: str) -> Line2D:
+    return Line2D([], [], color=colour, linestyle=dash, label=label)

@@ -1,0 +1,139 @@
+"""The look that all figures share, and how they are written."""
+
+from __future__ import annotations
+
+import io
+import math
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+WIDTH = 7.0
+"""Inches: a text block of A4 or letter, so that a figure is printed at its own size."""
+
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours that people with colour vision deficiency tell apart (Okabe and Ito, 2008); their yellow is left
+out: a line of it cannot be seen on white."""
+STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
+GREY = "#6E6E6E"
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ray-kd",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure in both formats, with the words that go under it."""
+
+    name: str
+    title: str
+    caption: str
+    png: bytes
+    svg: str
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The settings above, and back to the user's own afterwards."""
+    with matplotlib.rc_context(SETTINGS):  # type: ignore[arg-type]
+        yield
+
+
+def render(figure: Figure, name: str, title: str, caption: str) -> Picture:
+    """The figure as PNG (200 dpi) and SVG; the same figure gives the same bytes."""
+    FigureCanvasAgg(figure)  # no window system, and nothing left in pyplot's global state
+    png, svg = io.BytesIO(), io.StringIO()
+    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+    figure.set_layout_engine("none")  # the layout is found: the second format need not find it again
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Picture(name, title, caption, png.getvalue(), svg.getvalue())
+
+
+def colours(count: int) -> list[str]:
+    """``count`` colours, told apart up to eight; then they begin again."""
+    palette = (*OKABE_ITO, GREY)
+    return [palette[index % len(palette)] for index in range(count)]
+
+
+def looks_of(count: int) -> list[tuple[str, Any]]:
+    """``count`` pairs of colour and line style; 32 differ, and neighbours differ in both."""
+    return [
+        (colour, STYLES[(index + index // 8) % len(STYLES)]) for index, colour in enumerate(colours(count))
+    ]
+
+
+def wrapped(name: str, width: int) -> str:
+    """The name on as many lines as it needs to be no wider than ``width`` characters."""
+    return "\n".join(textwrap.wrap(name, width)) or name
+
+
+def legend_below(figure: Figure, handles: list[Line2D], most: int = 4) -> None:
+    """A legend in as many columns as its labels leave room for, under the figure, which grows by it."""
+    for handle in handles:
+        handle.set_label(wrapped(str(handle.get_label()), 84))
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
+    fit = int(WIDTH / (0.55 + 0.068 * longest))  # inches: a handle with its gaps, and one character
+    columns = max(1, min(most, fit, len(handles)))
+    rows = math.ceil(len(handles) / columns)
+    columns = math.ceil(len(handles) / rows)  # no nearly empty last column
+    tallest = max(str(handle.get_label()).count("\n") + 1 for handle in handles)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.165 * rows * tallest)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.6)
+
+
+def plain_log_axis(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers: 1, 2, 5 within few decades, else whole decades."""
+    axes.set_yscale("log")
+    axis = axes.yaxis
+    low, high = axes.dataLim.intervaly
+    if low > 0 and high < 3 * low:  # nearly one value: room for a second tick
+        axes.set_ylim(low / 2, 2 * high)
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(_plain))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _plain(value: float, _: object = None) -> str:
+    if 1e-4 <= value < 1e5:
+        return f"{value:,.10g}"
+    exponent = math.floor(math.log10(value) + 1e-9)
+    factor = value / 10**exponent
+    return rf"$10^{{{exponent}}}$" if abs(factor - 1) < 1e-6 else rf"${factor:g}\times10^{{{exponent}}}$"
+
+
+def words(name: str) -> str:
+    """A registered name as a reader would write it."""
+    return name.upper() if len(name) <= 3 else name.replace("_", " ")

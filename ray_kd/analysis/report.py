@@ -1,0 +1,193 @@
+"""The report of a sweep: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import pandas as pd
+
+from ray_kd.analysis.answer import answer, notes
+from ray_kd.analysis.comparison import Comparison
+from ray_kd.analysis.comparison_table import headings, rows
+from ray_kd.analysis.plot_style import Picture
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.records import ENVIRONMENT, Records
+from ray_kd.analysis.report_style import PAGE
+
+
+def report_html(
+    records: Records, comparison: Comparison, pictures: Sequence[Picture], root: Folder, storage: str
+) -> str:
+    """The report as HTML text: no script, no external resource, light and dark.
+
+    Args:
+        root: the storage, from which the specs are quoted.
+        storage: what the user calls the storage, for the commands.
+    """
+    plan = comparison.plan
+    sections = [
+        _section("Result", _table(comparison) + _list(notes(comparison))),
+        *(_figures(pictures)),
+        _section("How it was measured", _definitions(_method(records, comparison))),
+        _section("Trials that did not finish", _unfinished(comparison)),
+        _section("Environment", _definitions(_environment(records.trials))),
+        _section("Specification", _specs(records, comparison, root)),
+        _section("Reproduce", _commands(plan.name, storage)),
+    ]
+    return PAGE.format(
+        title=escape(f"{plan.name}: {_question(records.trials, comparison)}"),
+        name=escape(plan.name),
+        question=escape(_question(records.trials, comparison)),
+        answer=escape(answer(comparison)),
+        sections="\n".join(sections),
+    )
+
+
+def _question(trials: pd.DataFrame, comparison: Comparison) -> str:
+    students, datasets = _values(trials, "student"), _values(trials, "dataset")
+    subject = f"the student {students[0]}" if len(students) == 1 else "the student"
+    place = f" on {datasets[0]}" if len(datasets) == 1 else ""
+    return f"Which strategy makes {subject} best{place}, by test {comparison.metric.title}?"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+
+
+def _list(items: Iterable[str]) -> str:
+    return '<ul class="notes">' + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+
+
+def _table(comparison: Comparison) -> str:
+    heads = "".join(
+        f"<th>{escape(head.strip()).replace(chr(10), '<br>')}</th>" for head in headings(comparison)
+    )
+    lines = []
+    for row in rows(comparison):
+        classes = " ".join(name for name in ("best" if row.best else "", row.verdict) if name)
+        first, *rest = (escape(entry) for entry in row.entries)
+        cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{entry}</td>" for entry in rest)
+        lines.append(f'<tr class="{classes}">{cells}</tr>')
+    body = "\n".join(lines)
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def _figures(pictures: Sequence[Picture]) -> list[str]:
+    parts = []
+    for picture in pictures:
+        data = base64.b64encode(picture.svg.encode()).decode()
+        image = f'<img alt="{escape(picture.title)}" src="data:image/svg+xml;base64,{data}">'
+        caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
+        parts.append(_section(picture.title, f"<figure>{image}{caption}</figure>"))
+    return parts
+
+
+def _definitions(items: Iterable[tuple[str, str]]) -> str:
+    body = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in items)
+    return f"<dl>{body}</dl>"
+
+
+def _method(records: Records, comparison: Comparison) -> list[tuple[str, str]]:
+    trials = records.trials[records.trials["phase"] == "compare"]
+    seeds = sorted(int(seed) for seed in trials["seed"].dropna().unique())
+    finished = int((trials["status"] == "finished").sum())
+    baseline = comparison.plan.baseline
+    students = trials[["student", "parameters"]].dropna().drop_duplicates()
+    sizes = [f"{name}, {int(size):,} parameters" for name, size in students.itertuples(index=False)]
+    items = [
+        ("Task", ", ".join(_values(trials, "task"))),
+        ("Dataset", ", ".join(_values(trials, "dataset"))),
+        ("Student", "; ".join(sizes) or ", ".join(_values(trials, "student"))),
+        ("Epochs", ", ".join(_values(trials, "planned_epochs"))),
+        (
+            "Trials",
+            f"{finished} of {len(trials)} finished: {len(comparison.cells)} strategies, seeds {seeds}",
+        ),
+        (
+            "Splits",
+            "Training data train. Validation data choose the best epoch, and steer any search or early "
+            "stopping. Test data are read once, at the end of a trial, for the last weights and for those "
+            "that were best on validation; both figures are recorded.",
+        ),
+        (
+            "Figure",
+            f"Primary: test {comparison.metric.title} of the weights that were best on validation. The table "
+            "also gives that of the last weights; no test uses it.",
+        ),
+        (
+            "Seeds",
+            "Trials of one seed share initialisation, data order and views whatever the strategy, so "
+            "strategies are compared seed by seed.",
+        ),
+        (
+            "Test",
+            f"Two-sided paired t-test of each strategy against “{baseline}”, over the seeds that both "
+            f"finished; Holm's correction over all comparisons ({comparison.tests}); intervals are 95 % "
+            "t-intervals, each on its own. Failed, stopped and unfinished trials enter neither figures nor "
+            "tests.",
+        ),
+    ]
+    return [(term, text) for term, text in items if text]
+
+
+def _unfinished(comparison: Comparison) -> str:
+    frame = comparison.unfinished
+    if frame.empty:
+        return "<p>Every planned trial finished.</p>"
+    heads = ("strategy", "seed", "phase", "status", "reason", "record")
+    lines = []
+    for cell, seed, phase, status, reason, identity in frame.itertuples(index=False):
+        record = f"runs/{identity}/error.txt" if status == "failed" else f"runs/{identity}"
+        values = (cell, seed, phase, status, "" if pd.isna(reason) else reason, record)
+        lines.append("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in values) + "</tr>")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return (
+        f'<div class="wide"><table class="plain"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _environment(trials: pd.DataFrame) -> list[tuple[str, str]]:
+    """What the trials ran on; several values of one key are all named."""
+    items = [(key.replace("_", "-"), ", ".join(_values(trials, key))) for key in ENVIRONMENT]
+    started = _values(trials, "started")
+    if started:
+        items.append(("started", f"{min(started)} to {max(started)}"))
+    return [(key, value) for key, value in items if value]
+
+
+def _values(trials: pd.DataFrame, column: str) -> list[str]:
+    return [str(value) for value in trials[column].dropna().unique()]
+
+
+def _specs(records: Records, comparison: Comparison, root: Folder) -> str:
+    """The sweep's specification, and the resolved one of a trial of the best strategy."""
+    parts = []
+    sweep = root.text(f"sweeps/{comparison.plan.name}/sweep.yaml")
+    if sweep:
+        parts.append(_fold("The sweep", sweep))
+    best = comparison.best
+    if best is not None:
+        trials = records.trials
+        mine = trials[(trials["cell"] == best.name) & (trials["status"] == "finished")]
+        identity, seed = mine.iloc[0]["identity"], mine.iloc[0]["seed"]
+        spec = root.text(f"runs/{identity}/spec.yaml")
+        if spec:
+            parts.append(_fold(f"One trial of “{best.name}” in full (seed {seed}, {identity})", spec))
+    return "\n".join(parts) or "<p>No specification was recorded.</p>"
+
+
+def _fold(title: str, text: str) -> str:
+    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _commands(sweep: str, storage: str) -> str:
+    lines = [
+        "# train what is missing; finished trials are found by identity",
+        f"ray-kd sweep {storage}/sweeps/{sweep}/sweep.yaml",
+        "# tables, plots and this report again",
+        f"ray-kd analyze {storage} --sweep {sweep}",
+    ]
+    return f"<pre>{escape(chr(10).join(lines))}</pre>"

@@ -1,0 +1,127 @@
+"""The columns of the three tables, with their Arrow types and what they mean.
+
+The columns listed here are always there, in this order. Metrics that they do not name (a segmentation's
+``miou``, say) follow as float64 columns in alphabetical order, as ``last_test_miou`` or ``val_miou``.
+Rates are fractions in [0, 1]; what is not known is null. The meaning of each column travels in the
+Parquet file as field metadata (key ``meaning``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+import pyarrow as pa
+
+TEXT, INTEGER, NUMBER = pa.string(), pa.int64(), pa.float64()
+Column = tuple[str, pa.DataType, str]
+
+CORE_METRICS = ("loss", "top1", "top5", "agreement")
+"""Metrics with a column in every table, whether a run has them or not."""
+
+_WHO: tuple[Column, ...] = (
+    ("sweep", TEXT, "sweep that planned the trial; null: a run of its own"),
+    ("cell", TEXT, "strategy: all trials of a cell differ in the seed alone"),
+    ("seed", INTEGER, "seed of the run; runs of one seed are paired across cells"),
+    ("phase", TEXT, "compare: enters statistics; search, control, teacher: do not"),
+    ("identity", TEXT, "name of the run's directory below runs/"),
+)
+
+_TRIAL: tuple[Column, ...] = (
+    ("name", TEXT, "name in the run's spec"),
+    ("status", TEXT, "finished, failed, stopped (by a scheduler), running (no summary yet) or missing"),
+    ("reason", TEXT, "why it failed or was stopped"),
+    ("axes", TEXT, "the values of the sweep's axes, a JSON object"),
+    ("task", TEXT, "registered name of the task"),
+    ("dataset", TEXT, "registered name of the dataset"),
+    ("student", TEXT, "registered name of the student's model"),
+    ("paths", TEXT, "labels of the distillation paths, joined by ', '; empty: none"),
+    ("aggregation", TEXT, "registered name of the aggregator; null where there are no paths"),
+    ("granularity", TEXT, "path or layer: what has a weight of its own; null where there are no paths"),
+    ("planned_epochs", INTEGER, "epochs in the spec"),
+    ("epochs", INTEGER, "epochs trained so far"),
+    ("steps", INTEGER, "optimizer steps so far"),
+    ("seconds", NUMBER, "wall seconds of training"),
+    ("started", TEXT, "when training started, ISO 8601"),
+    ("parameters", INTEGER, "parameters of the student alone"),
+    ("monitor", TEXT, "validation metric that chooses the best weights"),
+    ("mode", TEXT, "max or min: which way the monitored metric is better"),
+    ("last_epoch", INTEGER, "epoch of the last weights"),
+    ("best_epoch", INTEGER, "epoch of the weights that were best on validation"),
+    ("device", TEXT, "device it trained on"),
+    ("device_name", TEXT, "model of that device"),
+    ("precision", TEXT, "arithmetic of the forward passes"),
+    ("threads", INTEGER, "CPU threads of one worker"),
+    ("host", TEXT, "machine it trained on"),
+    ("python", TEXT, "version of Python"),
+    ("torch", TEXT, "version of PyTorch"),
+    ("ray", TEXT, "version of Ray; null: trained without"),
+    ("ray_kd", TEXT, "version of ray-kd"),
+    ("commit", TEXT, "commit of the code, if it ran from a checkout"),
+)
+
+_EPOCH: tuple[Column, ...] = (
+    ("epoch", INTEGER, "epoch, counted from 1"),
+    ("step", INTEGER, "optimizer steps so far"),
+    ("learning_rate", NUMBER, "learning rate at the end of the epoch"),
+    ("seconds", NUMBER, "wall seconds of this epoch, evaluation included"),
+    ("train_loss", NUMBER, "mean of the whole training objective"),
+    ("train_task_loss", NUMBER, "mean of the task loss alone"),
+    *((f"val_{metric}", NUMBER, f"{metric} on validation data") for metric in CORE_METRICS),
+)
+
+_PATH: tuple[Column, ...] = (
+    ("epoch", INTEGER, "epoch, counted from 1"),
+    ("path", TEXT, "label of the path, or label/stage where each stage has a weight of its own"),
+    ("loss", NUMBER, "raw loss, mean over the epoch"),
+    ("weight", NUMBER, "effective factor on the raw loss, mean over the epoch"),
+    ("gradient_norm", NUMBER, "norm of the path's gradient, where the aggregator has it"),
+    ("cosine", NUMBER, "cosine to the gradient of the task loss, where the aggregator has it"),
+)
+
+
+def _metric(which: str, split: str, metric: str) -> Column:
+    return (f"{which}_{split}_{metric}", NUMBER, f"{split} {metric} of the {which} weights")
+
+
+_SUMMARY: tuple[Column, ...] = tuple(
+    _metric(which, split, metric)
+    for which in ("last", "best")
+    for split in ("val", "test")
+    for metric in CORE_METRICS
+)
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    "trials": (*_WHO, *_TRIAL, *_SUMMARY),
+    "epochs": (*_WHO, *_EPOCH),
+    "paths": (*_WHO, *_PATH),
+}
+
+
+def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
+    """The Arrow schema of ``table``; of ``columns``, those it does not name are added as float64 metrics."""
+    fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in TABLES[table]]
+    known = {field.name for field in fields}
+    for name in sorted(set(columns) - known):
+        fields.append(pa.field(name, NUMBER, metadata={"meaning": "a metric of the task"}))
+    return pa.schema(fields)
+
+
+def to_frame(table: str, rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Rows as a DataFrame with the columns and types of ``table``; keys that a row lacks become null."""
+    names = {name for row in rows for name in row}
+    return arrow_to_frame(pa.Table.from_pylist(rows, schema=schema(table, names)))
+
+
+def arrow_to_frame(table: pa.Table) -> pd.DataFrame:
+    """An Arrow table as a DataFrame; integers stay integers where some are null."""
+    frame: pd.DataFrame = table.to_pandas(types_mapper={INTEGER: pd.Int64Dtype()}.get)
+    return frame
+
+
+def frame_to_arrow(name: str, frame: pd.DataFrame) -> pa.Table:
+    """A DataFrame as an Arrow table with the fixed schema of table ``name``."""
+    wanted = schema(name, [str(column) for column in frame.columns])
+    return pa.Table.from_pandas(
+        frame.reindex(columns=wanted.names), schema=wanted, preserve_index=False
+    ).replace_schema_metadata(None)

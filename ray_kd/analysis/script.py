@@ -1,0 +1,29 @@
+"""What the stand-alone scripts in ``analysis/`` share: their arguments, and errors without a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from ray_kd.config.errors import UserError
+
+
+def script_parser(description: str | None) -> argparse.ArgumentParser:
+    """STORAGE [--sweep NAME] [--out DIR]; the help shows the script's docstring as it is."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("storage", metavar="STORAGE", help="directory or URI that holds runs/ and sweeps/")
+    parser.add_argument("--sweep", metavar="NAME", help="name of a sweep in it")
+    parser.add_argument("--out", metavar="DIR", help="where to write; default: beside the records")
+    return parser
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call ``main``; a mistake of the user's is printed in one line, with exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

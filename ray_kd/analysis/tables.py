@@ -1,0 +1,61 @@
+"""Records as Parquet files with a fixed schema, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.records import Plan, Records
+from ray_kd.analysis.schema import TABLES, arrow_to_frame, frame_to_arrow
+from ray_kd.config.errors import UserError
+
+_PLAN = b"ray_kd.plan"
+
+
+def write_tables(records: Records, out: str | Path | Folder) -> dict[str, str]:
+    """Write ``trials.parquet``, ``epochs.parquet`` and ``paths.parquet`` into ``out``, each whole or not.
+
+    The plan of the sweep travels as schema metadata, so that the files alone are enough for statistics.
+    Returns the path of each file.
+
+    Raises:
+        UserError: ``out`` cannot be written.
+    """
+    folder = Folder.open(out)
+    plan = {} if records.plan is None else {_PLAN: json.dumps(dataclasses.asdict(records.plan)).encode()}
+    written = {}
+    for name in TABLES:
+        table = frame_to_arrow(name, getattr(records, name)).replace_schema_metadata(plan)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        written[name] = folder.write(f"{name}.parquet", buffer.getvalue())
+    return written
+
+
+def read_tables(out: str | Path | Folder) -> Records:
+    """What ``write_tables`` wrote.
+
+    Raises:
+        UserError: a table is missing or is no Parquet file.
+    """
+    folder = Folder.open(out)
+    tables: dict[str, pa.Table] = {}
+    for name in TABLES:
+        content = folder.read(f"{name}.parquet")
+        if content is None:
+            raise UserError(f"there is no '{folder.where(name)}.parquet'; `ray-kd analyze` writes it.")
+        try:
+            tables[name] = pq.read_table(io.BytesIO(content))
+        except pa.ArrowException as error:
+            raise UserError(f"{folder.where(name)}.parquet is no Parquet file: {error}.") from error
+    text = (tables["trials"].schema.metadata or {}).get(_PLAN)
+    return Records(
+        **{name: arrow_to_frame(table) for name, table in tables.items()},
+        plan=None if text is None else Plan.from_json({**json.loads(text), "trials": []}),
+    )

@@ -1,0 +1,301 @@
+"""What people see: the table in three forms, the figures, the report, the scripts."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+import runpy
+import struct
+import subprocess
+import sys
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from rich.console import Console
+
+from ray_kd.analysis import analyze, plot_comparison, plot_paths
+from ray_kd.analysis.comparison import Comparison, compare_cells
+from ray_kd.analysis.comparison_table import CSV_COLUMNS, as_csv, markdown, rows, terminal
+from ray_kd.analysis.pipeline import Analysis
+from ray_kd.analysis.plot_style import style
+from ray_kd.analysis.plots import draw
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.records import Records, read_records
+from ray_kd.analysis.report import report_html
+from ray_kd.config.errors import UserError
+from tests.analysis.make_records import STRATEGIES, Strategy, make_records
+
+SCRIPTS = Path(__file__).parents[2] / "analysis"
+
+
+@pytest.fixture(scope="module")
+def analysis(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return analyze(storage, out=tmp_path_factory.mktemp("out"))
+
+
+def printed(comparison: Comparison, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), legacy_windows=False)
+    console.print(terminal(comparison))
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def long_names(comparison: Comparison) -> Comparison:
+    cells = [
+        dataclasses.replace(cell, name=f"paths=soft_target+nst, aggregation=fixed, k={i}")
+        for i, cell in enumerate(comparison.cells)
+    ]
+    return dataclasses.replace(comparison, cells=tuple(cells))
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("rename", [False, True])
+def test_the_table_fits_a_terminal_and_cuts_nothing(comparison: Comparison, width: int, rename: bool) -> None:
+    shown = long_names(comparison) if rename else comparison
+    lines = printed(shown, width)
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert not any("…" in line for line in lines)
+    text = re.sub(r"\s+", "", "".join(lines))
+    for row in rows(shown):
+        for entry in row.entries[1:]:
+            assert re.sub(r"\s+", "", entry) in text
+
+
+def test_the_table_says_how_many_of_how_many(comparison: Comparison) -> None:
+    line = next(line for line in printed(comparison, 100) if line.startswith("published weights"))
+    assert line.rstrip().endswith("3/5")
+
+
+def test_the_star_is_where_the_corrected_p_is_below_five_percent(comparison: Comparison) -> None:
+    for row, cell in zip(rows(comparison), comparison.cells, strict=True):
+        significant = cell.versus is not None and cell.versus.holm < 0.05
+        assert row.entries[5].endswith("*") is significant
+        assert bool(row.verdict) is significant
+
+
+def test_markdown_has_a_row_for_each_cell_and_one_bold_best(comparison: Comparison) -> None:
+    table = [line for line in markdown(comparison).splitlines() if line.startswith("|")]
+    assert len(table) == 2 + len(comparison.cells)
+    assert {line.count("|") for line in table} == {9}
+    assert comparison.best is not None
+    bold = [line for line in table if "**" in line]
+    assert len(bold) == 1
+    assert comparison.best.name in bold[0]
+
+
+def test_csv_holds_the_numbers_at_full_precision(comparison: Comparison) -> None:
+    entries = list(csv.DictReader(io.StringIO(as_csv(comparison))))
+    assert tuple(entries[0]) == CSV_COLUMNS
+    for entry, cell in zip(entries, comparison.cells, strict=True):
+        assert float(entry["best_mean"]) == cell.best.mean
+        assert int(entry["n"]) == cell.n
+        assert (entry["p_holm"] == "") is (cell.versus is None)
+    assert entries[0]["agreement_mean"] == ""  # the student alone has no teacher to agree with
+
+
+class Page(HTMLParser):
+    """Every attribute, and whether each tag is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_needs_nothing_else(analysis: Analysis) -> None:
+    text = Path(analysis.files["report.html"]).read_text()
+    page = Page(text)
+    assert page.open == []
+    tags = {tag for tag, _, _ in page.attributes}
+    assert not tags & {"script", "link", "iframe", "object"}
+    references = [value for _, name, value in page.attributes if name in ("src", "href", "srcset")]
+    assert len(references) == 3
+    assert all(value.startswith("data:image/svg+xml;base64,") for value in references)
+    assert not re.search(r"""(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", text)
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_the_report_says_what_it_must(analysis: Analysis) -> None:
+    text = unescape(Path(analysis.files["report.html"]).read_text())
+    for words in (
+        analysis.answer,
+        "Which strategy makes the student small_cnn best on digits, by test top-1?",
+        "the loss became nan in epoch 7",
+        "Holm's correction over 8 comparisons",
+        "Test data are read once",
+        "2.15.0",
+        "labels: 200",
+        "ray-kd sweep",
+        "prefers-color-scheme: dark",
+    ):
+        assert words in text, words
+
+
+def test_names_are_escaped(records: Records, comparison: Comparison, storage: Path) -> None:
+    cells = (dataclasses.replace(comparison.cells[0], name="<b>&"), *comparison.cells[1:])
+    odd = dataclasses.replace(comparison, cells=cells)
+    text = report_html(records, odd, [], Folder.open(storage), "results")
+    assert "<b>" not in text
+    assert "&lt;b&gt;&amp;" in text
+    assert Page(text).open == []
+
+
+def test_everything_is_written_where_the_contract_says(analysis: Analysis) -> None:
+    figures = {
+        f"plots/{name}.{kind}" for name in ("comparison", "weights", "losses") for kind in ("png", "svg")
+    }
+    tables = {f"tables/{name}.parquet" for name in ("trials", "epochs", "paths")}
+    assert set(analysis.files) == {*figures, *tables, "table.md", "table.csv", "report.html"}
+    assert all(Path(path).stat().st_size > 500 for path in analysis.files.values())
+
+
+def test_pictures_are_sharp_enough_for_paper(analysis: Analysis) -> None:
+    for name in ("comparison", "weights", "losses"):
+        data = Path(analysis.files[f"plots/{name}.png"]).read_bytes()
+        width, height = struct.unpack(">II", data[16:24])
+        assert width == 1400  # seven inches at 200 dots
+        assert height > 500
+        svg = Path(analysis.files[f"plots/{name}.svg"]).read_text()
+        assert "<svg" in svg
+        assert not re.search(r'href="(?!#)', svg)
+
+
+def odd_sweep(tmp_path: Path) -> Records:
+    """Twelve strategies with long names, a baseline that failed, and one that has not begun."""
+    pair = ("soft_target", "nst")
+    cells = {
+        f"paths=soft_target+nst, aggregation={kind}, k={k}": Strategy(pair, kind)
+        for k in range(6)
+        for kind in ("fixed", "adaptive")
+    }
+    first, second, *_ = cells
+    statuses = {(first, 0): "missing", (first, 1): "missing", ("student alone", 0): "failed"}
+    root = make_records(
+        tmp_path,
+        strategies={**cells, "student alone": Strategy()},
+        statuses={**statuses, (second, 1): "stopped"},
+        seeds=2,
+        epochs=4,
+        control=False,
+    )
+    return read_records(root, "digits")
+
+
+def one_epoch(tmp_path: Path) -> Records:
+    cells = {name: STRATEGIES[name] for name in ("student alone", "adaptive by layer")}
+    root = make_records(tmp_path, strategies=cells, seeds=1, epochs=1, control=False)
+    return read_records(root, "digits")
+
+
+@pytest.mark.parametrize("make", ["usual", odd_sweep, one_epoch])
+def test_no_text_is_cut_and_no_titles_overlap(
+    make: Any, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = records if make == "usual" else make(tmp_path)
+    figures: list[Figure] = []
+    drawn: list[Text] = []
+    draw_text = Text.draw
+
+    def note(text: Text, renderer: Any) -> None:
+        drawn.append(text)
+        draw_text(text, renderer)
+
+    monkeypatch.setattr(Text, "draw", note)
+    monkeypatch.setattr(plot_comparison, "render", lambda figure, *_: figures.append(figure))
+    monkeypatch.setattr(plot_paths, "render", lambda figure, *_: figures.append(figure))
+    comparison = compare_cells(records)
+    with style():
+        plot_comparison.comparison_picture(comparison)
+        plot_paths.weights_picture(records, comparison)
+        plot_paths.losses_picture(records, comparison)
+        assert len(figures) == (2 if make is one_epoch else 3)  # one epoch: no weight has moved
+        for figure in figures:
+            drawn.clear()
+            figure.draw_without_rendering()
+            assert len(drawn) > 5
+            for text in drawn:
+                if text.get_visible() and text.get_text().strip():
+                    box = text.get_window_extent()
+                    assert box.x0 >= -1, text
+                    assert box.y0 >= -1, text
+                    assert box.x1 <= figure.bbox.x1 + 1, text
+                    assert box.y1 <= figure.bbox.y1 + 1, text
+            titles = [axes.title for axes in figure.axes] + [axes._left_title for axes in figure.axes]  # type: ignore[attr-defined]
+            boxes = [title.get_window_extent() for title in titles if title.get_text()]
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_figures_are_the_same_bytes_each_time(records: Records, comparison: Comparison) -> None:
+    cells = comparison.cells[:2]
+    small = dataclasses.replace(comparison, cells=cells)
+    one, other = draw(records, small), draw(records, small)
+    assert [(p.png, p.svg) for p in one] == [(p.png, p.svg) for p in other]
+
+
+def test_a_live_sweep_is_analysed_in_place(tmp_path: Path) -> None:
+    cells = {name: STRATEGIES[name] for name in ("student alone", "NST")}
+    running = {(cell, seed): "running" for cell in cells for seed in (0, 1)}
+    root = make_records(tmp_path / "results", strategies=cells, statuses=running, seeds=2, epochs=6)
+    analysis = analyze(str(root), "digits")
+    assert analysis.answer.startswith("There is no answer yet")
+    assert (root / "sweeps" / "digits" / "report.html").exists()
+    assert "plots/comparison.png" not in analysis.files
+    assert "plots/losses.png" in analysis.files
+
+
+def test_the_sweep_must_be_named_where_there_are_several(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="no sweep at"):
+        analyze(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+        (tmp_path / "sweeps" / name / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match="several sweeps, name one of them: one, two"):
+        analyze(tmp_path)
+
+
+@pytest.mark.parametrize("script", ["tables", "compare", "plots", "report"])
+def test_each_script_runs_alone(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    cells = {name: STRATEGIES[name] for name in ("student alone", "NST")}
+    root, out = make_records(tmp_path / "results", strategies=cells, seeds=2, epochs=4), tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", [script, str(root), "--sweep", "digits", "--out", str(out)])
+    runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    last = capsys.readouterr().out.split()[-1]
+    assert Path(last).is_relative_to(out)
+    assert Path(last).exists()
+
+
+def test_a_script_as_its_own_process_names_a_mistake_and_imports_no_trainer(tmp_path: Path) -> None:
+    """Its folder is first on the path there, where a name of the standard library would be shadowed."""
+    command = [sys.executable, "-X", "importtime", SCRIPTS / "compare.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    *imports, error = done.stderr.strip().splitlines()
+    assert done.returncode == 2
+    assert error.startswith("error: storage: no sweep at")
+    modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in imports}
+    assert {"ray_kd", "pandas", "matplotlib"} <= modules
+    assert not {"ray", "wandb", "torch"} & modules
+
+
+def test_script_names_shadow_no_module_of_the_standard_library() -> None:
+    names = {file.stem for file in SCRIPTS.glob("*.py")}
+    assert names == {"tables", "compare", "plots", "report"}
+    assert not names & sys.stdlib_module_names

@@ -1,0 +1,160 @@
+"""Reading records: live and finished, both layouts, local and behind a URI."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.records import Records, read_records
+from ray_kd.config.errors import UserError
+from ray_kd.storage import Store
+from tests.analysis.make_records import STRATEGIES, TROUBLED, make_records
+
+
+def same(one: Records, other: Records) -> None:
+    for name in ("trials", "epochs", "paths"):
+        pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name))
+    assert one.plan == other.plan
+
+
+def small(root: Path, **changes: object) -> Path:
+    cells = {name: STRATEGIES[name] for name in ("student alone", "NST", "adaptive by layer")}
+    options = {"strategies": cells, "seeds": 2, "epochs": 6, **changes}
+    return make_records(root, **options)  # type: ignore[arg-type]
+
+
+def test_every_planned_trial_has_one_row_with_its_status(records: Records) -> None:
+    trials = records.trials
+    assert dict(trials["phase"].value_counts()) == {"compare": 45, "control": 5, "search": 3, "teacher": 1}
+    found = {
+        (row.cell, row.seed): row.status
+        for row in trials[trials["phase"] == "compare"].itertuples()
+        if row.status != "finished"
+    }
+    assert found == TROUBLED
+
+
+def test_what_a_row_says_is_what_the_files_say(records: Records, storage: Path) -> None:
+    row = records.trials[(records.trials["cell"] == "adaptive by layer")].iloc[1]
+    folder = storage / "runs" / row["identity"]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert row["best_test_top1"] == summary["best"]["test"]["top1"]
+    assert row["last_val_loss"] == summary["last"]["val"]["loss"]
+    assert row["best_epoch"] == summary["best"]["epoch"]
+    assert row["paths"] == "soft_target, logits, attention_transfer, nst"
+    assert (row["aggregation"], row["granularity"]) == ("adaptive", "layer")
+    assert json.loads(row["axes"])["seed"] == 1
+    assert (row["torch"], row["device"], row["precision"]) == ("2.15.0", "cpu", "float32")
+    mine = records.epochs[(records.epochs["identity"] == row["identity"]) & (records.epochs["epoch"] == 4)]
+    line = json.loads((folder / "epochs.jsonl").read_text().splitlines()[3])
+    assert mine.iloc[0]["train_task_loss"] == line["train"]["task_loss"]
+    assert mine.iloc[0]["val_top1"] == line["val"]["top1"]
+
+
+def test_an_epoch_without_evaluation_and_a_student_alone_have_nulls(records: Records) -> None:
+    alone = records.trials[records.trials["cell"] == "student alone"].iloc[0]
+    assert pd.isna(alone["best_test_agreement"])
+    assert pd.isna(alone["aggregation"])
+    assert alone["paths"] == ""
+    odd = records.epochs[(records.epochs["identity"] == alone["identity"]) & (records.epochs["epoch"] == 3)]
+    assert pd.isna(odd.iloc[0]["val_top1"])
+
+
+def test_a_failed_trial_says_why_and_has_no_figures(records: Records) -> None:
+    failed = records.trials[records.trials["status"] == "failed"].iloc[0]
+    assert failed["reason"] == "the loss became nan in epoch 7"
+    assert pd.isna(failed["best_test_top1"])
+
+
+def test_a_torn_last_line_is_passed_over(records: Records, storage: Path) -> None:
+    running = records.trials[records.trials["status"] == "running"].iloc[0]
+    text = (storage / "runs" / running["identity"] / "epochs.jsonl").read_text()
+    assert not text.endswith("\n")
+    assert running["epochs"] == 15
+    assert (records.epochs["identity"] == running["identity"]).sum() == 15
+
+
+@pytest.mark.parametrize("cut", [1, 7, 30, 60])
+def test_wherever_a_file_is_torn_the_whole_lines_are_read(tmp_path: Path, cut: int) -> None:
+    root = small(tmp_path / "results")
+    file = root / "runs" / f"{0:016x}" / "epochs.jsonl"
+    content = file.read_bytes()
+    file.write_bytes(content[:-cut])
+    epochs = read_records(root, "digits").epochs
+    mine = epochs[epochs["identity"] == f"{0:016x}"]
+    assert mine["epoch"].tolist() == list(range(1, content[:-cut].count(b"\n") + 1 + (cut == 1)))
+
+
+def test_a_resumed_run_counts_each_epoch_once_by_its_last_line(tmp_path: Path) -> None:
+    root = small(tmp_path / "results")
+    file = root / "runs" / f"{0:016x}" / "epochs.jsonl"
+    again = json.loads(file.read_text().splitlines()[4])
+    again["train"]["loss"] = 123.0
+    with file.open("a") as handle:
+        handle.write(json.dumps(again) + "\n")
+    epochs = read_records(root, "digits").epochs
+    mine = epochs[epochs["identity"] == f"{0:016x}"]
+    assert mine["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert mine["train_loss"].tolist()[4] == 123.0
+
+
+def test_both_layouts_read_the_same(tmp_path: Path) -> None:
+    lines = read_records(small(tmp_path / "lines"), "digits")
+    objects = read_records(small(tmp_path / "objects", objects=True), "digits")
+    same(lines, objects)
+
+
+def test_a_uri_reads_the_same_as_the_directory(tmp_path: Path) -> None:
+    root = small(tmp_path / "results", objects=True, statuses={("NST", 1): "failed"})
+    remote = Store("mock:///kd")  # pyarrow's filesystem in memory stands for an object store
+    for file in root.rglob("*"):
+        if file.is_file():
+            remote.write(str(file.relative_to(root)), file.read_bytes())
+    assert not remote.is_local
+    same(read_records(root, "digits"), read_records(remote, "digits"))
+    assert Folder.open(root.as_uri()).path == str(root)
+    same(read_records(root, "digits"), read_records(root.as_uri(), "digits"))
+
+
+def test_without_a_sweep_every_run_is_read(tmp_path: Path) -> None:
+    root = small(tmp_path / "results", control=False)
+    lonely = root / "runs" / "0123456789abcdef"
+    lonely.mkdir()
+    (lonely / "spec.yaml").write_text("name: mine\nseed: 3\n")
+    everything = read_records(root)
+    assert set(everything.trials["identity"]) == {path.name for path in (root / "runs").iterdir()}
+    row = everything.trials[everything.trials["identity"] == lonely.name].iloc[0]
+    assert (row["name"], row["seed"], row["status"]) == ("mine", 3, "running")
+    assert pd.isna(row["sweep"])
+    assert everything.plan is None
+
+
+def test_the_ledger_speaks_for_a_run_that_left_no_summary(tmp_path: Path) -> None:
+    root = small(tmp_path / "results", statuses={("NST", 0): "missing", ("NST", 1): "missing"})
+    ledger = root / "sweeps" / "digits" / "ledger"
+    (ledger / f"{2:016x}.json").write_text(
+        json.dumps({"identity": f"{2:016x}", "status": "failed", "reason": "the worker was killed"})
+    )
+    (ledger / f"{3:016x}.json").write_text(json.dumps({"identity": f"{3:016x}", "status": "finished"}))
+    trials = read_records(root, "digits").trials
+    nst = trials[trials["cell"] == "NST"]
+    assert nst["status"].tolist() == ["failed", "missing"]
+    assert nst["reason"].tolist()[0] == "the worker was killed"
+    assert "gone" in nst["reason"].tolist()[1]
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    root = small(tmp_path / "results")
+    with pytest.raises(UserError, match=r"unknown sweep 'digit'\. Did you mean 'digits'"):
+        read_records(root, "digit")
+    with pytest.raises(UserError, match="nothing at"):
+        read_records(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="cannot open 'no-such-scheme://x'"):
+        read_records("no-such-scheme://x")
+    (root / "sweeps" / "digits" / "plan.json").write_text('{"name": "digits"')
+    with pytest.raises(UserError, match=r"plan\.json: not a sweep's plan"):
+        read_records(root, "digits")
