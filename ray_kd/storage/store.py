@@ -71,7 +71,10 @@ class Store:
             FileNotFoundError: no such file.
         """
         if self.is_local:
-            return Path(self.path(path)).read_bytes()
+            try:
+                return Path(self.path(path)).read_bytes()
+            except NotADirectoryError as error:
+                raise FileNotFoundError(path) from error
         with self._filesystem.open_input_stream(self.path(path)) as stream:
             return bytes(stream.read())
 

@@ -65,7 +65,10 @@ def test_two_ranks_are_one(tmp_path: Path, aggregation: Any) -> None:
     together = two_ranks(two, tmp_path)
     for name in ("epochs", "paths"):
         rows = [
-            [json.loads(line) for line in (Path(spec.storage) / f"runs/{spec.identity()}/{name}.jsonl").open()]
+            [
+                json.loads(line)
+                for line in (Path(spec.storage) / f"runs/{spec.identity()}/{name}.jsonl").open()
+            ]
             for spec in (one, two)
         ]
         assert len(rows[0]) == len(rows[1])

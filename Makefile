@@ -1,0 +1,50 @@
+# Two commands are enough:  make demo   and   make test
+# Needs Python >= 3.11, make and git; everything else is installed into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Compiled files halve the time of every import, workers' included.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo test test-fast check setup lock clean
+
+help:
+	@echo "make demo       set up, and compare nine ways to distil on handwritten digits (4 minutes)"
+	@echo "make test       set up, lint, type-check, run every test"
+	@echo "make test-fast  the same without the tests that start Ray"
+	@echo "make setup      only set up .venv (quick the second time)"
+	@echo "make lock       resolve requirements.lock anew"
+
+demo: setup
+	$(BIN)/ray-kd demo
+
+test: check
+	$(BIN)/python -m pytest
+
+test-fast: check
+	$(BIN)/python -m pytest -m "not slow"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: .venv/.ready
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "ray-kd needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up .venv (a minute or two, about 6 GB: the standard PyTorch with its GPU libraries)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+lock:
+	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
+	  --extra wandb --extra mtl --extra dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf results .pytest_cache .mypy_cache .ruff_cache build dist

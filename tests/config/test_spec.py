@@ -1,0 +1,173 @@
+"""RunSpec: strict, located errors, overrides, identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.config.yamlio import apply_overrides, parse_yaml
+from tests.helpers import TINY
+
+BASE: dict[str, Any] = {**TINY, "paths": ["soft_target"]}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optimiser.lr=1", ["'optimiser'", "'optimizer'"]),
+        ("optimizer.learning_rate=1", ["'optimizer.learning_rate'", "lr"]),
+        ("optimizer.lr=-1", ["'optimizer.lr'", "greater than 0", "-1"]),
+        ("optimizer.lr=.nan", ["'optimizer.lr'", "finite"]),
+        ("optimizer.lr=fast", ["'optimizer.lr'", "number", "'fast'"]),
+        ("optimizer.name=sdg", ["'optimizer.name'", "'sgd'"]),
+        ("schedule.name=cosin", ["'schedule.name'", "'cosine'"]),
+        ("training.epochs=0", ["'training.epochs'", "greater than or equal to 1", "0"]),
+        ("paths=[soft_targets]", ["paths.0", "'soft_targets'", "'soft_target'"]),
+        ("paths=[{name: soft_target, temprature: 2}]", ["paths.0", "'temprature'", "'temperature'"]),
+        ("paths=[{name: soft_target, weight: -1}]", ["paths.0", "'weight'", ">= 0", "-1"]),
+        ("paths=[{name: soft_target, weight: .nan}]", ["paths.0", "'weight'", "finite", "nan"]),
+        ("paths=[{name: soft_target, teacher: bert}]", ["paths.0.teacher", "'bert'", "teacher"]),
+        ("paths=[soft_target, soft_target]", ["two paths", "'soft_target'", "label"]),
+        ("aggregation=adaptve", ["aggregation", "'adaptve'", "'adaptive'"]),
+        ("aggregation={name: fixed, k: -1}", ["aggregation", "'k'", "-1"]),
+        ("dataset=digit", ["dataset", "'digit'", "'digits'"]),
+        ("dataset.lables=3", ["dataset", "'lables'", "'labels'"]),
+        ("student=digits_cn", ["student", "'digits_cn'", "'digits_cnn'"]),
+        ("views.count=x", ["views", "'count'"]),
+        ("resources.workers=7", ["training.batch_size", "30", "7"]),
+        ("teacher.trainng.epochs=3", ["trainng", "'training'"]),
+        ("plugins=[no_such_package]", ["plugins", "no_such_package"]),
+        ("paths=7", ["'paths'"]),
+        ("optimizer", ["key=value", "'optimizer'"]),
+        ("optimizer.lr.x=1", ["optimizer.lr"]),
+        ("paths.3.weight=1", ["paths.3"]),
+        ("optimizer.lr=[1", ["not valid YAML"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_the_nearest_choice(
+    tmp_path: Path, override: str, says: list[str]
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(BASE))
+    with pytest.raises(UserError) as error:
+        RunSpec.load(file, override)
+    for word in says:
+        assert word in str(error.value), str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2", "- a list", "a: 1\na: 2", "\x00"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=r"run\.yaml"):
+        RunSpec.load(file)
+    with pytest.raises(UserError, match="cannot read"):
+        RunSpec.load(tmp_path / "missing.yaml")
+
+
+def test_overrides_set_nested_keys_and_components() -> None:
+    data = apply_overrides(
+        {"aggregation": "adaptive", "paths": [{"name": "nst"}]},
+        ["aggregation.k=2", "paths.0.weight=3", "a.b.c=[1, x]", "lr=1e-3"],
+    )
+    assert data == {
+        "aggregation": {"name": "adaptive", "k": 2},
+        "paths": [{"name": "nst", "weight": 3}],
+        "a": {"b": {"c": [1, "x"]}},
+        "lr": 1e-3,
+    }
+
+
+def test_exponents_are_numbers() -> None:
+    assert parse_yaml("[1e-3, 5E2, -1e+1, 1.5e3, 1e]", "here") == [1e-3, 500.0, -10.0, 1500.0, "1e"]
+
+
+def test_resolved_spec_reads_back_to_the_same() -> None:
+    spec = RunSpec.parse(BASE)
+    again = RunSpec.parse(yaml.safe_load(spec.to_yaml()))
+    assert again == spec
+    assert again.identity() == spec.identity()
+
+
+SAME = [
+    {"name": "other"},
+    {"storage": "elsewhere"},
+    {"resources": {"workers": 2, "cpus": 2}},
+    {"tracking": {"wandb": "offline"}},
+    {"checkpoints": {"every_epochs": 7}},
+    {"optimizer": {"lr": 0.1}},
+    {"paths": [{"name": "soft_target", "temperature": 4}]},
+    {"paths": ["soft_target", {"name": "nst", "weight": 0}]},
+]
+OTHER = [
+    {"seed": 1},
+    {"optimizer": {"lr": 0.2}},
+    {"paths": [{"name": "soft_target", "temperature": 3}]},
+    {"paths": [{"name": "soft_target", "weight": 2}]},
+    {"paths": []},
+    {"aggregation": "adaptive"},
+    {"training": {"epochs": 4, "batch_size": 30}},
+    {"training": {"epochs": 3, "batch_size": 30, "threads": 2}},
+    {"training": {"epochs": 3, "batch_size": 30, "sync_batchnorm": False}},
+    {"views": {"name": "shift", "count": 4}},
+    {"dataset": {"name": "digits", "labels": 121}},
+    {"student": {"name": "digits_cnn", "width": 3}},
+    {"teacher": {**TINY["teacher"], "seed": 1}},
+]
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_identity_ignores_where_a_run_runs(change: dict[str, Any]) -> None:
+    assert RunSpec.parse({**BASE, **change}).identity() == RunSpec.parse(BASE).identity()
+
+
+@pytest.mark.parametrize("change", OTHER)
+def test_identity_changes_with_what_changes_the_result(change: dict[str, Any]) -> None:
+    assert RunSpec.parse({**BASE, **change}).identity() != RunSpec.parse(BASE).identity()
+
+
+def test_identities_are_pinned() -> None:
+    """A change here makes everybody's finished runs unfindable: raise a component's version instead."""
+    assert RunSpec.parse(BASE).identity() == "94250935208829f1"
+    adaptive = {**BASE, "aggregation": "adaptive", "paths": ["soft_target", "attention_transfer", "nst"]}
+    assert RunSpec.parse(adaptive).identity() == "7339a38fe5e51927"
+
+
+def test_a_teachers_file_is_known_by_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "teacher.safetensors"
+    teacher = {"model": {"name": "digits_cnn"}, "weights": str(file)}
+    file.write_bytes(b"one")
+    first = RunSpec.parse({**BASE, "teacher": teacher}).identity()
+    file.write_bytes(b"two")
+    assert RunSpec.parse({**BASE, "teacher": teacher}).identity() != first
+    file.unlink()
+    with pytest.raises(UserError, match=r"teachers\.teacher\.weights"):
+        RunSpec.parse({**BASE, "teacher": teacher}).identity()
+
+
+def test_the_teacher_is_a_run_that_sees_every_label() -> None:
+    run = RunSpec.parse(BASE).teacher_run("teacher")
+    assert run.dataset.labels == 200  # type: ignore[attr-defined]
+    without = RunSpec.parse({**BASE, "teacher": {"model": "digits_cnn"}}).teacher_run("teacher")
+    assert without.dataset.labels is None  # type: ignore[attr-defined]
+    assert run.paths == ()
+    assert run.teachers == {}
+
+
+def test_several_teachers_must_be_named() -> None:
+    teachers = {"big": TINY["teacher"], "other": {**TINY["teacher"], "seed": 1}}
+    base = {key: value for key, value in BASE.items() if key != "teacher"}
+    with pytest.raises(UserError, match="one of big, other"):
+        RunSpec.parse({**base, "teachers": teachers})
+    spec = RunSpec.parse({**base, "teachers": teachers, "paths": [{"name": "nst", "teacher": "other"}]})
+    assert spec.teacher_of(spec.paths[0]) == "other"
+    with pytest.raises(UserError, match="not both"):
+        RunSpec.parse({**BASE, "teachers": teachers})
+    with pytest.raises(UserError, match="'teacher' section"):
+        RunSpec.parse(base)
