@@ -135,8 +135,8 @@ def _test_note(comparison: Comparison) -> list[str]:
 def _teacher_note(comparison: Comparison) -> list[str]:
     unit = " %" if comparison.metric.rate else ""
     return [
-        f"Teacher “{name}”: {number(comparison, value)}{unit} test {comparison.metric.title}."
-        for name, value in comparison.teachers.items()
+        f"Teacher ({model}): {number(comparison, value)}{unit} test {comparison.metric.title}."
+        for model, value in comparison.teachers
     ]
 
 

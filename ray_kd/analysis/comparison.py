@@ -90,8 +90,8 @@ class Comparison:
     """Trials of phase ``search``; they chose settings on validation data and are in no number here."""
     doublings: tuple[Doubling, ...]
     """What training twice as long gained, from the trials of phase ``control``."""
-    teachers: dict[str, float]
-    """Name and test metric (best-on-validation weights) of each finished teacher."""
+    teachers: tuple[tuple[str, float], ...]
+    """Model and test metric (best-on-validation weights) of each finished teacher."""
     later: tuple[str, ...]
     """Cells of the plan that have no trial yet: the winner of a search is known when the search ends."""
     unfinished: pd.DataFrame
@@ -162,13 +162,16 @@ def _metric(trials: pd.DataFrame, plan: Plan) -> Metric:
     return Metric(plan.metric, mode, rate="loss" not in plan.metric and bool(values.between(0, 1).all()))
 
 
-def _teachers(trials: pd.DataFrame, metric: Metric) -> dict[str, float]:
+def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], ...]:
     column = f"best_test_{metric.name}"
     done = trials[(trials["phase"] == "teacher") & (trials["status"] == "finished")]
     if column not in done:
-        return {}
-    values = done[["name", column]].dropna()
-    return {str(name): float(value) for name, value in values.itertuples(index=False)}
+        return ()
+    values = done[["student", "parameters", column]].dropna()
+    return tuple(
+        (f"{model}, {int(size):,} parameters", float(value))
+        for model, size, value in values.itertuples(index=False)
+    )
 
 
 def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:

@@ -13,6 +13,8 @@ from ray_kd.analysis.answer import number, p_value
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.plot_style import GREY, OKABE_ITO, WIDTH, Picture, legend_below, render, wrapped
 
+FIGURE_SPACE = "\N{FIGURE SPACE}"
+"""As wide as a digit, so that numbers of unlike length stand in columns."""
 BETTER, WORSE, UNDECIDED = OKABE_ITO[2], OKABE_ITO[1], OKABE_ITO[0]
 
 
@@ -78,18 +80,13 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
     if comparison.baseline is None:
         return
     right = axes.secondary_yaxis("right")
-    labels = []
-    for cell in comparison.cells:
-        versus = cell.versus
-        if cell.name == comparison.plan.baseline:
-            labels.append("baseline")
-        elif versus is None or math.isnan(versus.difference.mean):
-            labels.append("")
-        else:
-            difference = number(comparison, versus.difference.mean, sign=True)
-            labels.append(
-                difference if math.isnan(versus.holm) else f"{difference}  ({p_value(versus.holm)})"
-            )
+    shown = [_difference(comparison, cell) for cell in comparison.cells]
+    widest = max(len(difference) for difference, _ in shown)
+    labels = [f"{difference.rjust(widest, FIGURE_SPACE)}{p}" for difference, p in shown]
+    labels = [
+        "baseline" if cell.name == comparison.plan.baseline else label
+        for cell, label in zip(comparison.cells, labels, strict=True)
+    ]
     right.set_yticks(range(len(labels)), labels)
     right.tick_params(axis="y", length=0)
     right.spines["right"].set_visible(False)
@@ -103,6 +100,15 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
         color=GREY,
         annotation_clip=False,
     )
+
+
+def _difference(comparison: Comparison, cell: Cell) -> tuple[str, str]:
+    """The difference to the baseline and its p, as printed; empty where there is none."""
+    versus = cell.versus
+    if versus is None or math.isnan(versus.difference.mean):
+        return "", ""
+    difference = number(comparison, versus.difference.mean, sign=True)
+    return difference, "" if math.isnan(versus.holm) else f"  ({p_value(versus.holm)})"
 
 
 def _legend(comparison: Comparison) -> list[Line2D]:

@@ -61,9 +61,9 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
         _finish(axes, cell, log)
     _label_outer(figure, panels, 2, "Effective weight")
     stages = sorted({stage for stage in map(_stage, frame["path"].unique()) if stage is not None})
-    handles = [_handle(colour[label], "-", words(label)) for label in labels]
-    handles += [_handle("#555555", STYLES[stage % len(STYLES)], f"stage {stage}") for stage in stages]
-    legend_below(figure, handles)
+    of_paths = [_handle(colour[label], "-", words(label)) for label in labels]
+    of_stages = [_handle("#555555", STYLES[stage % len(STYLES)], f"stage {stage}") for stage in stages]
+    legend_below(figure, *filter(None, (of_paths, of_stages)))
     caption = (
         "Effective factor on the raw loss of each path, mean over an epoch: line, mean over seeds"
         f"{' (geometric)' if log else ''}; band, least to largest seed. Strategies whose weights stay as "

@@ -97,18 +97,34 @@ def wrapped(name: str, width: int) -> str:
     return "\n".join(textwrap.wrap(name, width)) or name
 
 
-def legend_below(figure: Figure, handles: list[Line2D], most: int = 4) -> None:
-    """A legend in as many columns as its labels leave room for, under the figure, which grows by it."""
-    for handle in handles:
+def legend_below(figure: Figure, *groups: list[Line2D], most: int = 4) -> None:
+    """A legend under the figure, which grows by it; each group of handles begins a column of its own."""
+    for handle in (handle for group in groups for handle in group):
         handle.set_label(wrapped(str(handle.get_label()), 84))
-    longest = max(len(line) for handle in handles for line in str(handle.get_label()).split("\n"))
-    fit = int(WIDTH / (0.55 + 0.068 * longest))  # inches: a handle with its gaps, and one character
-    columns = max(1, min(most, fit, len(handles)))
-    rows = math.ceil(len(handles) / columns)
-    columns = math.ceil(len(handles) / rows)  # no nearly empty last column
-    tallest = max(str(handle.get_label()).count("\n") + 1 for handle in handles)
-    figure.set_figheight(figure.get_figheight() + 0.1 + 0.165 * rows * tallest)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.6)
+    rows, columns = 1, _legend_columns(groups, 1)
+    while len(columns) > 1 and (len(columns) > most or _legend_width(columns) > WIDTH):
+        rows += 1
+        columns = _legend_columns(groups, rows)
+        if all(len(column) < rows for column in columns):  # one group a column, and still too wide
+            columns = [[handle for group in groups for handle in group]]
+    handles = [handle for column in columns for handle in column]
+    lines = max(sum(str(handle.get_label()).count("\n") + 1 for handle in column) for column in columns)
+    figure.set_figheight(figure.get_figheight() + 0.1 + 0.165 * lines)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(columns), columnspacing=1.6)
+
+
+def _legend_columns(groups: tuple[list[Line2D], ...], rows: int) -> list[list[Line2D]]:
+    """Columns of ``rows`` handles; the last of each group is filled up with invisible ones."""
+    columns = [group[at : at + rows] for group in groups for at in range(0, len(group), rows)]
+    tallest = max(len(column) for column in columns)
+    filler = [Line2D([], [], linestyle="none", label=" ") for _ in columns for _ in range(tallest)]
+    return [[*column, *(filler.pop() for _ in range(tallest - len(column)))] for column in columns]
+
+
+def _legend_width(columns: list[list[Line2D]]) -> float:
+    """Inches, roughly: a handle with its gaps, and its longest line."""
+    longest = [max(len(x) for handle in c for x in str(handle.get_label()).split("\n")) for c in columns]
+    return sum(0.6 + 0.068 * length for length in longest)
 
 
 def plain_log_axis(axes: Axes) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 TEXT, INTEGER, NUMBER = pa.string(), pa.int64(), pa.float64()
 Column = tuple[str, pa.DataType, str]
 
-CORE_METRICS = ("loss", "top1", "top5", "agreement")
+CORE_METRICS = ("loss", "top1", "top5", "agreement", "agreement5")
 """Metrics with a column in every table, whether a run has them or not."""
 
 _WHO: tuple[Column, ...] = (

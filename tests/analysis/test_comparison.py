@@ -83,12 +83,18 @@ def test_only_finished_trials_enter(tmp_path: Path, status: str) -> None:
 
 
 def test_search_and_control_trials_never_enter(tmp_path: Path) -> None:
-    plain = make_records(tmp_path / "plain", epochs=4, control=False)
-    both = make_records(tmp_path / "both", epochs=4, control=True, search=5)
+    plain = make_records(tmp_path / "plain", strategies=TWO, epochs=4, control=False)
+    both = make_records(tmp_path / "both", strategies=TWO, epochs=4, control=True, search=5)
     one, other = (compare_cells(read_records(root, "digits")) for root in (plain, both))
     assert numbers(one) == numbers(other)
     assert (one.searched, other.searched) == (0, 5)
     assert CONTROL not in [cell.name for cell in other.cells]
+
+
+def test_the_teacher_is_in_the_notes_and_in_no_test(comparison: Comparison) -> None:
+    assert comparison.teachers == (("small_cnn, 4,242 parameters", pytest.approx(0.98, abs=0.02)),)
+    assert any(note.startswith("Teacher (small_cnn, 4,242 parameters): 9") for note in notes(comparison))
+    assert "teacher" not in [cell.name for cell in comparison.cells]
 
 
 def test_the_order_of_the_rows_changes_nothing(comparison: Comparison, records: Records) -> None:

@@ -177,11 +177,11 @@ def test_pictures_are_sharp_enough_for_paper(analysis: Analysis) -> None:
 
 
 def odd_sweep(tmp_path: Path) -> Records:
-    """Twelve strategies with long names, a baseline that failed, and one that has not begun."""
+    """Six strategies with long names, a baseline that failed, and one that has not begun."""
     pair = ("soft_target", "nst")
     cells = {
         f"paths=soft_target+nst, aggregation={kind}, k={k}": Strategy(pair, kind)
-        for k in range(6)
+        for k in range(3)
         for kind in ("fixed", "adaptive")
     }
     first, second, *_ = cells
@@ -241,11 +241,11 @@ def test_no_text_is_cut_and_no_titles_overlap(
             assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
-def test_figures_are_the_same_bytes_each_time(records: Records, comparison: Comparison) -> None:
-    cells = comparison.cells[:2]
-    small = dataclasses.replace(comparison, cells=cells)
-    one, other = draw(records, small), draw(records, small)
-    assert [(p.png, p.svg) for p in one] == [(p.png, p.svg) for p in other]
+def test_a_figure_is_the_same_bytes_each_time(records: Records, comparison: Comparison) -> None:
+    alone = dataclasses.replace(comparison, cells=comparison.cells[:2])
+    empty = dataclasses.replace(records, paths=records.paths.iloc[:0])  # leaves the first figure alone
+    (one,), (other,) = draw(empty, alone), draw(empty, alone)
+    assert (one.png, one.svg) == (other.png, other.svg)
 
 
 def test_a_live_sweep_is_analysed_in_place(tmp_path: Path) -> None:
