@@ -162,7 +162,7 @@ def _read_runs(root: Folder, planned: list[Row]) -> dict[str, _Run]:
         summary = folder.json("summary.json")  # first: a run that ends meanwhile is then read as running
         return _Run(
             present=True,
-            spec=_yaml(folder.text("spec.yaml")),
+            spec=parse_spec(folder.text("spec.yaml")),
             environment=folder.json("environment.json") or {},
             summary=summary if isinstance(summary, dict) else None,
             epochs=_latest(folder.stream("epochs"), "epoch"),
@@ -172,7 +172,8 @@ def _read_runs(root: Folder, planned: list[Row]) -> dict[str, _Run]:
     return dict(zip(identities, each(read, identities, root.threads), strict=True))
 
 
-def _yaml(text: str | None) -> Row:
+def parse_spec(text: str | None) -> Row:
+    """A recorded spec as plain data, no plug-in loaded; empty where it is missing or torn."""
     try:
         data = yaml.load(text or "", Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError:
@@ -232,6 +233,9 @@ class _Rows:
     def _status(self) -> tuple[str, str | None]:
         """The run's own summary is the truth; the ledger speaks only for a run that left none."""
         summary, ledger = self.run.summary, self.ledger
+        elsewhere = self.who["sweep"] is not None and not ledger
+        if summary is not None and summary.get("status") == "stopped" and elsewhere:
+            return "missing", "so far only trained until a scheduler of another sweep stopped it"
         if summary is not None and summary.get("status"):
             return str(summary["status"]), summary.get("reason") or ledger.get("reason")
         if ledger.get("status") in ("failed", "stopped"):

@@ -13,7 +13,7 @@ from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import headings, rows
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import ENVIRONMENT, Records
+from ray_kd.analysis.records import ENVIRONMENT, Records, parse_spec
 from ray_kd.analysis.report_style import PAGE
 
 
@@ -30,7 +30,7 @@ def report_html(
     sections = [
         _section("Result", _table(comparison) + _list(notes(comparison))),
         *(_figures(pictures)),
-        _section("How it was measured", _definitions(_method(records, comparison))),
+        _section("How it was measured", _definitions(_method(records, comparison, root))),
         _section("Trials that did not finish", _unfinished(comparison)),
         _section("Environment", _definitions(_environment(records.trials))),
         _section("Specification", _specs(records, comparison, root)),
@@ -89,7 +89,7 @@ def _definitions(items: Iterable[tuple[str, str]]) -> str:
     return f"<dl>{body}</dl>"
 
 
-def _method(records: Records, comparison: Comparison) -> list[tuple[str, str]]:
+def _method(records: Records, comparison: Comparison, root: Folder) -> list[tuple[str, str]]:
     trials = records.trials[records.trials["phase"] == "compare"]
     seeds = sorted(int(seed) for seed in trials["seed"].dropna().unique())
     finished = int((trials["status"] == "finished").sum())
@@ -98,7 +98,7 @@ def _method(records: Records, comparison: Comparison) -> list[tuple[str, str]]:
     sizes = [f"{name}, {int(size):,} parameters" for name, size in students.itertuples(index=False)]
     items = [
         ("Task", ", ".join(_values(trials, "task"))),
-        ("Dataset", ", ".join(_values(trials, "dataset"))),
+        ("Dataset", "; ".join(_datasets(trials, root))),
         ("Student", "; ".join(sizes) or ", ".join(_values(trials, "student"))),
         ("Epochs", ", ".join(_values(trials, "planned_epochs"))),
         (
@@ -130,6 +130,18 @@ def _method(records: Records, comparison: Comparison) -> list[tuple[str, str]]:
         ),
     ]
     return [(term, text) for term, text in items if text]
+
+
+def _datasets(trials: pd.DataFrame, root: Folder) -> list[str]:
+    """The datasets that the strategies use, with every option (labels, sizes of the splits)."""
+    found: dict[str, None] = {}
+    for identity in trials.drop_duplicates("cell")["identity"]:
+        options = dict(parse_spec(root.text(f"runs/{identity}/spec.yaml")).get("dataset") or {})
+        name = options.pop("name", None)
+        listed = ", ".join(f"{key} {value}" for key, value in options.items())
+        if name:
+            found[f"{name} ({listed})" if listed else str(name)] = None
+    return list(found)
 
 
 def _unfinished(comparison: Comparison) -> str:

@@ -140,6 +140,7 @@ def test_the_report_says_what_it_must(analysis: Analysis) -> None:
         "Holm's correction over 8 comparisons",
         "Test data are read once",
         "2.15.0",
+        "<dd>digits (labels 200)</dd>",
         "labels: 200",
         "ray-kd sweep",
         "prefers-color-scheme: dark",

@@ -147,6 +147,15 @@ def test_the_ledger_speaks_for_a_run_that_left_no_summary(tmp_path: Path) -> Non
     assert "gone" in nst["reason"].tolist()[1]
 
 
+def test_a_run_that_another_sweep_stopped_is_still_to_come(tmp_path: Path) -> None:
+    root = small(tmp_path / "results", statuses={("NST", 0): "stopped"})
+    trials = read_records(root, "digits").trials
+    assert trials[trials["cell"] == "NST"]["status"].tolist() == ["stopped", "finished"]
+    (root / "sweeps" / "digits" / "ledger" / f"{2:016x}.json").unlink()
+    trials = read_records(root, "digits").trials
+    assert trials[trials["cell"] == "NST"]["status"].tolist() == ["missing", "finished"]
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     root = small(tmp_path / "results")
     with pytest.raises(UserError, match=r"unknown sweep 'digit'\. Did you mean 'digits'"):
