@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -46,12 +47,10 @@ class Nst(AdaptedPath):
         if target.dim() == 4:
             return self._by_positions(match_size(feature, target.shape[-2:]), target)
         normalised = F.normalize(feature.flatten(2), dim=2)
-        count, channels = normalised.shape[:2]
-        rows, columns = torch.triu_indices(channels, channels, device=feature.device)
-        error = ((normalised @ normalised.mT)[:, rows, columns] - target).square()
-        # An entry off the diagonal stands for two.
-        factor = torch.where(rows == columns, 1.0, 2.0).to(error.dtype)
-        return (error * factor).sum() / (count * channels**2)
+        channels = normalised.shape[1]
+        # The target is unfolded rather than the student's Gramian folded: that needs no gradient.
+        whole = target.index_select(1, _unfolding(channels, feature.device))
+        return F.mse_loss(normalised @ normalised.mT, whole.view(-1, channels, channels))
 
     @staticmethod
     def _by_positions(feature: Tensor, target: Tensor) -> Tensor:
@@ -61,3 +60,12 @@ class Nst(AdaptedPath):
         cross = (student.mT @ teacher).square().sum()
         theirs = (teacher.mT @ teacher).square().sum()
         return (own - 2 * cross + theirs) / (count * channels**2)
+
+
+@lru_cache(maxsize=64)
+def _unfolding(channels: int, device: torch.device) -> Tensor:
+    """Where each entry of a symmetric C x C matrix, row by row, lies in its upper triangle (C * C,)."""
+    rows, columns = torch.triu_indices(channels, channels)
+    places = torch.empty(channels, channels, dtype=torch.long)
+    places[rows, columns] = places[columns, rows] = torch.arange(len(rows))
+    return places.flatten().to(device)
