@@ -2,13 +2,22 @@
 
 An aggregator sees a task loss and named path losses, never a model. A method that needs only the
 values of the losses (tier 1) implements ``factors`` or ``combine``; one that needs their gradients
-(tier 2) overrides ``combine`` and reads ``gradients``.
+(tier 2) builds on ``GradientAggregator``.
+
+Total strength: whatever the method, the update is its task part plus ``k`` times its distillation
+part, ``k = 1`` being the published method. ``k`` never enters what the method looks at, so a method
+that undoes the scale of a loss does not undo ``k``.
+
+Static weights: for most methods a weight w is part of the loss, ``w L`` is what the method sees and
+scales. Methods that would cancel such a rescaling (inverse, RLW, ...) see the raw losses and multiply
+the factor they find by w: a preference. Some refuse weights other than 1. The update's ``factors``
+always are the effective factors on the raw losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +49,16 @@ class Aggregator(nn.Module):
     cost: ClassVar[str] = "1"
     """Backwards per step, K the number of weighted losses."""
     traits: ClassVar[frozenset[str]] = frozenset()
-    """Of: stochastic, stateful, signed (weights may be negative), scale_free (weights undo scale)."""
-    uses_static_weights: ClassVar[bool] = True
+    """Of: stochastic, stateful, signed (factors may be negative), scale_free (factors undo a loss's
+    scale, once settled), direction (the update is no weighted sum of the losses' gradients)."""
+    tensor: ClassVar[str | None] = None
+    """The named tensor that every path must be computed from, where the method needs one."""
+    static_weights: ClassVar[Literal["loss", "preference", "refused"]] = "loss"
+    """How a static weight w enters: part of the loss, factor on the method's own factor, or not at all."""
     Options: ClassVar[type[AggregatorOptions]] = AggregatorOptions
     static: Tensor
+    strength: Tensor
+    positions: Tensor
 
     def __init__(
         self,
@@ -62,20 +77,28 @@ class Aggregator(nn.Module):
         for index, loss in enumerate(self.losses):
             self.groups.setdefault(loss.partition("/")[0] if per_path else loss, []).append(index)
         self.names = tuple(self.groups)
-        self._one_to_one = all(len(members) == 1 for members in self.groups.values())
+        self._known = frozenset(self.losses)
+        self._one_to_one = len(self.names) == len(self.losses)
+        row_of = {index: row for row, members in enumerate(self.groups.values()) for index in members}
+        positions = [row_of[index] for index in range(len(self.losses))]
+        self.register_buffer("positions", torch.tensor(positions, dtype=torch.long), persistent=False)
         self.register_buffer("static", self._static(weights or {}), persistent=False)
+        self.register_buffer("strength", self.static * options.k, persistent=False)
         self._uniform = bool((self.static == 1).all())
         self.generator = generator(seed, "aggregator")
+        self.steps = 0
 
     def _static(self, weights: Mapping[str, float]) -> Tensor:
         paths = {loss.partition("/")[0] for loss in self.losses}
         for name, weight in weights.items():
             if name not in paths and name not in self.losses:
-                raise UserError(f"aggregator '{self.name}': a weight for '{name}', which is none of {sorted(paths)}.")
+                raise UserError(
+                    f"aggregator '{self.name}': a weight for '{name}', which is none of {sorted(paths)}."
+                )
             if not 0 <= weight < float("inf"):
                 raise UserError(f"aggregator '{self.name}': weight of '{name}': expected >= 0, got {weight}.")
         values = [float(weights.get(loss, weights.get(loss.partition("/")[0], 1.0))) for loss in self.losses]
-        if not self.uses_static_weights and any(value != 1 for value in values):
+        if self.static_weights == "refused" and any(value != 1 for value in values):
             raise UserError(
                 f"aggregator '{self.name}' takes no static weights, and a path has one other than 1; "
                 "use aggregation: fixed, or drop the path's weight."
@@ -103,31 +126,51 @@ class Aggregator(nn.Module):
         Raises:
             UserError: a loss is missing or unknown.
         """
-        if losses.keys() != set(self.losses):
+        if losses.keys() != self._known:
             raise UserError(
                 f"aggregator '{self.name}' was made for the losses {list(self.losses)}, got {list(losses)}."
             )
-        return self.combine(task_loss, self.grouped(losses), gradients)
+        if not self.losses:
+            return Update((), task_loss.detach().new_empty(0), total=task_loss)
+        self.steps += 1
+        return self.decide(task_loss, losses, gradients)
+
+    def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
+        """The update from the losses as they came; what tier 2 overrides."""
+        return self.combine(task_loss, self.grouped(losses))
 
     def grouped(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Raw losses of ``names`` as one tensor (n,), stages summed where a path is the unit."""
         stacked = torch.stack([losses[loss] for loss in self.losses])
+        if stacked.dtype in (torch.float16, torch.bfloat16):
+            stacked = stacked.float()
         if self._one_to_one:
             return stacked
-        return torch.stack([stacked[members].sum() for members in self.groups.values()])
+        return stacked.new_zeros(len(self.names)).index_add(0, self.positions, stacked)
 
-    def combine(self, task_loss: Tensor, raw: Tensor, gradients: Gradients | None) -> Update:
+    def combine(self, task_loss: Tensor, raw: Tensor) -> Update:
         """The update from the task loss and the raw losses (n,); tier 1: one weighted sum.
 
-        ``total = task_loss + k * (sum_i factors(w * raw)_i * w_i * raw_i)``, factors detached.
+        ``total = task_loss + k * sum_i w_i * factors(...)_i * raw_i``, factors detached.
         """
-        scaled = raw if self._uniform else raw * self.static
-        factors = self.factors(scaled.detach())
-        effective = factors * self.static * self.options.k
-        return Update(self.names, effective, total=task_loss + (effective * raw).sum())
+        seen = raw.detach()
+        if self.static_weights == "loss" and not self._uniform:
+            seen = seen * self.static
+        with torch.no_grad():
+            factors = self.factors(seen) * self.strength
+        return self.weighted_sum(task_loss, raw, factors)
 
-    def factors(self, scaled: Tensor) -> Tensor:
-        """The factor on each scaled loss ``w_i L_i`` (n,), detached, before the total strength k."""
+    def weighted_sum(self, task_loss: Tensor, raw: Tensor, factors: Tensor) -> Update:
+        """The update ``task_loss + sum_i factors_i * raw_i``, factors (n,) effective and detached."""
+        factors = factors.to(raw.dtype)
+        return Update(self.names, factors, total=task_loss + torch.dot(factors, raw))
+
+    def factors(self, seen: Tensor) -> Tensor:
+        """The method's factor on each loss (n,), before static weights and k.
+
+        Args:
+            seen: the losses as ``static_weights`` says, (n,), detached.
+        """
         raise TypeError(f"{type(self).__name__} implements neither factors nor combine")
 
     def param_groups(self) -> list[dict[str, Any]]:
@@ -137,18 +180,22 @@ class Aggregator(nn.Module):
         """
         return []
 
-    def begin_epoch(self, means: Mapping[str, float] | None) -> None:  # noqa: B027 (a hook)
-        """Called before each epoch with the mean raw loss of each of ``names`` in the last one."""
+    def begin_epoch(self, means: Mapping[str, float] | None) -> None:
+        """Called before each epoch with the mean raw loss of each of ``names`` in the last one.
 
-    def after_step(self, evaluate: Callable[[], Mapping[str, Tensor]]) -> None:  # noqa: B027 (a hook)
+        A run that resumes within an epoch may call it again with the same means.
+        """
+
+    def after_step(self, evaluate: Callable[[], Mapping[str, Tensor]]) -> None:
         """Called after the optimizer's step; ``evaluate()`` gives the losses on the same batch anew."""
 
     def optimizer_rule(self) -> Any:
-        """How the optimizer is to apply the update, where that is part of the method; default: None."""
+        """What takes the place of ``torch.optim.SGD``, called with its arguments; None: the run's own."""
         return None
 
     def get_extra_state(self) -> Any:
-        return {"generator": self.generator.get_state()}
+        return {"generator": self.generator.get_state(), "steps": self.steps}
 
     def set_extra_state(self, state: Any) -> None:
-        self.generator.set_state(state["generator"])
+        self.generator.set_state(state["generator"].cpu())
+        self.steps = int(state["steps"])

@@ -37,6 +37,8 @@ def create_aggregator(
         >>> float(update.total), update.weights
         (3.0, {'logits': 0.5})
     """
-    parsed = parse_component(AGGREGATORS, name if isinstance(name, AggregatorOptions) else {"name": name, **options})
+    parsed = parse_component(
+        AGGREGATORS, name if isinstance(name, AggregatorOptions) else {"name": name, **options}
+    )
     aggregator: Aggregator = AGGREGATORS.get(parsed.component_name)(parsed, names, weights, seed)
     return aggregator

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
-from ray_kd.aggregation.base import Aggregator
+from ray_kd.aggregation.fixed import Fixed
 from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 
@@ -17,11 +14,8 @@ class EqualOptions(AggregatorOptions):
 
 
 @AGGREGATORS.register("equal", source="the plain sum; Kurin et al., NeurIPS 2022, arXiv 2201.04122")
-class Equal(Aggregator):
+class Equal(Fixed):
     r"""Equal weights: :math:`L_{task} + k \sum_i L_i`. Dominated by the loss of the largest scale."""
 
-    uses_static_weights: ClassVar[bool] = False
+    static_weights: ClassVar = "refused"
     Options = EqualOptions
-
-    def factors(self, scaled: Tensor) -> Tensor:
-        return torch.ones_like(scaled)

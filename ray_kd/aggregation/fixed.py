@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import ClassVar
+
 from torch import Tensor
 
 from ray_kd.aggregation.base import Aggregator
+from ray_kd.aggregation.update import Update
 from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 
@@ -18,7 +20,7 @@ class FixedOptions(AggregatorOptions):
 class Fixed(Aggregator):
     r"""Static weights: :math:`L_{task} + k \sum_i w_i L_i`, w the static weight of each path."""
 
-    Options = FixedOptions
+    Options: ClassVar[type[AggregatorOptions]] = FixedOptions
 
-    def factors(self, scaled: Tensor) -> Tensor:
-        return torch.ones_like(scaled)
+    def combine(self, task_loss: Tensor, raw: Tensor) -> Update:
+        return self.weighted_sum(task_loss, raw, self.strength)

@@ -14,9 +14,11 @@ class Update:
     Args:
         names: the things weighted, paths or layers.
         factors: the effective factor on each raw loss, shape (n,), detached.
-        total: the weighted sum, where the method has one; ``backward()`` then runs it.
-        backward: what fills ``.grad`` where there is no such sum.
+        total: the weighted sum, where one backward of it is the update.
+        backward: what fills ``.grad`` where it is not; gradients are then averaged over ranks already.
         log: further figures of this step, by name.
+        gradient_norms: norm of each raw loss's gradient over the student, (n,); None: not measured.
+        cosines: cosine of each loss's gradient to the task loss's, (n,); None: not measured.
     """
 
     def __init__(
@@ -27,12 +29,15 @@ class Update:
         total: Tensor | None = None,
         backward: Callable[[], None] | None = None,
         log: Mapping[str, Tensor | float] | None = None,
+        gradient_norms: Tensor | None = None,
+        cosines: Tensor | None = None,
     ) -> None:
         if (total is None) == (backward is None):
             raise TypeError("an Update has a total or a backward, one of them")
         self.names, self.factors, self.total = tuple(names), factors.detach(), total
+        self.gradient_norms, self.cosines = gradient_norms, cosines
         self._backward = backward
-        self._log = dict(log or {})
+        self._log = log
 
     def backward(self) -> None:
         """Add the update's gradient to ``.grad`` of student, adapters and the aggregator's parameters."""
@@ -51,5 +56,5 @@ class Update:
         """What else the method says of this step (waits for the device)."""
         return {
             name: float(value.detach() if isinstance(value, torch.Tensor) else value)
-            for name, value in self._log.items()
+            for name, value in (self._log or {}).items()
         }
