@@ -112,15 +112,16 @@ def bare_losses(parts: Parts, adapters: Any, outputs: Any, teacher: Any) -> list
         reduction="batchmean",
         log_target=True,
     )
-    losses = {
+    losses: dict[str, Callable[[], Any]] = {
         "soft_target": lambda: soft * 16,
         "logits": lambda: F.mse_loss(outputs.logits, teacher.logits),
         "attention_transfer": lambda: sum(F.mse_loss(attention(s), attention(t)) for s, t in pairs),
         "nst": lambda: sum(
-            F.mse_loss(gramian(adapter(s)), gramian(t)) for adapter, (s, t) in zip(adapters, pairs, strict=True)
+            F.mse_loss(gramian(adapter(s)), gramian(t))
+            for adapter, (s, t) in zip(adapters, pairs, strict=True)
         ),
     }
-    return [losses[path.label]() for path in parts.paths]  # type: ignore[index, operator]
+    return [losses[str(path.label)]() for path in parts.paths]
 
 
 def bare(spec: RunSpec, parts: Parts) -> Callable[[int, int], float]:
@@ -169,10 +170,14 @@ def bare(spec: RunSpec, parts: Parts) -> Callable[[int, int], float]:
 
 def main() -> None:
     """Print a table: seconds per step of both, and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("case", nargs="?", default="", help="only cases whose name starts so")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="about how long one repeat of one loop runs")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="about how long one repeat of one loop runs"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, median of {options.repeats} interleaved repeats\n")

@@ -75,7 +75,7 @@ def _weight(value: Any) -> float | str:
     return weight
 
 
-def parse_component(registry: Registry, value: Any) -> Options:
+def parse_component(registry: Registry, value: Any) -> Any:
     """``"name"``, ``{"name": ..., option: ...}`` or Options, as the component's own Options.
 
     Raises:
@@ -90,8 +90,7 @@ def parse_component(registry: Registry, value: Any) -> Options:
         raise ValueError(f"expected the name of a {registry.kind}, or a mapping with a 'name'")
     rest = {key: entry for key, entry in value.items() if key != "name"}
     cls = registry.get(value["name"])
-    options: Options = validate(cls.Options, rest, f"{registry.kind} '{cls.name}'")
-    return options
+    return validate(cls.Options, rest, f"{registry.kind} '{cls.name}'")
 
 
 def component(registry: Registry) -> Any:

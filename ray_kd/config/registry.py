@@ -49,7 +49,8 @@ class Registry:
             known = self._entries.get(name)
             if known is not None and known.__qualname__ != cls.__qualname__:
                 raise UserError(f"{self.kind} '{name}' is registered twice: {known!r} and {cls!r}.")
-            cls.name, cls.version, cls.source = name, version, source
+            for attribute, value in (("name", name), ("version", version), ("source", source)):
+                setattr(cls, attribute, value)
             options = getattr(cls, "Options", None)
             if options is None or options.__dict__.get("component_name", name) != name:
                 raise UserError(f"{self.kind} '{name}' ({cls!r}) needs an Options class of its own.")

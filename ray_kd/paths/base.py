@@ -4,24 +4,29 @@ A path has two halves. ``target(teacher_outputs)`` keeps the smallest thing on t
 fixes the loss: it needs no gradient, so it can be stored. ``path(student_outputs, target, batch)``
 gives the loss, or one for each stage. What learns belongs to the path (adapters, a fusion): it trains
 with the student and never leaves with it.
+
+A new path implements ``target`` and ``losses``, or takes LogitPath, FeaturePath, PooledPath or
+AdaptedPath, which ask for less. Losses are computed in float32 at least, whatever autocast says;
+adapters follow autocast.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import PathOptions
 from ray_kd.outputs import Outputs
-from ray_kd.streams import forked
+from ray_kd.paths import corruption
 
 Trait = Literal["relational", "stateful", "stochastic", "signed"]
+_NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
 class Path(nn.Module):
@@ -32,6 +37,12 @@ class Path(nn.Module):
         student_channels: channels of the student's stages, shallow to deep.
         teacher_channels: channels of the teacher's stages, matched 1:1 with the student's.
         seed: key of the path's random stream (its adapters, its draws).
+
+    Attributes:
+        label: what the path is called in records.
+        strength: factor on the losses, set by ``begin_epoch`` during a warm-up; 1 until it is called.
+        recording: False makes a forward leave the state of a ``stateful`` path as it is. A forward
+            without gradients never changes it. For probes, which look and must not touch.
     """
 
     name: ClassVar[str]
@@ -40,8 +51,16 @@ class Path(nn.Module):
     published_weight: ClassVar[float] = 1.0
     """The static weight that the path's source publishes."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Keys of the batch that ``forward`` reads: label, sample, mask, boxes."""
+    """Keys of the batch that the loss reads: label, sample, mask, boxes."""
+    binds: ClassVar[bool] = False
+    """Whether ``bind(teacher)`` has to be called before the first loss, stored targets or not."""
     traits: ClassVar[frozenset[Trait]] = frozenset()
+    """relational: the loss couples samples, so ranks gather. stateful: a forward in training changes
+    buffers that later losses read. stochastic: the loss draws numbers. signed: it may be negative."""
+    zero_at_teacher: ClassVar[bool] = True
+    """Whether the loss is 0 where the student's outputs are the teacher's (and adapters are off)."""
+    degree: ClassVar[float | None] = None
+    """d where loss(c student, c teacher) = c^d loss(student, teacher) for c > 0 holds; None: no such law."""
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     Options: ClassVar[type[PathOptions]] = PathOptions
 
@@ -56,152 +75,87 @@ class Path(nn.Module):
         self.options: Any = options
         self.label = options.label or self.name
         self.seed = seed
+        self.strength, self.recording = 1.0, True
         self.student_channels, self.teacher_channels = tuple(student_channels), tuple(teacher_channels)
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the losses that ``forward`` returns, and of the tensors that ``target`` does."""
+        """Names of the losses that ``forward`` returns."""
         return (self.label,)
 
     @abstractmethod
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        """What of the teacher's outputs fixes the loss; rows are samples, no gradient needed."""
+        """What of the teacher's outputs fixes the loss; rows are samples, no gradient."""
 
     @abstractmethod
-    def forward(
-        self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor] | None = None
+    def losses(
+        self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """The loss of each of ``keys``: scalars, means over the batch."""
 
-    def bind(self, teacher: nn.Module) -> None:  # noqa: B027 (most paths need nothing of the teacher)
-        """Take frozen parts of the teacher that the loss needs (its head, say)."""
-
-    def begin_epoch(self, epoch: int) -> None:  # noqa: B027 (a hook)
-        """Called by the training loop before each epoch (0-based): for warm-ups."""
-
-
-class LogitPath(Path):
-    """A path whose target is the teacher's untempered logits (N, K)."""
-
-    def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        return {self.label: logits_of(teacher, self.label)}
-
     def forward(
         self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        return {self.label: self.loss(logits_of(student, self.label), target[self.label], batch or {})}
+        """The loss of each of ``keys`` times ``strength``.
 
-    @abstractmethod
-    def loss(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """Scalar loss of logits (N, K) against logits (N, K)."""
+        Args:
+            student: the student's outputs, with gradients.
+            target: what ``target`` gave for the same samples, live or stored.
+            batch: holds at least what ``needs`` names.
 
+        Raises:
+            UserError: the outputs or the batch lack what the path needs.
+        """
+        losses = self.losses(student, target, {} if batch is None else batch)
+        if self.strength == 1:
+            return losses
+        return {key: loss * self.strength for key, loss in losses.items()}
 
-class FeaturePath(Path):
-    """A path with one loss for each stage it attaches to, student stage i against teacher stage i."""
+    def bind(self, teacher: nn.Module) -> None:
+        """Take frozen parts of the teacher that the loss needs (its head, say); they are copied."""
 
-    default_stages: ClassVar[tuple[int, ...] | None] = None
-    """Stages its source attaches it to; None: all. Negative counts from the deepest."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch (0-based), after a resume too.
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
-        count = min(len(self.student_channels), len(self.teacher_channels))
-        wanted = options.stages if options.stages is not None else self.default_stages
-        if wanted is None:
-            wanted = tuple(range(count))
-        for stage in wanted:
-            if not -count <= stage < count or (stage < 0 and options.stages is not None):
-                raise UserError(
-                    f"path '{self.label}': stage {stage} does not exist; "
-                    f"student and teacher share stages 0 to {count - 1}."
-                )
-        self.stages = tuple(stage % count for stage in wanted)
-        if len(set(self.stages)) != len(self.stages) or not self.stages:
-            raise UserError(f"path '{self.label}': stages must be distinct and not empty, got {wanted}.")
+        Warm-up: the losses of epoch e are scaled by min(1, (e + 1) / ``warmup_epochs``). An
+        aggregator that undoes the scale of a loss (adaptive, inverse) undoes its warm-up as well.
+        """
+        self.strength = min(1.0, (epoch + 1) / max(1, self.options.warmup_epochs))
 
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return tuple(f"{self.label}/stage{stage}" for stage in self.stages)
+    def corrupted(
+        self, target: Mapping[str, Tensor], batch: Mapping[str, Tensor], step: int
+    ) -> Mapping[str, Tensor]:
+        """The target as ``options.corrupt`` spoils it on purpose; the training loop calls it each step.
 
-    def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        return {
-            key: self.stage_target(feature_of(teacher, stage, self.label))
-            for key, stage in zip(self.keys, self.stages, strict=True)
-        }
+        Args:
+            target: what ``target`` gave for the batch, live or stored.
+            batch: holds sample, and label where samples have one class.
+            step: optimizer steps taken so far.
+        """
+        if self.options.corrupt is None:
+            return target
+        return corruption.corrupt(self.options.corrupt, target, batch, step, self.seed, self.label)
 
-    def forward(
-        self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
-        losses = {}
-        for key, stage in zip(self.keys, self.stages, strict=True):
-            feature = self.adapt(feature_of(student, stage, self.label), stage)
-            losses[key] = self.stage_loss(feature, target[key], stage)
-        return losses
+    def in_batch(self, batch: Mapping[str, Tensor], key: str) -> Tensor:
+        """An entry of the batch.
 
-    def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        """The student's feature in the teacher's terms; here: as it is."""
-        return feature
-
-    @abstractmethod
-    def stage_target(self, feature: Tensor) -> Tensor:
-        """What of a teacher's feature (N, C, H, W) fixes the loss."""
-
-    @abstractmethod
-    def stage_loss(self, feature: Tensor, target: Tensor, stage: int) -> Tensor:
-        """Scalar loss of a student's (adapted) feature against the target of that stage."""
+        Raises:
+            UserError: the batch lacks it.
+        """
+        if key not in batch:
+            raise UserError(f"path '{self.label}' needs batch['{key}'], got {sorted(batch)}.")
+        return batch[key]
 
 
-class AdaptedOptions(PathOptions):
-    """Options of a path that brings student features to the teacher's width."""
-
-    adapter: Literal["conv_bn", "conv_bn_relu"] | None = "conv_bn"
-    """1x1 convolution + BatchNorm (+ ReLU), student channels -> teacher channels; None: widths are equal."""
-
-
-class AdaptedPath(FeaturePath):
-    """A feature path with an adapter for each stage: 1x1 convolution (Kaiming, no bias) + BatchNorm.
-
-    That is the adapter of the published Adaptive Distillation code (Chennupati et al., BMVC 2021,
-    arXiv 2110.09674); SRRL's own paper adds a ReLU (``adapter: conv_bn_relu``).
-    """
-
-    Options: ClassVar[type[PathOptions]] = AdaptedOptions
-
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
-        self.adapters = nn.ModuleDict()
-        for stage in self.stages:
-            into, out = self.student_channels[stage], self.teacher_channels[stage]
-            if self.options.adapter is None:
-                if into != out:
-                    raise UserError(
-                        f"path '{self.label}': adapter null needs equal channels, but stage {stage} has "
-                        f"{into} in the student and {out} in the teacher; use adapter: conv_bn."
-                    )
-                continue
-            with forked(seed, "adapter", self.label, stage):
-                self.adapters[str(stage)] = adapter(into, out, relu=self.options.adapter == "conv_bn_relu")
-
-    def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        return self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
+def exact(values: Tensor) -> AbstractContextManager[Any]:
+    """A context without autocast on the device of ``values``: losses subtract what is nearly equal."""
+    kind = values.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING
 
 
-def adapter(into: int, out: int, relu: bool = False) -> nn.Sequential:
-    """1x1 convolution without bias (Kaiming, fan out) + BatchNorm (gamma 1), optionally + ReLU."""
-    convolution = nn.Conv2d(into, out, kernel_size=1, bias=False)
-    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(convolution, nn.BatchNorm2d(out), *([nn.ReLU()] if relu else []))
+def full(values: Tensor) -> Tensor:
+    """The same values in float32 where they are in half precision."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def logits_of(outputs: Outputs, label: str) -> Tensor:
@@ -219,8 +173,3 @@ def feature_of(outputs: Outputs, stage: int, label: str) -> Tensor:
             f"{len(outputs.features)} stages."
         )
     return outputs.features[stage]
-
-
-def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """A feature map (N, C, H, W) pooled (or repeated) to ``size`` = (H', W'); as it is when equal."""
-    return feature if feature.shape[-2:] == torch.Size(size) else F.adaptive_avg_pool2d(feature, tuple(size))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from ray_kd.config.options import Options
+from ray_kd.config.options import Options as AnyOptions
 from ray_kd.outputs import Outputs
 
 
@@ -22,12 +22,12 @@ class Task(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     source: ClassVar[str]
-    Options: ClassVar[type[Options]] = Options
+    Options: ClassVar[type[AnyOptions]] = AnyOptions
     monitor: ClassVar[str]
     """The metric that chooses the best epoch."""
     mode: ClassVar[Literal["max", "min"]] = "max"
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: AnyOptions) -> None:
         self.options: Any = options
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -68,8 +68,9 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
         for name in spec.teachers
     }
     paths = _paths(spec, student, teachers)
+    modules = nn.ModuleList(paths)
     if setting.world > 1 and spec.training.sync_batchnorm:
-        student, paths = synchronise(student, device), synchronise(paths, device)
+        student, modules = synchronise(student, device), cast(nn.ModuleList, synchronise(modules, device))
     labels = {path.label: spec.teacher_of(path.options) for path in paths}
     weights = {path.label: static_weight(path) for path in paths}
     losses = [name for path in paths for name in path.keys]
@@ -80,14 +81,14 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
         task=TASKS.get(spec.task.component_name)(spec.task),
         student=student.to(device),
         teachers=teachers,
-        targets=Teachers(teachers, list(paths), labels),
-        paths=paths.to(device),
+        targets=Teachers(teachers, paths, labels),
+        paths=modules.to(device),
         aggregator=aggregator.to(device),
         judge=next(iter(teachers.values()), None),
     )
 
 
-def _paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> nn.ModuleList:
+def _paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> list[Path]:
     paths: list[Path] = []
     for options in spec.active_paths():
         teacher = teachers[spec.teacher_of(options)].model
@@ -100,7 +101,7 @@ def _paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) 
         with forked(spec.seed, "path", path.label):
             path.bind(teacher)
         paths.append(path)
-    return nn.ModuleList(paths)
+    return paths
 
 
 def _stage_channels(model: nn.Module, role: str) -> tuple[int, ...]:
