@@ -43,6 +43,10 @@ class PathOptions(Options):
     """Which teacher it learns from; default: the only one."""
     stages: tuple[int, ...] | None = None
     """Which stages it attaches to, counted from 0; default: those of its source."""
+    corrupt: Literal["shuffle", "shuffle_fixed", "noise"] | None = None
+    """Spoil its target on purpose: another sample's (redrawn each step, or fixed), or noise."""
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs over which the path's loss rises linearly to its full size."""
 
 
 class AggregatorOptions(Options):

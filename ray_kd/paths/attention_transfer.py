@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
-from ray_kd.paths.base import FeaturePath, match_size
+from ray_kd.paths.feature import FeaturePath, match_size
 
 
 class AttentionTransferOptions(PathOptions):
@@ -33,12 +34,13 @@ class AttentionTransfer(FeaturePath):
     """
 
     published_weight: ClassVar[float] = 1000.0
+    degree: ClassVar[float | None] = 0
     Options = AttentionTransferOptions
 
     def stage_target(self, feature: Tensor) -> Tensor:
-        energy = feature.abs().pow(self.options.power).sum(dim=1)
-        norm = energy.flatten(1).norm(dim=1).add(1e-6)
-        return energy / norm[:, None, None]
+        power = self.options.power
+        energy = (feature.square() if power == 2 else feature.abs().pow(power)).sum(dim=1)
+        return energy / (torch.linalg.vector_norm(energy, dim=(1, 2), keepdim=True) + 1e-6)
 
     def stage_loss(self, feature: Tensor, target: Tensor, stage: int) -> Tensor:
         return F.mse_loss(self.stage_target(match_size(feature, target.shape[-2:])), target)

@@ -8,12 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
-from ray_kd.paths.base import LogitPath
+from ray_kd.paths.logit import LogitOptions, LogitPath
 
 
-class LogitsOptions(PathOptions):
+class LogitsOptions(LogitOptions):
     """Options of logit matching."""
 
 
@@ -26,6 +25,7 @@ class Logits(LogitPath):
     """
 
     published_weight: ClassVar[float] = 0.1
+    degree: ClassVar[float | None] = 2
     Options = LogitsOptions
 
     def loss(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> Tensor:

@@ -9,12 +9,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
-from ray_kd.paths.base import LogitPath
+from ray_kd.paths.logit import LogitOptions, LogitPath
 
 
-class SoftTargetOptions(PathOptions):
+class SoftTargetOptions(LogitOptions):
     """Options of soft targets."""
 
     temperature: Annotated[float, Field(gt=0)] = 4.0
@@ -26,7 +25,9 @@ class SoftTarget(LogitPath):
     r"""Soft targets (ST, "KD"): :math:`T^2 \, KL(softmax(z_t/T) \| softmax(z_s/T))`, mean over samples.
 
     Source: Hinton, Vinyals, Dean, arXiv 1503.02531, in the form of the published Adaptive Distillation
-    code (T = 4, static weight 0.1). The target is the untempered logits, so T stays free.
+    code (T = 4, static weight 0.1). The target is the untempered logits, so T stays free. With
+    ``standardise: true, temperature: 2, weight: 9`` it is the KD of logit standardisation (Sun et al.,
+    CVPR 2024, arXiv 2403.01427).
     """
 
     published_weight: ClassVar[float] = 0.1

@@ -1,0 +1,108 @@
+"""Targets spoilt on purpose, for science: does a strategy notice that a path is worthless?
+
+A corruption acts on a target after it was produced, live or stored, and is a pure function of the
+target, the batch's samples, the seed and the step. With several ranks it acts on the global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ray_kd.data.draws import uniform
+from ray_kd.paths.gather import all_rows, own_rows
+from ray_kd.streams import generator, key
+
+Corruption = Literal["shuffle", "shuffle_fixed", "noise"]
+
+
+@torch.no_grad()
+def corrupt(
+    kind: Corruption,
+    target: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    step: int,
+    seed: int,
+    name: str = "",
+) -> dict[str, Tensor]:
+    """A path's target, spoilt.
+
+    Args:
+        kind: ``shuffle``: a permutation of the batch, anew each step, that gives every sample the target
+            of one of another class; where one class has more than half of the batch, of any other.
+            ``shuffle_fixed``: the target of the sample that this sample likes best among those of another
+            class in the batch, by a liking for classes and then for samples that is fixed for the whole
+            run, so that the wrong class can be learnt by heart.
+            ``noise``: normal numbers with the batch's mean and standard deviation of each entry.
+        target: tensors whose rows are samples.
+        batch: ``sample`` ids (N,); ``label`` (N,) where samples have one class, else any other sample
+            may be a partner.
+        step: optimizer steps taken so far.
+        seed: the run's seed.
+        name: the path's name, so that two spoilt paths draw different numbers.
+
+    Returns:
+        New tensors of the same shapes and kinds.
+    """
+    sample = all_rows(batch["sample"])
+    rows = {entry: all_rows(values) for entry, values in target.items()}
+    if kind == "noise":
+        spoilt = {entry: _noise(values, sample, (seed, name, entry, step)) for entry, values in rows.items()}
+    else:
+        label = batch.get("label")
+        label = sample if label is None or label.dim() != 1 else all_rows(label)
+        if kind == "shuffle":
+            partner = other_class(sample, label, seed, name, step)
+        else:
+            partner = favourite(sample, label, seed, name)
+        spoilt = {entry: values[partner] for entry, values in rows.items()}
+    return {entry: own_rows(values) for entry, values in spoilt.items()}
+
+
+def other_class(sample: Tensor, label: Tensor, seed: int, name: str, step: int) -> Tensor:
+    """A permutation (N,) that sends every sample to one of another class, where one exists.
+
+    Samples are lined up class after class, in a random order of classes and within each, and the line
+    is turned by at least the size of the largest class and at most N minus it.
+    """
+    count = len(sample)
+    by_id = sample.argsort()
+    draw = generator(seed, "shuffle", name, step)
+    chance = torch.rand(count, generator=draw, dtype=torch.float64)
+    turn = float(torch.rand((), generator=draw))
+    within = torch.empty(count, dtype=torch.float64, device=sample.device)
+    within[by_id] = chance.to(sample.device)
+    classes, member, sizes = label.unique(return_inverse=True, return_counts=True)
+    place = torch.rand(len(classes), generator=draw).argsort().to(sample.device)
+    line = (place[member] + within).argsort()
+    largest = int(sizes.max())
+    low, high = (largest, count - largest) if 2 * largest <= count else (1, max(1, count - 1))
+    shift = low + int(turn * (high - low + 1))
+    partner = torch.empty_like(line)
+    partner[line] = line.roll(-shift)
+    return partner
+
+
+def favourite(sample: Tensor, label: Tensor, seed: int, name: str) -> Tensor:
+    """For each sample the one of another class (N,) that it likes best among those in the batch."""
+    place, member = label.unique(return_inverse=True)[1], label
+    # Likings are drawn for a class by its number, so that they do not depend on which classes are here.
+    stream = key(seed, "shuffle_fixed", name)
+    offsets = sample[:, None] * 0x1000003 + member[None, :]
+    liking = uniform(stream, "class", offsets.flatten(), 0, 1).view(len(sample), -1).double()
+    liking = liking + uniform(stream, "sample", sample, 0, 1).T.double() * 2**-25
+    alone = place[:, None] == place[None, :]
+    if bool(alone.all()):
+        alone = torch.eye(len(sample), dtype=torch.bool, device=sample.device)
+    return liking.masked_fill(alone, 2.0).argmin(dim=1)
+
+
+def _noise(values: Tensor, sample: Tensor, stream: tuple[int | str, ...]) -> Tensor:
+    noise = torch.randn(values.shape, generator=generator("noise", *stream), dtype=torch.float32)
+    ordered = torch.empty_like(noise)
+    ordered[sample.argsort().cpu()] = noise
+    spread, mean = torch.std_mean(values.to(torch.float32), dim=0, correction=0)
+    return (mean + spread * ordered.to(values.device)).to(values.dtype)

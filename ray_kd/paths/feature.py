@@ -1,0 +1,168 @@
+"""The bases of paths between feature maps: stage by stage, pooled, adapted."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import PathOptions
+from ray_kd.outputs import Outputs
+from ray_kd.paths.base import Path, exact, feature_of, full
+from ray_kd.paths.gather import all_rows
+from ray_kd.streams import forked
+
+
+class FeaturePath(Path):
+    """A path with one loss for each stage it attaches to, student stage i against teacher stage i."""
+
+    default_stages: ClassVar[tuple[int, ...] | None] = None
+    """Stages its source attaches it to; None: all. Negative counts from the deepest."""
+
+    def __init__(
+        self,
+        options: PathOptions,
+        student_channels: Sequence[int],
+        teacher_channels: Sequence[int],
+        seed: int = 0,
+    ) -> None:
+        super().__init__(options, student_channels, teacher_channels, seed)
+        count = min(len(self.student_channels), len(self.teacher_channels))
+        wanted = options.stages if options.stages is not None else self.default_stages
+        if wanted is None:
+            wanted = tuple(range(count))
+        for stage in wanted:
+            if not -count <= stage < count or (stage < 0 and options.stages is not None):
+                raise UserError(
+                    f"path '{self.label}': stage {stage} does not exist; "
+                    f"student and teacher share stages 0 to {count - 1}."
+                )
+        self.stages = tuple(stage % count for stage in wanted)
+        if len(set(self.stages)) != len(self.stages) or not self.stages:
+            raise UserError(f"path '{self.label}': stages must be distinct and not empty, got {wanted}.")
+        self.stage_keys = tuple(f"{self.label}/stage{stage}" for stage in self.stages)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.stage_keys
+
+    @torch.no_grad()
+    def target(self, teacher: Outputs) -> dict[str, Tensor]:
+        return {
+            key: self.stage_target(full(feature_of(teacher, stage, self.label).detach()))
+            for key, stage in zip(self.stage_keys, self.stages, strict=True)
+        }
+
+    def losses(
+        self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        losses = {}
+        for key, stage in zip(self.stage_keys, self.stages, strict=True):
+            feature = self.adapt(feature_of(student, stage, self.label), stage)
+            with exact(feature):
+                feature = full(feature)
+                losses[key] = self.stage_loss(feature, target[key].to(feature.dtype), stage)
+        return losses
+
+    def adapt(self, feature: Tensor, stage: int) -> Tensor:
+        """The student's feature in the teacher's terms; here: as it is."""
+        return feature
+
+    @abstractmethod
+    def stage_target(self, feature: Tensor) -> Tensor:
+        """What of a teacher's feature (N, C, H, W) fixes the loss."""
+
+    @abstractmethod
+    def stage_loss(self, feature: Tensor, target: Tensor, stage: int) -> Tensor:
+        """Scalar loss of a student's (adapted) feature against the target of that stage."""
+
+
+class RelationPath(FeaturePath):
+    """A path between the relations of a batch's samples, by default those of the last stage.
+
+    Its target is the teacher's embedding of each sample, never the batch's matrix, so that it can be
+    stored and the matrix is that of the samples at hand. With several ranks the matrix is over the
+    samples of all of them: embeddings and targets are gathered, gradients included.
+    """
+
+    traits = frozenset({"relational"})
+    default_stages: ClassVar[tuple[int, ...] | None] = (-1,)
+
+    def stage_target(self, feature: Tensor) -> Tensor:
+        return self.embedding(feature)
+
+    def stage_loss(self, feature: Tensor, target: Tensor, stage: int) -> Tensor:
+        return self.relation_loss(all_rows(self.embedding(feature)), all_rows(target))
+
+    def embedding(self, feature: Tensor) -> Tensor:
+        """A feature map (N, C, H, W) as the samples' embeddings (N, D); here: pooled, D = C."""
+        return pooled(feature)
+
+    @abstractmethod
+    def relation_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Scalar loss of the embeddings (N, D_s) and (N, D_t) of the same samples."""
+
+
+class AdaptedOptions(PathOptions):
+    """Options of a path that brings student features to the teacher's width."""
+
+    adapter: Literal["conv_bn", "conv_bn_relu"] | None = "conv_bn"
+    """1x1 convolution + BatchNorm (+ ReLU), student channels -> teacher channels; None: widths are equal."""
+
+
+class AdaptedPath(FeaturePath):
+    """A feature path with an adapter for each stage: 1x1 convolution (Kaiming, no bias) + BatchNorm.
+
+    That is the adapter of the published Adaptive Distillation code (Chennupati et al., BMVC 2021,
+    arXiv 2110.09674); SRRL's own paper adds a ReLU (``adapter: conv_bn_relu``). Deviation: there the
+    paths of a run share one adapter for each stage, here each path has its own, so that adding a path
+    changes nothing in another.
+    """
+
+    Options: ClassVar[type[PathOptions]] = AdaptedOptions
+
+    def __init__(
+        self,
+        options: PathOptions,
+        student_channels: Sequence[int],
+        teacher_channels: Sequence[int],
+        seed: int = 0,
+    ) -> None:
+        super().__init__(options, student_channels, teacher_channels, seed)
+        self.adapters = nn.ModuleDict()
+        for stage in self.stages:
+            into, out = self.student_channels[stage], self.teacher_channels[stage]
+            if self.options.adapter is None:
+                if into != out:
+                    raise UserError(
+                        f"path '{self.label}': adapter null needs equal channels, but stage {stage} has "
+                        f"{into} in the student and {out} in the teacher; use adapter: conv_bn."
+                    )
+                continue
+            with forked(seed, "adapter", self.label, stage):
+                self.adapters[str(stage)] = adapter(into, out, relu=self.options.adapter == "conv_bn_relu")
+
+    def adapt(self, feature: Tensor, stage: int) -> Tensor:
+        return self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
+
+
+def adapter(into: int, out: int, relu: bool = False) -> nn.Sequential:
+    """1x1 convolution without bias (Kaiming, fan out) + BatchNorm (gamma 1), optionally + ReLU."""
+    convolution = nn.Conv2d(into, out, kernel_size=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(out), *([nn.ReLU()] if relu else []))
+
+
+def pooled(feature: Tensor) -> Tensor:
+    """A feature map (N, C, H, W) averaged over its positions, (N, C)."""
+    return feature.mean(dim=(2, 3))
+
+
+def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:
+    """A feature map (N, C, H, W) pooled (or repeated) to ``size`` = (H', W'); as it is when equal."""
+    return feature if feature.shape[-2:] == torch.Size(size) else F.adaptive_avg_pool2d(feature, tuple(size))
