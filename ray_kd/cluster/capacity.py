@@ -1,0 +1,67 @@
+"""What a trial asks for, and whether these machines can ever give it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+
+HEAD = "node:__internal_head__"
+"""A resource that the head node of every cluster has 1 of, so no cluster has to be started for us with a
+resource of our own. Shares of it count the drivers of distributed runs without taking a CPU."""
+
+Bundle = dict[str, float]
+
+
+def worker_bundle(spec: RunSpec) -> Bundle:
+    """What one worker of a run reserves."""
+    bundle = {"CPU": spec.resources.cpus}
+    if spec.resources.gpus:
+        bundle["GPU"] = spec.resources.gpus
+    return bundle
+
+
+def fits(bundle: Bundle, node: Bundle) -> int:
+    """How many such bundles a node holds."""
+    return min(math.floor(node.get(name, 0.0) / amount + 1e-6) for name, amount in bundle.items())
+
+
+def slots(spec: RunSpec, nodes: Iterable[Bundle]) -> int:
+    """How many runs like this one can train at the same time on these nodes."""
+    workers = sum(fits(worker_bundle(spec), node) for node in nodes)
+    return workers // spec.resources.workers
+
+
+def require_slots(spec: RunSpec, nodes: list[Bundle], where: str) -> int:
+    """How many such runs fit.
+
+    Raises:
+        UserError: none ever would; says what is asked for and what there is.
+    """
+    count = slots(spec, nodes)
+    if count:
+        return count
+    asked = spec.resources
+    each = f"{asked.cpus:g} CPUs" + (f" and {asked.gpus:g} GPUs" if asked.gpus else "")
+    what = f"{asked.workers} workers of {each} each" if asked.workers > 1 else each
+    there = "; ".join(sorted({f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes}))
+    raise UserError(
+        f"{where}: no slot could ever hold this trial: it asks for {what}, and the nodes have {there}. "
+        "Lower 'resources' (workers, cpus, gpus), or join a larger cluster with --address."
+    )
+
+
+def bundles(spec: RunSpec, total: int) -> tuple[Bundle, ...]:
+    """What a trial reserves with Tune.
+
+    The driver of a distributed run takes no CPU, or drivers could hold all of them while their workers
+    wait for ever; its share of the head lets no more of them start than there are slots for (``total``).
+    """
+    return ({HEAD: share(total)},) if spec.resources.workers > 1 else (worker_bundle(spec),)
+
+
+def share(count: int) -> float:
+    """The share of 1 that ``count`` holders fill; Ray counts in steps of 0.0001."""
+    return max(1e-4, math.floor(1e4 / count) / 1e4)

@@ -1,0 +1,223 @@
+"""One Tuner.fit for a whole sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.stopper import Stopper
+from rich.console import Console
+
+from ray_kd.cluster.agenda import Agenda, Job
+from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
+from ray_kd.cluster.progress import Progress
+from ray_kd.cluster.scheduler import CellScheduler
+from ray_kd.cluster.searcher import PlanSearcher
+from ray_kd.cluster.trial import Assignment, TrialActor
+from ray_kd.config.errors import UserError
+
+TUNE_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are ours
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # so is the answer to Ctrl-C
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # and what a sweep resumes from
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the agenda hands out no more than there are places
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+}
+
+COUNT_EVERY = 10.0
+"""Seconds between two counts of the places that the cluster has."""
+
+
+def execute(agenda: Agenda, address: str | None, screen: Console | None, started: Callable[[], None]) -> None:
+    """Train what the agenda holds.
+
+    Args:
+        address: a running cluster to join, or None.
+        screen: where progress is shown, or None.
+        started: called once it is certain that trials can run, before the first one.
+
+    Raises:
+        UserError: no machine could hold one of the trials.
+    """
+    with _connected(address):
+        agenda.places = require_room(agenda, alive_nodes())
+        started()
+        _fit(agenda, screen)
+
+
+def alive_nodes() -> list[Bundle]:
+    """What each node of the cluster has in all."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def require_room(agenda: Agenda, nodes: list[Bundle]) -> int:
+    """How many runs train at the same time, at most.
+
+    Raises:
+        UserError: no node could hold one of the runs.
+    """
+    most, seen = 1, set()
+    for job in agenda.jobs.values():
+        resources = job.spec.resources
+        if job.state != "done" and resources not in seen:
+            seen.add(resources)
+            most = max(most, require_slots(job.spec, nodes, f"sweep '{agenda.plan.name}', {job.cell}"))
+    return min(most, agenda.sweep.concurrency or most)
+
+
+def _fit(agenda: Agenda, screen: Console | None) -> None:
+    sweep = agenda.sweep
+
+    def configure(job: Job, warm: bool) -> dict[str, Any]:
+        return Assignment(
+            warm=warm,
+            identity=job.identity,
+            spec=json.dumps(job.spec.to_dict()),
+            metric=agenda.plan.metric if job.trial is not None else "",
+            ledger=f"{agenda.ledger.folder}/ledger",
+            every_epoch=scheduler.group(job) is not None,
+            bundles=bundles(job.spec, max(1, slots(job.spec, alive_nodes()))),
+        ).to_config()
+
+    searcher = PlanSearcher(agenda, configure)
+    scheduler = CellScheduler(agenda, searcher.job_of, searcher.on_error)
+    folder = tempfile.mkdtemp(prefix="ray-kd-")
+    try:
+        with (
+            Progress(agenda, screen) as progress,
+            _tune_environment(TUNE_ENVIRONMENT),
+            _stop_signals(agenda),
+        ):
+            watch = Watch(searcher, progress.tick)
+            tuner = tune.Tuner(
+                TrialActor,
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=scheduler,
+                    num_samples=-1,
+                    reuse_actors=True,
+                    trial_name_creator=_short,
+                    trial_dirname_creator=_short,
+                ),
+                run_config=tune.RunConfig(
+                    name=sweep.name,
+                    storage_path=folder,
+                    stop=watch,
+                    callbacks=[Starts(searcher)],
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs write their own
+                    verbose=0,
+                ),
+            )
+            tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Watch(Stopper):
+    """Called at every turn of Tune's loop: shows progress, and ends the loop when asked to.
+
+    It also counts the places anew now and then: nodes come and go.
+    """
+
+    def __init__(self, searcher: PlanSearcher, tick: Callable[[], None]) -> None:
+        self.searcher, self.tick, self._counted = searcher, tick, time.monotonic()
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return self.searcher.may_end(trial_id)
+
+    def stop_all(self) -> bool:
+        self.tick()
+        agenda = self.searcher.agenda
+        if time.monotonic() - self._counted > COUNT_EVERY:
+            self._counted = time.monotonic()
+            with contextlib.suppress(UserError):  # the node that could hold a run is away: it may come back
+                agenda.places = require_room(agenda, alive_nodes())
+        return agenda.halted
+
+    def __reduce__(self) -> Any:
+        return Watch, (None, None)  # Tune's snapshots hold it, and nobody reads them
+
+
+class Starts(tune.Callback):
+    """Tells the agenda that a run has its slot."""
+
+    def __init__(self, searcher: PlanSearcher) -> None:
+        self.searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        job = self.searcher.job_of(trial.trial_id)
+        if job is not None:
+            self.searcher.agenda.running(job.identity)
+
+
+def _short(trial: TuneTrial) -> str:
+    return str(trial.trial_id)
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _tune_environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Tune reads its settings from the environment of the driver."""
+    before = {name: os.environ.get(name) for name in variables}
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    os.environ.update(variables)
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _stop_signals(agenda: Agenda) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the sweep after the running steps; a second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def halt(number: int, frame: Any) -> None:
+        if agenda.halted:
+            raise KeyboardInterrupt
+        agenda.halted = True
+
+    for number in before:
+        signal.signal(number, halt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,199 @@
+"""What a sweep shows while it runs: a live panel on a terminal, else a line now and then."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ray_kd.cluster.agenda import Agenda, Job
+
+LINE_EVERY = 10.0
+"""Seconds between lines where there is no terminal."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of a sweep at one moment; trials are counted by identity, teachers apart."""
+
+    total: int
+    finished: int
+    failed: int
+    stopped: int
+    running: tuple[str, ...]
+    teachers: tuple[str, ...]
+    best: str | None
+    left: float | None
+    """Seconds that are left, estimated; None before anything is known."""
+
+    @property
+    def ended(self) -> int:
+        """Trials that ended, however."""
+        return self.finished + self.failed + self.stopped
+
+    @property
+    def waiting(self) -> int:
+        """Trials that have not begun."""
+        return self.total - self.ended - len(self.running)
+
+    def counts(self) -> str:
+        """``12 of 50 trials done, 2 running, ...``"""
+        text = (
+            f"{self.ended} of {self.total} trials done, {len(self.running)} running, {self.waiting} waiting"
+        )
+        text += f", {self.failed} failed"
+        return text + (f", {self.stopped} stopped early" if self.stopped else "")
+
+
+def snapshot(agenda: Agenda) -> Snapshot:
+    """The state of ``agenda`` now."""
+    trials = [job for job in agenda.jobs.values() if job.trial is not None]
+    teachers = [job for job in agenda.jobs.values() if job.trial is None]
+    statuses = [job.outcome.status for job in trials if job.outcome is not None]
+    return Snapshot(
+        total=len(trials) + sum(entry.count for entry in agenda.plan.later),
+        finished=statuses.count("finished"),
+        failed=statuses.count("failed"),
+        stopped=statuses.count("stopped"),
+        running=tuple(_doing(job) for job in trials if job.state == "running"),
+        teachers=tuple(_doing(job) for job in teachers if job.state == "running"),
+        best=_best(agenda, trials),
+        left=_left(agenda, trials, teachers),
+    )
+
+
+def _doing(job: Job) -> str:
+    seed = f", seed {job.trial.seed}" if job.trial is not None else ""
+    return f"{job.cell}{seed}: epoch {job.epoch} of {job.spec.training.epochs}"
+
+
+def _best(agenda: Agenda, trials: list[Job]) -> str | None:
+    """The cell whose finished trials are best on validation, by their mean; else the best trial yet."""
+    metric, sign = agenda.plan.metric, 1 if agenda.plan.mode == "max" else -1
+    cells: dict[str, list[float]] = defaultdict(list)
+    for job in trials:
+        if job.outcome is not None and job.outcome.status == "finished" and job.phase != "control":
+            cells[job.cell].append(job.outcome.best.get(metric, float("nan")))
+    means = {cell: sum(values) / len(values) for cell, values in cells.items()}
+    means = {cell: mean for cell, mean in means.items() if mean == mean}
+    if means:
+        cell = max(means, key=lambda name: sign * means[name])
+        count = len(cells[cell])
+        return f"{cell}, validation {metric} {means[cell]:.4f} ({count} trial{'s' if count > 1 else ''})"
+    running = [job for job in trials if job.best is not None]
+    if not running:
+        return None
+    first = max(running, key=lambda job: sign * (job.best or 0.0))
+    return f"{first.cell}, validation {metric} {first.best:.4f} (running)"
+
+
+def _left(agenda: Agenda, trials: list[Job], teachers: list[Job]) -> float | None:
+    """Seconds of training that are left, shared by the places; by seconds per epoch of each cell."""
+    paces: dict[str, list[float]] = defaultdict(list)
+    for job in trials:
+        if job.outcome is not None and job.outcome.epochs and job.outcome.seconds:
+            paces[job.cell].append(job.outcome.seconds / job.outcome.epochs)
+    for job in trials if not paces else ():
+        if job.state == "running" and job.epoch and job.began is not None:
+            paces[job.cell].append((time.monotonic() - job.began) / job.epoch)
+    if not paces:
+        return None
+    mean = {cell: sum(values) / len(values) for cell, values in paces.items()}
+    overall = sum(mean.values()) / len(mean)
+    seconds = [
+        (job.spec.training.epochs - job.epoch) * mean.get(job.cell, overall)
+        for job in trials
+        if job.state != "done"
+    ]
+    epochs = sum(job.spec.training.epochs for job in trials) / max(1, len(trials))
+    seconds += [overall * epochs] * sum(entry.count for entry in agenda.plan.later)
+    seconds += [
+        (job.spec.training.epochs - job.epoch) * overall for job in teachers if job.state == "running"
+    ]
+    return max(sum(seconds) / max(1, agenda.places), max(seconds, default=0.0))
+
+
+def clock(seconds: float) -> str:
+    """``1:05`` or ``2:01:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@dataclass
+class Progress:
+    """Shows a sweep while it runs.
+
+    Args:
+        agenda: the sweep's agenda; read only in ``tick``, in the thread that changes it.
+        console: where to; None shows nothing.
+    """
+
+    agenda: Agenda
+    console: Console | None
+    now: Snapshot = field(init=False)
+    began: float = field(default_factory=time.monotonic)
+    _live: Live | None = None
+    _spoke: float = field(default_factory=time.monotonic)
+    _seen: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.now = snapshot(self.agenda)
+
+    def __enter__(self) -> Progress:
+        if self.console is not None and self.console.is_terminal:
+            self._live = Live(self, console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def tick(self) -> None:
+        """Take a new look, at most five times a second; say a line where there is no terminal."""
+        now = time.monotonic()
+        if now - self._seen < 0.2:
+            return
+        self._seen, self.now = now, snapshot(self.agenda)
+        if self.console is not None and self._live is None and now - self._spoke >= LINE_EVERY:
+            self._spoke = now
+            self.console.print(self.line(), highlight=False, soft_wrap=True)
+
+    def line(self) -> str:
+        """The state in one line."""
+        now = self.now
+        parts = [f"{self.agenda.plan.name}: {now.counts()}"]
+        if now.teachers:
+            parts.append("; ".join(now.teachers))
+        if now.best is not None:
+            parts.append(f"best so far: {now.best}")
+        return "; ".join([*parts, self._times()])
+
+    def _times(self) -> str:
+        text = f"{clock(time.monotonic() - self.began)} elapsed"
+        return text if self.now.left is None else f"{text}, about {clock(self.now.left)} left"
+
+    def __rich__(self) -> RenderableType:
+        now = self.now
+        bar = Table.grid(expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right")
+        bar.add_row(ProgressBar(total=max(1, now.total), completed=now.ended), f"  {now.ended}/{now.total}")
+        lines: list[RenderableType] = [bar, Text(now.counts())]
+        if now.best is not None:
+            lines.append(Text.assemble("best so far: ", (now.best, "bold")))
+        lines += [Text(text, style="dim") for text in (*now.teachers, *now.running)[:8]]
+        lines.append(Text(self._times()))
+        return Panel(Group(*lines), title=f"sweep {self.agenda.plan.name}", title_align="left")

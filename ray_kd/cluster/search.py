@@ -1,0 +1,170 @@
+"""The search of one cell: which candidates it tries, what they gave, and which one won."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_kd.config.cells import Cell, Overrides
+from ray_kd.config.plan import proposals
+from ray_kd.config.space import Space
+from ray_kd.config.sweep import Search
+
+
+@dataclass
+class Candidate:
+    """One combination of searched values.
+
+    Attributes:
+        identities: its runs, one for each of the search's seeds.
+        value: mean validation metric over seeds; None while it runs, or where a run failed or was stopped.
+        partial: (epoch, best validation metric by then) where a scheduler stopped it.
+    """
+
+    index: int
+    overrides: Overrides
+    identities: tuple[str, ...] = ()
+    ended: bool = False
+    value: float | None = None
+    partial: tuple[int, float] | None = None
+
+
+@dataclass
+class CellSearch:
+    """Candidates of one cell within a stated budget.
+
+    Args:
+        cell: the cell that is searched.
+        search: its search.
+        mode: whether more (max) or less (min) of the metric is better.
+    """
+
+    cell: Cell
+    search: Search
+    mode: str
+    candidates: list[Candidate] = field(default_factory=list)
+    _study: Any = None
+    _asked: dict[int, Any] = field(default_factory=dict)
+
+    def former(self, overrides: Overrides) -> bool:
+        """Whether a candidate of an earlier run of the sweep still lies in the space."""
+        return overrides.keys() == self.search.space.keys() and all(
+            self.search.space[key].contains(value) for key, value in overrides.items()
+        )
+
+    def add(self, overrides: Overrides) -> Candidate:
+        """Take a candidate in: a fixed one, or one that an earlier run of the sweep proposed."""
+        candidate = Candidate(len(self.candidates), overrides)
+        self.candidates.append(candidate)
+        return candidate
+
+    def fixed(self) -> list[Overrides]:
+        """The candidates that are known beforehand: all of a grid or random search."""
+        return [] if self.search.method == "optuna" else list(proposals(self.search))
+
+    def propose(self, ahead: int) -> Candidate | None:
+        """The next candidate; None while ``ahead`` of them are open, or when the budget is spent."""
+        if not self.may_propose(ahead):
+            return None
+        index = len(self.candidates)
+        asked = self.study.ask()
+        overrides = {key: _suggest(asked, key, space) for key, space in self.search.space.items()}
+        self._asked[index] = asked
+        return self.add(overrides)
+
+    def may_propose(self, ahead: int) -> bool:
+        """Whether ``propose`` would give a candidate."""
+        open_now = sum(not candidate.ended for candidate in self.candidates)
+        learns = self.search.method == "optuna"
+        return learns and len(self.candidates) < self.search.budget and open_now < ahead
+
+    def end(
+        self, candidate: Candidate, value: float | None, partial: tuple[int, float] | None = None
+    ) -> None:
+        """Note what a candidate gave; None: it failed, or was stopped (``partial`` says how far it was)."""
+        candidate.ended, candidate.value, candidate.partial = True, value, partial
+        if self._study is not None:
+            self._tell(candidate)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the budget is spent and every candidate has ended."""
+        return len(self.candidates) >= self.search.budget and all(one.ended for one in self.candidates)
+
+    def winner(self) -> Candidate | None:
+        """The best candidate, the earlier one of equals; None if none finished."""
+        finished = [one for one in self.candidates if one.value is not None]
+        sign = 1.0 if self.mode == "max" else -1.0
+        return max(finished, key=lambda one: (sign * (one.value or 0.0), -one.index), default=None)
+
+    @property
+    def study(self) -> Any:
+        """Optuna's study, fed with what has ended so far."""
+        if self._study is None:
+            import optuna
+
+            optuna.logging.set_verbosity(optuna.logging.ERROR)
+            known = [one for one in self.candidates if one.ended]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # constant_liar is marked experimental
+                sampler = optuna.samplers.TPESampler(
+                    # The next draws differ from those of an earlier run of the sweep.
+                    seed=random.Random(f"{self.search.seed}/{len(self.candidates)}").randrange(2**32),
+                    n_startup_trials=min(10, max(1, self.search.budget // 2)),
+                    constant_liar=True,
+                )
+            direction = "maximize" if self.mode == "max" else "minimize"
+            self._study = optuna.create_study(direction=direction, sampler=sampler)
+            for candidate in known:
+                self._tell(candidate)
+        return self._study
+
+    def _tell(self, candidate: Candidate) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        state = TrialState.COMPLETE if candidate.value is not None else TrialState.FAIL
+        if candidate.partial is not None:
+            state = TrialState.PRUNED  # the sampler learns from a stopped candidate that it was worse
+        asked = self._asked.pop(candidate.index, None)
+        if asked is not None:
+            if candidate.partial is not None:
+                asked.report(candidate.partial[1], candidate.partial[0])
+            self._study.tell(asked, values=candidate.value, state=state)
+            return
+        space = self.search.space
+        self._study.add_trial(
+            create_trial(
+                params={key: _inner(space[key], value) for key, value in candidate.overrides.items()},
+                distributions={key: _distribution(space[key]) for key in candidate.overrides},
+                value=candidate.value,
+                state=state,
+                intermediate_values=dict([candidate.partial]) if candidate.partial else None,
+            )
+        )
+
+
+def _distribution(space: Space) -> Any:
+    from optuna import distributions
+
+    if space.choice is not None:
+        return distributions.CategoricalDistribution(range(len(space.choice)))
+    low, high = space.bounds
+    if space.kind.endswith("integer"):
+        return distributions.IntDistribution(int(low), int(high), log=space.kind.startswith("log_"))
+    return distributions.FloatDistribution(low, high, log=space.kind.startswith("log_"))
+
+
+def _suggest(asked: Any, key: str, space: Space) -> Any:
+    if space.choice is not None:  # by index: Optuna takes no lists or mappings
+        return space.choice[asked.suggest_categorical(key, range(len(space.choice)))]
+    low, high = space.bounds
+    log = space.kind.startswith("log_")
+    if space.kind.endswith("integer"):
+        return asked.suggest_int(key, int(low), int(high), log=log)
+    return asked.suggest_float(key, low, high, log=log)
+
+
+def _inner(space: Space, value: Any) -> Any:
+    return space.choice.index(value) if space.choice is not None else value

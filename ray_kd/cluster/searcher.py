@@ -1,0 +1,103 @@
+"""PlanSearcher: hands Tune the agenda's runs one by one, and tells the agenda what became of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from ray_kd.cluster.agenda import Agenda, Job
+from ray_kd.cluster.ledger import Outcome
+
+MOST_WARM = 8
+"""Warm-ups at most: on a large cluster, places that wait for a teacher are better left to others."""
+
+
+class PlanSearcher(Searcher):
+    """A Tune searcher that follows an agenda.
+
+    Tune's own snapshots are not what a sweep resumes from (they are periodic, and a kill at the wrong
+    moment leaves an empty one): the ledger and the runs' summaries are, so there is nothing to save here.
+
+    A place that has nothing to do yet (one teacher trains, all students wait) gets a *warm-up*: a Tune
+    trial that starts the process, loads the dataset, and ends when there is work for its actor.
+
+    Args:
+        agenda: what is to run.
+        configure: a run's Tune config, or that of a warm-up for it.
+    """
+
+    def __init__(self, agenda: Agenda, configure: Callable[[Job, bool], dict[str, Any]]) -> None:
+        super().__init__()
+        self.agenda, self.configure = agenda, configure
+        self._identities: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
+        self._warm: set[str] = set()
+        self._warmed = 0
+
+    def job_of(self, trial_id: str) -> Job | None:
+        """The job of a Tune trial; None for a warm-up."""
+        identity = self._identities.get(trial_id)
+        return None if identity is None else self.agenda.jobs[identity]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.agenda.over:
+            return str(Searcher.FINISHED)
+        if self.agenda.out + len(self._warm) >= self.agenda.places:
+            return None
+        job = self.agenda.next()
+        if job is not None:
+            self._identities[trial_id] = job.identity
+            return self.configure(job, False)
+        waiting = self.agenda.waiting
+        if self.agenda.over or waiting is None or self._warmed >= min(self.agenda.places, MOST_WARM):
+            return None
+        self._warm.add(trial_id)
+        self._warmed += 1
+        return self.configure(waiting, True)
+
+    def may_end(self, trial_id: str) -> bool:
+        """Whether a Tune trial is a warm-up whose actor is wanted, or no longer needed."""
+        return trial_id in self._warm and (self.agenda.ready or self.agenda.over)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        if trial_id in self._identities:
+            self.agenda.progress(self._identities[trial_id], result["epoch"], result.get("value"))
+
+    def on_error(self, trial_id: str, reason: str) -> None:
+        """Why a trial's process failed; comes before its ``on_trial_complete``."""
+        self._errors[trial_id] = reason
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._warm.discard(trial_id)
+        identity = self._identities.get(trial_id)
+        if identity is None:
+            return
+        if self.agenda.jobs[identity].state == "done":
+            return
+        if error or result is None:
+            self.agenda.crashed(identity, self._errors.pop(trial_id, "its process ended without a word"))
+            return
+        self.agenda.progress(identity, result["epoch"], result.get("value"))
+        if "summary" in result:
+            self.agenda.end(identity, Outcome.of(json.loads(result["summary"])))
+        else:
+            job = self.agenda.jobs[identity]
+            options = self.agenda.sweep.scheduler
+            reason = f"stopped by {options.name if options else 'a scheduler'} after epoch {result['epoch']}"
+            best = {} if job.best is None else {self.agenda.plan.metric: job.best}
+            seconds = float(result.get("time_total_s") or 0.0)
+            self.agenda.end(identity, Outcome("stopped", reason, seconds, result["epoch"], best))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: see the class."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: see the class."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing to save: see the class."""

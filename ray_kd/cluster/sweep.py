@@ -1,0 +1,178 @@
+"""run_sweep: everything that a sweep still lacks, trained through Ray Tune."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ray_kd.cluster.agenda import Agenda
+from ray_kd.cluster.ledger import Ledger
+from ray_kd.cluster.progress import clock
+from ray_kd.config.errors import UserError
+from ray_kd.config.sweep import SweepSpec
+from ray_kd.config.yamlio import apply_overrides
+from ray_kd.storage import Lock, Store
+
+
+@dataclass
+class SweepResult:
+    """What a sweep has after ``run_sweep``.
+
+    Attributes:
+        storage: where its records lie; ``ray_kd.read_records(storage, name)`` reads them.
+        total, finished, failed, stopped: trials by identity, those of earlier runs of the sweep included.
+        started: trials and teachers that this call started.
+        failures: ``{"cell", "seed", "reason", "error"}`` of each failed trial; error: its traceback's path.
+        interrupted: it was asked to stop (Ctrl-C); the same call goes on.
+        warmup_seconds: from the call to the first trial's first step; 0 where nothing was started.
+        training_seconds: from there to the end of the last trial.
+    """
+
+    name: str
+    storage: str
+    total: int = 0
+    finished: int = 0
+    failed: int = 0
+    stopped: int = 0
+    started: int = 0
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    interrupted: bool = False
+    warmup_seconds: float = 0.0
+    training_seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial ended."""
+        return not self.interrupted
+
+    def message(self) -> str:
+        """What to tell the user at the end, in a few lines."""
+        ended = self.finished + self.failed + self.stopped
+        lines = [f"{self.name}: {self.finished} of {self.total} trials finished"]
+        lines[0] += f", {self.failed} failed" if self.failed else ""
+        lines[0] += f", {self.stopped} stopped early" if self.stopped else ""
+        lines[0] += f" ({self.started} started now, {clock(self.training_seconds)})" if self.started else ""
+        reasons: dict[tuple[str, str | None], list[str]] = {}
+        for failure in self.failures:
+            trial = f"{failure['cell']}, seed {failure['seed']}"
+            reasons.setdefault((failure["reason"], failure["error"]), []).append(trial)
+        for (reason, error), who in list(reasons.items())[:5]:
+            more = f" and {len(who) - 1} more" if len(who) > 1 else ""
+            lines.append(f"  failed: {who[0]}{more}: {reason}")
+            if error:
+                lines.append(f"    traceback: {self.storage}/{error}")
+        if len(reasons) > 5:
+            lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
+        if self.interrupted:
+            lines.append(f"Stopped. {ended} trials are kept; the same command goes on with the others.")
+        return "\n".join(lines)
+
+
+def run_sweep(
+    spec: SweepSpec | str | Path,
+    *overrides: str,
+    address: str | None = None,
+    storage: str | None = None,
+    progress: bool = True,
+    retry_failed: bool = False,
+    console: Console | None = None,
+) -> SweepResult:
+    """Train what a sweep still lacks; called again, it starts nothing that has ended.
+
+    Args:
+        spec: a sweep file, or a SweepSpec.
+        *overrides: ``key=value``; ``base.optimizer.lr=0.05`` reaches the runs.
+        address: a running Ray cluster to join; default: start Ray here, or use what this process has.
+        storage: where records go, in place of the base run's ``storage``.
+        progress: show a live panel on a terminal, else a line every ten seconds.
+        retry_failed: train failed trials anew.
+        console: where to show it; default: standard error.
+
+    Raises:
+        UserError: the sweep cannot be planned, is being run elsewhere, or no machine could hold a trial.
+    """
+    called = time.monotonic()
+    sweep = _resolve(spec, overrides, storage)
+    store = Store(str(sweep.base["storage"]))
+    plan = sweep.plan()
+    screen = (console or Console(stderr=True)) if progress else None
+    with _only_driver(store, sweep.name, screen):
+        ledger = Ledger(store, sweep.name)
+        ledger.load()
+        agenda = Agenda(sweep, plan, ledger, retry_failed=retry_failed)
+        if agenda.over:
+            _write_plan(agenda)
+        else:
+            from ray_kd.cluster.execute import execute  # imports Ray
+
+            execute(agenda, address, screen, lambda: _write_plan(agenda))
+        result = _result(agenda, store, called)
+        if screen is not None:
+            screen.print(result.message(), highlight=False, soft_wrap=True)
+        return result
+
+
+def _resolve(spec: SweepSpec | str | Path, overrides: tuple[str, ...], storage: str | None) -> SweepSpec:
+    if not isinstance(spec, SweepSpec):
+        sweep = SweepSpec.load(spec, *overrides)
+    else:
+        sweep = SweepSpec.parse(apply_overrides(spec.to_dict(), overrides)) if overrides else spec
+    where = Store(
+        storage or str(sweep.base.get("storage") or "results")
+    ).uri  # absolute: workers start elsewhere
+    return sweep.model_copy(update={"base": {**sweep.base, "storage": where}})
+
+
+@contextmanager
+def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[None]:
+    """One driver at a time runs a sweep: the ledger has one writer."""
+
+    def say(text: str) -> None:
+        if screen is not None:
+            screen.print(f"sweep {name}: {text}", highlight=False, soft_wrap=True)
+
+    lock = Lock(store, f"sweeps/{name}/lock", on_wait=say)
+    if not lock.acquire(timeout=lock.ttl + 10):
+        raise UserError(
+            f"sweep '{name}' is being run by another process (see {store.path(f'sweeps/{name}/lock')}). "
+            "Wait for it, or give this sweep another 'name'."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_plan(agenda: Agenda) -> None:
+    agenda.ledger.write_plan(agenda.plan.to_json())
+    agenda.ledger.write_sweep(agenda.sweep.to_yaml())
+
+
+def _result(agenda: Agenda, store: Store, called: float) -> SweepResult:
+    trials = [job for job in agenda.jobs.values() if job.trial is not None]
+    result = SweepResult(agenda.sweep.name, store.uri, started=agenda.started, interrupted=agenda.halted)
+    result.total = len(trials) + sum(entry.count for entry in agenda.plan.later)
+    for job in trials:
+        if job.outcome is None:
+            continue
+        setattr(result, job.outcome.status, getattr(result, job.outcome.status) + 1)
+        if job.outcome.status == "failed" and job.trial is not None:
+            result.failures.append(
+                {
+                    "cell": job.cell,
+                    "seed": job.trial.seed,
+                    "reason": job.outcome.reason,
+                    "error": job.outcome.error,
+                }
+            )
+    began = [job.began for job in agenda.jobs.values() if job.began is not None]
+    if began:
+        result.warmup_seconds = min(began) - called
+        result.training_seconds = time.monotonic() - min(began)
+    return result

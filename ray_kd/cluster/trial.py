@@ -1,0 +1,299 @@
+"""TrialActor: the process that trains one run after another, and keeps what they share loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any, cast
+
+from ray.tune import PlacementGroupFactory, Trainable
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Store
+from ray_kd.training.resident import Resident
+from ray_kd.training.run import Interrupted, Training
+from ray_kd.training.setting import local_setting
+
+os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # Tune would move the process to another folder
+
+REPORT_EVERY = 1.0
+"""Seconds between reports to the driver: each costs a round trip during which nothing trains."""
+WARM_STEP = 0.1
+"""Seconds between reports of a warm-up, which ends after one of them."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What an actor is told to train.
+
+    Attributes:
+        spec: the resolved run, JSON.
+        metric: the validation metric that is reported; empty: none.
+        ledger: folder of the sweep's ledger, where a scheduler's verdict is found.
+        every_epoch: report each epoch (a scheduler needs it).
+        bundles: resources, the first for the actor itself.
+        warm: load what the run needs, and train nothing.
+    """
+
+    identity: str
+    spec: str
+    metric: str
+    ledger: str
+    every_epoch: bool
+    bundles: tuple[dict[str, float], ...]
+    warm: bool = False
+
+    def to_config(self) -> dict[str, str]:
+        """As Tune's config: one string, since Tune copies, flattens and prints what it can look into."""
+        return {"assignment": json.dumps(asdict(self))}
+
+    @classmethod
+    def from_config(cls, config: dict[str, str]) -> Assignment:
+        """The inverse of ``to_config``."""
+        return cls(**json.loads(config["assignment"]))
+
+
+class TrialActor(Trainable):
+    """A resident Tune actor: it is reused, so that a trial starts in tens of milliseconds."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
+        return PlacementGroupFactory(list(Assignment.from_config(config).bundles))
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._resident, self._warmed = Resident(), False
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._leave()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._task = Assignment.from_config(config)
+        self._run: Run | None = None
+        self._epoch = 0
+
+    def step(self) -> dict[str, Any]:
+        """Train for about a second, or for one epoch; the last report holds the summary."""
+        if self._task.warm:
+            return self._warm_up()
+        until = time.monotonic() + REPORT_EVERY
+        result: dict[str, Any] = {}
+        try:
+            if self._run is None:
+                self._run = start_run(self._task, self._resident)
+            while True:
+                record = self._run.next_record(until)
+                if record is None:
+                    break
+                self._epoch = record["epoch"]
+                result = {"epoch": self._epoch, "value": self._value(record)}
+                if self._task.every_epoch or time.monotonic() >= until:
+                    break
+            if self._run.ended:
+                return {"epoch": self._epoch, **result, **_last(self._run.finish())}
+        except Exception as error:
+            return {"epoch": self._epoch, **result, **_last(self._fail(error))}
+        return {"epoch": self._epoch, **result}
+
+    def _warm_up(self) -> dict[str, Any]:
+        if not self._warmed:
+            self._warmed = True
+            with contextlib.suppress(Exception):  # the run itself will say what is wrong
+                spec = RunSpec.parse(json.loads(self._task.spec))
+                self._resident.dataset(spec.dataset, local_setting(spec).device)
+        time.sleep(WARM_STEP)
+        return {"epoch": 0}
+
+    def _value(self, record: dict[str, Any]) -> float | None:
+        if "val" not in record or not self._task.metric:
+            return None
+        if self._task.metric not in record["val"]:
+            known = ", ".join(record["val"])
+            raise UserError(
+                f"metric.name: a run has no validation metric '{self._task.metric}'. Known: {known}."
+            )
+        return float(record["val"][self._task.metric])
+
+    def _fail(self, error: Exception) -> dict[str, Any]:
+        """The summary of a failed run; written where that is possible."""
+        run, self._run = self._run, None
+        if run is None:
+            run = InProcess(Training(parse(self._task), local_setting(parse(self._task)), self._resident))
+        try:
+            return run.fail(error)
+        except Exception:  # a full disk, say: the driver's ledger keeps the reason
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            return {
+                "identity": self._task.identity,
+                "status": "failed",
+                "reason": reason,
+                "epochs": self._epoch,
+            }
+
+    def _leave(self) -> None:
+        """Leave a run that has not ended: a scheduler stopped it, or the sweep was interrupted."""
+        run, self._run = self._run, None
+        if run is None or run.closed:
+            return
+        verdict = None
+        with contextlib.suppress(FileNotFoundError, UserError):
+            verdict = run.store.read_json(f"{self._task.ledger}/{self._task.identity}.json")
+        run.leave(verdict["reason"] if verdict and verdict["status"] == "stopped" else None)
+
+
+class Run:
+    """What an actor drives: a run in this process, or one that Ray Train spreads over workers."""
+
+    store: Store
+    ended = False
+    """All epochs are trained; ``finish`` gives the summary."""
+    closed = False
+
+    def next_record(self, until: float) -> dict[str, Any] | None:
+        """The next epoch's record; None when all epochs are trained, or none came by ``until``."""
+        raise NotImplementedError
+
+    def finish(self) -> dict[str, Any]:
+        """The summary, once ``ended``."""
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> dict[str, Any]:
+        """End as failed; the summary."""
+        raise NotImplementedError
+
+    def leave(self, reason: str | None) -> None:
+        """Stop before the end: for good with a reason, else with the state saved to go on from."""
+        raise NotImplementedError
+
+
+class InProcess(Run):
+    """A run of one worker, in the actor's own process."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.store = training, training.setting.store
+        self._epochs = cast("Generator[dict[str, Any]]", training.epochs())
+
+    def next_record(self, until: float) -> dict[str, Any] | None:
+        record = next(self._epochs, None)
+        if record is None or record["epoch"] == self.training.spec.training.epochs:
+            self.ended = True
+            next(self._epochs, None)  # lets go of the run's lock
+        return record
+
+    def finish(self) -> dict[str, Any]:
+        self.closed = True
+        return self.training.finish()
+
+    def fail(self, error: Exception) -> dict[str, Any]:
+        self.closed = True
+        self._epochs.close()
+        return self.training.fail(error)
+
+    def leave(self, reason: str | None) -> None:
+        self.closed = True
+        if reason is None:
+            self.training.stop_requested.set()
+            with contextlib.suppress(Interrupted):
+                next(self._epochs, None)
+            return
+        self._epochs.close()  # lets go of the run's lock
+        self.training.stop(reason)
+
+
+class Left(Exception):
+    """Raised in a distributed run's callback to end it."""
+
+
+class Distributed(Run):
+    """A run of several workers, under Ray Train; a thread of the actor waits for it."""
+
+    def __init__(self, spec: RunSpec, resident: Resident) -> None:
+        self.spec, self.resident = spec, resident
+        self.store = Store(spec.storage)
+        self._records: Queue[dict[str, Any]] = Queue()
+        self._summary: dict[str, Any] | None = None
+        self._error: BaseException | None = None
+        self._left = False
+        self._thread = Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        from ray_kd.cluster.train import run_distributed
+
+        try:
+            self._summary = run_distributed(self.spec, on_record=self._on_record)
+        except BaseException as error:
+            self._error = error
+
+    def _on_record(self, record: dict[str, Any]) -> None:
+        if self._left:
+            raise Left
+        self._records.put(record)
+
+    def next_record(self, until: float) -> dict[str, Any] | None:
+        while True:
+            try:
+                return self._records.get(timeout=0.1)
+            except Empty:
+                if not self._thread.is_alive() and self._records.empty():
+                    self.ended = True
+                    return None
+                if time.monotonic() >= until:
+                    return None
+
+    def finish(self) -> dict[str, Any]:
+        self.closed = True
+        if self._error is not None:
+            raise self._error
+        assert self._summary is not None
+        return self._summary
+
+    def fail(self, error: Exception) -> dict[str, Any]:
+        self.closed = True
+        return Training(self.spec, local_setting(self.spec), self.resident).fail(error)
+
+    def leave(self, reason: str | None) -> None:
+        self.closed = self._left = True
+        self._thread.join(timeout=30)
+        if reason is not None:
+            Training(self.spec, local_setting(self.spec), self.resident).stop(reason)
+
+
+def parse(task: Assignment) -> RunSpec:
+    """The run of an assignment.
+
+    Raises:
+        UserError: this node reads another run in it than the driver wrote.
+    """
+    spec = RunSpec.parse(json.loads(task.spec))
+    if spec.identity() != task.identity:
+        raise UserError(
+            f"this node gives the run another identity ({spec.identity()}) than the driver "
+            f"({task.identity}): versions of ray-kd or of a plug-in differ. "
+            "'ray-kd doctor --address' says where."
+        )
+    return spec
+
+
+def start_run(task: Assignment, resident: Resident) -> Run:
+    """Begin, or go on with, what the assignment says."""
+    spec = parse(task)
+    if spec.resources.workers > 1:
+        return Distributed(spec, resident)
+    return InProcess(Training(spec, local_setting(spec), resident))
+
+
+def _last(summary: dict[str, Any]) -> dict[str, Any]:
+    return {"done": True, "summary": json.dumps(summary)}

@@ -1,0 +1,305 @@
+"""What a sweep runs next, what it makes of how runs end, and what it finds when it is run again. No Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_kd.cluster.agenda import RETRIES, Agenda, Job
+from ray_kd.cluster.ledger import Ledger, Outcome
+from ray_kd.cluster.progress import snapshot
+from ray_kd.config.sweep import SweepSpec
+from ray_kd.storage import Store
+from tests.helpers import TINY
+
+CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
+RATES = {"optimizer.lr": {"log_uniform": [0.01, 1.0]}}
+
+
+def sweep(**changes: Any) -> SweepSpec:
+    base = {key: value for key, value in TINY.items() if key != "teacher"} | {"teacher": TINY["teacher"]}
+    data = {"name": "tiny", "base": base, "seeds": [0, 1], "baseline": "alone", "cells": CELLS}
+    return SweepSpec.parse({**data, **changes})
+
+
+def agenda(store: Store, spec: SweepSpec | None = None, places: int = 100, **options: Any) -> Agenda:
+    spec = spec or sweep()
+    ledger = Ledger(store, spec.name)
+    ledger.load()
+    return Agenda(spec, spec.plan(), ledger, places=places, **options)
+
+
+def end(
+    on: Agenda, job: Job, value: float = 0.5, status: str = "finished", reason: str | None = None
+) -> None:
+    """End a run as its trainer would: summary first, then the driver's note."""
+    best = {"epoch": 3, "val": {"top1": value}} if status != "failed" else None
+    summary = {"identity": job.identity, "status": status, "reason": reason, "epochs": 3, "seconds": 1.5}
+    on.ledger.store.write_json(f"runs/{job.identity}/summary.json", {**summary, "best": best})
+    on.end(job.identity, Outcome.of({**summary, "best": best}))
+
+
+def drain(on: Agenda, values: dict[float, float] | None = None) -> list[Job]:
+    """Run everything, one after another; a run's value is that of the nearest learning rate."""
+    done = []
+    while (job := on.next()) is not None:
+        rate = job.spec.optimizer.lr
+        known = values or {rate: 0.5}
+        end(on, job, known[min(known, key=lambda one: abs(one - rate))])
+        done.append(job)
+    assert on.over
+    return done
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def test_teachers_come_first_and_students_wait_for_them(store: Store) -> None:
+    on = agenda(store)
+    teacher = on.next()
+    assert teacher is not None
+    assert teacher.trial is None
+    assert on.next() is None
+    assert not on.over
+    assert not on.ready
+    end(on, teacher)
+    students = [on.next() for _ in range(4)]
+    assert [(job.cell, job.trial.seed) for job in students if job and job.trial] == [
+        ("alone", 0),
+        ("taught", 0),
+        ("alone", 1),
+        ("taught", 1),
+    ]
+    assert on.next() is None
+
+
+def test_no_more_runs_are_out_than_there_are_places(store: Store) -> None:
+    on = agenda(store, sweep(base={key: TINY[key] for key in TINY if key != "teacher"}, cells={"alone": {}}))
+    on.places = 1
+    first = on.next()
+    assert first is not None
+    assert on.next() is None
+    assert on.ready is True
+    end(on, first)
+    assert on.next() is not None
+
+
+def test_run_again_it_starts_nothing(store: Store) -> None:
+    assert len(drain(agenda(store))) == 5
+    again = agenda(store)
+    assert again.over
+    assert again.next() is None
+    assert snapshot(again).finished == 4
+
+
+def test_run_again_it_starts_what_is_missing(store: Store) -> None:
+    on = agenda(store)
+    ended = set()
+    for _ in range(3):  # the teacher and two students
+        job = on.next()
+        assert job is not None
+        end(on, job)
+        ended.add(job.identity)
+    rest = {job.identity for job in drain(agenda(store))}
+    assert len(rest) == 2
+    assert not rest & ended
+
+
+def test_what_another_sweep_trained_is_found_but_noted_in_our_ledger(store: Store) -> None:
+    drain(agenda(store))
+    other = agenda(store, sweep(name="other"))
+    assert other.over
+    assert len(store.names("sweeps/other/ledger")) == 4
+
+
+def test_a_teacher_that_all_students_outlived_is_not_trained_again(store: Store) -> None:
+    (teacher,) = [job for job in drain(agenda(store)) if job.trial is None]
+    store.delete(f"runs/{teacher.identity}/summary.json")
+    assert agenda(store).over
+
+
+def test_two_cells_of_one_identity_train_once(store: Store) -> None:
+    cells = {**CELLS, "weight 0": {"paths": [{"name": "logits", "weight": 0}]}}
+    trained = [job for job in drain(agenda(store, sweep(cells=cells))) if job.trial is not None]
+    assert len(trained) == 4
+
+
+def test_when_a_teacher_fails_its_students_fail_with_the_reason(store: Store) -> None:
+    on = agenda(store)
+    teacher = on.next()
+    assert teacher is not None
+    end(on, teacher, status="failed", reason="the task loss became NaN")
+    assert on.over
+    entry = store.read_json(f"sweeps/tiny/ledger/{store.names('sweeps/tiny/ledger')[0]}")
+    assert entry["status"] == "failed"
+    assert "teacher" in entry["reason"]
+    assert "NaN" in entry["reason"]
+    assert agenda(store).over
+    assert agenda(store, retry_failed=True).next() is not None
+
+
+def test_a_failed_trial_stays_failed_until_told_otherwise(store: Store) -> None:
+    on = agenda(store)
+    jobs = []
+    while (job := on.next()) is not None:
+        jobs.append(job)
+        failed = job.cell == "taught" and job.trial is not None and job.trial.seed == 1
+        end(on, job, status="failed" if failed else "finished", reason="NaN" if failed else None)
+    store.write(f"runs/{jobs[-1].identity}/checkpoints/last.pt", b"a state that leads to NaN")
+    assert agenda(store).over
+    retried = drain(agenda(store, retry_failed=True))
+    assert [job.identity for job in retried] == [jobs[-1].identity]
+    assert not store.exists(f"runs/{jobs[-1].identity}/checkpoints/last.pt")
+
+
+def test_a_dead_worker_s_trial_is_retried_a_bounded_number_of_times(store: Store) -> None:
+    on = agenda(store)
+    teacher = on.next()
+    assert teacher is not None
+    end(on, teacher)
+    unlucky = on.next()
+    assert unlucky is not None
+    for _ in range(RETRIES):
+        assert on.crashed(unlucky.identity, "The actor died: SIGKILL") is True
+        assert on.next() is unlucky
+    assert on.crashed(unlucky.identity, "line\nThe actor died: SIGKILL") is False
+    entry = store.read_json(f"sweeps/tiny/ledger/{unlucky.identity}.json")
+    assert entry["status"] == "failed"
+    assert f"died {RETRIES + 1} times" in entry["reason"]
+    assert "SIGKILL" in store.read(entry["error"]).decode()
+    assert not on.over
+
+
+def test_a_worker_that_dies_after_its_run_ended_costs_nothing(store: Store) -> None:
+    on = agenda(store)
+    teacher = on.next()
+    assert teacher is not None
+    summary = {"identity": teacher.identity, "status": "finished", "reason": None, "seconds": 1.0}
+    store.write_json(f"runs/{teacher.identity}/summary.json", summary)
+    assert on.crashed(teacher.identity, "SIGKILL") is False
+    assert on.ready
+
+
+def test_a_trial_that_another_sweep_s_scheduler_stopped_trains_here(store: Store) -> None:
+    on = agenda(store, sweep(name="other"))
+    teacher = on.next()
+    assert teacher is not None
+    end(on, teacher)
+    first = on.next()
+    assert first is not None
+    end(on, first, status="stopped", reason="asha")
+    assert first.identity not in {job.identity for job in drain(agenda(store, sweep(name="other")))}
+    assert first.identity in {job.identity for job in drain(agenda(store))}
+
+
+def test_a_halted_agenda_hands_out_nothing(store: Store) -> None:
+    on = agenda(store)
+    on.halted = True
+    assert on.next() is None
+    assert on.over
+
+
+def test_the_winner_of_a_search_runs_on_all_seeds(store: Store) -> None:
+    search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2, 0.4]}, "cells": ["taught"]}
+    spec = sweep(search=search)
+    done = drain(agenda(store, spec), values={0.05: 0.6, 0.2: 0.9, 0.4: 0.7})
+    searched = [job for job in done if job.trial is not None and job.trial.cell == "taught (searched)"]
+    assert {(job.spec.optimizer.lr, job.spec.seed) for job in searched} == {(0.2, 1)}
+    plan = store.read_json("sweeps/tiny/plan.json")
+    winners = [trial for trial in plan["trials"] if trial["cell"] == "taught (searched)"]
+    assert [(trial["seed"], trial["phase"], trial["overrides"]["optimizer.lr"]) for trial in winners] == [
+        (0, "compare", 0.2),  # trained as a candidate: seed 0 serves both
+        (1, "compare", 0.2),
+    ]
+    again = agenda(store, spec)
+    assert again.over
+    assert again.plan.size == len(again.jobs) - 1
+
+
+def test_less_is_better_where_the_metric_says_so(store: Store) -> None:
+    search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2]}, "cells": ["taught"]}
+    spec = sweep(search=search, metric={"name": "top1", "mode": "min"})
+    on = agenda(store, spec)
+    drain(on, values={0.05: 0.6, 0.2: 0.9})
+    assert on.searches[0].winner() is on.searches[0].candidates[0]
+
+
+def test_a_search_whose_candidates_all_failed_has_no_winner_and_says_so(store: Store) -> None:
+    search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2]}, "cells": ["taught"]}
+    on = agenda(store, sweep(search=search))
+    while (job := on.next()) is not None:
+        lost = job.phase == "search"
+        end(on, job, status="failed" if lost else "finished", reason="NaN" if lost else None)
+    assert on.over
+    assert any("none of its candidates finished" in note for note in on.plan.notes)
+    assert agenda(store, sweep(search=search)).over
+
+
+def optuna_sweep(trials: int = 12) -> SweepSpec:
+    search = {"method": "optuna", "trials": trials, "space": RATES, "cells": ["taught"], "seeds": [0]}
+    return sweep(search=search, seeds=[0])
+
+
+def test_optuna_learns_and_keeps_to_its_budget(store: Store) -> None:
+    on = agenda(store, optuna_sweep(), places=2)
+    drain(on, values={0.03: 0.9, 0.5: 0.1})
+    candidates = on.searches[0].candidates
+    assert len(candidates) == 12
+    assert len({job.identity for job in on.jobs.values() if job.phase == "search"}) == 12
+    late = [one.overrides["optimizer.lr"] for one in candidates[8:]]
+    assert sum(rate < 0.27 for rate in late) >= 3
+
+
+def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
+    on = agenda(store, optuna_sweep(), places=2)
+    ended: list[str] = []
+    while len(ended) < 6:
+        job = on.next()
+        assert job is not None
+        end(on, job, 0.5)
+        ended.append(job.identity)
+    left_open = on.next()
+    again = agenda(store, optuna_sweep(), places=2)
+    kept = [one.identities[0] for one in again.searches[0].candidates]
+    assert set(ended) & {job.identity for job in again.jobs.values() if job.phase == "search"} <= set(kept)
+    more = drain(again)
+    assert not {job.identity for job in more} & set(ended)
+    assert left_open is not None
+    assert left_open.identity in {job.identity for job in more}
+    assert len(again.searches[0].candidates) == 12
+    assert agenda(store, optuna_sweep(), places=2).over
+
+
+def test_optuna_candidates_of_another_space_do_not_count(store: Store) -> None:
+    drain(agenda(store, optuna_sweep(4), places=2))
+    search = {
+        "method": "optuna",
+        "trials": 4,
+        "space": {"optimizer.lr": {"uniform": [2, 3]}},
+        "cells": ["taught"],
+    }
+    on = agenda(store, sweep(search=search, seeds=[0]), places=2)
+    assert on.searches[0].candidates == []
+    assert len([job for job in drain(on) if job.phase == "search"]) == 4
+
+
+def test_candidates_that_make_no_valid_run_are_failures_not_the_end(store: Store) -> None:
+    space = {"training.batch_size": [30, 31], "resources.workers": [2]}
+    search = {"method": "optuna", "trials": 4, "space": space, "cells": ["taught"]}
+    on = agenda(store, sweep(search=search, seeds=[0]), places=2)
+    drain(on)
+    assert on.searches[0].complete
+    winner = on.searches[0].winner()
+    assert winner is None or winner.overrides["training.batch_size"] == 30
+
+
+def test_a_damaged_ledger_entry_counts_as_absent(store: Store) -> None:
+    drain(agenda(store))
+    name = store.names("sweeps/tiny/ledger")[0]
+    store.write(f"sweeps/tiny/ledger/{name}", b"")
+    assert agenda(store).over
+    assert store.read_json(f"sweeps/tiny/ledger/{name}")["status"] == "finished"
