@@ -62,7 +62,7 @@ def known_keys(model: type[BaseModel], parents: list[Any], problem: Any) -> list
             continue
         field = here.model_fields.get(part)
         here = _model_in(field.annotation) if field else here
-    return [key for key in getattr(here, "model_fields", {})]
+    return list(getattr(here, "model_fields", {}))
 
 
 def _model_in(annotation: Any) -> Any:
