@@ -1,0 +1,1 @@
+"""Everything that is Ray: connection, Train, Tune, planning."""

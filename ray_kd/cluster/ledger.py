@@ -1,0 +1,146 @@
+"""The ledger of a sweep: which trials ended, and how. Its one writer is the driver.
+
+``runs/<identity>/summary.json`` says how a run ended; the ledger says that this sweep has taken note, and
+keeps what a run could not say itself (its worker died, its teacher failed). Both are written whole, so a
+sweep that was killed at any moment goes on from what they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray_kd.config.errors import UserError
+from ray_kd.storage import Store
+
+Status = Literal["finished", "failed", "stopped"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        best: validation metrics of its best epoch; empty where it has none.
+        seconds: wall seconds of training.
+        error: path of its traceback below the storage, for failed runs that left one.
+    """
+
+    status: Status
+    reason: str | None
+    seconds: float
+    epochs: int
+    best: dict[str, float]
+    error: str | None = None
+
+    @classmethod
+    def of(cls, summary: dict[str, Any]) -> Outcome:
+        """From a run's summary."""
+        failed = summary["status"] == "failed"
+        return cls(
+            status=summary["status"],
+            reason=summary.get("reason"),
+            seconds=float(summary.get("seconds") or 0.0),
+            epochs=int(summary.get("epochs") or 0),
+            best=dict((summary.get("best") or {}).get("val") or {}),
+            error=f"runs/{summary['identity']}/error.txt" if failed else None,
+        )
+
+
+class Ledger:
+    """What a sweep keeps below ``sweeps/<name>``.
+
+    Args:
+        store: the storage root.
+        name: the sweep's name.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.folder = store, f"sweeps/{name}"
+        self.entries: dict[str, dict[str, Any]] = {}
+        self.stale: set[str] = set()
+        """Runs whose summary does not count here: it has to go before they train."""
+
+    def load(self) -> None:
+        """Read every entry; one that is damaged counts as absent, since its run's summary is the truth."""
+        files = [file for file in self.store.names(f"{self.folder}/ledger") if file.endswith(".json")]
+        entries = self._each([f"{self.folder}/ledger/{file}" for file in files])
+        self.entries = {str(entry["identity"]): entry for entry in entries if entry and "identity" in entry}
+
+    def outcomes(self, identities: Iterable[str]) -> dict[str, Outcome]:
+        """How each of these runs ended, for those that count as ended in this sweep.
+
+        A run that a scheduler of another sweep stopped is none of ours: it has to train on.
+        """
+        identities = list(identities)
+        summaries = self._each([f"runs/{identity}/summary.json" for identity in identities])
+        found = {}
+        for identity, summary in zip(identities, summaries, strict=True):
+            entry = self.entries.get(identity)
+            noted = entry["status"] if entry else None
+            if summary is None:
+                if entry is not None and noted == "failed":
+                    found[identity] = Outcome(
+                        "failed", entry.get("reason"), entry.get("seconds") or 0.0, 0, {}, entry.get("error")
+                    )
+            elif summary["status"] != "stopped" or noted == "stopped":
+                found[identity] = Outcome.of(summary)
+            else:
+                self.stale.add(identity)
+        return found
+
+    def write(self, identity: str, cell: str, seed: int, phase: str, outcome: Outcome) -> None:
+        """Note that a run ended."""
+        entry = {
+            "identity": identity,
+            "cell": cell,
+            "seed": seed,
+            "phase": phase,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "seconds": outcome.seconds,
+        }
+        if outcome.error is not None:
+            entry["error"] = outcome.error
+        if self.entries.get(identity) != entry:
+            self.store.write_json(f"{self.folder}/ledger/{identity}.json", entry)
+            self.entries[identity] = entry
+
+    def forget(self, identity: str) -> None:
+        """Drop what is known of a run's end, and its saved state if it failed; it then trains anew."""
+        self.stale.discard(identity)
+        entry = self.entries.pop(identity, None)
+        self.store.delete(f"{self.folder}/ledger/{identity}.json")
+        summary = self.read_json(f"runs/{identity}/summary.json")
+        self.store.delete(f"runs/{identity}/summary.json")
+        self.store.delete(f"runs/{identity}/error.txt")
+        if "failed" in ((entry or {}).get("status"), (summary or {}).get("status")):
+            self.store.delete(f"runs/{identity}/checkpoints/last.pt")
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """plan.json as an earlier run of the sweep left it."""
+        return self.read_json(f"{self.folder}/plan.json")
+
+    def write_plan(self, plan: dict[str, Any]) -> None:
+        """Write plan.json."""
+        self.store.write_json(f"{self.folder}/plan.json", plan)
+
+    def write_sweep(self, text: str) -> None:
+        """Write the resolved sweep file."""
+        self.store.write(f"{self.folder}/sweep.yaml", text.encode())
+
+    def read_json(self, path: str) -> dict[str, Any] | None:
+        """A JSON mapping; None where there is none, or a damaged one."""
+        try:
+            value = self.store.read_json(path)
+        except (FileNotFoundError, NotADirectoryError, UserError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def _each(self, paths: list[str]) -> list[dict[str, Any] | None]:
+        if self.store.is_local:
+            return [self.read_json(path) for path in paths]
+        with ThreadPoolExecutor(16) as pool:  # an object store answers in tens of milliseconds
+            return list(pool.map(self.read_json, paths))
