@@ -165,4 +165,6 @@ def pooled(feature: Tensor) -> Tensor:
 
 def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:
     """A feature map (N, C, H, W) pooled (or repeated) to ``size`` = (H', W'); as it is when equal."""
-    return feature if feature.shape[-2:] == torch.Size(size) else F.adaptive_avg_pool2d(feature, tuple(size))
+    if feature.shape[-2:] == torch.Size(size):
+        return feature
+    return F.adaptive_avg_pool2d(feature, (size[0], size[1]))

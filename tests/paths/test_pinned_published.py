@@ -1,0 +1,73 @@
+"""The six paths of Adaptive Distillation, against formulas written again with loops in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.paths.numbers import K, N, draw, losses, make, softmax
+
+STUDENT, TEACHER = draw(1, (3, 5)), draw(2, (3, 5))
+
+
+def test_soft_target() -> None:
+    total = 0.0
+    for z_s, z_t in zip(STUDENT["logits"], TEACHER["logits"], strict=True):
+        p, q = softmax(z_t / 4), softmax(z_s / 4)
+        total += sum(p[k] * (np.log(p[k]) - np.log(q[k])) for k in range(K))
+    assert losses(make("soft_target", STUDENT, TEACHER), STUDENT, TEACHER) == [pytest.approx(16 * total / N)]
+
+
+def test_soft_target_standardised() -> None:
+    total = 0.0
+    for z_s, z_t in zip(STUDENT["logits"], TEACHER["logits"], strict=True):
+        p, q = (softmax((z - z.mean()) / (z.std(ddof=1) + 1e-7) / 2) for z in (z_t, z_s))
+        total += sum(p[k] * np.log(p[k] / q[k]) for k in range(K))
+    path = make("soft_target", STUDENT, TEACHER, standardise=True, temperature=2)
+    assert losses(path, STUDENT, TEACHER) == [pytest.approx(4 * total / N)]
+
+
+def test_logits() -> None:
+    wanted = np.mean((STUDENT["logits"] - TEACHER["logits"]) ** 2)
+    assert losses(make("logits", STUDENT, TEACHER), STUDENT, TEACHER) == [pytest.approx(wanted)]
+
+
+@pytest.mark.parametrize("power", [2, 1.5])
+def test_attention_transfer(power: float) -> None:
+    wanted = []
+    for f_s, f_t in zip(STUDENT["features"], TEACHER["features"], strict=True):
+        maps = []
+        for feature in (f_s, f_t):
+            energy = (np.abs(feature) ** power).sum(axis=1).reshape(N, -1)
+            maps.append(energy / (np.sqrt((energy**2).sum(axis=1, keepdims=True)) + 1e-6))
+        wanted.append(pytest.approx(np.mean((maps[0] - maps[1]) ** 2)))
+    path = make("attention_transfer", STUDENT, TEACHER, power=power)
+    assert losses(path, STUDENT, TEACHER) == wanted
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 4), (5, 2), (7, 2), (11, 2)])
+def test_nst_for_every_shape_of_target(channels: int, size: int) -> None:
+    """Half a Gramian; features with C > HW; with C <= 2 HW; and with C > 2 HW: one definition."""
+    student, teacher = (draw(seed, (channels,), (size,)) for seed in (3, 4))
+    total = 0.0
+    for f_s, f_t in zip(student["features"][0], teacher["features"][0], strict=True):
+        gramians = []
+        for feature in (f_s, f_t):
+            rows = feature.reshape(channels, -1)
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            gramians.append(rows @ rows.T)
+        total += ((gramians[0] - gramians[1]) ** 2).sum()
+    path = make("nst", student, teacher, adapter=None)
+    assert losses(path, student, teacher) == [pytest.approx(total / (N * channels**2))]
+
+
+def test_nst_adapter_is_a_normalised_linear_map() -> None:
+    student, teacher = draw(5, (3,), (4,)), draw(6, (4,), (4,))
+    path = make("nst", student, teacher)
+    weight = next(p for p in path.parameters() if p.dim() == 4).detach().numpy()[:, :, 0, 0]
+    mapped = np.einsum("oc,nchw->nohw", weight, student["features"][0])
+    mean, var = mapped.mean(axis=(0, 2, 3), keepdims=True), mapped.var(axis=(0, 2, 3), keepdims=True)
+    adapted = {"features": [(mapped - mean) / np.sqrt(var + 1e-5)], "logits": None}
+    plain = {"features": adapted["features"], "logits": student["logits"]}
+    wanted = losses(make("nst", plain, teacher, adapter=None), plain, teacher)
+    assert losses(path, student, teacher) == pytest.approx(wanted)
