@@ -173,6 +173,20 @@ class Aggregator(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} implements neither factors nor combine")
 
+    def refuse_negative(self, losses: Tensor) -> None:
+        """Raise where a loss (n,) is below what the method's logarithm takes (waits for the device).
+
+        Raises:
+            UserError: names the loss. NaN passes: the training loop reports it.
+        """
+        if bool((losses < 0).any()):
+            worst = int(losses.argmin())
+            raise UserError(
+                f"aggregator '{self.name}' takes logarithms, and '{self.names[worst]}' is "
+                f"{float(losses[worst]):.3g} (after its lower bound, if any). Losses that can be negative "
+                "(vid) need another aggregator, such as fixed or equal_norm."
+            )
+
     def param_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups for what the aggregator itself learns; keys as in ``torch.optim``.
 
