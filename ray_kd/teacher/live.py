@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import Path
 
-Targets = dict[str, dict[str, Tensor]]
+Targets = dict[str, Mapping[str, Tensor]]
 
 
 class LiveTeacher:

@@ -184,19 +184,21 @@ class Training:
         aggregator = step.aggregator
         taken = step.taken - (self.epoch - 1) * step.steps_per_epoch
         means = [value / taken for value in step.sums.tolist()]
-        count = len(step.names)
+        losses, weights, *measured = _parts(means[1:], len(step.names), len(aggregator.names))
         rows = []
         for position, (name, members) in enumerate(aggregator.groups.items()):
-            rows.append(
-                {
-                    "epoch": self.epoch,
-                    "path": name,
-                    "loss": sum(means[1 + member] for member in members),
-                    "weight": means[1 + count + position],
-                    "gradient_norm": None,
-                    "cosine": None,
-                }
-            )
+            row = {
+                "epoch": self.epoch,
+                "path": name,
+                "loss": sum(losses[member] for member in members),
+                "weight": weights[position],
+                "gradient_norm": None,
+                "cosine": None,
+            }
+            if measured and measured[2][position] > 0:  # the share of steps that measured
+                row["gradient_norm"] = measured[0][position] / measured[2][position]
+                row["cosine"] = measured[1][position] / measured[2][position]
+            rows.append(row)
         return means, rows
 
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
@@ -325,3 +327,12 @@ class Training:
             if self.setting.track is not None:
                 self.setting.track.finish(summary)
         return summary
+
+
+def _parts(values: list[float], losses: int, names: int) -> list[list[float]]:
+    """Values side by side, cut into the losses' and then rows of one for each name."""
+    rest = values[losses:]
+    return [
+        values[:losses],
+        *(rest[start : start + names] for start in range(0, max(1, len(rest)), max(1, names))),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ray_kd.aggregation import Aggregator, Update
+from ray_kd.aggregation.gradients import Gradients
+from ray_kd.config.errors import UserError
 from ray_kd.config.spec import Optimizer, RunSpec
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.tasks import Task
 from ray_kd.teacher.live import Targets
 from ray_kd.training.parts import Parts
-from ray_kd.training.ranks import reduce_losses
+from ray_kd.training.ranks import average, average_gradients, reduce_losses
 from ray_kd.training.schedule import learning_rate
 from ray_kd.training.setting import Setting, resolve_precision
 
@@ -29,13 +32,15 @@ class Distilled(nn.Module):
         super().__init__()
         self.student, self.paths, self.task = student, paths, task
 
-    def forward(self, batch: Mapping[str, Tensor], targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
-        """The task loss and every path's losses on a batch."""
+    def forward(
+        self, batch: Mapping[str, Tensor], targets: Targets
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """The task loss, every path's losses, and the logits on a batch."""
         outputs = cast(Outputs, self.student(batch["image"]))
         losses: dict[str, Tensor] = {}
         for path in cast("list[Path]", self.paths):
             losses.update(path(outputs, targets[path.label], batch))
-        return self.task.loss(outputs, batch), losses
+        return self.task.loss(outputs, batch), losses, outputs.logits
 
 
 class Step:
@@ -51,23 +56,33 @@ class Step:
         self.aggregator: Aggregator = parts.aggregator
         self.student = parts.student
         self.module = Distilled(parts.student, parts.paths, parts.task)
-        self.ddp: nn.Module = self.module
-        if setting.world > 1:
-            ids = [setting.device.index or 0] if setting.device.type == "cuda" else None
-            self.ddp = DistributedDataParallel(self.module, device_ids=ids, broadcast_buffers=False)
-        self.clipped = [p for p in self.student.parameters() if p.requires_grad]
-        self.optimizers = make_optimizers(spec.optimizer, self.module, self.aggregator)
         dtype = resolve_precision(spec.training.precision, setting.device)
         self.precision = str(dtype).removeprefix("torch.")
         self._autocast = dtype if dtype != torch.float32 else None
         self.scaler = torch.amp.GradScaler(setting.device.type, enabled=dtype == torch.float16)
+        self.ddp: nn.Module = self.module
+        self.gradients: Gradients | None = None
+        if self.aggregator.tier == 2 and self.aggregator.losses:
+            self.gradients = Gradients(
+                self.student.named_parameters(),
+                adapters=parts.paths.parameters(),
+                reduce=partial(average, world=setting.world) if setting.world > 1 else None,
+                scale=lambda: self.scaler.get_scale(),
+            )
+        elif setting.world > 1:
+            ids = [setting.device.index or 0] if setting.device.type == "cuda" else None
+            self.ddp = DistributedDataParallel(self.module, device_ids=ids, broadcast_buffers=False)
+        self.clipped = [p for p in self.student.parameters() if p.requires_grad]
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.corrupted = [path for path in cast("list[Path]", parts.paths) if path.options.corrupt]
+        self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator)
         self.taken = 0
         self.names = self.aggregator.losses
         self.sums = self.empty_sums()
 
     def empty_sums(self) -> Tensor:
         """Zeroes for the running sums."""
-        size = 1 + len(self.names) + len(self.aggregator.names)
+        size = 1 + len(self.names) + len(self.aggregator.names) * (4 if self.gradients else 1)
         return torch.zeros(size, device=self.setting.device)
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
@@ -80,27 +95,38 @@ class Step:
             group["lr"] = rate
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
+        for path in self.corrupted:
+            targets[path.label] = path.corrupted(targets[path.label], batch, self.taken)
         with self.autocast():
-            task_loss, losses = self.ddp(batch, targets)
+            task_loss, losses, logits = self.ddp(batch, targets)
+        if self.gradients is not None and logits is not None:
+            self.gradients.tensors = {"logits": logits}
         if self.setting.world > 1:
             reduced = reduce_losses([task_loss, *losses.values()], self.setting.world)
             task_loss, losses = reduced[0], dict(zip(losses, reduced[1:], strict=True))
         update = self.decide(task_loss, losses)
         self.apply(update)
         self.aggregator.after_step(lambda: self.evaluate(batch, targets))
-        parts = [task_loss.detach().view(1)]
-        if losses:
-            parts += [torch.stack([losses[name].detach() for name in self.names]), update.factors]
-        self.sums += torch.cat(parts)
+        self.note(task_loss, losses, update)
         self.taken += 1
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor]) -> Update:
         """The aggregator's update for this step's losses."""
         weight = self.spec.training.task_weight
         weighted = task_loss if weight == 1 else task_loss * weight
-        if not losses:
-            return Update((), self.sums.new_empty(0), total=weighted)
-        return cast(Update, self.aggregator(weighted, losses))
+        return cast(Update, self.aggregator(weighted, losses, self.gradients))
+
+    def note(self, task_loss: Tensor, losses: Mapping[str, Tensor], update: Update) -> None:
+        """Add the step's figures to the running sums; nothing here waits for the device."""
+        parts = [task_loss.detach().view(1)]
+        if losses:
+            parts += [torch.stack([losses[name].detach() for name in self.names]), update.factors]
+        if self.gradients is not None:
+            norms, cosines = update.gradient_norms, update.cosines
+            nothing = torch.zeros_like(update.factors)
+            measured = nothing if norms is None else torch.ones_like(nothing)
+            parts += [nothing if norms is None else norms, nothing if cosines is None else cosines, measured]
+        self.sums += torch.cat([part.to(self.sums.dtype) for part in parts] if self._autocast else parts)
 
     def apply(self, update: Update) -> None:
         """Backward, clip the student's gradient, step every optimizer."""
@@ -110,6 +136,8 @@ class Step:
             self.scaler.unscale_(main)
         else:
             update.backward()
+        if self.gradients is not None and update.total is not None:
+            average_gradients(self.trained, self.setting.world)  # DDP does it for tier 1
         if self.spec.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(self.clipped, self.spec.optimizer.clip)
         self.scaler.step(main)
@@ -127,7 +155,7 @@ class Step:
             norm.track_running_stats = False
         try:
             with self.autocast():
-                _, losses = self.module(batch, targets)
+                _, losses, _ = self.module(batch, targets)
         finally:
             for norm, tracks in kept:
                 norm.track_running_stats = tracks
@@ -166,10 +194,19 @@ class Step:
 
 
 def make_optimizers(
-    options: Optimizer, module: nn.Module, aggregator: Aggregator
+    options: Optimizer, trained: list[nn.Parameter], aggregator: Aggregator
 ) -> list[torch.optim.Optimizer]:
-    """The main optimizer for student and adapters, and one for what an aggregator trains by itself."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    """The main optimizer for student and adapters, and one for what an aggregator trains by itself.
+
+    Raises:
+        UserError: the aggregator brings its own form of SGD, and the run asks for another optimizer.
+    """
+    rule = aggregator.optimizer_rule()
+    if rule is not None and options.name != "sgd":
+        raise UserError(
+            f"aggregator '{aggregator.name}' is a form of SGD: optimizer.name: expected sgd, "
+            f"got {options.name}."
+        )
     groups: list[dict[str, Any]] = [{"params": trained}]
     own: list[dict[str, Any]] = []
     for group in aggregator.param_groups():
@@ -186,7 +223,7 @@ def make_optimizers(
             fused=True,
         )
     else:
-        main = torch.optim.SGD(
+        main = (rule or torch.optim.SGD)(
             groups,
             lr=options.lr,
             momentum=options.momentum,
