@@ -1,0 +1,90 @@
+"""Softmax regression: the teacher's own head reads the student's features."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import PathOptions
+from ray_kd.config.registry import PATHS
+from ray_kd.outputs import Outputs
+from ray_kd.paths.base import exact, feature_of, full, logits_of
+from ray_kd.paths.feature import AdaptedOptions, AdaptedPath, pooled
+
+
+class SoftmaxRegressionOptions(AdaptedOptions):
+    """Options of softmax regression."""
+
+
+@PATHS.register("softmax_regression", source="Yang et al., ICLR 2021 (SRRL)")
+class SoftmaxRegression(AdaptedPath):
+    r"""Softmax regression (SR, SRRL): :math:`MSE(h_t(GAP(A(F_s))), z_t)` on the last stage.
+
+    h_t is the teacher's frozen head, A the adapter; mean over samples and classes. The target is the
+    teacher's logits (N, K). ``bind`` copies ``teacher.head``: a module that maps the pooled features
+    (N, C) of the teacher's last stage to its logits; it stays in evaluation mode.
+
+    Source: Yang, Martinez, Bulat, Tzimiropoulos, *Knowledge distillation via softmax regression
+    representation learning*, ICLR 2021, in the form of the published Adaptive Distillation code
+    (static weight 1, adapter without ReLU; SRRL's own has one: ``adapter: conv_bn_relu``).
+    """
+
+    published_weight: ClassVar[float] = 1.0
+    binds: ClassVar[bool] = True
+    default_stages: ClassVar[tuple[int, ...] | None] = (-1,)
+    Options = SoftmaxRegressionOptions
+    head: nn.Module | None
+
+    def __init__(
+        self,
+        options: PathOptions,
+        student_channels: Sequence[int],
+        teacher_channels: Sequence[int],
+        seed: int = 0,
+    ) -> None:
+        super().__init__(options, student_channels, teacher_channels, seed)
+        last = min(len(self.student_channels), len(self.teacher_channels)) - 1
+        if self.stages != (last,):
+            raise UserError(
+                f"path '{self.label}': stages: expected [{last}], the last stage, which is what the "
+                f"teacher's head reads; got {list(self.stages)}."
+            )
+        self.head = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.label,)
+
+    def bind(self, teacher: nn.Module) -> None:
+        head = getattr(teacher, "head", None)
+        if not isinstance(head, nn.Module):
+            raise UserError(
+                f"path '{self.label}' needs the teacher's head: {type(teacher).__name__} has no module "
+                "'head' (pooled features of its last stage -> logits)."
+            )
+        self.head = copy.deepcopy(head).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> SoftmaxRegression:
+        super().train(mode)
+        if self.head is not None:
+            self.head.eval()
+        return self
+
+    def target(self, teacher: Outputs) -> dict[str, Tensor]:
+        return {self.label: logits_of(teacher, self.label).detach()}
+
+    def losses(
+        self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        if self.head is None:
+            raise UserError(f"path '{self.label}' was not bound; call path.bind(teacher) first.")
+        stage = self.stages[0]
+        feature = self.adapt(feature_of(student, stage, self.label), stage)
+        with exact(feature):
+            logits = cast(Tensor, self.head(pooled(full(feature))))
+            return {self.label: F.mse_loss(logits, target[self.label].to(logits.dtype))}
