@@ -49,7 +49,7 @@ def losses(path: Path, student: dict[str, Any], teacher: dict[str, Any]) -> list
     """What the path says."""
     batch = {"label": torch.tensor(LABEL), "sample": torch.tensor(SAMPLE)}
     found = path(outputs(student), path.target(outputs(teacher)), batch)
-    return [float(value) for value in found.values()]
+    return [float(value.detach()) for value in found.values()]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
