@@ -88,16 +88,15 @@ def other_class(sample: Tensor, label: Tensor, seed: int, name: str, step: int) 
 
 def favourite(sample: Tensor, label: Tensor, seed: int, name: str) -> Tensor:
     """For each sample the one of another class (N,) that it likes best among those in the batch."""
-    place, member = label.unique(return_inverse=True)[1], label
-    # Likings are drawn for a class by its number, so that they do not depend on which classes are here.
     stream = key(seed, "shuffle_fixed", name)
-    offsets = sample[:, None] * 0x1000003 + member[None, :]
-    liking = uniform(stream, "class", offsets.flatten(), 0, 1).view(len(sample), -1).double()
+    # A liking is drawn for a pair (sample, class), and does not depend on which classes are here.
+    pairs = sample[:, None] * 0x1000003 + label[None, :]
+    liking = uniform(stream, "class", pairs.flatten(), 0, 1).view(len(sample), -1).double()
     liking = liking + uniform(stream, "sample", sample, 0, 1).T.double() * 2**-25
-    alone = place[:, None] == place[None, :]
-    if bool(alone.all()):
-        alone = torch.eye(len(sample), dtype=torch.bool, device=sample.device)
-    return liking.masked_fill(alone, 2.0).argmin(dim=1)
+    excluded = label[:, None] == label[None, :]
+    if bool(excluded.all()):
+        excluded = torch.eye(len(sample), dtype=torch.bool, device=sample.device)
+    return liking.masked_fill(excluded, 2.0).argmin(dim=1)
 
 
 def _noise(values: Tensor, sample: Tensor, stream: tuple[int | str, ...]) -> Tensor:
