@@ -216,8 +216,8 @@ def _later(sweep: SweepSpec, search: Search, cell: str) -> list[Later]:
     later = []
     if search.method == "optuna":
         count = search.budget * len(search.seeds)
-        later.append(Later(cell, "search", count, "optuna proposes them from earlier results"))
-    later.append(Later(searched_name(cell), "compare", len(sweep.seeds), "the winner of the cell's search"))
+        later.append(Later(cell, "search", count, "optuna proposes them"))
+    later.append(Later(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
     return later
 
 

@@ -1,0 +1,205 @@
+"""Sweeps on a real Ray: run twice, with failures, with kills, with Ctrl-C, with a search."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_kd.cluster.sweep import SweepResult, run_sweep
+from ray_kd.config.errors import UserError
+from ray_kd.config.sweep import SweepSpec
+from ray_kd.training.distill import distill
+from tests.helpers import TINY
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_cpus")]
+
+LONG = {"epochs": 150, "batch_size": 30}
+CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
+
+
+def sweep(epochs: int = 3, **changes: Any) -> SweepSpec:
+    base = {**TINY, "training": {"epochs": epochs, "batch_size": 30, "evaluate_every": max(1, epochs // 10)}}
+    data = {"name": "tiny", "base": base, "seeds": [0, 1], "baseline": "alone", "cells": CELLS}
+    return SweepSpec.parse({**data, **changes})
+
+
+def run(spec: SweepSpec, storage: Path, **options: Any) -> SweepResult:
+    return run_sweep(spec, storage=str(storage), progress=False, **options)
+
+
+def summary(storage: Path, identity: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((storage / "runs" / identity / "summary.json").read_text())
+    return loaded
+
+
+def epochs(storage: Path, identity: str) -> list[dict[str, Any]]:
+    try:
+        text = (storage / "runs" / identity / "epochs.jsonl").read_text()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 90) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = what()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError("waited in vain")
+
+
+def test_a_sweep_with_a_nan_goes_on_and_a_second_call_starts_nothing(tmp_path: Path) -> None:
+    spec = sweep(cells={**CELLS, "broken": {"paths": [], "optimizer.lr": 1e25}})
+    first = run(spec, tmp_path)
+    assert (first.total, first.finished, first.failed, first.started) == (6, 4, 2, 7)
+    assert first.complete
+    failure = first.failures[0]
+    assert failure["cell"] == "broken"
+    assert "NaN" in failure["reason"]
+    assert "TrainingFailed" in (tmp_path / failure["error"]).read_text()
+    assert "broken, seed 0" in first.message()
+
+    plan = json.loads((tmp_path / "sweeps" / "tiny" / "plan.json").read_text())
+    ledger = {file.stem for file in (tmp_path / "sweeps" / "tiny" / "ledger").iterdir()}
+    assert ledger == {trial["identity"] for trial in plan["trials"]}
+    assert SweepSpec.load(tmp_path / "sweeps" / "tiny" / "sweep.yaml").plan().to_json() == plan
+
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")}
+    second = run(spec, tmp_path)
+    assert (second.finished, second.failed, second.started) == (4, 2, 0)
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").rglob("*")} == written
+
+
+def test_a_trial_in_an_actor_gives_the_numbers_of_a_bare_run(tmp_path: Path) -> None:
+    spec = sweep(seeds=[3])
+    run(spec, tmp_path / "swept")
+    for trial in spec.plan().trials:
+        bare = distill(trial.spec.model_copy(update={"storage": str(tmp_path / "bare")}))
+        swept = summary(tmp_path / "swept", trial.identity)
+        assert (swept["last"], swept["best"]) == (bare["last"], bare["best"])
+
+
+def test_the_trial_of_a_killed_worker_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    spec = sweep(epochs=150, seeds=[0], cells={"alone": {"paths": []}})
+    (trial,) = spec.plan().trials
+    killed: list[int] = []
+
+    def kill() -> None:
+        wait_for(lambda: len(epochs(tmp_path, trial.identity)) >= 20)
+        pid = int((tmp_path / "runs" / trial.identity / "lock").read_text().split(":")[1])
+        killed.append(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    result = run(spec, tmp_path)
+    killer.join()
+    assert killed
+    assert (result.finished, result.failed) == (1, 0)
+    records = epochs(tmp_path, trial.identity)
+    assert [record["epoch"] for record in records] == list(range(1, 151))
+    bare = distill(trial.spec.model_copy(update={"storage": str(tmp_path / "bare")}))
+    assert summary(tmp_path, trial.identity)["last"] == bare["last"]
+
+
+DRIVER = """
+import sys
+from ray_kd.cluster.sweep import run_sweep
+if __name__ == "__main__":
+    result = run_sweep(sys.argv[1], storage=sys.argv[2])
+    sys.exit(130 if result.interrupted else 0)
+"""
+
+
+def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> None:
+    spec = sweep(epochs=120, seeds=[0, 1, 2])
+    (tmp_path / "sweep.yaml").write_text(spec.to_yaml())
+    (tmp_path / "driver.py").write_text(DRIVER)
+    storage, ledger = tmp_path / "results", tmp_path / "results" / "sweeps" / "tiny" / "ledger"
+    command = [sys.executable, str(tmp_path / "driver.py"), str(tmp_path / "sweep.yaml"), str(storage)]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def ended() -> dict[str, int]:
+        if not ledger.exists():
+            return {}
+        names = [file.stem for file in ledger.glob("*.json")]
+        return {name: (storage / "runs" / name / "summary.json").stat().st_mtime_ns for name in names}
+
+    driver = start()
+    wait_for(lambda: len(ended()) >= 1)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
+    first = ended()
+    assert 1 <= len(first) < 6
+
+    driver = start()
+    wait_for(lambda: len(ended()) > len(first))
+    driver.kill()
+    driver.communicate()
+    second = ended()
+    assert second.items() >= first.items()
+    assert len(second) < 6
+
+    result = run(spec, storage)
+    assert (result.total, result.finished, result.interrupted) == (6, 6, False)
+    assert result.started == 6 - len(second)
+    assert ended().items() >= second.items()
+    for trial in spec.plan().trials:
+        assert [record["epoch"] for record in epochs(storage, trial.identity)] == list(range(1, 121))
+
+
+@pytest.mark.parametrize("resources", [{"cpus": 64}, {"gpus": 64}, {"cpus": 2, "workers": 3}])
+def test_a_trial_that_fits_nowhere_is_refused_before_anything_starts(
+    tmp_path: Path, resources: dict[str, float]
+) -> None:
+    with pytest.raises(UserError, match="no slot could ever hold") as caught:
+        run(sweep(resources=resources), tmp_path)
+    assert "2 CPUs" in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "sweeps" / "tiny" / "plan.json").exists()
+
+
+def test_a_search_stops_weak_candidates_and_runs_its_winner_on_all_seeds(tmp_path: Path) -> None:
+    search = {
+        "method": "grid",
+        "space": {"optimizer.lr": [0.1, 1e-7, 1e-6, 1e-5, 3e-6, 0.2]},
+        "cells": ["alone"],
+    }
+    spec = sweep(epochs=20, search=search, scheduler={"name": "asha", "grace_epochs": 4, "reduction": 2})
+    result = run(spec, tmp_path)
+    assert result.failed == 0
+    plan = json.loads((tmp_path / "sweeps" / "tiny" / "plan.json").read_text())
+    statuses = {
+        trial["overrides"]["optimizer.lr"]: summary(tmp_path, trial["identity"])
+        for trial in plan["trials"]
+        if trial["phase"] == "search"
+    }
+    stopped = [one for one in statuses.values() if one["status"] == "stopped"]
+    assert len(stopped) == result.stopped >= 2
+    assert all(one["last"]["test"] is None and 4 <= one["epochs"] < 20 for one in stopped)
+    assert all("asha" in one["reason"] for one in stopped)
+    winners = [trial for trial in plan["trials"] if trial["cell"] == "alone (searched)"]
+    assert [trial["seed"] for trial in winners] == [0, 1]
+    assert {trial["overrides"]["optimizer.lr"] for trial in winners} <= {0.1, 0.2}
+    assert all(summary(tmp_path, trial["identity"])["status"] == "finished" for trial in winners)
+    again = run(spec, tmp_path)
+    assert (again.started, again.stopped, again.finished) == (0, result.stopped, result.finished)
