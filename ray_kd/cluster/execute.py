@@ -23,6 +23,8 @@ from rich.console import Console
 
 from ray_kd.cluster.agenda import Agenda, Job
 from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
+from ray_kd.cluster.connect import connect
+from ray_kd.cluster.probe import check_cluster
 from ray_kd.cluster.progress import Progress
 from ray_kd.cluster.scheduler import CellScheduler
 from ray_kd.cluster.searcher import PlanSearcher
@@ -53,9 +55,12 @@ def execute(agenda: Agenda, address: str | None, screen: Console | None, started
         started: called once it is certain that trials can run, before the first one.
 
     Raises:
-        UserError: no machine could hold one of the trials.
+        UserError: no machine could hold one of the trials, or a node is not ready.
     """
-    with _connected(address):
+    spec = next(job.spec for job in agenda.jobs.values())
+    with connect(address, spec.plugins):
+        if len(alive_nodes()) > 1:
+            check_cluster(spec)
         agenda.places = require_room(agenda, alive_nodes())
         started()
         _fit(agenda, screen)
@@ -168,18 +173,6 @@ class Starts(tune.Callback):
 
 def _short(trial: TuneTrial) -> str:
     return str(trial.trial_id)
-
-
-@contextmanager
-def _connected(address: str | None) -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @contextmanager

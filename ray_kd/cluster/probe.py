@@ -1,0 +1,155 @@
+"""Before the first trial: can every node read and write the storage, and is its software the same?"""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Store
+
+PATIENCE = 60.0
+"""Seconds that a node has to answer."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of one node."""
+
+    node: str
+    check: str
+    ok: bool
+    message: str
+    remedy: str = ""
+
+
+def versions(plugins: tuple[str, ...] = ()) -> dict[str, str]:
+    """Versions that must be equal everywhere."""
+    import importlib
+
+    import torch
+
+    import ray_kd
+
+    found = {"python": platform.python_version(), "ray_kd": ray_kd.__version__, "torch": torch.__version__}
+    for name in plugins:
+        try:
+            found[name] = str(getattr(importlib.import_module(name), "__version__", "no version"))
+        except ImportError as error:
+            found[name] = f"missing ({error})"
+    return found
+
+
+def look(storage: str, folder: str, token: str, root: str | None, plugins: tuple[str, ...]) -> dict[str, Any]:
+    """What one node sees; runs there."""
+    store = Store(storage)
+    found: dict[str, Any] = {"versions": versions(plugins)}
+    try:
+        found["reads"] = store.read(f"{folder}/token").decode()
+    except (OSError, UserError) as error:
+        found["reads"] = None
+        found["read_error"] = str(error)
+    if found["reads"] == token:  # a node with another storage must not be littered
+        mine = f"{folder}/{uuid.uuid4().hex}"
+        try:
+            store.write(mine, token.encode())
+            found["wrote"] = mine
+        except (OSError, UserError) as error:
+            found["write_error"] = str(error)
+    if root is not None:
+        found["root"] = Path(root).exists()
+    return found
+
+
+def probe(spec: RunSpec) -> list[Finding]:
+    """Probe every alive node that can hold work."""
+    store, token = Store(spec.storage), uuid.uuid4().hex
+    folder = f".probe/{token}"
+    root = getattr(spec.dataset, "root", None)
+    store.write(f"{folder}/token", token.encode())
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    remote = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        node["NodeID"]: remote.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(store.uri, folder, token, root, spec.plugins)
+        for node in nodes
+    }
+    findings: list[Finding] = []
+    try:
+        for node in nodes:
+            name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+            try:
+                seen = ray.get(asked[node["NodeID"]], timeout=PATIENCE)
+            except Exception as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                findings.append(Finding(name, "answers", False, reason, "See that node's Ray logs."))
+                continue
+            findings += _judge(name, seen, store, token, versions(spec.plugins), root)
+    finally:
+        for file in store.names(folder):
+            store.delete(f"{folder}/{file}")
+        if store.is_local:
+            Path(store.path(folder)).rmdir()
+    return findings
+
+
+def _judge(
+    name: str, seen: dict[str, Any], store: Store, token: str, ours: dict[str, str], root: str | None
+) -> list[Finding]:
+    findings = []
+    same = seen["reads"] == token
+    findings.append(
+        Finding(
+            name,
+            "storage",
+            same and "wrote" in seen and store.exists(seen["wrote"]),
+            f"{store.uri} is {'not writable' if same else 'not the storage that the driver sees'} there"
+            f" ({seen.get('read_error') or seen.get('write_error') or 'another folder'})"
+            if not (same and "wrote" in seen)
+            else f"{store.uri} is shared and writable",
+            "Mount the storage at the same path on every node, or set 'storage' to a shared path or an "
+            "object store.",
+        )
+    )
+    for package, version in ours.items():
+        there = seen["versions"].get(package, "missing")
+        findings.append(
+            Finding(
+                name,
+                f"{package} version",
+                there == version,
+                f"{package} {there}" + ("" if there == version else f", the driver has {version}"),
+                f"Install {package} {version} there.",
+            )
+        )
+    if root is not None:
+        findings.append(
+            Finding(
+                name,
+                "dataset root",
+                bool(seen["root"]),
+                f"dataset root {root} is {'there' if seen['root'] else 'missing there'}",
+                "Copy or mount the data at the same path on every node.",
+            )
+        )
+    return findings
+
+
+def check_cluster(spec: RunSpec) -> None:
+    """Probe every node.
+
+    Raises:
+        UserError: names every node that fails, and what to do.
+    """
+    bad = [finding for finding in probe(spec) if not finding.ok]
+    if bad:
+        lines = [f"node {finding.node}: {finding.message}. {finding.remedy}" for finding in bad]
+        raise UserError("the cluster is not ready for this run.\n  " + "\n  ".join(lines))

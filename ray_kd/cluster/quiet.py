@@ -1,0 +1,29 @@
+"""What keeps Ray quiet, legitimately: its own switches, set before it is imported.
+
+Errors of workers stay findable: they are in the run's ``error.txt`` and in Ray's session logs.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+SWITCHES = {
+    "RAY_AUTH_MODE": "token",  # the default, said aloud, which silences its warning
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would start workers that never register
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+def quiet() -> None:
+    """Set the switches that the user has not set."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\..*")
