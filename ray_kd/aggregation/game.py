@@ -42,7 +42,7 @@ class Game:
     """What a method weighs: m losses, the task's first where it is one of them.
 
     Attributes:
-        gramian: products of their gradients, (m, m); a static weight is part of its loss.
+        gramian: products of their gradients, (m, m), of the losses as ``static_weights`` says.
         losses: their values, (m,).
         paths: position of each among the aggregator's ``names``; -1 is the task loss.
         task_norm: norm of the task's gradient, whether it is one of them or not.
@@ -79,6 +79,8 @@ class GradientAggregator(Aggregator):
 
     tier: ClassVar[int] = 2
     cost: ClassVar[str] = "K + 1"
+    weighs_zero_gradients: ClassVar[bool] = False
+    """Whether a loss whose gradient is 0 stays in the game (methods that keep a state for each loss)."""
     Options: ClassVar[type[AggregatorOptions]] = GradientOptions
 
     def __init__(
@@ -106,7 +108,8 @@ class GradientAggregator(Aggregator):
         jacobian = given.jacobian(everything, which, keep=which != "all")
         gramian = jacobian.gramian()
         alphas = self.play(gramian, everything)
-        self.memory["alphas"] = alphas
+        if np.isfinite(alphas).all():
+            self.memory["alphas"] = alphas
         if which == "all":
             update = self.combined(jacobian, jacobian.rows, alphas, given)
         else:
@@ -133,15 +136,18 @@ class GradientAggregator(Aggregator):
         """The alphas of task and paths (1 + n,), from the raw losses' Gramian (1 + n, 1 + n)."""
         if not np.isfinite(gramian).all():
             return np.full(len(losses), np.nan)
-        scaled = gramian * self._scale * self._scale[:, None]
+        scale = self._scale if self.static_weights == "loss" else np.ones(len(losses))
+        scaled = gramian * scale * scale[:, None]
         alphas = np.zeros(len(losses))
         outside = getattr(self.options, "task", "outside") == "outside"
         alphas[0] = float(outside)
-        inside = [i for i in range(int(outside), len(losses)) if scaled[i, i] > 0]
-        if not inside:
+        inside = [
+            i for i in range(int(outside), len(losses)) if scaled[i, i] > 0 or self.weighs_zero_gradients
+        ]
+        if not any(scaled[i, i] > 0 for i in inside):
             alphas[0] = 1.0
             return alphas
-        values = torch.stack([loss.detach().float() for loss in losses]).double().cpu().numpy() * self._scale
+        values = torch.stack([loss.detach().float() for loss in losses]).double().cpu().numpy() * scale
         alphas[inside] = self.weigh(
             Game(
                 gramian=scaled[np.ix_(inside, inside)],

@@ -1,0 +1,63 @@
+"""Gradient vaccine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from ray_kd.aggregation.game import GameOptions
+from ray_kd.aggregation.torchjd_base import TorchjdAggregator
+from ray_kd.aggregation.torchjd_weightings import weights_of
+from ray_kd.config.options import AggregatorOptions
+from ray_kd.config.registry import AGGREGATORS
+
+
+class GradVacOptions(GameOptions):
+    """Options of gradient vaccine."""
+
+    beta: Annotated[float, Field(gt=0, le=1)] = 0.01
+    """Share of the newest cosine in the running one."""
+
+
+@AGGREGATORS.register("gradvac", source="Wang et al., ICLR 2021, arXiv 2010.05874")
+class GradVac(TorchjdAggregator):
+    r"""Gradient vaccine: each gradient takes of each other what brings their cosine to its running mean.
+
+    PCGrad with a moving target for the cosine of each pair, in place of 0. Pairs in random order; then
+    the sum.
+
+    Source: Wang, Tsvetkov, Firat, Cao, ICLR 2021, arXiv 2010.05874; weights by torchjd. Cosines over all
+    chosen parameters at once (the publication also has them by layer).
+    """
+
+    Options = GradVacOptions
+    traits = frozenset({"stochastic", "stateful"})
+    weighs_zero_gradients: ClassVar[bool] = True
+    weighting_name = "GradVacWeighting"
+
+    def __init__(
+        self,
+        options: AggregatorOptions,
+        names: Sequence[str],
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(options, names, weights, seed)
+        size = len(self.names) + (self.options.task == "inside")
+        # torchjd makes its running cosines at the first call; here they must exist before a state loads.
+        weights_of(self._weighting, np.zeros((size, size)), torch.Generator())
+
+    def weighting_options(self) -> dict[str, Any]:
+        return {"beta": self.options.beta}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # The running cosines stay in double precision on the CPU, where torchjd computes.
+        kept, self._weighting = self._weighting, None
+        try:
+            return super()._apply(fn, recurse)
+        finally:
+            self._weighting = kept

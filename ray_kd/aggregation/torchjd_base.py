@@ -1,0 +1,33 @@
+"""The base of methods whose weights torchjd maintains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from ray_kd.aggregation.game import Array, Game, GradientAggregator
+from ray_kd.aggregation.torchjd_weightings import torchjd_weighting, weights_of
+from ray_kd.config.options import AggregatorOptions
+
+
+class TorchjdAggregator(GradientAggregator):
+    """Weights by a weighting of torchjd; ``weighting_options`` says how to make it."""
+
+    weighting_name: ClassVar[str]
+
+    def __init__(
+        self,
+        options: AggregatorOptions,
+        names: Sequence[str],
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(options, names, weights, seed)
+        self._weighting = torchjd_weighting(self.weighting_name, self.name, **self.weighting_options())
+
+    def weighting_options(self) -> dict[str, Any]:
+        """Arguments of the weighting."""
+        return {}
+
+    def weigh(self, game: Game) -> Array:
+        return weights_of(self._weighting, game.gramian, self.generator)
