@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -102,19 +102,27 @@ class GradientAggregator(Aggregator):
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         everything = [task_loss, *self.summed(losses)]
         given = self.needed(gradients)
-        if "alphas" in self.memory and (self.steps - 1) % self.options.every:
+        if not self.due():
             return self.one_backward(everything, self.memory["alphas"], given)
         which = self.options.parameters
         jacobian = given.jacobian(everything, which, keep=which != "all")
         gramian = jacobian.gramian()
-        alphas = self.play(gramian, everything)
-        if np.isfinite(alphas).all():
-            self.memory["alphas"] = alphas
+        alphas = self.remember(self.play(gramian, everything))
         if which == "all":
-            update = self.combined(jacobian, jacobian.rows, alphas, given)
+            update = self.combined(jacobian, jacobian.rows, self.effective(alphas), given)
         else:
             update = self.one_backward(everything, alphas, given)
         return describe(update, gramian)
+
+    def due(self) -> bool:
+        """Whether this step measures."""
+        return "alphas" not in self.memory or (self.steps - 1) % self.options.every == 0
+
+    def remember(self, alphas: Array) -> Array:
+        """Keep the alphas for the steps that do not measure."""
+        if np.isfinite(alphas).all():
+            self.memory["alphas"] = alphas
+        return alphas
 
     def needed(self, gradients: Gradients | None) -> Gradients:
         """The gradients, or what to do where there are none."""
@@ -165,28 +173,25 @@ class GradientAggregator(Aggregator):
         factors[1:] *= self.options.k
         return factors
 
-    def combined(self, jacobian: Jacobian, rows: Tensor, alphas: Array, gradients: Gradients) -> Update:
+    def combined(self, jacobian: Jacobian, rows: Tensor, factors: Array, gradients: Gradients) -> Update:
         """The update that sums rows (1 + n, P), one for each raw loss, without a further backward."""
-        factors = self.effective(alphas)
-        device = rows.device
-        vector = torch.tensor(factors, dtype=rows.dtype, device=device) @ rows
         listed = factors.tolist()
+        vector = torch.tensor(listed, dtype=rows.dtype, device=rows.device) @ rows
+        return self.written(listed, lambda: gradients.write(vector, jacobian, listed), rows.device)
+
+    def written(self, factors: list[float], backward: Callable[[], None], device: torch.device) -> Update:
+        """An update by its effective factors on task and paths (1 + n), and what writes its gradient."""
         return Update(
             self.names,
-            torch.tensor(listed[1:], device=device),
-            backward=lambda: gradients.write(vector, jacobian, listed),
-            log={"task_factor": listed[0]},
+            torch.tensor(factors[1:], device=device),
+            backward=backward,
+            log={"task_factor": factors[0]},
         )
 
     def one_backward(self, losses: Sequence[Tensor], alphas: Array, gradients: Gradients) -> Update:
         """The update as one backward of the weighted sum."""
         factors = self.effective(alphas).tolist()
-        return Update(
-            self.names,
-            torch.tensor(factors[1:], device=losses[0].device),
-            backward=lambda: gradients.backward(losses, factors),
-            log={"task_factor": factors[0]},
-        )
+        return self.written(factors, lambda: gradients.backward(losses, factors), losses[0].device)
 
     def get_extra_state(self) -> Any:
         memory = {name: torch.from_numpy(value.copy()) for name, value in self.memory.items()}

@@ -23,12 +23,12 @@ class Jacobian:
     Attributes:
         rows: gradient of each loss over the chosen parameters of the student, (m, P), averaged over
             ranks. The storage is used again by the next one.
-        reached: whether any loss has a gradient for the parameter, in the order of ``Gradients``.
+        reached: for each loss, whether it has a gradient for each parameter, in the order of ``Gradients``.
         adapters: this rank's gradients over adapter parameters for each loss; None: not reached.
     """
 
     rows: Tensor
-    reached: list[bool]
+    reached: list[list[bool]]
     adapters: Adapters
 
     def gramian(self) -> NDArray[np.float64]:
@@ -114,38 +114,41 @@ class Gradients:
         adapters = self.adapters if which == "all" else []
         inputs = [*chosen, *adapters]
         rows = self._storage(len(losses), sum(tensor.numel() for tensor in chosen), chosen[0])
-        reached, parts, scale = [False] * len(chosen), [], self._scale()
+        reached: list[list[bool]] = []
+        parts, scale = [], self._scale()
         for index, gradients in enumerate(self._each(losses, inputs, scale, keep)):
-            for position, gradient in enumerate(gradients[: len(chosen)]):
-                reached[position] |= gradient is not None
+            reached.append([gradient is not None for gradient in gradients[: len(chosen)]])
             _fill(rows[index], chosen, gradients[: len(chosen)])
             parts.append(tuple(gradients[len(chosen) :]))
         if self._reduce is not None:
             rows = self._reduce(rows)
         return Jacobian(rows.div_(scale) if scale != 1 else rows, reached, parts)
 
-    def at(self, name: str, losses: Sequence[Tensor]) -> NDArray[np.float64]:
-        """Gramian (m, m) of the losses' gradients at a tensor of the forward pass, over all ranks' samples.
+    def at(self, name: str, losses: Sequence[Tensor], called: Sequence[str]) -> Tensor:
+        """Gradients of losses at a tensor of the forward pass (N, ...), summed over samples: (m, D).
 
-        Each rank holds other rows of that tensor, so here the products themselves add up over ranks.
+        Args:
+            name: one of ``tensors``.
+            losses: scalars, m of them.
+            called: their names, for the error.
 
         Raises:
             UserError: the loop does not provide that tensor, or a loss does not depend on it.
         """
         if name not in self.tensors:
-            raise UserError(f"gradients at '{name}': the loop provides only {sorted(self.tensors)}.")
+            raise UserError(f"gradients at '{name}': the loop provides {sorted(self.tensors) or 'none'}.")
         tensor, rows = self.tensors[name], []
-        for index, loss in enumerate(losses):
-            (gradient,) = torch.autograd.grad(loss, tensor, retain_graph=True, allow_unused=True)
+        for loss, label in zip(losses, called, strict=True):
+            gradient = None
+            if loss.requires_grad:
+                (gradient,) = torch.autograd.grad(loss, tensor, retain_graph=True, allow_unused=True)
             if gradient is None:
-                raise UserError(f"gradients at '{name}': loss {index} does not depend on it.")
-            rows.append(gradient.flatten().float())
+                raise UserError(
+                    f"path '{label}' does not depend on the student's {name}; this aggregator needs that."
+                )
+            rows.append(gradient.sum(0).flatten().float())
         stacked = torch.stack(rows)
-        products = stacked @ stacked.T
-        if self._reduce is not None:
-            products = self._reduce(products)
-        gramian: NDArray[np.float64] = products.double().cpu().numpy()
-        return gramian
+        return stacked if self._reduce is None else self._reduce(stacked)
 
     def write(self, vector: Tensor, jacobian: Jacobian, factors: Sequence[float]) -> None:
         """Add a direction over all of the student's parameters to ``.grad``, and the adapters' own.
@@ -158,8 +161,8 @@ class Gradients:
         """
         scale = self._scale()
         parts = torch.split(vector * scale if scale != 1 else vector, [p.numel() for p in self.parameters])
-        for parameter, part, reached in zip(self.parameters, parts, jacobian.reached, strict=True):
-            if reached:
+        for parameter, part, *reached in zip(self.parameters, parts, *jacobian.reached, strict=True):
+            if any(reached):
                 _add(parameter, part.view_as(parameter))
         sums: list[Tensor | None] = [None] * len(self.adapters)
         for factor, gradients in zip(factors, jacobian.adapters, strict=True):
@@ -168,6 +171,15 @@ class Gradients:
                     so_far, part = sums[position], gradient * max(factor, 0.0)
                     sums[position] = part if so_far is None else so_far + part
         self._add_all(self.adapters, sums)
+
+    def split(self, vector: Tensor, reached: Sequence[Sequence[bool]]) -> dict[Tensor, Tensor]:
+        """A direction (P,) by parameter, for those that every loss reaches."""
+        parts = torch.split(vector, [p.numel() for p in self.parameters])
+        return {
+            parameter: part.view_as(parameter)
+            for parameter, part, *by in zip(self.parameters, parts, *reached, strict=True)
+            if all(by)
+        }
 
     def backward(self, losses: Sequence[Tensor], factors: Sequence[float]) -> None:
         """One backward of the weighted sum of losses, averaged over ranks; adapters as in ``write``."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.ledger import Ledger
 from ray_kd.cluster.progress import clock
+from ray_kd.cluster.quiet import quiet
 from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.yamlio import apply_overrides
@@ -109,7 +110,8 @@ def run_sweep(
         if agenda.over:
             _write_plan(agenda)
         else:
-            from ray_kd.cluster.execute import execute  # imports Ray
+            quiet()  # before the next line, which imports Ray
+            from ray_kd.cluster.execute import execute
 
             execute(agenda, address, screen, lambda: _write_plan(agenda))
         result = _result(agenda, store, called)

@@ -133,10 +133,10 @@ def run_distributed(
         raise UserError(outcome["user"])
     if "failed" in outcome:
         raise TrainingFailed(outcome["failed"])
-    summary = outcome.get("summary") or find_summary(store, identity)
-    if summary is None:
+    ended = outcome.get("summary") or find_summary(store, identity)
+    if ended is None:
         raise TrainingFailed("the workers ended without a summary; Ray's logs may say why.")
-    return dict(summary)
+    return dict(ended)
 
 
 @contextlib.contextmanager

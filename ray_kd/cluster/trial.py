@@ -6,19 +6,16 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Generator
 from dataclasses import asdict, dataclass
-from queue import Empty, Queue
-from threading import Thread
-from typing import Any, cast
+from typing import Any
 
 from ray.tune import PlacementGroupFactory, Trainable
 
+from ray_kd.cluster.runs import Distributed, InProcess, Run
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.storage import Store
 from ray_kd.training.resident import Resident
-from ray_kd.training.run import Interrupted, Training
+from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
 
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # Tune would move the process to another folder
@@ -129,11 +126,12 @@ class TrialActor(Trainable):
     def _fail(self, error: Exception) -> dict[str, Any]:
         """The summary of a failed run; written where that is possible."""
         run, self._run = self._run, None
-        if run is None:
-            run = InProcess(Training(parse(self._task), local_setting(parse(self._task)), self._resident))
         try:
+            if run is None:
+                spec = parse(self._task)
+                run = InProcess(Training(spec, local_setting(spec), self._resident))
             return run.fail(error)
-        except Exception:  # a full disk, say: the driver's ledger keeps the reason
+        except Exception:  # a full disk or another version, say: the driver's ledger keeps the reason
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             return {
                 "identity": self._task.identity,
@@ -151,124 +149,6 @@ class TrialActor(Trainable):
         with contextlib.suppress(FileNotFoundError, UserError):
             verdict = run.store.read_json(f"{self._task.ledger}/{self._task.identity}.json")
         run.leave(verdict["reason"] if verdict and verdict["status"] == "stopped" else None)
-
-
-class Run:
-    """What an actor drives: a run in this process, or one that Ray Train spreads over workers."""
-
-    store: Store
-    ended = False
-    """All epochs are trained; ``finish`` gives the summary."""
-    closed = False
-
-    def next_record(self, until: float) -> dict[str, Any] | None:
-        """The next epoch's record; None when all epochs are trained, or none came by ``until``."""
-        raise NotImplementedError
-
-    def finish(self) -> dict[str, Any]:
-        """The summary, once ``ended``."""
-        raise NotImplementedError
-
-    def fail(self, error: Exception) -> dict[str, Any]:
-        """End as failed; the summary."""
-        raise NotImplementedError
-
-    def leave(self, reason: str | None) -> None:
-        """Stop before the end: for good with a reason, else with the state saved to go on from."""
-        raise NotImplementedError
-
-
-class InProcess(Run):
-    """A run of one worker, in the actor's own process."""
-
-    def __init__(self, training: Training) -> None:
-        self.training, self.store = training, training.setting.store
-        self._epochs = cast("Generator[dict[str, Any]]", training.epochs())
-
-    def next_record(self, until: float) -> dict[str, Any] | None:
-        record = next(self._epochs, None)
-        if record is None or record["epoch"] == self.training.spec.training.epochs:
-            self.ended = True
-            next(self._epochs, None)  # lets go of the run's lock
-        return record
-
-    def finish(self) -> dict[str, Any]:
-        self.closed = True
-        return self.training.finish()
-
-    def fail(self, error: Exception) -> dict[str, Any]:
-        self.closed = True
-        self._epochs.close()
-        return self.training.fail(error)
-
-    def leave(self, reason: str | None) -> None:
-        self.closed = True
-        if reason is None:
-            self.training.stop_requested.set()
-            with contextlib.suppress(Interrupted):
-                next(self._epochs, None)
-            return
-        self._epochs.close()  # lets go of the run's lock
-        self.training.stop(reason)
-
-
-class Left(Exception):
-    """Raised in a distributed run's callback to end it."""
-
-
-class Distributed(Run):
-    """A run of several workers, under Ray Train; a thread of the actor waits for it."""
-
-    def __init__(self, spec: RunSpec, resident: Resident) -> None:
-        self.spec, self.resident = spec, resident
-        self.store = Store(spec.storage)
-        self._records: Queue[dict[str, Any]] = Queue()
-        self._summary: dict[str, Any] | None = None
-        self._error: BaseException | None = None
-        self._left = False
-        self._thread = Thread(target=self._work, daemon=True)
-        self._thread.start()
-
-    def _work(self) -> None:
-        from ray_kd.cluster.train import run_distributed
-
-        try:
-            self._summary = run_distributed(self.spec, on_record=self._on_record)
-        except BaseException as error:
-            self._error = error
-
-    def _on_record(self, record: dict[str, Any]) -> None:
-        if self._left:
-            raise Left
-        self._records.put(record)
-
-    def next_record(self, until: float) -> dict[str, Any] | None:
-        while True:
-            try:
-                return self._records.get(timeout=0.1)
-            except Empty:
-                if not self._thread.is_alive() and self._records.empty():
-                    self.ended = True
-                    return None
-                if time.monotonic() >= until:
-                    return None
-
-    def finish(self) -> dict[str, Any]:
-        self.closed = True
-        if self._error is not None:
-            raise self._error
-        assert self._summary is not None
-        return self._summary
-
-    def fail(self, error: Exception) -> dict[str, Any]:
-        self.closed = True
-        return Training(self.spec, local_setting(self.spec), self.resident).fail(error)
-
-    def leave(self, reason: str | None) -> None:
-        self.closed = self._left = True
-        self._thread.join(timeout=30)
-        if reason is not None:
-            Training(self.spec, local_setting(self.spec), self.resident).stop(reason)
 
 
 def parse(task: Assignment) -> RunSpec:
@@ -291,8 +171,13 @@ def start_run(task: Assignment, resident: Resident) -> Run:
     """Begin, or go on with, what the assignment says."""
     spec = parse(task)
     if spec.resources.workers > 1:
-        return Distributed(spec, resident)
-    return InProcess(Training(spec, local_setting(spec), resident))
+        return Distributed(spec)
+    setting = local_setting(spec)
+    if spec.tracking.wandb != "off":
+        from ray_kd.tracking.wandb import make_tracker
+
+        setting.track = make_tracker(spec, group=task.ledger.split("/")[1] if "/" in task.ledger else None)
+    return InProcess(Training(spec, setting, resident))
 
 
 def _last(summary: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ job. It is an iterator over epochs, so whoever drives it may look, stop, or go o
 from __future__ import annotations
 
 import copy
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -71,7 +70,7 @@ class Training:
         self.directory = f"runs/{self.identity}"
         self.records = Records(setting.store, self.directory)
         self.checkpoints = setting.checkpoints or StoreCheckpoints(setting.store, self.directory)
-        self.stop_requested = threading.Event()
+        self.stop_requested = setting.stop
         self._lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait) if setting.leads else None
         self._parts: Parts | None = None
         self._step: Step | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -45,6 +46,7 @@ class Setting:
         rank, world: this process among those that train together.
         checkpoints: where states are kept; None: ``checkpoints/last.pt`` of the run's directory.
         track: a tracker, or None.
+        stop: set it from anywhere, and the run saves its state at the next step and ends.
     """
 
     store: Store
@@ -53,6 +55,7 @@ class Setting:
     world: int = 1
     checkpoints: CheckpointPort | None = None
     track: Tracker | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def leads(self) -> bool:

@@ -23,7 +23,6 @@ from tests.helpers import TINY
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_cpus")]
 
-LONG = {"epochs": 150, "batch_size": 30}
 CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
 
 
@@ -203,3 +202,14 @@ def test_a_search_stops_weak_candidates_and_runs_its_winner_on_all_seeds(tmp_pat
     assert all(summary(tmp_path, trial["identity"])["status"] == "finished" for trial in winners)
     again = run(spec, tmp_path)
     assert (again.started, again.stopped, again.finished) == (0, result.stopped, result.finished)
+
+
+def test_a_trial_of_two_workers_runs_under_ray_train(tmp_path: Path) -> None:
+    spec = sweep(seeds=[0], cells={"alone": {"paths": [], "teacher": None}}, resources={"workers": 2})
+    result = run(spec, tmp_path)
+    assert (result.total, result.finished, result.started) == (1, 1, 1), result.message()
+    (trial,) = spec.plan().trials
+    assert [record["epoch"] for record in epochs(tmp_path, trial.identity)] == [1, 2, 3]
+    environment = json.loads((tmp_path / "runs" / trial.identity / "environment.json").read_text())
+    assert environment["workers"] == 2
+    assert run(spec, tmp_path).started == 0

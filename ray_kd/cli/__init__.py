@@ -1,0 +1,1 @@
+"""The command ray-kd: one thin file for each verb."""

@@ -1,0 +1,37 @@
+"""What several verbs share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value, for example optimizer.lr=0.05", show_default=False)
+]
+StorageOption = Annotated[
+    str | None, typer.Option("--storage", help="Where records lie: a path or a URI.", show_default=False)
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="A running Ray cluster (host:port or auto).", show_default=False),
+]
+
+
+def shown(path: str | Path) -> str:
+    """A path as short as it can be."""
+    text = str(path)
+    try:
+        relative = os.path.relpath(text)
+    except ValueError:
+        return text
+    return text if relative.startswith("..") else relative
+
+
+def builtin_file(name: str) -> Path:
+    """A sweep or run file that ships with ray-kd."""
+    package = Path(__file__).parents[1]
+    inside = package / "_sweeps" / name
+    return inside if inside.exists() else package.parent / "sweeps" / name

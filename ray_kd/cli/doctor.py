@@ -1,0 +1,116 @@
+"""ray-kd doctor."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from ray_kd.cli.common import AddressOption, StorageOption
+
+
+def doctor(
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="With --address: probe for this run.", show_default=False)
+    ] = None,
+) -> None:
+    """What this machine (or every node of a cluster) has, and what to do about what it lacks.
+
+    Example: ray-kd doctor --address auto --run sweeps/runs/digits.yaml
+    """
+    bad = [ok for ok in _machine(storage or "results") if not ok]
+    if address is not None:
+        bad += _cluster(address, storage, run)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _say(ok: bool | None, what: str, remedy: str = "") -> bool:
+    mark = {True: "ok     ", False: "MISSING", None: "note   "}[ok]
+    print(f"{mark} {what}" + (f"\n        -> {remedy}" if remedy and ok is not True else ""))
+    return ok is not False
+
+
+def _machine(storage: str) -> list[bool]:
+    import importlib.util
+    import platform
+
+    import psutil
+
+    memory = psutil.virtual_memory()
+    results = [
+        _say(
+            True,
+            f"Python {platform.python_version()}, {os.cpu_count()} CPU cores, "
+            f"{memory.total / 2**30:.0f} GiB memory ({memory.available / 2**30:.0f} free)",
+        )
+    ]
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    results.append(_say(True, f"torch {torch.__version__}"))
+    results.append(
+        _say(
+            bool(gpus) or None,
+            f"GPUs: {', '.join(gpus) or 'none'}",
+            "Runs train on the CPU in float32; with a GPU, mixed precision is used by itself.",
+        )
+    )
+    try:
+        import torchvision
+
+        boxes = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]])
+        kept = torchvision.ops.nms(boxes, torch.tensor([1.0, 0.5]), 0.5)
+        results.append(_say(len(kept) == 1, f"torchvision {torchvision.__version__}, operators work"))
+    except (ImportError, RuntimeError) as error:
+        results.append(
+            _say(
+                False,
+                f"torchvision: {str(error).splitlines()[0]}",
+                "Install torch and torchvision from the same index: 'make setup' does.",
+            )
+        )
+    import importlib.metadata
+
+    results.append(_say(True, f"ray {importlib.metadata.version('ray')}"))
+    wandb = importlib.util.find_spec("wandb") is not None
+    results.append(
+        _say(
+            wandb or None,
+            f"W&B {'installed' if wandb else 'not installed (optional)'}",
+            "pip install 'ray-kd[wandb]', then tracking.wandb=offline",
+        )
+    )
+    from ray_kd.config.errors import UserError
+    from ray_kd.storage import Store
+
+    store = Store(storage)
+    try:
+        store.write(".doctor", b"")
+        store.delete(".doctor")
+        results.append(_say(True, f"storage {store.uri} is writable"))
+    except UserError as error:
+        results.append(_say(False, f"storage: {error}"))
+    return results
+
+
+def _cluster(address: str, storage: str | None, run: str | None) -> list[bool]:
+    from ray_kd.cli.common import builtin_file
+    from ray_kd.cluster.connect import connect, describe
+    from ray_kd.cluster.probe import probe
+    from ray_kd.config.spec import RunSpec
+
+    file = run or str(builtin_file("runs/digits.yaml"))
+    spec = RunSpec.load(file, *([f"storage={storage}"] if storage else []))
+    with connect(address, spec.plugins):
+        for node in describe():
+            _say(
+                True,
+                f"node {node['node']}: {node['cpus']:g} CPUs, {node['gpus']:g} GPUs, "
+                f"{node['memory']} GiB for tasks",
+            )
+        lines = [_say(f.ok, f"node {f.node}: {f.message}", f.remedy) for f in probe(spec)]
+    return [line for line in lines if not line]

@@ -1,0 +1,40 @@
+"""ray-kd status."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ray_kd.cli.common import shown
+
+
+def status(
+    storage: Annotated[str, typer.Argument(help="The storage folder.")] = "results",
+    sweep: Annotated[
+        str | None, typer.Option("--sweep", help="Which sweep; default: the only one.", show_default=False)
+    ] = None,
+) -> None:
+    """Every cell of a sweep and where its trials stand; failed ones with reason and traceback.
+
+    Example: ray-kd status results --sweep digits
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ray_kd.analysis import read_records
+    from ray_kd.analysis.pipeline import only_sweep
+
+    trials = read_records(storage, sweep or only_sweep(storage)).trials
+    states = ["finished", "running", "failed", "stopped", "missing"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("cell")
+    for state in states:
+        table.add_column(state, justify="right")
+    for cell, group in trials.groupby("cell", sort=False):
+        counts = group["status"].value_counts()
+        table.add_row(str(cell), *(str(counts.get(state, 0) or "") for state in states))
+    Console().print(table)
+    for row in trials[trials["status"] == "failed"].itertuples():
+        print(f"failed: {row.cell}, seed {row.seed}: {row.reason}")
+        print(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")

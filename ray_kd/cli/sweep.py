@@ -1,0 +1,57 @@
+"""ray-kd sweep."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+
+
+def sweep(
+    file: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="A sweep file.")],
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the trials, run nothing.")] = False,
+    trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials anew.")] = False,
+) -> None:
+    """Train what a comparison still lacks with Ray Tune, then print its table.
+
+    Example: ray-kd sweep sweeps/digits.yaml seeds=[0,1,2] base.training.epochs=40
+    """
+    if plan:
+        from rich.console import Console
+
+        from ray_kd.cluster.plan import plan_table
+        from ray_kd.config.sweep import SweepSpec
+
+        Console().print(plan_table(SweepSpec.load(file, *(overrides or ())), storage, trials))
+        return
+    compare(file, tuple(overrides or ()), address, storage, retry_failed)
+
+
+def compare(
+    file: str,
+    overrides: tuple[str, ...],
+    address: str | None,
+    storage: str | None,
+    retry_failed: bool = False,
+) -> None:
+    """Run a sweep, analyse it, and say where everything lies."""
+    from rich.console import Console
+
+    from ray_kd.analysis import analyze
+    from ray_kd.cluster.quiet import quiet
+    from ray_kd.cluster.sweep import run_sweep
+
+    quiet()
+    result = run_sweep(file, *overrides, address=address, storage=storage, retry_failed=retry_failed)
+    if result.interrupted:
+        raise typer.Exit(130)
+    found = analyze(result.storage, result.name)
+    Console().print(found.table)
+    print(f"\ntables, plots and report: {shown(f'{result.storage}/sweeps/{result.name}')}")
+    print(f"  open {shown(f'{result.storage}/sweeps/{result.name}/report.html')}")

@@ -1,0 +1,154 @@
+"""ray-kd train, ray-kd teacher."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+
+if TYPE_CHECKING:
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.training.setting import Setting
+
+
+def train(
+    file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="A run file.")],
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Ranks that train together (Ray Train, DDP).", show_default=False)
+    ] = None,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even where it ended.")] = False,
+) -> None:
+    """Train one student, and its teachers where they are missing.
+
+    Example: ray-kd train sweeps/runs/digits.yaml aggregation=adaptive optimizer.lr=0.05 seed=1
+    """
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.training.distill import distill, ensure_teachers, forget
+    from ray_kd.training.resident import Resident
+
+    extra = [f"storage={storage}"] if storage else []
+    extra += [f"resources.workers={workers}"] if workers is not None else []
+    spec = RunSpec.load(file, *(overrides or ()), *extra)
+    setting = make_setting(spec)
+    show = Line()
+    with stop_on_signal(setting):
+        if spec.resources.workers == 1:
+            summary = distill(spec, fresh=fresh, setting=setting, on_epoch=show)
+        else:
+            from ray_kd.cluster.connect import connect
+            from ray_kd.cluster.train import run_distributed
+
+            ensure_teachers(spec, setting, Resident(), show)
+            if fresh:
+                forget(setting.store, f"runs/{spec.identity()}")
+            with connect(address, spec.plugins):
+                summary = run_distributed(spec, lambda record: show(spec, record))
+    show.end()
+    where = setting.store.path(f"runs/{summary['identity']}")
+    for which in ("last", "best"):
+        figures = summary[which]
+        tests = ", ".join(f"{name} {value:.4f}" for name, value in figures["test"].items())
+        print(f"{which} weights (epoch {figures['epoch']}), test: {tests}")
+    print(f"records and weights: {shown(where)}")
+    print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other ways to distil)")
+
+
+def teacher(
+    file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="A run file.")],
+    overrides: Overrides = None,
+    storage: StorageOption = None,
+) -> None:
+    """Train the teachers of a run, or find them trained.
+
+    Example: ray-kd teacher sweeps/runs/digits.yaml teacher.training.epochs=60
+    """
+    from ray_kd.config.errors import UserError
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.training.distill import ensure_teachers
+    from ray_kd.training.resident import Resident
+
+    spec = RunSpec.load(file, *(overrides or ()), *([f"storage={storage}"] if storage else []))
+    if not spec.teachers:
+        raise UserError(f"{file}: the run has no teacher.")
+    setting, show = make_setting(spec), Line()
+    with stop_on_signal(setting):
+        for summary in ensure_teachers(spec, setting, Resident(), show):
+            show.end()
+            place = shown(setting.store.path(f"runs/{summary['identity']}"))
+            print(
+                f"{summary['name']}: test {summary['monitor']} "
+                f"{summary['best']['test'][summary['monitor']]:.4f}, in {place}"
+            )
+
+
+def make_setting(spec: RunSpec) -> Setting:
+    """This process, tracked where the run asks for it."""
+    from ray_kd.training.setting import local_setting
+
+    setting = local_setting(spec)
+    if spec.tracking.wandb != "off":
+        from ray_kd.tracking.wandb import make_tracker
+
+        setting.track = make_tracker(spec)
+    return setting
+
+
+@contextmanager
+def stop_on_signal(setting: Setting) -> Iterator[None]:
+    """Ctrl-C saves the state at the next step; a second one ends at once."""
+
+    def ask(number: int, frame: Any) -> None:
+        if setting.stop.is_set():
+            raise KeyboardInterrupt
+        setting.stop.set()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Line:
+    """Progress: one line that renews itself on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self.terminal, self._last, self._begin = sys.stderr.isatty(), 0.0, time.monotonic()
+        self._name, self._first, self._open = "", 0, False
+
+    def __call__(self, spec: RunSpec, record: dict[str, Any]) -> None:
+        now, total = time.monotonic(), spec.training.epochs
+        if spec.name != self._name:
+            self.end()
+            self._name, self._begin, self._first, self._last = spec.name, now, record["epoch"], 0.0
+        done = record["epoch"] == total
+        if not done and now - self._last < (0.2 if self.terminal else 5.0):
+            return
+        self._last = now
+        pace = (now - self._begin) / max(1, record["epoch"] - self._first)
+        values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == "top1")
+        text = f"{spec.name}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}  {values}"
+        text += "" if done else f"  {pace * (total - record['epoch']):.0f} s left"
+        print(
+            f"\r{text[:78]:<78}" if self.terminal else text,
+            end="" if self.terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
+        self._open = self.terminal
+
+    def end(self) -> None:
+        """Close the line."""
+        if self._open:
+            print(file=sys.stderr)
+            self._open = False

@@ -1,0 +1,1 @@
+"""W&B: one run for each trial, only where a spec asks for it."""
