@@ -1,0 +1,159 @@
+"""What a trial actor drives: a run in its own process, or one that Ray Train spreads over workers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import traceback
+from collections.abc import Generator
+from typing import Any, cast
+
+import ray
+
+from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Store
+from ray_kd.training.records import Records, find_summary
+from ray_kd.training.run import Interrupted, Training
+from ray_kd.training.setting import local_setting
+
+
+class Run:
+    """A run that trains, epoch by epoch."""
+
+    store: Store
+    ended = False
+    """All epochs are trained; ``finish`` gives the summary."""
+    closed = False
+
+    def next_record(self, until: float) -> dict[str, Any] | None:
+        """The next epoch's record; None when all epochs are trained, or none came by ``until``."""
+        raise NotImplementedError
+
+    def finish(self) -> dict[str, Any]:
+        """The summary, once ``ended``."""
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> dict[str, Any]:
+        """End as failed; the summary."""
+        raise NotImplementedError
+
+    def leave(self, reason: str | None) -> None:
+        """Stop before the end: for good with a reason, else with the state saved to go on from."""
+        raise NotImplementedError
+
+
+class InProcess(Run):
+    """A run of one worker, in the actor's own process."""
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.store = training, training.setting.store
+        self._epochs = cast("Generator[dict[str, Any]]", training.epochs())
+
+    def next_record(self, until: float) -> dict[str, Any] | None:
+        record = next(self._epochs, None)
+        if record is None or record["epoch"] == self.training.spec.training.epochs:
+            self.ended = True
+            next(self._epochs, None)  # lets go of the run's lock
+        return record
+
+    def finish(self) -> dict[str, Any]:
+        self.closed = True
+        return self.training.finish()
+
+    def fail(self, error: Exception) -> dict[str, Any]:
+        self.closed = True
+        self._epochs.close()
+        return self.training.fail(error)
+
+    def leave(self, reason: str | None) -> None:
+        self.closed = True
+        if reason is None:
+            self.training.stop_requested.set()
+            with contextlib.suppress(Interrupted):
+                next(self._epochs, None)
+            return
+        self._epochs.close()  # lets go of the run's lock
+        self.training.stop(reason)
+
+
+class Distributed(Run):
+    """A run of several workers, under Ray Train.
+
+    Ray Train's ``fit`` cannot be called off from outside, so it has a process of its own that can be
+    ended; its records are read as they are written.
+    """
+
+    def __init__(self, spec: RunSpec) -> None:
+        self.spec, self.store = spec, Store(spec.storage)
+        self.identity = spec.identity()
+        self._records = Records(self.store, f"runs/{self.identity}")
+        self._seen = 0
+        self._waiting: list[dict[str, Any]] = []
+        self._task = ray.remote(num_cpus=0, max_retries=0)(_distribute).remote(json.dumps(spec.to_dict()))
+
+    def next_record(self, until: float) -> dict[str, Any] | None:
+        while True:
+            if self._waiting:
+                self._seen += 1
+                return self._waiting.pop(0)
+            over = bool(ray.wait([self._task], timeout=0.2)[0])  # first: then no record comes after it
+            with contextlib.suppress(ValueError):  # a line that is being written
+                self._waiting = [record for record in self._records.epochs() if record["epoch"] > self._seen]
+            if self._waiting:
+                continue
+            if over:
+                self.ended = True
+                return None
+            if time.monotonic() >= until:
+                return None
+
+    def finish(self) -> dict[str, Any]:
+        outcome: dict[str, Any] = ray.get(self._task)
+        summary = outcome.get("summary") or find_summary(self.store, self.identity)
+        if summary is None and "user" in outcome:
+            raise UserError(outcome["user"])
+        if summary is None:
+            raise TrainingFailed(outcome.get("error") or "the workers ended without a summary.")
+        self.closed = True
+        return dict(summary)
+
+    def fail(self, error: Exception) -> dict[str, Any]:
+        self.closed = True
+        self._end_process()
+        return self._training().fail(error)
+
+    def leave(self, reason: str | None) -> None:
+        self.closed = True
+        self._end_process()
+        if reason is not None:
+            self._training().stop(reason)
+
+    def _end_process(self) -> None:
+        with contextlib.suppress(Exception):
+            ray.cancel(self._task, force=True)
+            ray.wait([self._task], timeout=10)
+
+    def _training(self) -> Training:
+        """The run as far as its records say it came, to write its summary."""
+        training = Training(self.spec, local_setting(self.spec))
+        records = self._records.epochs()
+        if records:
+            training.last, training.epoch = records[-1], int(records[-1]["epoch"])
+            training.seconds = sum(float(record["seconds"]) for record in records)
+        return training
+
+
+def _distribute(spec: str) -> dict[str, Any]:
+    """Run in a process of its own; what went wrong comes back in words, since errors may not pickle."""
+    from ray_kd.cluster.train import run_distributed
+
+    try:
+        return {"summary": run_distributed(RunSpec.parse(json.loads(spec)))}
+    except UserError as error:
+        return {"user": str(error)}
+    except TrainingFailed as error:
+        return {"error": str(error)}
+    except Exception:
+        return {"error": traceback.format_exc()}
