@@ -17,7 +17,17 @@ _WHERE = {
     "read_records": "ray_kd.analysis.records",
     "run_sweep": "ray_kd.cluster.sweep",
 }
-__all__ = ["__version__", *_WHERE]
+__all__ = [
+    "Outputs",
+    "RunSpec",
+    "SweepSpec",
+    "__version__",
+    "create_aggregator",
+    "create_path",
+    "distill",
+    "read_records",
+    "run_sweep",
+]
 
 if TYPE_CHECKING:
     from ray_kd.aggregation import create_aggregator

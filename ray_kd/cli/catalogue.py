@@ -73,7 +73,7 @@ def catalogue(kind: str) -> list[Item]:
 def _constant(node: ast.ClassDef, name: str, classes: dict[str, ast.ClassDef], default: str) -> str:
     """A class attribute's value as written, from the class or the nearest base that has it."""
     for part in node.body:
-        target = part.target if isinstance(part, ast.AnnAssign) else None
+        target: ast.expr | None = part.target if isinstance(part, ast.AnnAssign) else None
         if isinstance(part, ast.Assign):
             target = part.targets[0]
         if isinstance(target, ast.Name) and target.id == name and getattr(part, "value", None) is not None:

@@ -21,10 +21,10 @@ def doctor(
 
     Example: ray-kd doctor --address auto --run sweeps/runs/digits.yaml
     """
-    bad = [ok for ok in _machine(storage or "results") if not ok]
+    good = all(_machine(storage or "results"))
     if address is not None:
-        bad += _cluster(address, storage, run)
-    if bad:
+        good = all(_cluster(address, storage, run)) and good
+    if not good:
         raise typer.Exit(1)
 
 

@@ -63,5 +63,5 @@ def bundles(spec: RunSpec, total: int) -> tuple[Bundle, ...]:
 
 
 def share(count: int) -> float:
-    """The share of 1 that ``count`` holders fill; Ray counts in steps of 0.0001."""
-    return max(1e-4, math.floor(1e4 / count) / 1e4)
+    """The share of the head that ``count`` drivers take up; a tenth stays free for Ray's own actors."""
+    return max(1e-4, math.floor(9e3 / count) / 1e4)  # Ray counts in steps of 0.0001

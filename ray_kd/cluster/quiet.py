@@ -6,6 +6,7 @@ Errors of workers stay findable: they are in the run's ``error.txt`` and in Ray'
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 
 SWITCHES = {
@@ -24,6 +25,8 @@ SWITCHES = {
 def quiet() -> None:
     """Set the switches that the user has not set."""
     for name, value in SWITCHES.items():
-        os.environ.setdefault(name, value)
+        # Ray reads its mode of authentication when it is imported: set later, driver and cluster disagree.
+        if name != "RAY_AUTH_MODE" or "ray" not in sys.modules:
+            os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\..*")

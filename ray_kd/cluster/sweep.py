@@ -65,7 +65,7 @@ class SweepResult:
             reasons.setdefault((failure["reason"], failure["error"]), []).append(trial)
         for (reason, error), who in list(reasons.items())[:5]:
             more = f" and {len(who) - 1} more" if len(who) > 1 else ""
-            lines.append(f"  failed: {who[0]}{more}: {reason}")
+            lines.append(f"  failed: {who[0]}{more}: {_last_line(reason)}")
             if error:
                 lines.append(f"    traceback: {self.storage}/{error}")
         if len(reasons) > 5:
@@ -73,6 +73,12 @@ class SweepResult:
         if self.interrupted:
             lines.append(f"Stopped. {ended} trials are kept; the same command goes on with the others.")
         return "\n".join(lines)
+
+
+def _last_line(reason: str | None) -> str:
+    """A reason in one line; of a traceback the last one."""
+    lines = (reason or "").strip().splitlines() or ["no reason given"]
+    return lines[-1] if len(lines[-1]) <= 300 else f"{lines[-1][:300]} ..."
 
 
 def run_sweep(

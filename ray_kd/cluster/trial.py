@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from ray.tune import PlacementGroupFactory, Trainable
 
 from ray_kd.cluster.runs import Distributed, InProcess, Run
@@ -36,7 +37,7 @@ class Assignment:
         ledger: folder of the sweep's ledger, where a scheduler's verdict is found.
         every_epoch: report each epoch (a scheduler needs it).
         bundles: resources, the first for the actor itself.
-        warm: load what the run needs, and train nothing.
+        warm: load what the run needs (as every new actor does), and train nothing.
     """
 
     identity: str
@@ -65,8 +66,9 @@ class TrialActor(Trainable):
         return PlacementGroupFactory(list(Assignment.from_config(config).bundles))
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._resident, self._warmed = Resident(), False
+        self._resident = Resident()
         self._begin(config)
+        self._preload()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._leave()
@@ -84,7 +86,8 @@ class TrialActor(Trainable):
     def step(self) -> dict[str, Any]:
         """Train for about a second, or for one epoch; the last report holds the summary."""
         if self._task.warm:
-            return self._warm_up()
+            time.sleep(WARM_STEP)
+            return {"epoch": 0}
         until = time.monotonic() + REPORT_EVERY
         result: dict[str, Any] = {}
         try:
@@ -104,14 +107,14 @@ class TrialActor(Trainable):
             return {"epoch": self._epoch, **result, **_last(self._fail(error))}
         return {"epoch": self._epoch, **result}
 
-    def _warm_up(self) -> dict[str, Any]:
-        if not self._warmed:
-            self._warmed = True
-            with contextlib.suppress(Exception):  # the run itself will say what is wrong
-                spec = RunSpec.parse(json.loads(self._task.spec))
+    def _preload(self) -> None:
+        """Load what the first run needs before it begins: its time is then training alone."""
+        with contextlib.suppress(Exception):  # the run itself will say what is wrong
+            spec = RunSpec.parse(json.loads(self._task.spec))
+            if spec.resources.workers == 1:
                 self._resident.dataset(spec.dataset, local_setting(spec).device)
-        time.sleep(WARM_STEP)
-        return {"epoch": 0}
+                # PyTorch imports half of itself with a process's first optimizer: two seconds.
+                torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 
     def _value(self, record: dict[str, Any]) -> float | None:
         if "val" not in record or not self._task.metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
@@ -44,7 +44,7 @@ class WandbTracker:
     def _init(self, spec: RunSpec, group: str | None) -> None:
         import wandb
 
-        mode = spec.tracking.wandb
+        mode: Literal["offline", "online"] = "online" if spec.tracking.wandb == "online" else "offline"
         if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
             warnings.warn("W&B has no key: tracking offline ('wandb sync' sends it later).", stacklevel=2)
             mode = "offline"

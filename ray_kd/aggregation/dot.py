@@ -1,0 +1,70 @@
+"""Distillation-oriented training: separate momenta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from ray_kd.aggregation.game import GradientAggregator
+from ray_kd.aggregation.gradients import Gradients, weighted
+from ray_kd.aggregation.momenta import SeparateMomenta
+from ray_kd.aggregation.update import Update
+from ray_kd.config.options import AggregatorOptions
+from ray_kd.config.registry import AGGREGATORS
+
+
+class DotOptions(AggregatorOptions):
+    """Options of DOT."""
+
+    delta: Annotated[float, Field(ge=0, lt=0.5)] = 0.075
+    """Difference of the two momenta from the optimizer's."""
+
+
+@AGGREGATORS.register("dot", source="Zhao, Cui, Song, ICCV 2023, arXiv 2307.08436")
+class Dot(GradientAggregator):
+    r"""DOT: separate momenta, :math:`\mu - \Delta` for the task and :math:`\mu + \Delta` for distillation.
+
+    The update is that of ``fixed``, :math:`g_{task} + k \sum_i w_i g_i`; the optimizer keeps the two parts
+    apart, so that distillation, with the larger momentum, leads. It is a form of SGD: hand
+    ``optimizer_rule()`` to the loop in place of ``torch.optim.SGD``.
+
+    Source: Zhao, Cui, Song, ICCV 2023, arXiv 2307.08436 and its code; weight decay belongs to the task's
+    part, and parameters that have one part only keep the momentum :math:`\mu`.
+    """
+
+    Options = DotOptions
+    cost: ClassVar[str] = "2"
+
+    def __init__(
+        self,
+        options: AggregatorOptions,
+        names: Sequence[str],
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(options, names, weights, seed)
+        self.parts: dict[Tensor, Tensor] = {}
+        """Distillation's part of ``.grad`` of each parameter that has two, and nothing between steps."""
+
+    def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
+        given = self.needed(gradients)
+        pair = [task_loss, weighted(self.summed(losses), self._scale[1:].tolist())]
+        jacobian = given.jacobian(pair)
+        k = self.options.k
+        distillation = jacobian.rows[1] * k
+        vector = jacobian.rows[0] + distillation
+
+        def backward() -> None:
+            given.write(vector, jacobian, [1.0, k])
+            self.parts.clear()
+            self.parts.update(given.split(distillation, jacobian.reached))
+
+        factors = [1.0, *(self._scale[1:] * k).tolist()]
+        return self.written(factors, backward, vector.device)
+
+    def optimizer_rule(self) -> Any:
+        return partial(SeparateMomenta, delta=self.options.delta, parts=self.parts)
