@@ -197,9 +197,9 @@ class AggregatorConformance:
             with pytest.raises(UserError, match="weight"):
                 self.make(weights=paths)
             return
-        plain, one = self.loop(), self.loop(weights=dict([next(iter(paths.items()))]))
-        ours = plain.step().factors
-        assert not torch.allclose(ours, one.step().factors, rtol=1e-3)
+        uneven = {name: 3.0 + index for index, name in enumerate(paths)}
+        ours = self.loop().step().factors
+        assert not torch.allclose(ours, self.loop(weights=uneven).step().factors, rtol=1e-3)
         if self.cls.static_weights == "preference":
             torch.testing.assert_close(3 * ours, self.loop(weights=paths).step().factors)
 
