@@ -15,6 +15,8 @@ from ray_kd.analysis.plot_style import GREY, OKABE_ITO, WIDTH, Picture, legend_b
 
 FIGURE_SPACE = "\N{FIGURE SPACE}"
 """As wide as a digit, so that numbers of unlike length stand in columns."""
+FOCUS = 3.0
+"""The worst strategies leave the scale where that shows the others at least so much larger."""
 BETTER, WORSE, UNDECIDED = OKABE_ITO[2], OKABE_ITO[1], OKABE_ITO[0]
 
 
@@ -28,14 +30,22 @@ def comparison_picture(comparison: Comparison) -> Picture | None:
     cells, metric = comparison.cells, comparison.metric
     figure = Figure(figsize=(WIDTH, 0.65 + 0.29 * len(cells)))
     axes = figure.subplots()
+    away = off_scale(comparison)
     for row, cell in enumerate(cells):
-        _draw_cell(axes, row, cell, comparison)
+        if cell.name not in away:
+            _draw_cell(axes, row, cell, comparison)
+    axes.margins(x=0.04)
+    if away:
+        axes.set_xlim(axes.get_xlim())  # what is drawn from here on moves no limit
+        for row, cell in enumerate(cells):
+            if cell.name in away:
+                _point_at(axes, row, cell, comparison)
     if comparison.baseline is not None:
         mean = comparison.baseline.best.mean * metric.scale
         axes.axvline(mean, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
     axes.set_yticks(range(len(cells)), [_name(cell) for cell in cells])
     axes.set_ylim(len(cells) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8 if away else 3.5)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
@@ -44,6 +54,50 @@ def comparison_picture(comparison: Comparison) -> Picture | None:
     _differences(axes, comparison)
     legend_below(figure, _legend(comparison), most=3)
     return render(figure, "comparison", "Which strategy makes the student best", _caption(comparison))
+
+
+def off_scale(comparison: Comparison) -> frozenset[str]:
+    """The strategies, if any, so much worse than the rest that drawing them to scale would hide the rest.
+
+    As few as possible, at most half of all, and never the baseline or one better than it.
+    """
+    ranked = sorted((cell for cell in comparison.cells if cell.n), key=lambda cell: cell.best.mean)
+    if comparison.metric.mode == "min":
+        ranked.reverse()
+    names = [cell.name for cell in ranked]
+    most = names.index(comparison.plan.baseline) if comparison.plan.baseline in names else len(names)
+    for count in range(1, min(most, len(names) // 2) + 1):
+        if _extent(ranked) >= FOCUS * _extent(ranked[count:]) > 0:
+            return frozenset(names[:count])
+    return frozenset()
+
+
+def _extent(cells: list[Cell]) -> float:
+    """The length of the axis that shows these cells' intervals and seeds."""
+    shown = [value for cell in cells for value in (cell.best.low, cell.best.high, *cell.seeds.values())]
+    shown = [value for value in shown if not math.isnan(value)]
+    return max(shown) - min(shown)
+
+
+def _point_at(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:
+    """An arrow at the edge beyond which the strategy lies, and its figure in words."""
+    worse_is_left = comparison.metric.mode == "max"
+    edge, colour = axes.get_xlim()[0 if worse_is_left else 1], _colour(cell, comparison)
+    axes.plot([edge], [row], "<" if worse_is_left else ">", color=colour, markersize=6.5, clip_on=False)
+    spread = cell.best.half_width
+    text = number(comparison, cell.best.mean)
+    text += "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
+    axes.annotate(
+        f"{text}, off the scale",
+        (edge, row),
+        xytext=(9 if worse_is_left else -9, 0),
+        textcoords="offset points",
+        ha="left" if worse_is_left else "right",
+        va="center",
+        fontsize=8,
+        color=colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+    )
 
 
 def _draw_cell(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:
@@ -91,7 +145,7 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
     right.tick_params(axis="y", length=0)
     right.spines["right"].set_visible(False)
     axes.annotate(
-        "difference  (Holm p)",
+        f"difference{', points' if comparison.metric.rate else ''} (Holm p)",
         (1.0, 1.0),
         xycoords="axes fraction",
         xytext=(4, 3),
@@ -140,6 +194,8 @@ def _caption(comparison: Comparison) -> str:
         f"Test {comparison.metric.title} of the weights that were best on validation: mean (dot), 95 % "
         "t-interval over seeds (bar), single seeds (faint dots)."
     )
+    if off_scale(comparison):
+        text += " Arrows: mean ± half-width of strategies too far off to be drawn to scale."
     if comparison.baseline is None:
         return text
     return (

@@ -189,6 +189,7 @@ def _label_outer(figure: Figure, panels: Sequence[Axes], columns: int, quantity:
             axes.set_ylabel(quantity)
         if index + columns >= len(panels):
             axes.set_xlabel("Epoch")
+    figure.align_ylabels(panels)
 
 
 def _handle(colour: str, dash: Any, label: str) -> Line2D:

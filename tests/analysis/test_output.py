@@ -21,7 +21,7 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from ray_kd.analysis import analyze, plot_comparison, plot_paths
-from ray_kd.analysis.comparison import Comparison, compare_cells
+from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
 from ray_kd.analysis.comparison_table import CSV_COLUMNS, as_csv, markdown, rows, terminal
 from ray_kd.analysis.pipeline import Analysis
 from ray_kd.analysis.plot_style import style
@@ -240,6 +240,42 @@ def test_no_text_is_cut_and_no_titles_overlap(
             titles = [axes.title for axes in figure.axes] + [axes._left_title for axes in figure.axes]  # type: ignore[attr-defined]
             boxes = [title.get_window_extent() for title in titles if title.get_text()]
             assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def shifted(comparison: Comparison, name: str, by: float) -> Comparison:
+    """The comparison with one strategy's figures moved by ``by``."""
+
+    def moved(cell: Cell) -> Cell:
+        best = dataclasses.replace(
+            cell.best, mean=cell.best.mean + by, low=cell.best.low + by, high=cell.best.high + by
+        )
+        seeds = {seed: value + by for seed, value in cell.seeds.items()}
+        return dataclasses.replace(cell, best=best, seeds=seeds)
+
+    cells = tuple(moved(cell) if cell.name == name else cell for cell in comparison.cells)
+    return dataclasses.replace(comparison, cells=cells)
+
+
+def test_a_strategy_far_off_does_not_hide_the_others(
+    comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not plot_comparison.off_scale(comparison)
+    assert not plot_comparison.off_scale(shifted(comparison, "NST", 0.6))  # the best is always drawn
+    assert not plot_comparison.off_scale(shifted(comparison, "student alone", -0.6))  # the baseline too
+    far = shifted(comparison, "NST", -0.6)
+    assert plot_comparison.off_scale(far) == {"NST"}
+    figures: list[Figure] = []
+    monkeypatch.setattr(plot_comparison, "render", lambda figure, *_: figures.append(figure))
+    with style():
+        plot_comparison.comparison_picture(far)
+    axes = figures[0].axes[0]
+    others = [100 * v for cell in far.cells if cell.name != "NST" for v in cell.seeds.values()]
+    left, right = axes.get_xlim()
+    assert left < min(others)
+    assert right > max(others)
+    assert right - left < 3 * (max(others) - min(others))
+    (nst,) = (cell for cell in far.cells if cell.name == "NST")
+    assert any(f"{100 * nst.best.mean:.2f}" in text.get_text() for text in axes.texts)
 
 
 def test_a_figure_is_the_same_bytes_each_time(records: Records, comparison: Comparison) -> None:
