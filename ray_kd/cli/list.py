@@ -9,14 +9,15 @@ import typer
 from ray_kd.cli.catalogue import KINDS, Item, catalogue
 from ray_kd.config.errors import unknown
 
-WHAT = [*KINDS, "run", "sweep"]
+WHAT = [*KINDS, "run", "sweep", "reference"]
 
 
 def list_things(
     kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(WHAT)}.")],
     name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
 ) -> None:
-    """What there is to combine; with a name: formula, source, options. `run`, `sweep`: a JSON schema.
+    """What there is to combine; with a name: formula, source, options. `run`, `sweep`: a JSON schema;
+    `reference`: a file with every key.
 
     Examples: ray-kd list paths;  ray-kd list aggregators adaptive;  ray-kd list run > run.schema.json
     """
@@ -28,6 +29,11 @@ def list_things(
         from ray_kd.config.schema import json_schema
 
         print(json.dumps(json_schema(kind), indent=2))
+        return
+    if kind == "reference":
+        from ray_kd.config.reference import reference
+
+        print(reference(), end="")
         return
     items = catalogue(kind)
     if name is None:

@@ -142,12 +142,12 @@ def _subclasses(cls: type[BaseModel]) -> list[type[BaseModel]]:
 
 
 def _describe(schema: Schema, model: type[BaseModel]) -> None:
-    for name, text in _field_docs(model).items():
+    for name, text in field_docs(model).items():
         if name in schema.get("properties", {}):
             schema["properties"][name]["description"] = text
 
 
-def _field_docs(model: type[BaseModel]) -> dict[str, str]:
+def field_docs(model: type[BaseModel]) -> dict[str, str]:
     """The string below each field of a class and its bases."""
     docs: dict[str, str] = {}
     for cls in reversed(model.__mro__):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import (
@@ -50,6 +50,7 @@ class Schedule(Strict):
     milestones: tuple[Count, ...] = ()
     """``step``: the epochs after which the learning rate is multiplied by ``gamma``."""
     gamma: Positive = 0.2
+    """step: the factor at each milestone."""
     warmup_epochs: NotNegative = 0.0
     """Epochs over which the learning rate rises linearly from 0."""
 
@@ -76,7 +77,9 @@ class Checkpoints(Strict):
     """How often the state to resume from is written."""
 
     every_epochs: Count | None = 10
+    """Epochs between two states; null: none at the end of an epoch."""
     every_steps: Count | None = None
+    """Optimizer steps between two states, for epochs that take long."""
 
 
 class Resources(Strict):
@@ -93,7 +96,15 @@ class Tracking(Strict):
     """Where progress is reported besides the records."""
 
     wandb: Literal["off", "offline", "online"] = "off"
+    """offline: written below the storage, sent later by 'wandb sync'; online without a key: offline."""
     project: str = "ray-kd"
+    """The W&B project."""
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: Any) -> Any:
+        """YAML reads a bare ``off`` as false."""
+        return "off" if value is False else value
 
 
 class Teacher(Strict):
@@ -126,11 +137,14 @@ class RunSpec(Strict):
     schedule: Schedule = Field(default_factory=Schedule)
     training: Training = Field(default_factory=Training)
     seed: Annotated[int, Field(ge=0)] = 0
+    """Key of initialisation, data order, adapters and the aggregator's draws; a sweep sets it."""
     plugins: tuple[str, ...] = ()
+    """Modules of your own to import first; they register paths, aggregators, models, ..."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
     storage: str = "results"
+    """Where records, weights and tables go: a local or shared path, or a URI such as s3://bucket/folder."""
 
     @model_validator(mode="before")
     @classmethod
