@@ -33,12 +33,28 @@ def analyze(storage: Storage = "results", sweep: SweepName = None, out: Out = No
         print(shown(path))
 
 
-def report(storage: Storage = "results", sweep: SweepName = None, out: Out = None) -> None:
+def report(
+    storage: Storage = "results",
+    sweep: SweepName = None,
+    out: Out = None,
+    wandb: Annotated[
+        bool, typer.Option("--wandb", help="Save it as a W&B report, too; needs a key.")
+    ] = False,
+    entity: Annotated[
+        str | None,
+        typer.Option("--entity", help="With --wandb: the user or team that owns it.", show_default=False),
+    ] = None,
+) -> None:
     """The same, and only says where the self-contained HTML report lies.
 
-    Example: ray-kd report results
+    Examples: ray-kd report results;  ray-kd report results --sweep digits --wandb
     """
     from ray_kd import analysis
 
     found = analysis.analyze(storage, sweep, out)
     print(shown(found.files["report.html"]))
+    if wandb:
+        from ray_kd.analysis.reader import Folder
+        from ray_kd.analysis.wandb_report import save_report
+
+        print(save_report(found.records, found.comparison, Folder.open(storage), entity))

@@ -36,9 +36,9 @@ _SWEEP = """## A sweep file
 [Sweeps](sweeps.md) explains what each part is for. `scheduler: none` is the default, and so is no `search`;
 both are written out here to show their keys. A list of searches is allowed, each for other `cells`.
 """
-_TAIL = """The identity of a run is a hash of what changes its result: everything above except `name`, `plugins`,
-`checkpoints`, `resources` (unless `sync_batchnorm` is off), `tracking` and `storage`. Values equal to their
-defaults are left out of it.
+_TAIL = """The identity of a run is a hash of what changes its result: everything above except `name`,
+`plugins`, `checkpoints`, `resources` (unless `sync_batchnorm` is off), `tracking` and `storage`. Values equal
+to their defaults are left out of it.
 """
 
 Examples = dict[str, Any]

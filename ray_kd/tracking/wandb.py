@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable
+from netrc import NetrcParseError, netrc
+from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
@@ -30,6 +34,24 @@ def make_tracker(spec: RunSpec, group: str | None = None) -> WandbTracker | None
     return WandbTracker(spec, group)
 
 
+def has_key() -> bool:
+    """Whether this user can talk to W&B: a key in the environment, or one that 'wandb login' stored."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
+    homes = [Path.home() / name for name in (".netrc", "_netrc")]
+    file = next((f for f in [Path(os.environ.get("NETRC") or homes[0]), *homes[1:]] if f.is_file()), None)
+    try:
+        return file is not None and netrc(str(file)).authenticators(host) is not None
+    except (NetrcParseError, OSError):
+        return False
+
+
+def cell_of(name: str, sweep: str | None) -> str:
+    """The strategy of a trial called 'SWEEP: CELL, seed N', by which W&B groups; a lone run's whole name."""
+    return name if sweep is None else re.sub(r", seed \d+$", "", name.removeprefix(f"{sweep}: "))
+
+
 class WandbTracker:
     """One W&B run whose id is the run's identity, so that a resumed run goes on in it.
 
@@ -45,7 +67,7 @@ class WandbTracker:
         import wandb
 
         mode: Literal["offline", "online"] = "online" if spec.tracking.wandb == "online" else "offline"
-        if mode == "online" and not (os.environ.get("WANDB_API_KEY") or wandb.api.api_key):
+        if mode == "online" and not has_key():
             warnings.warn("W&B has no key: tracking offline ('wandb sync' sends it later).", stacklevel=2)
             mode = "offline"
         store = Store(spec.storage)
@@ -56,7 +78,7 @@ class WandbTracker:
             id=spec.identity(),
             name=spec.name,
             group=group,
-            config=spec.to_dict(),
+            config={**spec.to_dict(), "cell": cell_of(spec.name, group)},
             dir=folder,
             mode=mode,
             resume="allow",
