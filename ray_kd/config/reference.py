@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_kd.config.options import AggregatorOptions, PathOptions, Strict, ViewOptions
 from ray_kd.config.schema import Schema, field_docs
+from ray_kd.config.space import Space
 from ray_kd.config.spec import RunSpec, Teacher
 from ray_kd.config.sweep import Scheduler, Search, SweepSpec
 
@@ -94,9 +95,11 @@ def run_lines() -> list[str]:
     return _section(RunSpec, 0)
 
 
-_SPACES = """A searched key takes a list of values, or one of `{choice: [...]}`, `{uniform: [a, b]}`,
-`{log_uniform: [a, b]}`, `{integer: [a, b]}`, `{log_integer: [a, b]}` (integers: both bounds included).
-"""
+def _spaces() -> str:
+    """What a searched key takes."""
+    lines = [f"- `{name}`: {text}" for name, text in field_docs(Space).items()]
+    about = " ".join((inspect.getdoc(Space) or "").replace("``", "`").split())
+    return "\n".join(["### `search.space`", "", about, "", *lines, ""])
 
 
 def _block(lines: list[str]) -> str:
