@@ -85,7 +85,7 @@ def reference() -> str:
         _TAIL.lstrip(),
         _SWEEP,
         _block(_section(SweepSpec, 0)),
-        _SPACES,
+        _spaces(),
     ]
     return "\n".join(parts)
 
