@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,10 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
     cells = [name for name in _cell_names(comparison) if _changes(frame[frame["cell"] == name])]
     if not cells:
         return None
+    every = _labels(frame)  # a path has one colour in all figures
+    colour = dict(zip(every, colours(len(every)), strict=True))
     frame = frame[frame["cell"].isin(cells)]
-    labels = list(dict.fromkeys(_label(path) for path in frame["path"]))
-    colour = dict(zip(labels, colours(len(labels)), strict=True))
+    labels = _labels(frame)
     log = _spans(frame["weight"])
     figure, panels = _panels(len(cells), columns=2, height=2.35, share=True)
     for axes, cell in zip(panels, cells, strict=True):
@@ -77,12 +79,12 @@ def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
     frame = _usable(records, comparison)
     if frame.empty:
         return None
+    labels = _labels(frame)
     frame = frame.assign(label=[_label(path) for path in frame["path"]])
     keys = ["cell", "seed", "label", "epoch"]  # summing over the stages gives a path's loss
     frame = frame.groupby(keys, sort=False)["loss"].sum().reset_index()
-    labels = list(dict.fromkeys(frame["label"]))
     cells = [name for name in _cell_names(comparison) if (frame["cell"] == name).any()]
-    looks = dict(zip(cells, looks_of(len(cells)), strict=True))
+    looks = _looks({cell: list(frame[frame["cell"] == cell]["label"].unique()) for cell in cells}, labels)
     figure, panels = _panels(len(labels), columns=2, height=2.2)
     for axes, label in zip(panels, labels, strict=True):
         mine = frame[frame["label"] == label]
@@ -119,6 +121,23 @@ def _usable(records: Records, comparison: Comparison) -> pd.DataFrame:
     wanted = [phase == "compare" and (cell, identity) in kept for cell, identity, phase in pairs]
     usable: pd.DataFrame = paths.loc[finite & np.array(wanted, dtype=bool)]
     return usable
+
+
+def _labels(frame: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(_label(str(path)) for path in frame["path"]))
+
+
+def _looks(paths: dict[str, list[str]], labels: list[str]) -> dict[str, tuple[str, Any]]:
+    """Colour and line style of each cell: a path's own for the one that has that path alone."""
+    own = dict(zip(labels, looks_of(len(labels)), strict=True))
+    looks: dict[str, tuple[str, Any]] = {}
+    for cell, mine in paths.items():
+        if len(mine) == 1 and own[mine[0]] not in looks.values():
+            looks[cell] = own[mine[0]]
+    taken = {colour for colour, _ in looks.values()}
+    free = [look for look in looks_of(32) if look[0] not in taken]
+    free = free or [look for look in looks_of(32) if look not in looks.values()]
+    return looks | dict(zip((cell for cell in paths if cell not in looks), cycle(free), strict=False))
 
 
 def _cell_names(comparison: Comparison) -> list[str]:

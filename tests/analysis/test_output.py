@@ -278,6 +278,25 @@ def test_a_strategy_far_off_does_not_hide_the_others(
     assert any(f"{100 * nst.best.mean:.2f}" in text.get_text() for text in axes.texts)
 
 
+def test_a_path_has_one_colour_in_all_figures(
+    records: Records, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plot_paths, "render", lambda figure, *_: figures.append(figure))
+    cells = tuple(sorted(comparison.cells, key=lambda cell: cell.name))  # not the order of the paths
+    with style():
+        plot_paths.weights_picture(records, dataclasses.replace(comparison, cells=cells))
+        plot_paths.losses_picture(records, dataclasses.replace(comparison, cells=cells))
+    weights, losses = (
+        {text.get_text(): line for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+        for legend in (figure.legends[0] for figure in figures)
+    )
+    for path in ("soft target", "logits", "attention transfer", "NST"):
+        assert weights[path].get_color() == losses[path].get_color()
+    looks = [(losses[cell.name].get_color(), str(losses[cell.name]._dash_pattern)) for cell in cells[:-1]]  # type: ignore[attr-defined]
+    assert len(set(looks)) == len(looks)
+
+
 def test_a_figure_is_the_same_bytes_each_time(records: Records, comparison: Comparison) -> None:
     alone = dataclasses.replace(comparison, cells=comparison.cells[:2])
     empty = dataclasses.replace(records, paths=records.paths.iloc[:0])  # leaves the first figure alone
