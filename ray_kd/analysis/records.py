@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from ray_kd.analysis.reader import Folder, each
-from ray_kd.analysis.schema import to_frame
+from ray_kd.analysis.schema import TABLES, to_frame
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.storage import Store
 
@@ -251,7 +251,7 @@ class _Rows:
             yield {**self.who, **plain, **train, **val}
 
     def paths(self) -> Iterator[Row]:
-        keys = ("epoch", "path", "loss", "weight", "gradient_norm", "cosine")
+        keys = [name for name, _, _ in TABLES["paths"] if name not in self.who]
         for entry in self.run.paths:
             yield {**self.who, **{key: entry.get(key) for key in keys}}
 
@@ -262,11 +262,32 @@ def _describe(spec: Row) -> Row:
     aggregation = spec.get("aggregation") or {}
     return {
         **{key: (spec.get(key) or {}).get("name") for key in ("task", "dataset", "student")},
-        "paths": ", ".join(str(path.get("label") or path.get("name")) for path in active) if spec else None,
+        "paths": ", ".join(_label(path) for path in active) if spec else None,
         "aggregation": aggregation.get("name") if active else None,
         "granularity": aggregation.get("granularity") if active else None,
+        "harmful": ", ".join(_label(path) for path in active if _spoilt(path, spec)) if spec else None,
+        **{f"{key}_options": _options(spec.get(key)) for key in ("student", "dataset")},
+        "aggregation_options": _options(aggregation) if active else None,
         "planned_epochs": (spec.get("training") or {}).get("epochs"),
     }
+
+
+def _label(path: Row) -> str:
+    return str(path.get("label") or path.get("name"))
+
+
+def _spoilt(path: Row, spec: Row) -> bool:
+    """Whether a path teaches what is not true: its target is corrupted, or its teacher is."""
+    teachers = spec.get("teachers") or {}
+    teacher = teachers.get(path.get("teacher") or next(iter(teachers), None)) or {}
+    labels = (teacher.get("training") or {}).get("labels", "given")
+    return path.get("corrupt") is not None or teacher.get("weights") == "initial" or labels != "given"
+
+
+def _options(component: Row | None) -> str | None:
+    if not component:
+        return None
+    return json.dumps({key: value for key, value in component.items() if key != "name"}, sort_keys=True)
 
 
 def _metrics(prefix: str, values: Any) -> Row:

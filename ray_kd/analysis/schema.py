@@ -38,6 +38,10 @@ _TRIAL: tuple[Column, ...] = (
     ("paths", TEXT, "labels of the distillation paths, joined by ', '; empty: none"),
     ("aggregation", TEXT, "registered name of the aggregator; null where there are no paths"),
     ("granularity", TEXT, "path or layer: what has a weight of its own; null where there are no paths"),
+    ("harmful", TEXT, "labels of the paths that are spoilt on purpose, joined by ', '"),
+    ("student_options", TEXT, "options of the student's model, a JSON object"),
+    ("dataset_options", TEXT, "options of the dataset, a JSON object"),
+    ("aggregation_options", TEXT, "options of the aggregator, a JSON object"),
     ("planned_epochs", INTEGER, "epochs in the spec"),
     ("epochs", INTEGER, "epochs trained so far"),
     ("steps", INTEGER, "optimizer steps so far"),
@@ -77,6 +81,9 @@ _PATH: tuple[Column, ...] = (
     ("weight", NUMBER, "effective factor on the raw loss, mean over the epoch"),
     ("gradient_norm", NUMBER, "norm of the path's gradient, where the aggregator has it"),
     ("cosine", NUMBER, "cosine to the gradient of the task loss, where the aggregator has it"),
+    ("gate", NUMBER, "how far the path is let in, in [0, 1], where the aggregator has a gate"),
+    ("t", NUMBER, "t-statistic of the path's usefulness, where the aggregator measures it"),
+    ("measurements", NUMBER, "measurements of usefulness so far, where the aggregator takes them"),
 )
 
 

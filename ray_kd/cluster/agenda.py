@@ -228,8 +228,8 @@ class Agenda:
 
     def _needs(self, trial: Trial) -> tuple[str, ...]:
         needs = []
-        for name, teacher in trial.spec.teachers.items():
-            if teacher.weights is None:
+        for name in trial.spec.needed_teachers():
+            if trial.spec.teachers[name].weights is None:
                 key = (f"{trial.cell} {trial.axes}", name)
                 if key not in self._teacher_names:
                     self._teacher_names[key] = trial.spec.teacher_run(name).identity()

@@ -136,8 +136,13 @@ class CellSearch:
         space = self.search.space
         self._study.add_trial(
             create_trial(
-                params={key: _inner(space[key], value) for key, value in candidate.overrides.items()},
-                distributions={key: _distribution(space[key]) for key in candidate.overrides},
+                params=_params(space, candidate.overrides),
+                distributions={
+                    name: distribution
+                    for key in candidate.overrides
+                    for name, distribution in _distributions(key, space[key]).items()
+                    if name in _params(space, candidate.overrides)
+                },
                 value=candidate.value,
                 state=state,
                 intermediate_values=dict([candidate.partial]) if candidate.partial else None,
@@ -145,20 +150,29 @@ class CellSearch:
         )
 
 
-def _distribution(space: Space) -> Any:
+def _distributions(key: str, space: Space) -> dict[str, Any]:
+    """What Optuna draws for a key: whether it is 0, where it may be, and else its value."""
     from optuna import distributions
 
     if space.choice is not None:
-        return distributions.CategoricalDistribution(range(len(space.choice)))
+        return {key: distributions.CategoricalDistribution(range(len(space.choice)))}
     low, high = space.bounds
+    log = space.kind.startswith("log_")
+    value: Any = distributions.FloatDistribution(low, high, log=log)
     if space.kind.endswith("integer"):
-        return distributions.IntDistribution(int(low), int(high), log=space.kind.startswith("log_"))
-    return distributions.FloatDistribution(low, high, log=space.kind.startswith("log_"))
+        value = distributions.IntDistribution(int(low), int(high), log=log)
+    return (
+        {_off(key): distributions.CategoricalDistribution((False, True)), key: value}
+        if space.zero
+        else {key: value}
+    )
 
 
 def _suggest(asked: Any, key: str, space: Space) -> Any:
     if space.choice is not None:  # by index: Optuna takes no lists or mappings
         return space.choice[asked.suggest_categorical(key, range(len(space.choice)))]
+    if space.zero and asked.suggest_categorical(_off(key), (False, True)):
+        return 0.0
     low, high = space.bounds
     log = space.kind.startswith("log_")
     if space.kind.endswith("integer"):
@@ -166,5 +180,18 @@ def _suggest(asked: Any, key: str, space: Space) -> Any:
     return asked.suggest_float(key, low, high, log=log)
 
 
-def _inner(space: Space, value: Any) -> Any:
-    return space.choice.index(value) if space.choice is not None else value
+def _params(space: dict[str, Space], overrides: Overrides) -> dict[str, Any]:
+    """A candidate as Optuna sees it."""
+    params: dict[str, Any] = {}
+    for key, value in overrides.items():
+        choice = space[key].choice
+        if space[key].zero:
+            params[_off(key)] = value == 0
+            if value == 0:
+                continue
+        params[key] = value if choice is None else choice.index(value)
+    return params
+
+
+def _off(key: str) -> str:
+    return f"{key} is 0"

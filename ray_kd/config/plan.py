@@ -226,7 +226,7 @@ def teachers_of(trials: list[Trial]) -> list[RunSpec]:
     found: dict[str, RunSpec] = {}
     seen: set[tuple[str, str]] = set()
     for trial in trials:
-        for name in trial.spec.teachers:
+        for name in trial.spec.needed_teachers():
             key = (trial.cell, f"{name} {trial.axes}")  # a teacher does not depend on the seed
             if key in seen:
                 continue

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from ray_kd.config.options import Strict
 
 Bounds = tuple[float, float]
 Integers = tuple[int, int]
+KINDS = ("choice", "uniform", "log_uniform", "integer", "log_integer")
 
 
 class Space(Strict):
-    """The values of one searched key: exactly one of these. A plain list is short for ``choice``."""
+    """The values of one searched key: one of these kinds. A plain list is short for ``choice``."""
 
     choice: tuple[Any, ...] | None = None
     """Any of these values."""
@@ -28,6 +29,9 @@ class Space(Strict):
     log_integer: Integers | None = None
     """An integer between two bounds >= 1, both included, uniform in its logarithm."""
 
+    zero: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Chance that a number is exactly 0 instead of one between the bounds: a weight that may be off."""
+
     @model_validator(mode="before")
     @classmethod
     def _list_is_choice(cls, data: Any) -> Any:
@@ -35,12 +39,14 @@ class Space(Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Space:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"expected one of {', '.join(type(self).model_fields)}, got {given or 'none'}")
+            raise ValueError(f"expected one of {', '.join(KINDS)}, got {given or 'none'}")
         if self.choice is not None:
             if not self.choice:
                 raise ValueError("choice: expected at least one value")
+            if self.zero:
+                raise ValueError("zero: belongs to a range; a list may hold 0 itself")
             return self
         low, high = self.bounds
         if not low < high:
@@ -52,7 +58,7 @@ class Space(Strict):
     @property
     def kind(self) -> str:
         """Which of the fields is given."""
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+        return next(name for name in KINDS if getattr(self, name) is not None)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -64,6 +70,8 @@ class Space(Strict):
         """One value."""
         if self.choice is not None:
             return self.choice[generator.randrange(len(self.choice))]
+        if self.zero and generator.random() < self.zero:
+            return 0.0
         low, high = self.bounds
         if self.kind == "integer":
             return generator.randint(int(low), int(high))
@@ -81,4 +89,4 @@ class Space(Strict):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
         low, high = self.bounds
-        return low <= value <= high
+        return low <= value <= high or (self.zero > 0 and value == 0)

@@ -29,6 +29,9 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
+INITIAL = "initial"
+"""What ``weights`` of a teacher that never learnt says."""
+
 
 class Optimizer(Strict):
     """How the student (and the paths' adapters) are updated."""
@@ -69,6 +72,9 @@ class Training(Strict):
     """CPU threads of one worker; part of a run, since it changes the last bits."""
     evaluate_every: Count = 1
     """Epochs between evaluations on validation data; the last epoch is always evaluated."""
+    labels: Literal["given", "permuted"] = "given"
+    """permuted: the training labels are dealt out anew among the samples, once (keyed by the seed); a run
+    that learns nothing true, for a teacher that is wrong on purpose. Validation and test keep theirs."""
     sync_batchnorm: bool = True
     """Several workers normalise over the global batch, as one worker would."""
 
@@ -112,7 +118,8 @@ class Teacher(Strict):
 
     model: ModelField
     weights: str | None = None
-    """A file of weights (.safetensors or .pt); None: train the teacher as said below."""
+    """A file of weights (.safetensors or .pt); ``initial``: those it begins with, a teacher that never
+    learnt; None: train the teacher as said below."""
     dataset: dict[str, Any] = Field(default_factory=dict)
     """Options that differ from the student's dataset; by default the teacher sees every label."""
     views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
@@ -196,6 +203,11 @@ class RunSpec(Strict):
         """The paths whose static weight is not 0; the others are skipped, not multiplied."""
         return [path for path in self.paths if path.weight != 0]
 
+    def needed_teachers(self) -> list[str]:
+        """Those that active paths learn from, and the first, which agreement is measured against."""
+        used = {self.teacher_of(path) for path in self.active_paths()}
+        return [name for place, name in enumerate(self.teachers) if place == 0 or name in used]
+
     def teacher_run(self, name: str) -> RunSpec:
         """The run that trains teacher ``name``: a student of its own, with no paths."""
         teacher = self.teachers[name]
@@ -232,7 +244,7 @@ class RunSpec(Strict):
         if not active:
             del essence["aggregation"]
         essence["paths"] = [path.essence() for path in active]
-        essence["teachers"] = {name: self._teacher_essence(name) for name in self.teachers}
+        essence["teachers"] = {name: self._teacher_essence(name) for name in self.needed_teachers()}
         for key in ("optimizer", "schedule", "training"):
             essence[key] = getattr(self, key).model_dump(mode="json", exclude_defaults=True)
         if not self.training.sync_batchnorm:
@@ -244,6 +256,8 @@ class RunSpec(Strict):
         teacher = self.teachers[name]
         if teacher.weights is None:
             return self.teacher_run(name).essence()
+        if teacher.weights == INITIAL:
+            return {"model": teacher.model.essence(), "weights": INITIAL, "seed": teacher.seed}
         try:
             digest = hashlib.sha256(FilePath(teacher.weights).read_bytes()).hexdigest()
         except OSError as error:

@@ -9,7 +9,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.spec import RunSpec
+from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.models import StagedModel, create_model
 from ray_kd.storage import Store
 
@@ -17,15 +17,21 @@ from ray_kd.storage import Store
 def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels: int) -> StagedModel:
     """Teacher ``name`` of a run, with its trained weights (those that were best on validation).
 
+    A teacher of permuted labels comes with its last weights: validation, whose labels are true, would
+    choose those that learnt least of what it was taught.
+
     Raises:
         UserError: the teacher was not trained yet, or its weights are damaged or do not fit the model.
     """
     teacher = spec.teachers[name]
-    model = create_model(teacher.model, classes=classes, channels=channels)
+    model = create_model(teacher.model, classes=classes, channels=channels, seed=teacher.seed)
+    if teacher.weights == INITIAL:
+        return model
     if teacher.weights is not None:
         place, state = teacher.weights, read_weights(FilePath(teacher.weights).read_bytes(), teacher.weights)
     else:
-        place = f"runs/{spec.teacher_run(name).identity()}/best.safetensors"
+        file = "student" if teacher.training.labels == "permuted" else "best"
+        place = f"runs/{spec.teacher_run(name).identity()}/{file}.safetensors"
         try:
             state = read_weights(store.read(place), store.path(place))
         except FileNotFoundError:

@@ -90,8 +90,8 @@ def ensure_teachers(
         UserError: a teacher's training failed.
     """
     summaries = []
-    for name, teacher in spec.teachers.items():
-        if teacher.weights is not None:
+    for name in spec.needed_teachers():
+        if spec.teachers[name].weights is not None:
             continue
         run = spec.teacher_run(name)
         summary = find_summary(setting.store, run.identity())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.registry import TASKS, VIEWS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
+from ray_kd.data.permuted import permuted_labels
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
 from ray_kd.models.sync_norm import synchronise
@@ -58,6 +60,9 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     own = own or Own()
     device = setting.device
     dataset = own.dataset or resident.dataset(spec.dataset, device)
+    if spec.training.labels == "permuted":
+        dataset = copy.copy(dataset)  # other runs of this process share the original
+        dataset.train = permuted_labels(dataset.train, spec.seed)
     student = own.student or create_model(
         spec.student, classes=dataset.classes, channels=dataset.channels, seed=spec.seed
     )
@@ -65,7 +70,7 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
         name: LiveTeacher(own.teacher, device)
         if own.teacher is not None
         else resident.teacher(spec, name, setting.store, device)
-        for name in spec.teachers
+        for name in spec.needed_teachers()
     }
     paths = _paths(spec, student, teachers)
     modules = nn.ModuleList(paths)

@@ -1,0 +1,39 @@
+"""Records -> verdict: is a strategy as good as the best of the others, and do its weights say the truth?
+
+    python analysis/judge.py results --sweep judge_utility
+    python analysis/judge.py results --sweep judge_utility --out docs/results/utility
+
+Prints the judgement and writes judgement.md and its figures. The comparator is chosen on validation; the
+test difference has paired one-sided 95 % bounds, and a margin of 1 point. See ray_kd/analysis/judgement.py.
+"""
+
+from __future__ import annotations
+
+from ray_kd.analysis.judgement import judge
+from ray_kd.analysis.judgement_report import report
+from ray_kd.analysis.pipeline import only_sweep
+from ray_kd.analysis.plot_judgement import judgement_pictures
+from ray_kd.analysis.plots import write_pictures
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.records import read_records
+from ray_kd.analysis.script import run, script_parser
+
+
+def main() -> None:
+    """Judge one strategy of a sweep."""
+    parser = script_parser(__doc__)
+    parser.add_argument("--strategy", default="utility", help="its aggregator's name (default: utility)")
+    arguments = parser.parse_args()
+    sweep = arguments.sweep or only_sweep(arguments.storage)
+    records = read_records(arguments.storage, sweep)
+    judgement = judge(records, arguments.strategy)
+    text = report(judgement)
+    print(text)
+    folder = Folder.open(arguments.out or f"{arguments.storage}/sweeps/{sweep}/judgement")
+    print(folder.write("judgement.md", text))
+    for path in write_pictures(judgement_pictures(judgement, records), folder).values():
+        print(path)
+
+
+if __name__ == "__main__":
+    run(main)
