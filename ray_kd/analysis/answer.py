@@ -34,6 +34,8 @@ def p_value(p: float) -> str:
 
 def _best(comparison: Comparison) -> str:
     metric, best, baseline = comparison.metric, comparison.best, comparison.baseline
+    if best is not None and baseline is not None:
+        baseline = comparison.reference_of(best)
     if best is None:
         return "There is no answer yet: no trial has finished."
     figure = f"{number(comparison, best.best.mean)}{' %' if metric.rate else ''} test {metric.title}"
@@ -123,6 +125,9 @@ def _test_note(comparison: Comparison) -> list[str]:
         f"corrected). p: two-sided paired t-test with Holm's correction over {_count(count, 'comparison')}; "
         "* marks p < 0.05. Strategies are tested against the baseline, not against each other."
     ]
+    searched = [cell for cell in comparison.cells if cell.searched and comparison.is_reference(cell)]
+    if searched:
+        lines[0] += f" What a search chose is tested against {_names(searched)}."
     constant = [cell for cell in comparison.cells if cell.versus and cell.versus.constant]
     if constant:
         lines.append(

@@ -10,9 +10,9 @@ from typing import Any
 import pandas as pd
 
 from ray_kd.analysis.comparison import by_seed
+from ray_kd.config.cells import SEARCHED
 
 ALONE = "student alone"
-SEARCHED = " (searched)"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pandas as pd
 from ray_kd.analysis.convergence import Doubling, controls
 from ray_kd.analysis.records import Plan, Records
 from ray_kd.analysis.stats import Interval, Paired, holm, interval, paired
+from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.errors import UserError, unknown
 
 _TITLES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "map": "mAP", "ap": "AP"}
@@ -71,7 +72,15 @@ class Cell:
     seconds: Interval
     """Wall seconds of training."""
     versus: Paired | None = None
-    """Against the baseline, by seed; None for the baseline itself and where there is none."""
+    """Against its reference, by seed; None for a reference itself and where there is none."""
+    reference: str | None = None
+    """The cell that it is tested against: the baseline, or for the winner of a search that of the
+    baseline's own search; None for a reference itself."""
+
+    @property
+    def searched(self) -> bool:
+        """Whether a search chose its settings."""
+        return self.name.endswith(SEARCHED)
 
     @property
     def n(self) -> int:
@@ -102,6 +111,18 @@ class Comparison:
         """The cell that the others are tested against, if it has a finished trial."""
         return next((cell for cell in self.cells if cell.name == self.plan.baseline and cell.n), None)
 
+    def is_reference(self, cell: Cell) -> bool:
+        """Whether others are tested against ``cell``: the baseline, or its searched form."""
+        baseline = self.plan.baseline
+        searched = baseline is not None and cell.name == searched_name(baseline) and cell.n > 0
+        return cell.name == baseline or (searched and self.baseline is not None)
+
+    def reference_of(self, cell: Cell) -> Cell | None:
+        """The cell that ``cell`` is tested against; a reference is its own."""
+        if self.is_reference(cell):
+            return cell if cell.n else None
+        return next((other for other in self.cells if other.name == cell.reference and other.n), None)
+
     @property
     def best(self) -> Cell | None:
         """The cell with the best mean, if any trial has finished."""
@@ -120,7 +141,8 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
 
     The primary figure is the *test* metric of the weights that were best on *validation*; the figure of
     the last weights stands beside it and enters no test. A cell is paired with the baseline on the seeds
-    that both finished; Holm's correction spans all cells that have two such seeds.
+    that both finished, and the winner of a search with the winner of the baseline's own search, where it has
+    one; Holm's correction spans all cells that have two such seeds.
 
     Raises:
         UserError: no plan, or no finished trial recorded the plan's metric.
@@ -204,13 +226,24 @@ def by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
 
 
 def _against_baseline(cells: list[Cell], baseline: str | None) -> list[Cell]:
-    reference = next((cell.seeds for cell in cells if cell.name == baseline), {})
-    if not reference:
+    """Each cell against its reference: what a search won against what the baseline's own search won."""
+    figures = {cell.name: cell.seeds for cell in cells if cell.seeds}
+    if baseline not in figures:
         return cells
-    tests = {cell.name: paired(cell.seeds, reference) for cell in cells if cell.name != baseline}
+    own = searched_name(baseline)
+    reference = {cell.name: own if cell.searched and own in figures else baseline for cell in cells}
+    tests = {
+        cell.name: paired(cell.seeds, figures[reference[cell.name]])
+        for cell in cells
+        if cell.name != baseline and cell.name != reference[cell.name]
+    }
     corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
     return [
-        dataclasses.replace(cell, versus=dataclasses.replace(tests[cell.name], holm=corrected[cell.name]))
+        dataclasses.replace(
+            cell,
+            versus=dataclasses.replace(tests[cell.name], holm=corrected[cell.name]),
+            reference=reference[cell.name],
+        )
         if cell.name in tests
         else cell
         for cell in cells

@@ -44,14 +44,24 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
 
 
 def rows(comparison: Comparison) -> list[Row]:
-    """A row for each cell, in the plan's order."""
-    return [_row(comparison, cell) for cell in comparison.cells]
+    """A row for each cell, in the plan's order; what searches chose comes last."""
+    return [row for _, group in sections(comparison) for row in group]
+
+
+def sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
+    """The rows under a title each: as they were set, and as a search chose; one without title if none did."""
+    groups = [
+        (title, [_row(comparison, cell) for cell in comparison.cells if cell.searched == searched])
+        for title, searched in (("Settings as given", False), ("Settings chosen by a search", True))
+    ]
+    groups = [(title, group) for title, group in groups if group]
+    return groups if len(groups) > 1 else [("", group) for _, group in groups]
 
 
 def _row(comparison: Comparison, cell: Cell) -> Row:
     versus = cell.versus
     difference, p, verdict = DASH, DASH, ""
-    if cell.name == comparison.plan.baseline:
+    if comparison.is_reference(cell):
         difference = "baseline"
     elif versus is not None:
         difference = _with_spread(comparison, versus.difference.mean, versus.difference.half_width, sign=True)
@@ -102,23 +112,28 @@ def terminal_table(comparison: Comparison) -> Table:
             min_width=12 if first else None,
         )
     colours = {"better": "green", "worse": "red", "": ""}
-    for row in rows(comparison):
-        cells = [Text(entry) for entry in row.entries]
-        for index in (4, 5):
-            cells[index].stylize(colours[row.verdict])
-        table.add_row(*cells, style="bold" if row.best else "")
+    for _, group in sections(comparison):
+        for row in group:
+            cells = [Text(entry) for entry in row.entries]
+            for index in (4, 5):
+                cells[index].stylize(colours[row.verdict])
+            table.add_row(*cells, style="bold" if row.best else "")
+        table.add_section()
     return table
 
 
 def markdown(comparison: Comparison) -> str:
     """The answer, the table and its notes as Markdown; the best mean is bold."""
     heads = [heading.strip().replace("\n", "<br>") for heading in headings(comparison)]
-    lines = [answer(comparison), "", _pipes(heads), _pipes(["---", *["---:"] * (len(heads) - 1)])]
-    for row in rows(comparison):
-        entries = [entry.replace("|", "\\|").replace("*", "\\*") for entry in row.entries]
-        if row.best:
-            entries[:2] = [f"**{entry}**" for entry in entries[:2]]
-        lines.append(_pipes(entries))
+    lines = [answer(comparison)]
+    for title, group in sections(comparison):
+        lines += ["", f"**{title}**"] if title else []
+        lines += ["", _pipes(heads), _pipes(["---", *["---:"] * (len(heads) - 1)])]
+        for row in group:
+            entries = [entry.replace("|", "\\|").replace("*", "\\*") for entry in row.entries]
+            if row.best:
+                entries[:2] = [f"**{entry}**" for entry in entries[:2]]
+            lines.append(_pipes(entries))
     return "\n".join([*lines, "", *[f"- {note}" for note in notes(comparison)], ""])
 
 

@@ -111,14 +111,14 @@ def _draw_cell(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None
     if not math.isnan(low):
         axes.plot([low, high], [row, row], color=colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
     decided = cell.versus is not None and cell.versus.significant
-    face = colour if decided or cell.name == comparison.plan.baseline else "white"
+    face = colour if decided or comparison.is_reference(cell) else "white"
     axes.plot(
         [mean], [row], "o", color=colour, markerfacecolor=face, markersize=6.5, markeredgewidth=1.5, zorder=4
     )
 
 
 def _colour(cell: Cell, comparison: Comparison) -> str:
-    if cell.name == comparison.plan.baseline:
+    if comparison.is_reference(cell):
         return GREY
     if cell.versus is None or not cell.versus.significant:
         return UNDECIDED
@@ -138,7 +138,7 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
     widest = max(len(difference) for difference, _ in shown)
     labels = [f"{difference.rjust(widest, FIGURE_SPACE)}{p}" for difference, p in shown]
     labels = [
-        "baseline" if cell.name == comparison.plan.baseline else label
+        "baseline" if comparison.is_reference(cell) else label
         for cell, label in zip(comparison.cells, labels, strict=True)
     ]
     right.set_yticks(range(len(labels)), labels)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ray_kd.analysis.answer import answer, notes
 from ray_kd.analysis.comparison import Comparison
-from ray_kd.analysis.comparison_table import headings, rows
+from ray_kd.analysis.comparison_table import headings, sections
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import ENVIRONMENT, Records, parse_spec
@@ -65,11 +65,14 @@ def _table(comparison: Comparison) -> str:
         f"<th>{escape(head.strip()).replace(chr(10), '<br>')}</th>" for head in headings(comparison)
     )
     lines = []
-    for row in rows(comparison):
-        classes = " ".join(name for name in ("best" if row.best else "", row.verdict) if name)
-        first, *rest = (escape(entry) for entry in row.entries)
-        cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{entry}</td>" for entry in rest)
-        lines.append(f'<tr class="{classes}">{cells}</tr>')
+    for title, group in sections(comparison):
+        if title:
+            lines.append(f'<tr><th colspan="{len(headings(comparison))}">{escape(title)}</th></tr>')
+        for row in group:
+            classes = " ".join(name for name in ("best" if row.best else "", row.verdict) if name)
+            first, *rest = (escape(entry) for entry in row.entries)
+            cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{entry}</td>" for entry in rest)
+            lines.append(f'<tr class="{classes}">{cells}</tr>')
     body = "\n".join(lines)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 

@@ -12,6 +12,9 @@ from ray_kd.config.options import Strict
 
 Overrides = dict[str, Any]
 
+SEARCHED = " (searched)"
+"""Ends the name of a cell whose settings a search chose."""
+
 
 class Cell(Strict):
     """One combination of overrides that is compared; its trials differ in the seed alone."""
@@ -24,7 +27,7 @@ class Cell(Strict):
 
 def searched_name(cell: str) -> str:
     """What the winner of a cell's search is called."""
-    return f"{cell} (searched)"
+    return f"{cell}{SEARCHED}"
 
 
 def product_cells(axes: Mapping[str, Mapping[str, Overrides] | tuple[Any, ...]]) -> list[Cell]:
