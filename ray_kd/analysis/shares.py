@@ -40,26 +40,28 @@ class Share:
 def pulls(arm: Arm, paths: pd.DataFrame) -> pd.DataFrame:
     """A row (seed, epoch, path, share, measured) for each path and epoch of an arm's runs.
 
-    The stages of a path are summed (in the norms' sum, not the gradient's). ``measured`` counts the
-    measurements so far. An epoch in which a gradient's norm was not measured is left out; where every
+    Weight times gradient norm, where the norm was measured in that epoch; else the share that the
+    aggregator keeps from its own measurements; else the epoch is left out. The stages of a path are
+    summed (their norms, not their gradients). ``measured`` counts the measurements so far. Where every
     path is off, every share is 0.
     """
-    rows = paths[paths["identity"].isin(list(arm.identities.values()))]
-    rows = rows[rows["sweep"].isna() | (rows["cell"] == arm.cell)]
+    rows = paths[paths["identity"].isin(list(arm.identities.values())) & (paths["cell"] == arm.cell)]
     frame = pd.DataFrame(
         {
             "seed": rows["seed"].astype(int),
             "epoch": rows["epoch"].astype(int),
             "path": [str(name).partition("/")[0] for name in rows["path"]],
             "pull": (rows["weight"] * rows["gradient_norm"]).abs().astype(float),
+            "share": rows["share"].astype(float),
             "measured": rows["measurements"].astype(float),
         }
     )
     if frame.empty:
-        return frame.assign(share=[])
+        return frame
     keys = ["seed", "epoch"]
-    known = frame.groupby(keys)["pull"].transform(lambda pull: pull.notna().all())
-    frame = frame[known.astype(bool)]
+    measured = frame.groupby(keys)["pull"].transform(lambda pull: pull.notna().all()).astype(bool)
+    frame["pull"] = frame["pull"].where(measured, frame["share"])
+    frame = frame[frame.groupby(keys)["pull"].transform(lambda pull: pull.notna().all()).astype(bool)]
     frame = frame.groupby([*keys, "path"], sort=False).agg({"pull": "sum", "measured": "max"}).reset_index()
     total = frame.groupby(keys)["pull"].transform("sum")
     share = np.where(total > 0, frame["pull"] / total.where(total > 0, 1.0), 0.0)

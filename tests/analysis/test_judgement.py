@@ -216,6 +216,14 @@ def test_stages_add_up_and_unmeasured_epochs_are_left_out() -> None:
     assert shares["shuffled"].first == EPOCHS // 4 + 2
 
 
+def test_a_share_that_the_aggregator_keeps_stands_where_no_norm_was_measured() -> None:
+    made = scene()
+    kept = {"soft_target": 0.5, "attention_transfer": 0.4, "shuffled": 0.1}
+    made.paths = [{**row, "gradient_norm": None, "share": kept[row["path"]]} for row in made.paths]
+    shares = {t.share.path: t.share for t in made.judge().truths if t.arm.harmful}
+    assert {path: share.mean for path, share in shares.items()} == pytest.approx(kept)
+
+
 def test_where_every_path_is_off_every_share_is_zero() -> None:
     pulls = {"soft_target": 0.0, "attention_transfer": 0.0, "shuffled": 0.0}
     truths = {t.share.path: t for t in scene(pulls=pulls).judge().truths if t.arm.harmful}
