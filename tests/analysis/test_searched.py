@@ -1,0 +1,67 @@
+"""What a search chose beside what was given: tested against its own kind, in a table of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ray_kd.analysis.comparison import Comparison, compare_cells
+from ray_kd.analysis.comparison_table import markdown, sections
+from ray_kd.analysis.pipeline import analyze
+from ray_kd.analysis.records import read_records
+from ray_kd.analysis.stats import paired
+from tests.analysis.make_records import Strategy, make_records
+
+STRATEGIES = {
+    "student alone": Strategy(top1=0.90),
+    "equal": Strategy(("soft_target",), top1=0.91),
+    "student alone (searched)": Strategy(top1=0.93),
+    "equal (searched)": Strategy(("soft_target",), top1=0.94),
+}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two strategies, as they were given and as a search set them."""
+    return make_records(tmp_path_factory.mktemp("searched"), strategies=STRATEGIES, control=False, search=2)
+
+
+@pytest.fixture(scope="module")
+def comparison(storage: Path) -> Comparison:
+    """The comparison of those."""
+    return compare_cells(read_records(storage, "digits"))
+
+
+def test_a_winner_is_tested_against_the_winner_of_the_baselines_search(comparison: Comparison) -> None:
+    cells = {cell.name: cell for cell in comparison.cells}
+    searched = cells["equal (searched)"].versus
+    assert searched is not None
+    expected = paired(cells["equal (searched)"].seeds, cells["student alone (searched)"].seeds)
+    assert searched.difference == expected.difference
+    assert cells["equal (searched)"].reference == "student alone (searched)"
+    assert cells["equal"].reference == "student alone"
+    assert cells["student alone (searched)"].versus is None
+    assert comparison.tests == 2
+
+
+def test_without_a_search_of_the_baseline_the_baseline_is_the_reference(tmp_path: Path) -> None:
+    fewer = {name: strategy for name, strategy in STRATEGIES.items() if name != "student alone (searched)"}
+    found = compare_cells(read_records(make_records(tmp_path, strategies=fewer), "digits"))
+    assert {cell.reference for cell in found.cells} == {None, "student alone"}
+
+
+def test_two_tables_and_the_note_that_says_what_is_compared(storage: Path, tmp_path: Path) -> None:
+    found = analyze(storage, "digits", tmp_path)
+    text = markdown(found.comparison)
+    given, searched = text.index("**Settings as given**"), text.index("**Settings chosen by a search**")
+    assert given < text.index("| student alone |") < searched < text.index("student alone (searched) |")
+    assert "What a search chose is tested against “student alone (searched)”" in text
+    assert "above “student alone (searched)”" in found.answer
+    assert "Settings chosen by a search" in (tmp_path / "report.html").read_text()
+
+
+def test_one_table_where_nothing_was_searched(tmp_path: Path) -> None:
+    plain = {name: strategy for name, strategy in STRATEGIES.items() if "(" not in name}
+    found = compare_cells(read_records(make_records(tmp_path, strategies=plain), "digits"))
+    assert [title for title, _ in sections(found)] == [""]
