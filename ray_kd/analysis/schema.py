@@ -86,7 +86,7 @@ _PATH: tuple[Column, ...] = (
     (
         "share",
         NUMBER,
-        "utility: the path's part of all paths' weight x gradient norm, at the end of the epoch",
+        "utility: its part of all paths' weight x gradient norm, at the end of the epoch",
     ),
     ("measurements", NUMBER, "utility: measurements so far"),
 )
