@@ -11,6 +11,8 @@ import pandas as pd
 
 from ray_kd.analysis.comparison import by_seed
 from ray_kd.config.cells import SEARCHED
+from ray_kd.config.errors import UserError
+from ray_kd.config.registry import DATASETS, MODELS, Registry
 
 ALONE = "student alone"
 
@@ -109,14 +111,28 @@ def _setting(trial: pd.Series) -> dict[str, Any]:
 
 
 def _titles(settings: list[dict[str, Any]]) -> list[str]:
-    """Each setting by the values that differ within the sweep; all of one setting: ``student on dataset``."""
+    """Each setting by the values that differ within the sweep; where there is one, by all it changes."""
     keys = dict.fromkeys(key for setting in settings for key in setting)
     differ = [key for key in keys if len({json.dumps(setting.get(key)) for setting in settings}) > 1]
     if not differ:
-        return [f"{setting['student']} on {setting['dataset']}" for setting in settings]
+        return [
+            ", ".join([setting["student"], *_changed("student", MODELS, setting), setting["dataset"]])
+            + "".join(f", {text}" for text in _changed("dataset", DATASETS, setting))
+            for setting in settings
+        ]
     return [
         ", ".join(f"{key.rpartition('.')[2]} {setting.get(key)}" for key in differ) for setting in settings
     ]
+
+
+def _changed(part: str, registry: Registry, setting: dict[str, Any]) -> list[str]:
+    """The options of a component that are not its defaults, as printed; all, where no plug-in knows it."""
+    try:
+        defaults = registry.get(setting[part]).Options().model_dump(mode="json")
+    except UserError:
+        defaults = {}
+    given = {key.rpartition(".")[2]: value for key, value in setting.items() if key.startswith(f"{part}.")}
+    return [f"{key} {value}" for key, value in given.items() if key not in defaults or defaults[key] != value]
 
 
 def _options(text: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 
 from ray_kd.analysis.answer import DASH
 from ray_kd.analysis.arms import Arm
+from ray_kd.analysis.comparison import Metric
 from ray_kd.analysis.judgement import MARGIN, VERDICTS, WITNESS, Cost, Difference, Judgement, Truth
 from ray_kd.analysis.shares import MEASUREMENTS, QUARTER
 from ray_kd.analysis.stats import Interval
@@ -48,8 +49,8 @@ def _contests(judgement: Judgement) -> list[str]:
         "## Is it worse than the best of the others?",
         "",
         f"Of {len(judgement.contests)} sets: {said or 'none was compared'}. The comparator is whatever is "
-        f"best on validation; difference: test {judgement.metric} of `{judgement.strategy}` minus the "
-        "comparator's on the same seeds, in points, with its one-sided 95 % bounds. Non-inferior: the lower "
+        f"best on validation; difference: test {Metric(judgement.metric).title} of "
+        f"`{judgement.strategy}` minus the comparator's on the same seeds, in points, with its one-sided 95 % bounds. Non-inferior: the lower "
         f"bound lies above {points(-MARGIN)}; inferior: the upper one lies below it.",
         "",
         *_head("setting", "paths", "harmful", "comparator", "of", "val", "val comparator"),
@@ -78,8 +79,8 @@ def _costs(judgement: Judgement) -> list[str]:
     lines = [
         "## What does a harmful path cost?",
         "",
-        f"Test {judgement.metric} with the harmful paths minus without them, same strategy and seeds, in "
-        "points, with one-sided 95 % bounds and the same margin. A corruption counts as harmful where it "
+        f"Test {Metric(judgement.metric).title} with the harmful paths minus without them, same strategy and "
+        "seeds, in points, with one-sided 95 % bounds and the same margin. A corruption counts as harmful where it "
         f"lowers `{WITNESS}` significantly (its upper bound lies below 0).",
         "",
         *_head("setting", "paths", "harmful", "counts as harmful", "strategy"),

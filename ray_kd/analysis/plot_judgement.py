@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ray_kd.analysis.arms import Arm
+from ray_kd.analysis.comparison import Metric
 from ray_kd.analysis.judgement import MARGIN, VERDICTS, Difference, Judgement
 from ray_kd.analysis.judgement_report import points, sets
 from ray_kd.analysis.plot_style import (
@@ -24,6 +25,7 @@ from ray_kd.analysis.plot_style import (
     legend_below,
     render,
     style,
+    words,
     wrapped,
 )
 from ray_kd.analysis.records import Records
@@ -45,17 +47,18 @@ def judgement_pictures(judgement: Judgement, records: Records) -> list[Picture]:
 
 
 def _contests(judgement: Judgement) -> Picture | None:
+    titles = _titles([contest.arm for contest in judgement.contests])
     rows = [
-        (_title(contest.arm), contest.difference, contest.comparator.strategy)
+        (titles[contest.arm.cell], contest.difference, contest.comparator.strategy)
         for contest in judgement.contests
     ]
     if not rows:
         return None
     figure = _forest(
-        rows, f"Test {judgement.metric}, {judgement.strategy} minus comparator (points)", "comparator"
+        rows, f"Test {_metric(judgement)}, {judgement.strategy} minus comparator (points)", "comparator"
     )
     caption = (
-        f"Test {judgement.metric} of {judgement.strategy} minus that of the strategy which is best on "
+        f"Test {_metric(judgement)} of {judgement.strategy} minus that of the strategy which is best on "
         "validation (named at the right), on the same seeds: mean, and one-sided 95 % bounds. Dotted line: "
         "the margin of 1 point. Non-inferior: the whole bar lies at its right."
     )
@@ -74,16 +77,17 @@ def _costs(judgement: Judgement) -> Picture | None:
             cost.arm.strategy != judgement.strategy,
         ),
     )
+    titles = _titles([cost.arm for cost in ordered])
     rows, seen = [], set()
     for cost in ordered:
-        title = _title(cost.arm)
+        title = titles[cost.arm.cell]
         rows.append((title if title not in seen else "", cost.difference, cost.arm.strategy))
         seen.add(title)
     figure = _forest(
-        rows, f"Test {judgement.metric}, with minus without the harmful paths (points)", "strategy"
+        rows, f"Test {_metric(judgement)}, with minus without the harmful paths (points)", "strategy"
     )
     caption = (
-        f"What harmful paths cost each strategy (named at the right): test {judgement.metric} with them "
+        f"What harmful paths cost each strategy (named at the right): test {_metric(judgement)} with them "
         "minus without, on the same seeds: mean, and one-sided 95 % bounds. Dotted line: 1 point lost."
     )
     return render(figure, "cost", "What a harmful path costs", caption)
@@ -123,7 +127,7 @@ def _forest(rows: Sequence[tuple[str, Difference, str]], label: str, right: str)
 
 def _right(axes: Axes, places: np.ndarray, rows: Sequence[tuple[str, Difference, str]], what: str) -> None:
     right = axes.secondary_yaxis("right")
-    right.set_yticks(places, [f"{points(row[1].bounds.mean)}  {wrapped(row[2], 30)}" for row in rows])
+    right.set_yticks(places, [f"{points(row[1].bounds.mean)}  {wrapped(words(row[2]), 30)}" for row in rows])
     right.tick_params(axis="y", length=0)
     right.spines["right"].set_visible(False)
     axes.annotate(
@@ -144,9 +148,19 @@ def _handle(verdict: str) -> Line2D:
     return Line2D([], [], marker=marker, color=colour, markerfacecolor=face, lw=1.8, label=verdict)
 
 
-def _title(arm: Arm) -> str:
-    setting, clean, harmful = sets(arm)
-    return f"{setting}: {clean}" + (f", with {harmful}" if arm.harmful else "")
+def _metric(judgement: Judgement) -> str:
+    return Metric(judgement.metric).title
+
+
+def _titles(arms: Sequence[Arm]) -> dict[str, str]:
+    """What each arm's paths are called, by its cell; the setting only where there are several."""
+    several = len({arm.setting for arm in arms}) > 1
+    titles = {}
+    for arm in arms:
+        setting, clean, harmful = (words(text) for text in sets(arm))
+        title = clean + (f", with {harmful}" if arm.harmful else "")
+        titles[arm.cell] = f"{setting}: {title}" if several else title
+    return titles
 
 
 def _shares(judgement: Judgement, records: Records) -> Picture | None:
@@ -160,6 +174,7 @@ def _shares(judgement: Judgement, records: Records) -> Picture | None:
     lines = math.ceil(len(frames) / columns)
     figure = Figure(figsize=(WIDTH if columns > 1 else 0.72 * WIDTH, 0.25 + 2.3 * lines))
     panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
+    titles = _titles([arm for arm, _ in frames])
     labels = sorted({label for arm, _ in frames for label in arm.clean | arm.harmful})
     colour = dict(zip(labels, colours(len(labels)), strict=True))
     for axes, (arm, frame) in zip(panels, frames, strict=False):
@@ -171,7 +186,7 @@ def _shares(judgement: Judgement, records: Records) -> Picture | None:
             axes.plot(mean.index, mean, color=colour[str(path)], linestyle=dash)
         axes.axvline(QUARTER * arm.epochs, color=GREY, lw=0.8)
         axes.axhline(0.05, color=GREY, lw=1.0, linestyle=STYLES[2])
-        axes.set_title(wrapped(_title(arm), 46), loc="left")
+        axes.set_title(wrapped(titles[arm.cell], 46), loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(0, 1)
@@ -184,7 +199,7 @@ def _shares(judgement: Judgement, records: Records) -> Picture | None:
     handles = []
     for label in labels:
         dash = STYLES[1] if label in spoilt else STYLES[0]
-        handles.append(Line2D([], [], color=colour[label], linestyle=dash, label=label))  # type: ignore[arg-type]
+        handles.append(Line2D([], [], color=colour[label], linestyle=dash, label=words(label)))  # type: ignore[arg-type]
     legend_below(figure, handles)
     caption = (
         f"Share w‖g‖ of each path under {judgement.strategy}, of the sum over all paths: line, mean over "
