@@ -50,8 +50,9 @@ def _contests(judgement: Judgement) -> list[str]:
         "",
         f"Of {len(judgement.contests)} sets: {said or 'none was compared'}. The comparator is whatever is "
         f"best on validation; difference: test {Metric(judgement.metric).title} of "
-        f"`{judgement.strategy}` minus the comparator's on the same seeds, in points, with its one-sided 95 % bounds. Non-inferior: the lower "
-        f"bound lies above {points(-MARGIN)}; inferior: the upper one lies below it.",
+        f"`{judgement.strategy}` minus the comparator's on the same seeds, in points, with its one-sided "
+        f"95 % bounds. Non-inferior: the lower bound lies above {points(-MARGIN)}; inferior: the upper one "
+        "lies below it.",
         "",
         *_head("setting", "paths", "harmful", "comparator", "of", "val", "val comparator"),
     ]
@@ -80,8 +81,8 @@ def _costs(judgement: Judgement) -> list[str]:
         "## What does a harmful path cost?",
         "",
         f"Test {Metric(judgement.metric).title} with the harmful paths minus without them, same strategy and "
-        "seeds, in points, with one-sided 95 % bounds and the same margin. A corruption counts as harmful where it "
-        f"lowers `{WITNESS}` significantly (its upper bound lies below 0).",
+        "seeds, in points, with one-sided 95 % bounds and the same margin. A corruption counts as harmful "
+        f"where it lowers `{WITNESS}` significantly (its upper bound lies below 0).",
         "",
         *_head("setting", "paths", "harmful", "counts as harmful", "strategy"),
     ]
