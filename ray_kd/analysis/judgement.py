@@ -19,7 +19,7 @@ import numpy as np
 from ray_kd.analysis.arms import ALONE, Arm, arms_of
 from ray_kd.analysis.records import Records
 from ray_kd.analysis.shares import Share, shares_of
-from ray_kd.analysis.stats import Interval, interval
+from ray_kd.analysis.stats import Interval, interval, paired
 from ray_kd.config.errors import UserError, unknown
 
 MARGIN = 0.01
@@ -144,10 +144,16 @@ def judge(records: Records, strategy: str = "utility") -> Judgement:
 
 
 def difference(values: Mapping[int, float], other: Mapping[int, float]) -> Difference:
-    """The paired difference of two arms on their common seeds, with one-sided 95 % bounds."""
-    return Difference(
-        interval([values[seed] - other[seed] for seed in sorted(set(values) & set(other))], ONE_SIDED)
-    )
+    """The paired difference of two arms on their common seeds, with one-sided 95 % bounds.
+
+    Differences that are equal on every seed (quantised accuracies of few seeds) have no variance, so no
+    bounds, unless all are 0: the cautious reading, as in ``stats.paired``.
+    """
+    plain = paired(values, other)
+    if plain.constant:
+        return Difference(plain.difference)
+    common = sorted(set(values) & set(other))
+    return Difference(interval([values[seed] - other[seed] for seed in common], ONE_SIDED))
 
 
 def comparators(arm: Arm, arms: Iterable[Arm], strategy: str) -> list[Arm]:

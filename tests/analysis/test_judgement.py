@@ -157,6 +157,8 @@ def test_a_wide_interval_is_inconclusive_and_so_is_one_seed() -> None:
     one = difference({0: 0.9}, {0: 0.1})
     assert math.isnan(one.bounds.low)
     assert one.verdict == "inconclusive"
+    assert difference({0: 0.9, 1: 0.8}, {0: 0.8, 1: 0.7}).verdict == "inconclusive"  # no variance
+    assert difference({0: 0.9, 1: 0.8}, {0: 0.9, 1: 0.8}).verdict == "non-inferior"  # the same runs
 
 
 def test_costs_are_paired_with_the_same_strategy_without_the_harmful_path() -> None:
