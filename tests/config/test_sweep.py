@@ -89,7 +89,10 @@ def test_cells_that_resolve_to_one_run_are_planned_as_one() -> None:
 def test_teachers_are_planned_once() -> None:
     teachers = {"big": {"model": "digits_cnn"}, "bigger": {"model": {"name": "digits_cnn", "width": 16}}}
     base = {key: value for key, value in BASE.items() if key != "teacher"} | {"teachers": teachers}
-    cells = {"student alone": {}, "other": {"teachers.big.seed": 7, "optimizer.lr": 0.3}}
+    other = {"teachers.big.seed": 7, "optimizer.lr": 0.3}
+    unused = sweep(base=base, cells={"student alone": {}, "other": other}).plan()
+    assert len(unused.teachers) == 2  # no path learns from the bigger one
+    cells = {"student alone": {}, "other": {**other, "paths": [{"name": "soft_target", "teacher": "bigger"}]}}
     plan = sweep(base=base, cells=cells).plan()
     assert len(plan.teachers) == 3
     assert len({teacher.identity() for teacher in plan.teachers}) == 3
