@@ -44,7 +44,9 @@ class PathOptions(Options):
     stages: tuple[int, ...] | None = None
     """Which stages it attaches to, counted from 0; default: those of its source."""
     corrupt: Literal["shuffle", "shuffle_fixed", "noise"] | None = None
-    """Spoil its target on purpose: another sample's (redrawn each step, or fixed), or noise."""
+    """Spoil its target on purpose: another sample's (redrawn each step, or fixed), or noise. A teacher that
+    never learnt, or learnt what is not true, is a teacher of its own: ``weights: initial`` there, or
+    ``training.labels: permuted``."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs over which the path's loss rises linearly to its full size."""
 

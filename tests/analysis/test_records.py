@@ -11,6 +11,7 @@ import pytest
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 from tests.analysis.make_records import STRATEGIES, TROUBLED, make_records
 
@@ -167,3 +168,34 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     (root / "sweeps" / "digits" / "plan.json").write_text('{"name": "digits"')
     with pytest.raises(UserError, match=r"plan\.json: not a sweep's plan"):
         read_records(root, "digits")
+
+
+def test_paths_that_are_spoilt_on_purpose_are_named_whatever_spoils_them(tmp_path: Path) -> None:
+    model = {"name": "digits_cnn", "width": 4}
+    spec = RunSpec.parse(
+        {
+            "dataset": {"name": "digits", "labels": 100},
+            "student": {"name": "digits_cnn", "width": 2},
+            "teachers": {
+                "good": {"model": model},
+                "wrong": {"model": model, "training": {"labels": "permuted"}},
+                "untrained": {"model": model, "weights": "initial"},
+            },
+            "paths": [
+                {"name": "soft_target", "teacher": "good"},
+                {"name": "soft_target", "label": "a", "teacher": "wrong"},
+                {"name": "soft_target", "label": "b", "teacher": "untrained"},
+                {"name": "soft_target", "label": "c", "teacher": "good", "corrupt": "noise"},
+                {"name": "soft_target", "label": "d", "teacher": "wrong", "weight": 0},
+            ],
+            "aggregation": {"name": "adaptive", "lr": 0.5},
+        }
+    )
+    folder = tmp_path / "runs" / "0"
+    folder.mkdir(parents=True)
+    (folder / "spec.yaml").write_text(spec.to_yaml())
+    trial = read_records(tmp_path).trials.iloc[0]
+    assert trial["harmful"] == "a, b, c"
+    assert trial["paths"] == "soft_target, a, b, c"
+    assert json.loads(trial["student_options"]) == {"width": 2}
+    assert json.loads(trial["aggregation_options"])["lr"] == 0.5
