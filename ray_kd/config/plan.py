@@ -247,9 +247,10 @@ def _notes(sweep: SweepSpec, trials: list[Trial]) -> list[str]:
     for search in sweep.search:
         names = sweep.searched_by(search)
         seeds = ", ".join(str(seed) for seed in search.seeds)
+        who = ", ".join(f"“{name}”" for name in names) if len(names) <= 6 else f"{len(names)} cells"
         notes.append(
-            f"Searched ({search.method}, {search.budget} candidates for each of {len(names)} cells, "
-            f"validation {sweep.metric.name}, seed {seeds}): {', '.join(search.space)}."
+            f"Searched in {who} ({search.method}, {search.budget} candidates for each, validation "
+            f"{sweep.metric.name}, seed {seeds}): {', '.join(search.space)}."
         )
     if sweep.scheduler is not None and not sweep.search:
         notes.append(
