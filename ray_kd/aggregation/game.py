@@ -105,6 +105,7 @@ class GradientAggregator(Aggregator):
         if not self.due():
             return self.one_backward(everything, self.memory["alphas"], given)
         which = self.options.parameters
+        given.choose(which, [task_loss, *losses.values()])  # by every tap, whatever is summed
         jacobian = given.jacobian(everything, which, keep=which != "all")
         gramian = jacobian.gramian()
         alphas = self.remember(self.play(gramian, everything))

@@ -48,6 +48,7 @@ class Mokd(GradientAggregator):
         pair = [task_loss, weighted(everything[1:], self._scale[1:].tolist())]
         if bool(pair[1] < 0):
             self.refuse_negative(self.grouped(losses).detach() * self.static)
+        given.choose(which, [task_loss, *losses.values()])
         jacobian = given.jacobian(pair, which, keep=which != "all")
         both = self._balance(jacobian.gramian(), np.array([float(loss.detach()) for loss in pair]))
         alphas = self.remember(np.array([both[0], *[both[1]] * len(self.names)]))
