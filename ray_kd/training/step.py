@@ -86,7 +86,13 @@ class Step:
         return torch.zeros(size, device=self.setting.device)
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
-        """Take one optimizer step on a batch."""
+        """Take one optimizer step on a batch.
+
+        Raises:
+            UserError: the batch is empty: means over no samples would poison what aggregators remember.
+        """
+        if len(batch["image"]) == 0:
+            raise UserError("a training step: expected a batch of at least one sample, got an empty one.")
         training = self.spec.training
         rate = learning_rate(
             self.spec.schedule, self.spec.optimizer.lr, self.taken, self.steps_per_epoch, training.epochs
