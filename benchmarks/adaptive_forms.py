@@ -17,7 +17,16 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ray_kd.analysis.plot_style import GREY, WIDTH, legend_below, looks_of, plain_log_axis, render, style, words
+from ray_kd.analysis.plot_style import (
+    GREY,
+    WIDTH,
+    legend_below,
+    looks_of,
+    plain_log_axis,
+    render,
+    style,
+    words,
+)
 from ray_kd.config.spec import RunSpec
 from ray_kd.training.distill import distill
 

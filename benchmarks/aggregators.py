@@ -76,20 +76,22 @@ def stepper(spec: RunSpec) -> Callable[[], None]:
     return take
 
 
-def peak_bytes(work: Callable[[], None]) -> int:
-    """The highest sum of live allocations during ``work``, above what was there before."""
+def peak_bytes(work: Callable[[], None], times: int = 1) -> int:
+    """The highest sum of live allocations during some calls, above what was there before."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        work()
+        for _ in range(times):
+            work()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated() - before)
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
     ) as profile:
-        work()
+        for _ in range(times):
+            work()
     assert profile.profiler is not None
     events: Sequence[Any] = profile.profiler.kineto_results.events()
     memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
@@ -117,18 +119,24 @@ def paths_for(aggregator: str, count: int) -> list[Any]:
     return [{"name": "soft_target", "label": f"soft_{index}"} for index in range(count)]
 
 
-def compare(names: Sequence[str], count: int, rounds: int, width: int) -> dict[str, tuple[float, float, float]]:
+def compare(
+    names: Sequence[str], count: int, rounds: int, width: int
+) -> dict[str, tuple[float, float, float]]:
     """For each aggregator: ms per step, its ratio to equal's, and the ratio of their peaks of memory."""
-    steps, peaks, reference = {}, {}, {}
+    steps: dict[str, Callable[[], None]] = {}
+    peaks: dict[str, int] = {}
+    reference: dict[str, str] = {}
+
+    def add(key: str, aggregator: str, paths: list[Any]) -> None:
+        if key not in steps:
+            steps[key] = take = stepper(run_spec(paths, aggregator, width))
+            peaks[key] = peak_bytes(take, 2)  # what is made at the first step is there at the second
+
     for name in names:
-        spec = run_spec(paths_for(name, count), name, width)
-        reference[name] = "equal" if paths_for(name, count) == PATHS[count] else "equal on its own paths"
-        if reference[name] not in steps:
-            equal = stepper(run_spec(paths_for(name, count), "equal", width))
-            peaks[reference[name]], steps[reference[name]] = peak_bytes(lambda take=equal: twice(take)), equal
-        if name not in steps:
-            take = stepper(spec)
-            peaks[name], steps[name] = peak_bytes(lambda take=take: twice(take)), take
+        paths = paths_for(name, count)
+        reference[name] = "equal" if paths == PATHS[count] else "equal on its own paths"
+        add(reference[name], "equal", paths)
+        add(name, name, paths)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, take in steps.items():
@@ -141,12 +149,6 @@ def compare(names: Sequence[str], count: int, rounds: int, width: int) -> dict[s
         )
         for name in names
     }
-
-
-def twice(take: Callable[[], None]) -> None:
-    """The first two steps: what is made at the first is there at the second."""
-    take()
-    take()
 
 
 def jacobians(counts: Sequence[int], rounds: int, width: int) -> list[tuple[int, float, float, float, float]]:
@@ -164,7 +166,11 @@ def jacobians(counts: Sequence[int], rounds: int, width: int) -> list[tuple[int,
 
     def jacobian(count: int, chunk: int) -> Callable[[], None]:
         given = Gradients(student.named_parameters(), chunk=chunk)
-        return lambda: None if given.jacobian(losses(count)).rows.shape[0] else None
+
+        def work() -> None:
+            given.jacobian(losses(count))
+
+        return work
 
     nn.Module.train(student)
     work = {(0, 0): plain} | {(k, chunk): jacobian(k, chunk) for k in counts for chunk in (1, k)}
@@ -198,8 +204,10 @@ def main() -> None:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU, one thread"
     found = {count: compare(["equal", *names], count, given.rounds, given.width) for count in given.paths}
     base = ", ".join(f"{found[count]['equal'][0]:.1f} ms at K = {count}" for count in given.paths)
-    print(f"torch {torch.__version__}, {device}; digits_cnn of width {given.width}, batch 50, path granularity;")
-    print(f"median of {given.rounds} rounds of {STEPS} steps; a step of `equal` takes {base}.\n")
+    print(f"torch {torch.__version__}, {device}; digits_cnn of width {given.width}, batch 50;")
+    print(
+        f"median of {given.rounds} rounds of {STEPS} steps, path granularity; a step of `equal` takes {base}.\n"
+    )
     heads = [f"{what}, K = {count}" for count in given.paths for what in ("time", "memory")]
     print(f"| aggregator | backwards | {' | '.join(heads)} |\n|---|---|{'---|' * len(heads)}")
     for name in names:

@@ -43,6 +43,7 @@ class Dbmtl(GradientAggregator):
     """
 
     Options = DbmtlOptions
+    footprint: ClassVar[str] = "2 (K + 1), half of them kept"
     static_weights: ClassVar = "preference"
     traits = frozenset({"stateful", "direction"})
 

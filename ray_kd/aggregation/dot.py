@@ -40,6 +40,7 @@ class Dot(GradientAggregator):
 
     Options = DotOptions
     cost: ClassVar[str] = "2"
+    footprint: ClassVar[str] = "2, and a second momentum"
 
     def __init__(
         self,

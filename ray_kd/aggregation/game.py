@@ -79,6 +79,7 @@ class GradientAggregator(Aggregator):
 
     tier: ClassVar[int] = 2
     cost: ClassVar[str] = "K + 1"
+    footprint: ClassVar[str] = "K + 1"
     weighs_zero_gradients: ClassVar[bool] = False
     """Whether a loss whose gradient is 0 stays in the game (methods that keep a state for each loss)."""
     Options: ClassVar[type[AggregatorOptions]] = GradientOptions

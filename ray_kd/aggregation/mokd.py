@@ -39,6 +39,7 @@ class Mokd(GradientAggregator):
 
     Options = MokdOptions
     cost: ClassVar[str] = "2"
+    footprint: ClassVar[str] = "2"
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         given, which = self.needed(gradients), self.options.parameters

@@ -25,7 +25,11 @@ MEASURED = [name for name, cls in ALL.items() if issubclass(cls.Options, Gradien
 GAMES = [name for name, cls in ALL.items() if issubclass(cls.Options, GameOptions)]
 NAMES = ("hint", "soft", "square")
 """Losses of the toy whose gradients are not too unlike."""
-LIVELY: dict[str, dict[str, Any]] = {"mgda": {"normalise": "l2"}, "olaux": {"horizon": 1}, "mokd": {"clip": 0}}
+LIVELY: dict[str, dict[str, Any]] = {
+    "mgda": {"normalise": "l2"},
+    "olaux": {"horizon": 1},
+    "mokd": {"clip": 0},
+}
 """Options under which a method's factors move within a step or two."""
 
 

@@ -85,7 +85,9 @@ def test_records_say_what_was_measured(taught: Path) -> None:
         ("dot", False),
         ("equal", False),
     ):
-        rows = lines(taught, distill(tiny(taught, paths=UNWEIGHTED, aggregation=aggregation))["identity"], "paths")
+        rows = lines(
+            taught, distill(tiny(taught, paths=UNWEIGHTED, aggregation=aggregation))["identity"], "paths"
+        )
         assert {row["path"] for row in rows} == set(UNWEIGHTED)
         for row in rows:
             assert (row["gradient_norm"] is not None) == measures
