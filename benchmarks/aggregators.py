@@ -5,10 +5,11 @@
 
 One process, one thread. For each K all aggregators take turns (equal, then the others, then equal ...),
 each a few steps of the real loop at a time; a time is the fastest of its turns over the fastest of
-``equal``'s, since whatever else the machine does only adds. Memory is the highest sum of live allocations within the first two steps, above what lay
-there before them: activations, gradients, optimizer and aggregator state; on a GPU from the allocator,
-on a CPU from PyTorch's profiler, which counts each allocation exactly. Students, batch and teacher are
-the same for all (the profiler chatters on stderr). The second table is the Jacobian alone: K gradients as a function of K.
+``equal``'s, since whatever else the machine does only adds. Memory is the highest sum of live allocations
+within the first two steps, above what lay there before them: activations, gradients, optimizer and
+aggregator state; on a GPU from the allocator, on a CPU from PyTorch's profiler (which chatters on stderr
+and counts each allocation exactly). Students, batch and teacher are the same for all. The second table is
+the Jacobian alone: K gradients as a function of K.
 """
 
 from __future__ import annotations
