@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.models import create_model
 from ray_kd.training.distill import distill, ensure_teachers
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Interrupted, Training
@@ -92,6 +93,27 @@ def test_records_say_what_was_measured(taught: Path) -> None:
         for row in rows:
             assert (row["gradient_norm"] is not None) == measures
             assert not measures or (row["gradient_norm"] > 0 and -1 <= row["cosine"] <= 1)
+
+
+@pytest.mark.parametrize("aggregation", ["fixed", "equal_norm", "dot"])
+def test_half_precision_moves_the_student_as_full(taught: Path, aggregation: str) -> None:
+    """Under a GradScaler: a step that overflows is skipped, gradients are clipped at their true size."""
+    moves = []
+    for precision in ("float16", "float32"):
+        spec = tiny(
+            taught,
+            paths=["soft_target", "attention_transfer"],
+            aggregation=aggregation,
+            optimizer={"lr": 0.05, "clip": 0.5},
+            training={"epochs": 5, "batch_size": 30, "precision": precision},
+        )
+        begin = create_model(spec.student, classes=10, channels=1, seed=spec.seed).state_dict()
+        end = weights(taught, distill(spec))
+        names = [name for name in end if end[name].dim() > 1]
+        moves.append(torch.cat([(end[name] - begin[name]).flatten() for name in names]))
+    half, full = moves
+    assert half.norm().item() == pytest.approx(full.norm().item(), rel=0.3)
+    assert torch.cosine_similarity(half, full, dim=0) > 0.9
 
 
 def test_dot_and_adam_do_not_go_together(taught: Path) -> None:
