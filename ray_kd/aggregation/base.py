@@ -53,6 +53,8 @@ class Aggregator(nn.Module):
     traits: ClassVar[frozenset[str]] = frozenset()
     """Of: stochastic, stateful, signed (factors may be negative), scale_free (factors undo a loss's
     scale, once settled), direction (the update is no weighted sum of the losses' gradients)."""
+    probes: ClassVar[bool] = False
+    """Whether it looks at losses at moved parameters, through ``gradients.evaluate``."""
     tensor: ClassVar[str | None] = None
     """The named tensor that every path must be computed from, where the method needs one."""
     static_weights: ClassVar[Literal["loss", "preference", "refused"]] = "loss"
@@ -204,6 +206,13 @@ class Aggregator(nn.Module):
 
     def after_step(self, evaluate: Callable[[], Mapping[str, Tensor]]) -> None:
         """Called after the optimizer's step; ``evaluate()`` gives the losses on the same batch anew."""
+
+    def figures(self) -> dict[str, Sequence[float]]:
+        """What the method has to say of each of ``names`` at the end of an epoch: {figure: (n,)}.
+
+        The training loop records them with the path; the keys are the same in every epoch.
+        """
+        return {}
 
     def optimizer_rule(self) -> Any:
         """What takes the place of ``torch.optim.SGD``, called with its arguments; None: the run's own."""

@@ -57,6 +57,9 @@ def assert_one_is_two(one: RunSpec, two: RunSpec) -> None:
             for value in ("loss", "weight", "gradient_norm", "cosine"):
                 if first.get(value) is not None:
                     assert first[value] == pytest.approx(second[value], rel=2e-3, abs=2e-4), (first, second)
+            if "t" in first:
+                assert first["measurements"] == second["measurements"] >= (first["epoch"] > 1)
+                assert first["t"] == pytest.approx(second["t"], rel=5e-2, abs=5e-2)
             if "train" in first:
                 assert first["train"]["loss"] == pytest.approx(second["train"]["loss"], rel=2e-3)
     ends = [json.loads((folder / "summary.json").read_text())["last"]["test"]["loss"] for folder in folders]
@@ -82,7 +85,8 @@ def compare(tmp_path: Path, runs: list[dict[str, Any]]) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path: Path) -> None:
-    aggregations = ["fixed", "adaptive", {"name": "adaptive", "verbatim": True}, "famo"]
+    utility = {"name": "utility", "dense_every": 2, "burn_in": 1000}  # a gate near its threshold may tip
+    aggregations = ["fixed", "adaptive", {"name": "adaptive", "verbatim": True}, "famo", utility]
     options: dict[str, Any] = {"paths": PATHS, "optimizer": {"lr": 0.05, "clip": 2.0}}
     compare(tmp_path, [{"aggregation": aggregation, **options} for aggregation in aggregations])
 
