@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,14 +21,26 @@ def average(values: Tensor, world: int) -> Tensor:
 def reduce_losses(losses: Sequence[Tensor], world: int) -> list[Tensor]:
     """Losses whose value is the mean over ranks and whose gradient is this rank's own.
 
-    Aggregators then decide the same on every rank; averaging the gradients afterwards gives exactly
-    the gradient of the decision on the global batch.
+    Aggregators then decide the same on every rank, to the last bit; averaging the gradients afterwards
+    gives exactly the gradient of the decision on the global batch. The losses' graphs stay apart: what
+    one loss depends on can still be told, and its backward runs through no other's.
     """
     if world == 1:
         return list(losses)
-    stacked = torch.stack(list(losses))
-    mean = average(stacked.detach().clone(), world)
-    return list((stacked + (mean - stacked).detach()).unbind())
+    means = average(torch.stack([loss.detach() for loss in losses]), world)
+    return [_Valued.apply(loss, mean) for loss, mean in zip(losses, means.unbind(), strict=True)]
+
+
+class _Valued(torch.autograd.Function):
+    """A loss that reads as another value: its gradient is its own."""
+
+    @staticmethod
+    def forward(context: Any, loss: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 def average_gradients(parameters: Sequence[Tensor], world: int) -> None:

@@ -221,8 +221,9 @@ class Training:
         if bool(torch.isfinite(step.sums).all()):
             return
         names = ["the task loss", *(f"the loss of path '{name}'" for name in step.names)]
-        names += [f"the weight of path '{name}'" for name in step.aggregator.names]
-        broken = [name for name, value in zip(names, step.sums.tolist(), strict=True) if value - value != 0]
+        for what in ("weight", "gradient norm", "cosine"):  # the last two where gradients are measured
+            names += [f"the {what} of path '{name}'" for name in step.aggregator.names]
+        broken = [name for name, value in zip(names, step.sums.tolist(), strict=False) if value - value != 0]
         raise TrainingFailed(
             f"{', '.join(broken)} became NaN or infinite in epoch {self.epoch + 1} (by step {step.taken}). "
             "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."

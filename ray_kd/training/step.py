@@ -69,6 +69,7 @@ class Step:
                 reduce=partial(average, world=setting.world) if setting.world > 1 else None,
                 scale=lambda: self.scaler.get_scale(),
             )
+            self.scaler.scale(torch.zeros((), device=setting.device))  # makes the scale that it reads
         elif setting.world > 1:
             ids = [setting.device.index or 0] if setting.device.type == "cuda" else None
             self.ddp = DistributedDataParallel(self.module, device_ids=ids, broadcast_buffers=False)
@@ -86,7 +87,13 @@ class Step:
         return torch.zeros(size, device=self.setting.device)
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
-        """Take one optimizer step on a batch."""
+        """Take one optimizer step on a batch.
+
+        Raises:
+            UserError: the batch is empty: means over no samples would poison what aggregators remember.
+        """
+        if len(batch["image"]) == 0:
+            raise UserError("a training step: expected a batch of at least one sample, got an empty one.")
         training = self.spec.training
         rate = learning_rate(
             self.spec.schedule, self.spec.optimizer.lr, self.taken, self.steps_per_epoch, training.epochs
@@ -120,22 +127,28 @@ class Step:
         """Add the step's figures to the running sums; nothing here waits for the device."""
         parts = [task_loss.detach().view(1)]
         if losses:
-            parts += [torch.stack([losses[name].detach() for name in self.names]), update.factors]
+            parts += [torch.stack([losses[name].detach() for name in self.names]), self.known(update.factors)]
         if self.gradients is not None:
             norms, cosines = update.gradient_norms, update.cosines
             nothing = torch.zeros_like(update.factors)
             measured = nothing if norms is None else torch.ones_like(nothing)
-            parts += [nothing if norms is None else norms, nothing if cosines is None else cosines, measured]
+            parts += [nothing if found is None else self.known(found) for found in (norms, cosines)]
+            parts.append(measured)
         self.sums += torch.cat([part.to(self.sums.dtype) for part in parts] if self._autocast else parts)
+
+    def known(self, figures: Tensor) -> Tensor:
+        """Figures from gradients, 0 in a step that a ``GradScaler`` is about to skip: it overflowed."""
+        return figures.nan_to_num(0, 0, 0) if self.scaler.is_enabled() else figures
 
     def apply(self, update: Update) -> None:
         """Backward, clip the student's gradient, step every optimizer."""
         main = self.optimizers[0]
         if self.scaler.is_enabled() and update.total is not None:
             self.scaler.scale(update.total).backward()
-            self.scaler.unscale_(main)
         else:
-            update.backward()
+            update.backward()  # without a total, Gradients has scaled what it wrote
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(main)
         if self.gradients is not None and update.total is not None:
             average_gradients(self.trained, self.setting.world)  # DDP does it for tier 1
         if self.spec.optimizer.clip is not None:
