@@ -41,6 +41,7 @@ class AeKd(GradientAggregator):
 
     Options = AeKdOptions
     cost: ClassVar[str] = "1, and K to the logits"
+    footprint: ClassVar[str] = "none"
     tensor: ClassVar[str | None] = "logits"
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:

@@ -48,6 +48,8 @@ class Aggregator(nn.Module):
     """1: needs loss values; 2: needs gradients of the losses."""
     cost: ClassVar[str] = "1"
     """Backwards per step, K the number of weighted losses."""
+    footprint: ClassVar[str] = "none"
+    """What a step holds beyond a plain one's, in gradients of the student."""
     traits: ClassVar[frozenset[str]] = frozenset()
     """Of: stochastic, stateful, signed (factors may be negative), scale_free (factors undo a loss's
     scale, once settled), direction (the update is no weighted sum of the losses' gradients)."""

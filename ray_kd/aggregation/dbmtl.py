@@ -13,6 +13,7 @@ from torch import Tensor
 from ray_kd.aggregation.game import GradientAggregator, describe
 from ray_kd.aggregation.gradients import Gradients
 from ray_kd.aggregation.update import Update
+from ray_kd.config.errors import UserError
 from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 
@@ -43,6 +44,7 @@ class Dbmtl(GradientAggregator):
     """
 
     Options = DbmtlOptions
+    footprint: ClassVar[str] = "2 (K + 1), half of them kept"
     static_weights: ClassVar = "preference"
     traits = frozenset({"stateful", "direction"})
 
@@ -61,6 +63,11 @@ class Dbmtl(GradientAggregator):
         everything = [task_loss, *self.summed(losses)]
         values = torch.stack([loss.detach() for loss in everything])
         self.refuse_negative(values[1:])
+        if self.options.task == "inside" and bool(values[0] < 0):
+            raise UserError(
+                f"aggregator 'dbmtl' takes logarithms, and the task loss is {float(values[0]):.3g}: use "
+                "task: outside."
+            )
         jacobian = given.jacobian(everything)
         gramian = jacobian.gramian()
         rows, factors = jacobian.rows, self.effective(np.ones(len(everything)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -32,12 +33,14 @@ class Dot(GradientAggregator):
     apart, so that distillation, with the larger momentum, leads. It is a form of SGD: hand
     ``optimizer_rule()`` to the loop in place of ``torch.optim.SGD``.
 
-    Source: Zhao, Cui, Song, ICCV 2023, arXiv 2307.08436 and its code; weight decay belongs to the task's
-    part, and parameters that have one part only keep the momentum :math:`\mu`.
+    Source: Zhao, Cui, Song, ICCV 2023, arXiv 2307.08436 and its code: weight decay belongs to the task's
+    part, and what the task alone reaches keeps the momentum :math:`\mu`. Deviation: so does what
+    distillation alone reaches (adapters). Norms and cosines of single paths are not measured.
     """
 
     Options = DotOptions
     cost: ClassVar[str] = "2"
+    footprint: ClassVar[str] = "2, and a second momentum"
 
     def __init__(
         self,
@@ -47,8 +50,8 @@ class Dot(GradientAggregator):
         seed: int = 0,
     ) -> None:
         super().__init__(options, names, weights, seed)
-        self.parts: dict[Tensor, Tensor] = {}
-        """Distillation's part of ``.grad`` of each parameter that has two, and nothing between steps."""
+        self.parts: dict[Tensor, tuple[Tensor, Tensor]] = {}
+        """Distillation's part of ``.grad``, and the norm of all of it, where a parameter has two parts."""
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         given = self.needed(gradients)
@@ -60,11 +63,15 @@ class Dot(GradientAggregator):
 
         def backward() -> None:
             given.write(vector, jacobian, [1.0, k])
+            ours, whole = (given.split(part, jacobian.reached) for part in (distillation, vector))
             self.parts.clear()
-            self.parts.update(given.split(distillation, jacobian.reached))
+            for parameter, part in ours.items():
+                self.parts[parameter] = (part, torch.linalg.vector_norm(whole[parameter]))
 
         factors = [1.0, *(self._scale[1:] * k).tolist()]
         return self.written(factors, backward, vector.device)
 
     def optimizer_rule(self) -> Any:
+        if not self.losses:
+            return None  # plain training is plain SGD, bit for bit
         return partial(SeparateMomenta, delta=self.options.delta, parts=self.parts)

@@ -79,6 +79,7 @@ class GradientAggregator(Aggregator):
 
     tier: ClassVar[int] = 2
     cost: ClassVar[str] = "K + 1"
+    footprint: ClassVar[str] = "K + 1"
     weighs_zero_gradients: ClassVar[bool] = False
     """Whether a loss whose gradient is 0 stays in the game (methods that keep a state for each loss)."""
     Options: ClassVar[type[AggregatorOptions]] = GradientOptions
@@ -105,6 +106,7 @@ class GradientAggregator(Aggregator):
         if not self.due():
             return self.one_backward(everything, self.memory["alphas"], given)
         which = self.options.parameters
+        given.choose(which, [task_loss, *losses.values()])  # by every tap, whatever is summed
         jacobian = given.jacobian(everything, which, keep=which != "all")
         gramian = jacobian.gramian()
         alphas = self.remember(self.play(gramian, everything))

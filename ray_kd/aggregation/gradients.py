@@ -80,6 +80,8 @@ class Gradients:
     def choose(self, which: str, losses: Sequence[Tensor]) -> list[int]:
         """Positions of the parameters that ``which`` means: ``all``, ``last_shared`` or a name's prefix.
 
+        What ``last_shared`` means is settled by the first losses it is asked for.
+
         Raises:
             UserError: no parameter has that prefix, or the losses share none.
         """

@@ -37,6 +37,8 @@ class GradNorm(GradientAggregator):
     """
 
     Options = GradNormOptions
+    cost: ClassVar[str] = "1, and K + 1 to a layer"
+    footprint: ClassVar[str] = "none"
     traits = frozenset({"stateful"})
     weighs_zero_gradients: ClassVar[bool] = True
 

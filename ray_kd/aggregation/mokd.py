@@ -39,6 +39,7 @@ class Mokd(GradientAggregator):
 
     Options = MokdOptions
     cost: ClassVar[str] = "2"
+    footprint: ClassVar[str] = "2"
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         given, which = self.needed(gradients), self.options.parameters
@@ -48,6 +49,7 @@ class Mokd(GradientAggregator):
         pair = [task_loss, weighted(everything[1:], self._scale[1:].tolist())]
         if bool(pair[1] < 0):
             self.refuse_negative(self.grouped(losses).detach() * self.static)
+        given.choose(which, [task_loss, *losses.values()])
         jacobian = given.jacobian(pair, which, keep=which != "all")
         both = self._balance(jacobian.gramian(), np.array([float(loss.detach()) for loss in pair]))
         alphas = self.remember(np.array([both[0], *[both[1]] * len(self.names)]))

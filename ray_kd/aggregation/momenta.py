@@ -22,8 +22,8 @@ class SeparateMomenta(torch.optim.Optimizer):
         params: as in ``torch.optim.SGD``.
         lr, momentum, weight_decay: as in ``torch.optim.SGD``.
         delta: half the difference of the two momenta.
-        parts: distillation's part of each gradient, filled by the backward of each step. Where ``.grad``
-            was scaled since (clipping, a gradient scaler), the part is scaled alike.
+        parts: by parameter, distillation's part of the gradient and the norm of all of it, as the backward of
+            each step leaves them. Where ``.grad`` was scaled since (clipping), so is the part.
         nesterov: not defined here.
 
     Raises:
@@ -38,7 +38,7 @@ class SeparateMomenta(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         *,
         delta: float,
-        parts: dict[Tensor, Tensor],
+        parts: dict[Tensor, tuple[Tensor, Tensor]],
         nesterov: bool = False,
         **_: Any,
     ) -> None:
@@ -64,12 +64,13 @@ class SeparateMomenta(torch.optim.Optimizer):
         return loss
 
     def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, part, momentum = self.state[parameter], self.parts.get(parameter), group["momentum"]
+        state, both, momentum = self.state[parameter], self.parts.get(parameter), group["momentum"]
         task = gradient.add(parameter, alpha=group["weight_decay"])
-        if part is None:
+        if both is None:
             parameter.sub_(_blend(state, "momentum", momentum, task), alpha=group["lr"])
             return
-        part = part.to(gradient.dtype)
+        part, norm = (values.to(gradient.dtype) for values in both)
+        part = part * torch.where(norm > 0, torch.linalg.vector_norm(gradient) / norm, 1.0)
         first = _blend(state, "momentum", momentum - self.delta, task - part)
         second = _blend(state, "distillation", momentum + self.delta, part)
         parameter.sub_(first + second, alpha=group["lr"])

@@ -183,6 +183,32 @@ class AggregatorConformance:
         loop.step(change)
         assert any(p.isnan().any() for p in loop.toy.student.parameters())
 
+    def test_nothing_is_learnt_from_an_empty_batch(self) -> None:
+        """Means over no samples are NaN: the student's gradient is NaN or 0, and the total is NaN."""
+        toy = Toy()
+        task, losses = toy(self.names, slice(0, 0))
+        update = self.make()(task, losses, toy.gradients())
+        update.backward()
+        assert update.total is None or update.total.isnan()
+        for parameter in toy.student.parameters():
+            gradient = parameter.grad
+            assert gradient is None or bool(((gradient == 0) | gradient.isnan()).all())
+
+    def test_paths_with_nothing_to_compare_leave_the_task(self) -> None:
+        """Every path at a connected 0 (no positives, no valid pixels): the direction is the task's."""
+        loop = self.loop(lr=0)
+
+        def change(task: Tensor, losses: dict[str, Tensor]) -> None:
+            losses.update({name: loss * 0 for name, loss in losses.items()})
+
+        update = loop.step(change)
+        assert update.factors.isfinite().all()
+        weight = loop.toy.layer("deep").weight
+        (wanted,) = torch.autograd.grad(loop.toy(self.names)[0], weight)
+        assert weight.grad is not None
+        cosine = torch.cosine_similarity(weight.grad.flatten(), wanted.flatten(), dim=0)
+        assert cosine.item() == pytest.approx(1, abs=1e-5)
+
     def test_k_scales_the_distillation_part(self) -> None:
         one, double, none = (self.loop(lr=0, k=k) for k in (1, 2, 0))
         for _ in range(3):

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
+from ray_kd import Outputs, create_path
+from ray_kd.config.registry import PATHS
+from ray_kd.paths.logit import LogitPath
 from tests.paths.numbers import K, N, draw, losses, make, softmax
 
 STUDENT, TEACHER = draw(1, (3, 5)), draw(2, (3, 5))
@@ -16,6 +22,25 @@ def test_soft_target() -> None:
         p, q = softmax(z_t / 4), softmax(z_s / 4)
         total += sum(p[k] * (np.log(p[k]) - np.log(q[k])) for k in range(K))
     assert losses(make("soft_target", STUDENT, TEACHER), STUDENT, TEACHER) == [pytest.approx(16 * total / N)]
+
+
+@pytest.mark.parametrize("name", [name for name in PATHS.names() if issubclass(PATHS.get(name), LogitPath)])
+def test_every_logit_path_can_standardise(name: str) -> None:
+    """It is the loss of logits that were standardised before, and blind to each sample's shift and scale."""
+    batch = {"label": torch.tensor([0, 2, 1, 3])}
+    draw = np.random.default_rng(4)
+    student, teacher = draw.normal(size=(2, 4, 5)) * 3
+    z = [(v - v.mean(1, keepdims=True)) / v.std(1, ddof=1, keepdims=True) for v in (student, teacher)]
+
+    def loss(s: np.ndarray, t: np.ndarray, **options: Any) -> float:
+        path = create_path(name, student_channels=(3,), teacher_channels=(3,), **options)
+        target = path.target(Outputs(logits=torch.from_numpy(t)))
+        return float(path(Outputs(logits=torch.from_numpy(s)), target, batch)[name])
+
+    wanted = loss(*z)
+    assert loss(student, teacher, standardise=True) == pytest.approx(wanted, rel=1e-5)
+    assert loss(7 * student + 2, teacher - 1, standardise=True) == pytest.approx(wanted, rel=1e-5)
+    assert loss(student, teacher) != pytest.approx(wanted, rel=1e-2)
 
 
 def test_soft_target_standardised() -> None:
