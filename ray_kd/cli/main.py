@@ -22,10 +22,10 @@ Which distillation paths, weighted how, make this student best - and can the
 answer be trusted?
 
 Start here:
-  ray-kd demo                                  nine strategies, a table in minutes
+  ray-kd demo                                  nine strategies, one table
   ray-kd train RUN.yaml aggregation=adaptive   one student
   ray-kd sweep SWEEP.yaml --plan               what a comparison would train
-  ray-kd sweep SWEEP.yaml                      train what is missing of it
+  ray-kd sweep SWEEP.yaml                      train what it still lacks
   ray-kd list aggregators adaptive             explain one method
 
 Every verb explains itself: ray-kd train --help

@@ -94,7 +94,8 @@ def reference() -> str:
 
 def file_lines(kind: str) -> list[str]:
     """A ``run`` or ``sweep`` file with every key, line by line; no component is imported for it."""
-    return _section({"run": RunSpec, "sweep": SweepSpec}[kind], 0)
+    models: dict[str, type[Strict]] = {"run": RunSpec, "sweep": SweepSpec}
+    return _section(models[kind], 0)
 
 
 def _spaces() -> str:

@@ -99,7 +99,10 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
         if isinstance(here, dict):
             here = here.setdefault(part, {})
             continue
-        here = here[_index(here, part, ".".join(parents[: depth + 1]))]
+        index = _index(here, part, ".".join(parents[: depth + 1]))
+        if isinstance(here[index], str):
+            here[index] = {"name": here[index]}  # 'paths: [nst]' then paths.0.weight=10
+        here = here[index]
     if isinstance(here, dict):
         here[last] = value
     else:
