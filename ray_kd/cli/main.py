@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -50,6 +52,21 @@ def laid_out(text: str | None) -> str:
     return "\n\n".join(f"\b\n{part}" if "\n  " in part else part for part in paragraphs)
 
 
+def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, its Ctrl-C met with a word; Typer would end without any."""
+
+    @functools.wraps(verb)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except KeyboardInterrupt as error:
+            why = str(error) or "stopped"
+            print(f"\nray-kd: {why}; the same command goes on from here.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
 app = typer.Typer(
     help=laid_out(HELP),
     no_args_is_help=True,
@@ -59,7 +76,7 @@ app = typer.Typer(
 )
 for name, verb in VERBS:
     text = laid_out(verb.__doc__)
-    app.command(name, help=text, short_help=text.split("\n")[0])(verb)
+    app.command(name, help=text, short_help=text.split("\n")[0])(interruptible(verb))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -72,9 +89,6 @@ def main(arguments: list[str] | None = None) -> None:
     except TrainingFailed as error:
         print(f"ray-kd: training failed: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt as error:
-        print(f"\nray-kd: {error or 'stopped'}; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

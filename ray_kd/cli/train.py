@@ -164,12 +164,13 @@ class Line:
         if not done and now - self._last < (0.2 if self.terminal else 5.0):
             return
         self._last = now
-        pace = (now - self._begin) / max(1, record["epoch"] - self._first)
+        since = record["epoch"] - self._first
         values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == "top1")
         text = f"{spec.name}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}  {values}"
-        text += "" if done else f"  {pace * (total - record['epoch']):.0f} s left"
+        if since and not done:
+            text += f"  {(now - self._begin) / since * (total - record['epoch']):.0f} s left"
         print(
-            f"\r{text[:78]:<78}" if self.terminal else text,
+            f"\r{text[:78]:<78}" if self.terminal else text.rstrip(),
             end="" if self.terminal else "\n",
             file=sys.stderr,
             flush=True,

@@ -45,6 +45,15 @@ def test_train_and_teacher(cli: Cli, run_file: Path, tmp_path: Path) -> None:
     assert fresh.out == said.out, "the same spec, the same numbers"
 
 
+def test_a_loss_that_becomes_nan_ends_with_its_reason(cli: Cli, run_file: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    said = cli("train", run_file, "paths=[]", "teacher=null", "optimizer.lr=1e20", "--storage", storage)
+    assert said.code == 1
+    (message,) = [line for line in said.err.splitlines() if ": epoch" not in line]
+    assert message.startswith("ray-kd: training failed: the task loss became NaN")
+    assert "optimizer.clip" in message
+
+
 def test_a_plan_is_printed_and_nothing_runs(cli: Cli, sweep_file: Path, tmp_path: Path) -> None:
     storage = tmp_path / "results"
     said = cli("sweep", sweep_file, "--plan", "--storage", storage, "seeds=[0,1,2]")
