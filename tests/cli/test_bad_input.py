@@ -81,6 +81,17 @@ def test_a_sweep_with_a_mistake_starts_nothing(
     assert not storage.exists()
 
 
+@pytest.mark.parametrize(("verb", "key"), [("train", "tracking.wandb"), ("sweep", "base.tracking.wandb")])
+def test_wandb_is_asked_for_and_not_there(
+    cli: Cli, sweep_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, key: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # Python's own way to say: not to be found
+    file, storage = tmp_path / ("run.yaml" if verb == "train" else "sweep.yaml"), tmp_path / "results"
+    said = cli(verb, file, f"{key}=offline", "--storage", storage)
+    refused(said, "tracking.wandb", "'offline'", "pip install 'ray-kd[wandb]'", "tracking.wandb=off")
+    assert not storage.exists()
+
+
 def test_files_that_are_no_spec(cli: Cli, tmp_path: Path) -> None:
     refused(cli("train", tmp_path / "none.yaml"), "none.yaml", "No such file")
     refused(cli("sweep", tmp_path), "cannot read", "Is a directory")
