@@ -111,9 +111,11 @@ class WandbTracker:
         for part in ("train", "val"):
             row |= {f"{part}/{name}": value for name, value in record.get(part, {}).items()}
         for path in paths:
-            for kind in ("loss", "weight", "gradient_norm", "cosine"):
-                if path.get(kind) is not None:
-                    row[f"{kind}/{path['path']}"] = path[kind]
+            row |= {
+                f"{kind}/{path['path']}": value
+                for kind, value in path.items()
+                if kind not in ("epoch", "path") and value is not None
+            }
         self._tell(lambda run: run.log(row, step=record["step"]))
 
     def finish(self, summary: dict[str, Any]) -> None:
