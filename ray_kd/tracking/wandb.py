@@ -89,7 +89,8 @@ class WandbTracker:
             mode=mode,
             resume="allow",
             reinit="finish_previous",
-            settings=wandb.Settings(console="off", silent=True, init_timeout=20),
+            # Offline there is no network to wait for, only a busy machine.
+            settings=wandb.Settings(console="off", silent=True, init_timeout=20 if mode == "online" else 90),
         )
 
     def _tell(self, action: Callable[[Any], None]) -> None:
