@@ -19,9 +19,14 @@ Out = Annotated[
 
 
 def analyze(storage: Storage = "results", sweep: SweepName = None, out: Out = None) -> None:
-    """Records to Parquet tables, statistics, plots and a report; works while a sweep runs.
+    """Turn records into tables, statistics, plots and a report.
 
-    Example: ray-kd analyze results --sweep digits --out paper/
+    Works while a sweep runs. Writes trials, epochs and paths as Parquet, the
+    comparison as Markdown and CSV, plots as PNG and SVG, and report.html.
+
+    Examples:
+      ray-kd analyze
+      ray-kd analyze results --sweep digits --out paper/
     """
     from rich.console import Console
 
@@ -45,9 +50,14 @@ def report(
         typer.Option("--entity", help="With --wandb: the user or team that owns it.", show_default=False),
     ] = None,
 ) -> None:
-    """The same, and only says where the self-contained HTML report lies.
+    """Do the same, and only say where the HTML report lies.
 
-    Examples: ray-kd report results;  ray-kd report results --sweep digits --wandb
+    The report is one self-contained file: send it to anybody.
+
+    Examples:
+      ray-kd report
+      ray-kd report results --sweep digits
+      ray-kd report results --sweep digits --wandb    as a W&B report, too
     """
     from ray_kd import analysis
 

@@ -103,7 +103,7 @@ def _options(name: str, classes: dict[str, ast.ClassDef]) -> list[Option]:
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             doc = " ".join(str(after.value.value).split())
         kind = _readable(part.annotation)
-        default = ast.unparse(part.value) if part.value is not None else "required"
+        default = ast.unparse(part.value).strip("'") if part.value is not None else "required"
         found[part.target.id] = Option(part.target.id, kind, default, doc)
     return list(found.values())
 
@@ -112,7 +112,13 @@ def _readable(annotation: ast.expr) -> str:
     """An annotation without its validators."""
     if isinstance(annotation, ast.BinOp):
         return f"{_readable(annotation.left)} | {_readable(annotation.right)}"
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
-        inner = annotation.slice
-        return _readable(inner.elts[0] if isinstance(inner, ast.Tuple) else inner)
+    if isinstance(annotation, ast.Subscript):
+        inner, outer = annotation.slice, ast.unparse(annotation.value)
+        parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+        if outer == "Annotated":
+            return _readable(parts[0])
+        if outer == "Literal":
+            return " | ".join(str(ast.literal_eval(part)) for part in parts)
+        if outer == "tuple" and ast.unparse(parts[-1]) == "...":
+            return f"list of {_readable(parts[0])}"
     return ast.unparse(annotation)

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value, for example optimizer.lr=0.05", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Keys to change: optimizer.lr=0.05", show_default=False),
 ]
 StorageOption = Annotated[
     str | None, typer.Option("--storage", help="Where records lie: a path or a URI.", show_default=False)

@@ -7,13 +7,19 @@ from ray_kd.cli.sweep import compare
 
 
 def demo(storage: StorageOption = None, address: AddressOption = None) -> None:
-    """Compare nine ways to distil on real handwritten digits: teacher, 50 trials, table, plots, report.
+    """Compare nine ways to distil, on real handwritten digits.
 
-    No questions, no network, minutes on two CPU cores; a second run finds everything done.
+    A teacher, 50 trials, then a table, plots and a report: minutes on two CPU cores, no questions, no
+    network. A second run finds everything done.
+
+    Examples:
+      ray-kd demo
+      ray-kd demo --storage /shared/kd --address auto    on a cluster
     """
     file = builtin_file("digits.yaml")
     compare(str(file), (), address, storage)
     print("what next:")
     print("  ray-kd status                                   every trial and where it stands")
     print("  ray-kd list paths                               ways for a teacher to teach")
+    print("  ray-kd train --help                             one student of your own")
     print(f"  cp {shown(file)} mine.yaml                 then edit it, and: ray-kd sweep mine.yaml")

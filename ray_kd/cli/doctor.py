@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
+import shutil
 from typing import Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, StorageOption
+from ray_kd.cli.common import AddressOption, StorageOption, builtin_file
 
 
 def doctor(
@@ -17,9 +20,15 @@ def doctor(
         str | None, typer.Option("--run", help="With --address: probe for this run.", show_default=False)
     ] = None,
 ) -> None:
-    """What this machine (or every node of a cluster) has, and what to do about what it lacks.
+    """What this machine or cluster has, and what to do about the rest.
 
-    Example: ray-kd doctor --address auto --run sweeps/runs/digits.yaml
+    With --address, every node is probed as before a sweep: storage, dataset,
+    versions. Exit code 1 when something is missing.
+
+    Examples:
+      ray-kd doctor
+      ray-kd doctor --address auto --storage /shared/kd
+      ray-kd doctor --address auto --run sweeps/runs/digits.yaml
     """
     good = all(_machine(storage or "results"))
     if address is not None:
@@ -35,30 +44,34 @@ def _say(ok: bool | None, what: str, remedy: str = "") -> bool:
 
 
 def _machine(storage: str) -> list[bool]:
-    import importlib.util
+    return [_hardware(), *_torch(), _ray(), _wandb(), _storage(storage)]
+
+
+def _hardware() -> bool:
     import platform
 
     import psutil
 
     memory = psutil.virtual_memory()
-    results = [
-        _say(
-            True,
-            f"Python {platform.python_version()}, {os.cpu_count()} CPU cores, "
-            f"{memory.total / 2**30:.0f} GiB memory ({memory.available / 2**30:.0f} free)",
-        )
-    ]
+    return _say(
+        True,
+        f"Python {platform.python_version()}, {os.cpu_count()} CPU cores, "
+        f"{memory.total / 2**30:.0f} GiB memory ({memory.available / 2**30:.0f} free)",
+    )
+
+
+def _torch() -> list[bool]:
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    results.append(_say(True, f"torch {torch.__version__}"))
-    results.append(
+    results = [
+        _say(True, f"torch {torch.__version__}"),
         _say(
             bool(gpus) or None,
             f"GPUs: {', '.join(gpus) or 'none'}",
             "Runs train on the CPU in float32; with a GPU, mixed precision is used by itself.",
-        )
-    )
+        ),
+    ]
     try:
         import torchvision
 
@@ -66,39 +79,47 @@ def _machine(storage: str) -> list[bool]:
         kept = torchvision.ops.nms(boxes, torch.tensor([1.0, 0.5]), 0.5)
         results.append(_say(len(kept) == 1, f"torchvision {torchvision.__version__}, operators work"))
     except (ImportError, RuntimeError) as error:
-        results.append(
-            _say(
-                False,
-                f"torchvision: {str(error).splitlines()[0]}",
-                "Install torch and torchvision from the same index: 'make setup' does.",
-            )
-        )
-    import importlib.metadata
-
-    results.append(_say(True, f"ray {importlib.metadata.version('ray')}"))
-    wandb = importlib.util.find_spec("wandb") is not None
-    results.append(
-        _say(
-            wandb or None,
-            f"W&B {'installed' if wandb else 'not installed (optional)'}",
-            "pip install 'ray-kd[wandb]', then tracking.wandb=offline",
-        )
-    )
-    from ray_kd.config.errors import UserError
-    from ray_kd.storage import Store
-
-    store = Store(storage)
-    try:
-        store.write(".doctor", b"")
-        store.delete(".doctor")
-        results.append(_say(True, f"storage {store.uri} is writable"))
-    except UserError as error:
-        results.append(_say(False, f"storage: {error}"))
+        remedy = "Install torch and torchvision from the same index: 'make setup' does."
+        results.append(_say(False, f"torchvision: {str(error).splitlines()[0]}", remedy))
     return results
 
 
+def _ray() -> bool:
+    try:
+        return _say(True, f"ray {importlib.metadata.version('ray')}")
+    except importlib.metadata.PackageNotFoundError:
+        remedy = "'ray-kd train' works without it, sweeps do not: 'make setup' installs it."
+        return _say(False, "ray is not installed", remedy)
+
+
+def _wandb() -> bool:
+    if importlib.util.find_spec("wandb") is None:
+        return _say(
+            None, "W&B not installed (optional)", "pip install 'ray-kd[wandb]', then tracking.wandb=offline"
+        )
+    from ray_kd.tracking.wandb import has_key
+
+    what = f"W&B {importlib.metadata.version('wandb')}"
+    if has_key():
+        return _say(True, f"{what}, with a key: tracking.wandb=offline or online")
+    return _say(None, f"{what}, no key", "tracking.wandb=offline needs none; for online: wandb login")
+
+
+def _storage(storage: str) -> bool:
+    from ray_kd.config.errors import UserError
+    from ray_kd.storage import Store
+
+    try:
+        store = Store(storage)
+        store.write(".doctor", b"")
+        store.delete(".doctor")
+        free = f", {shutil.disk_usage(store.root).free / 2**30:.0f} GiB free" if store.is_local else ""
+        return _say(True, f"storage {store.uri} is writable{free}")
+    except UserError as error:
+        return _say(False, "storage", str(error))
+
+
 def _cluster(address: str, storage: str | None, run: str | None) -> list[bool]:
-    from ray_kd.cli.common import builtin_file
     from ray_kd.cluster.connect import connect, describe
     from ray_kd.cluster.probe import probe
     from ray_kd.config.spec import RunSpec

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from typing import Annotated
 
 import typer
 
 from ray_kd.cli.catalogue import KINDS, Item, catalogue
-from ray_kd.config.errors import unknown
+from ray_kd.config.errors import UserError, unknown
 
-WHAT = [*KINDS, "run", "sweep", "reference"]
+FILES = ("run", "sweep")
+KNOWN = (*KINDS, *FILES, "reference")
 
 
 def list_things(
-    kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(WHAT)}.")],
+    kind: Annotated[
+        str | None, typer.Argument(help=f"One of: {', '.join(KNOWN)}.", show_default=False)
+    ] = None,
     name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")
+    ] = False,
 ) -> None:
-    """What there is to combine; with a name: formula, source, options. `run`, `sweep`: a JSON schema;
-    `reference`: a file with every key.
+    """What there is to combine, and every key of a file.
 
-    Examples: ray-kd list paths;  ray-kd list aggregators adaptive;  ray-kd list run > run.schema.json
+    Of a kind: a table with name, source, cost and options. With a name: the
+    formula, the source, and every option with its default.
+
+    Examples:
+      ray-kd list paths
+      ray-kd list aggregators adaptive
+      ray-kd list run                              every key of a run, explained
+      ray-kd list run --schema > run.schema.json   for an editor to complete keys:
+          begin run.yaml with   # yaml-language-server: $schema=run.schema.json
+      ray-kd list reference                        the page docs/reference.md
     """
-    if kind not in WHAT:
-        raise unknown("kind", kind, WHAT, "list")
-    if kind in ("run", "sweep"):
-        import json
-
-        from ray_kd.config.schema import json_schema
-
-        print(json.dumps(json_schema(kind), indent=2))
+    if kind is None:
+        _overview()
         return
-    if kind == "reference":
-        from ray_kd.config.reference import reference
-
-        print(reference(), end="")
+    if kind not in KNOWN:
+        raise unknown("kind", kind, KNOWN, "list")
+    if schema and kind not in FILES:
+        raise UserError(f"list {kind} --schema: there are JSON schemas of {' and '.join(FILES)} only.")
+    if kind not in KINDS:
+        if name is not None:
+            raise UserError(f"list {kind}: expected no name after it, got '{name}'.")
+        print(_file(kind, schema))
         return
     items = catalogue(kind)
     if name is None:
@@ -45,33 +59,70 @@ def list_things(
     _explain(kind, found[name])
 
 
+def _overview() -> None:
+    for kind in KINDS:
+        names = ", ".join(item.name for item in catalogue(kind))
+        print(textwrap.fill(f"{kind + ':':<13}{names}", 80, subsequent_indent=" " * 13))
+    print("\nExplain one: ray-kd list aggregators adaptive. Every key of a file: ray-kd list run (or sweep).")
+
+
+def _file(kind: str, schema: bool) -> str:
+    """A run or sweep file with every key, its JSON schema, or the page that explains both."""
+    if schema:
+        import json
+
+        from ray_kd.config.schema import json_schema
+
+        return json.dumps(json_schema(kind), indent=2)
+    from ray_kd.config.reference import file_lines, reference
+
+    return reference().rstrip("\n") if kind == "reference" else "\n".join(file_lines(kind))
+
+
 def _table(kind: str, items: list[Item]) -> None:
+    """A row for each component; its own options in a line of their own, so that 80 columns are enough."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)
     if kind == "aggregators":
-        table.add_column("backwards", no_wrap=True)
+        table.add_column("backwards", max_width=11)
     if kind == "paths":
         table.add_column("weight", justify="right", no_wrap=True)
-    table.add_column("source" if any(item.source for item in items) else "what it is")
-    table.add_column("options")
+    table.add_column("source; options" if any(item.source for item in items) else "what it is; options")
     common = set.intersection(*({option.name for option in item.options} for item in items))
     for item in items:
         own = ", ".join(option.name for option in item.options if option.name not in common)
-        middle = {"aggregators": [item.cost], "paths": [item.weight]}.get(kind, [])
-        table.add_row(item.name, *middle, item.source or item.summary, own)
+        middle = {"aggregators": [item.cost], "paths": [f"{float(item.weight):g}"]}.get(kind, [])
+        about = Text(item.source or item.summary)
+        table.add_row(item.name, *middle, about.append(f"\n{own}" if own else "", style="dim"))
     Console().print(table)
+    print()
+    for line in _notes(kind, common):
+        print(textwrap.fill(line, 80, subsequent_indent="  "))
+
+
+def _notes(kind: str, common: set[str]) -> list[str]:
+    notes = {
+        "paths": "weight: the static weight its source uses ('weight: published'); the default is 1.",
+        "aggregators": "backwards: backward passes per step; K: how many losses of paths (or layers).",
+    }
+    lines = [notes[kind]] if kind in notes else []
+    if kind in notes:
+        tasks = ", ".join(item.name for item in catalogue("tasks"))
+        lines.append(f"task: any ({tasks}).")
     if common:
-        print(f"\nall have: {', '.join(sorted(common))}")
+        lines.append(f"all have the options: {', '.join(sorted(common))}.")
+    return lines
 
 
 def _explain(kind: str, item: Item) -> None:
     print(f"{item.name}   ({item.source})\n" if item.source else f"{item.name}\n")
-    print(item.doc)
+    print(readable(item.doc))
     if kind == "paths":
-        print(f"\npublished weight: {item.weight}")
+        print(f"\npublished weight: {float(item.weight):g}")
     if kind == "aggregators":
         print(f"\nbackwards per step: {item.cost}")
     if item.options:
@@ -79,4 +130,9 @@ def _explain(kind: str, item: Item) -> None:
     for option in item.options:
         print(f"  {option.name}: {option.kind} = {option.default}")
         if option.help:
-            print(f"      {option.help}")
+            print(textwrap.indent(textwrap.fill(readable(option.help), 74), "      "))
+
+
+def readable(text: str) -> str:
+    """A docstring without its markup: formulas stay in TeX, which most readers of papers know."""
+    return re.sub(r":math:`([^`]*)`", r"\1", text).replace("``", "'")

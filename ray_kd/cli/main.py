@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import typer
 
@@ -16,37 +20,63 @@ from ray_kd.cli.train import teacher, train
 from ray_kd.config.errors import TrainingFailed, UserError
 
 HELP = """
-Which distillation paths, weighted how, make this student best - and can the answer be trusted?
+Which distillation paths, weighted how, make this student best - and can the
+answer be trusted?
 
 Start here:
+  ray-kd demo                                  nine strategies, one table
+  ray-kd train RUN.yaml aggregation=adaptive   one student
+  ray-kd sweep SWEEP.yaml --plan               what a comparison would train
+  ray-kd sweep SWEEP.yaml                      train what it still lacks
+  ray-kd list aggregators adaptive             explain one method
 
-  ray-kd demo                                   nine strategies on real data, a table in minutes
-
-  ray-kd train RUN.yaml aggregation=adaptive    one student
-
-  ray-kd sweep SWEEP.yaml --plan                what a comparison would train
-
-  ray-kd sweep SWEEP.yaml                       train it; again: only what is missing
-
-  ray-kd list aggregators adaptive              explain one method
+Every verb explains itself: ray-kd train --help
 """
 
+VERBS: list[tuple[str, Callable[..., None]]] = [
+    ("demo", demo),
+    ("train", train),
+    ("teacher", teacher),
+    ("sweep", sweep),
+    ("status", status),
+    ("analyze", analyze),
+    ("report", report),
+    ("list", list_things),
+    ("doctor", doctor),
+]
+
+
+def laid_out(text: str | None) -> str:
+    """A help text whose paragraphs with indented lines, its examples, keep their lines."""
+    paragraphs = inspect.cleandoc(text or "").split("\n\n")
+    return "\n\n".join(f"\b\n{part}" if "\n  " in part else part for part in paragraphs)
+
+
+def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, its Ctrl-C met with a word; Typer would end without any."""
+
+    @functools.wraps(verb)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            verb(*arguments, **options)
+        except KeyboardInterrupt as error:
+            why = str(error) or "stopped"
+            print(f"\nray-kd: {why}; the same command goes on from here.", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return run
+
+
 app = typer.Typer(
-    help=HELP,
+    help=laid_out(HELP),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(demo)
-app.command()(train)
-app.command()(teacher)
-app.command()(sweep)
-app.command()(status)
-app.command()(analyze)
-app.command()(report)
-app.command("list")(list_things)
-app.command()(doctor)
+for name, verb in VERBS:
+    text = laid_out(verb.__doc__)
+    app.command(name, help=text, short_help=text.split("\n")[0])(interruptible(verb))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -59,6 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     except TrainingFailed as error:
         print(f"ray-kd: training failed: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt as error:
-        print(f"\nray-kd: {error or 'stopped'}; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

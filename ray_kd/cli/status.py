@@ -15,9 +15,14 @@ def status(
         str | None, typer.Option("--sweep", help="Which sweep; default: the only one.", show_default=False)
     ] = None,
 ) -> None:
-    """Every cell of a sweep and where its trials stand; failed ones with reason and traceback.
+    """Where the trials of a sweep stand.
 
-    Example: ray-kd status results --sweep digits
+    A row for each cell, while the sweep runs or after it; below, each failed
+    trial with its reason and where its traceback lies.
+
+    Examples:
+      ray-kd status
+      ray-kd status results --sweep digits
     """
     from rich.console import Console
     from rich.table import Table

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+from ray_kd.config.errors import UserError
 
 
 def sweep(
@@ -16,12 +17,22 @@ def sweep(
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,
     address: AddressOption = None,
     storage: StorageOption = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials anew.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
 ) -> None:
-    """Train what a comparison still lacks with Ray Tune, then print its table.
+    """Train what a comparison still lacks, then print its table.
 
-    Example: ray-kd sweep sweeps/digits.yaml seeds=[0,1,2] base.training.epochs=40
+    Trials run side by side with Ray Tune. Ctrl-C is safe: the same command
+    goes on, and repeats no finished trial.
+
+    Examples:
+      ray-kd sweep sweeps/digits.yaml --plan
+      ray-kd sweep sweeps/digits.yaml
+      ray-kd sweep sweeps/digits.yaml seeds=[0,1,2] base.training.epochs=40
+      ray-kd sweep sweeps/digits.yaml base.tracking.wandb=offline
+      ray-kd sweep sweeps/digits.yaml --address auto --storage s3://bucket/kd
     """
+    if trials and not plan:
+        raise UserError("--trials prints a row for each trial of a plan: use it with --plan.")
     if plan:
         from rich.console import Console
 

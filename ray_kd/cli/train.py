@@ -30,7 +30,15 @@ def train(
 ) -> None:
     """Train one student, and its teachers where they are missing.
 
-    Example: ray-kd train sweeps/runs/digits.yaml aggregation=adaptive optimizer.lr=0.05 seed=1
+    A run that ended is found and shown, not trained again; one that was
+    interrupted goes on from its last state, to the same numbers.
+
+    Examples:
+      ray-kd train sweeps/runs/digits.yaml
+      ray-kd train sweeps/runs/digits.yaml aggregation=adaptive optimizer.lr=0.05
+      ray-kd train sweeps/runs/digits.yaml "paths=[nst, logits]" paths.0.weight=10
+      ray-kd train sweeps/runs/digits.yaml tracking.wandb=offline
+      ray-kd train sweeps/runs/digits.yaml --workers 2      DDP, by Ray Train
     """
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.distill import distill, ensure_teachers, forget
@@ -55,10 +63,7 @@ def train(
                 summary = run_distributed(spec, lambda record: show(spec, record))
     show.end()
     where = setting.store.path(f"runs/{summary['identity']}")
-    for which in ("last", "best"):
-        figures = summary[which]
-        tests = ", ".join(f"{name} {value:.4f}" for name, value in figures["test"].items())
-        print(f"{which} weights (epoch {figures['epoch']}), test: {tests}")
+    print(test_figures(summary))
     print(f"records and weights: {shown(where)}")
     print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other ways to distil)")
 
@@ -70,7 +75,12 @@ def teacher(
 ) -> None:
     """Train the teachers of a run, or find them trained.
 
-    Example: ray-kd teacher sweeps/runs/digits.yaml teacher.training.epochs=60
+    A teacher is known by everything that makes it: every run and sweep on this
+    storage that needs the same one uses it.
+
+    Examples:
+      ray-kd teacher sweeps/runs/digits.yaml
+      ray-kd teacher sweeps/runs/digits.yaml teacher.training.epochs=60
     """
     from ray_kd.config.errors import UserError
     from ray_kd.config.spec import RunSpec
@@ -91,14 +101,33 @@ def teacher(
             )
 
 
+def test_figures(summary: dict[str, Any]) -> str:
+    """The test figures of a run as a small table: last weights, and those best on validation."""
+    rows = [["test", *summary["last"]["test"]]]
+    for which in ("last", "best"):
+        figures = summary[which]
+        values = [f"{value:.4f}" for value in figures["test"].values()]
+        rows.append([f"{which} (epoch {figures['epoch']})", *values])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def make_setting(spec: RunSpec) -> Setting:
-    """This process, tracked where the run asks for it."""
+    """This process, tracked where the run asks for it.
+
+    Raises:
+        UserError: the run's parts do not fit together, or W&B is asked for and not installed.
+    """
+    from ray_kd.training.check import check_run
     from ray_kd.training.setting import local_setting
 
     setting = local_setting(spec)
+    check_run(spec)
     if spec.tracking.wandb != "off":
-        from ray_kd.tracking.wandb import make_tracker
+        from ray_kd.tracking.wandb import make_tracker, require_wandb
 
+        require_wandb(spec)
         setting.track = make_tracker(spec)
     return setting
 
@@ -135,12 +164,13 @@ class Line:
         if not done and now - self._last < (0.2 if self.terminal else 5.0):
             return
         self._last = now
-        pace = (now - self._begin) / max(1, record["epoch"] - self._first)
+        since = record["epoch"] - self._first
         values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == "top1")
         text = f"{spec.name}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}  {values}"
-        text += "" if done else f"  {pace * (total - record['epoch']):.0f} s left"
+        if since and not done:
+            text += f"  {(now - self._begin) / since * (total - record['epoch']):.0f} s left"
         print(
-            f"\r{text[:78]:<78}" if self.terminal else text,
+            f"\r{text[:78]:<78}" if self.terminal else text.rstrip(),
             end="" if self.terminal else "\n",
             file=sys.stderr,
             flush=True,

@@ -12,6 +12,7 @@ from ray_kd.cluster.ledger import Ledger
 from ray_kd.config.plan import Trial
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
+from ray_kd.training.check import check_plan
 
 
 def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = False) -> RenderableType:
@@ -22,9 +23,10 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
         trials: a row for each trial; else one for each cell.
 
     Raises:
-        UserError: as ``SweepSpec.plan``.
+        UserError: as ``SweepSpec.plan`` and ``check_plan``.
     """
     plan = sweep.plan()
+    check_plan(plan)
     specs = [trial.spec for trial in plan.trials]
     ledger = Ledger(Store(storage or specs[0].storage), sweep.name)
     ledger.load()

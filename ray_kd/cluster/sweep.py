@@ -19,6 +19,8 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
+from ray_kd.tracking.wandb import require_wandb
+from ray_kd.training.check import check_plan
 
 
 @dataclass
@@ -108,6 +110,9 @@ def run_sweep(
     sweep = _resolve(spec, overrides, storage)
     store = Store(str(sweep.base["storage"]))
     plan = sweep.plan()
+    check_plan(plan)
+    for trial in plan.trials:
+        require_wandb(trial.spec)
     screen = (console or Console(stderr=True)) if progress else None
     with _only_driver(store, sweep.name, screen):
         ledger = Ledger(store, sweep.name)

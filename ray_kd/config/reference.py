@@ -21,8 +21,8 @@ stands here with its default; keys that have none stand with an example, marked 
 and the nearest valid one is named. On the command line a key is a dotted path: `optimizer.lr=0.05`,
 `paths.0.weight=2`, `teacher.training.epochs=60`, and for a sweep `seeds=[0,1]`, `base.training.epochs=40`.
 
-For completion in an editor, write the JSON schemas once (`ray-kd list run > run.schema.json`,
-`ray-kd list sweep > sweep.schema.json`) and begin a file with
+For completion in an editor, write the JSON schemas once (`ray-kd list run --schema > run.schema.json`,
+`ray-kd list sweep --schema > sweep.schema.json`) and begin a file with
 `# yaml-language-server: $schema=run.schema.json`.
 """
 _RUN = """## A run file
@@ -58,6 +58,8 @@ _KINDS = {
     "SweepSpec.base": "text or a mapping",
 }
 """What may stand at keys where the models alone say too little."""
+_DEFAULTS = {"RunSpec.task": "classification"}
+"""Components that are defaults, by name: asking the model for them would import PyTorch."""
 _EXAMPLES: Examples = {
     "RunSpec.dataset": "digits",
     "RunSpec.student": "digits_cnn",
@@ -81,18 +83,19 @@ def reference() -> str:
     parts = [
         _HEAD,
         _RUN,
-        _block(run_lines()),
+        _block(file_lines("run")),
         _TAIL.lstrip(),
         _SWEEP,
-        _block(_section(SweepSpec, 0)),
+        _block(file_lines("sweep")),
         _spaces(),
     ]
     return "\n".join(parts)
 
 
-def run_lines() -> list[str]:
-    """The run file, line by line."""
-    return _section(RunSpec, 0)
+def file_lines(kind: str) -> list[str]:
+    """A ``run`` or ``sweep`` file with every key, line by line; no component is imported for it."""
+    models: dict[str, type[Strict]] = {"run": RunSpec, "sweep": SweepSpec}
+    return _section(models[kind], 0)
 
 
 def _spaces() -> str:
@@ -118,8 +121,9 @@ def _section(model: type[Strict], indent: int) -> list[str]:
             lines += _sub(name, *nested, indent)
             continue
         example = key in _EXAMPLES
-        value = _EXAMPLES[key] if example else field.get_default(call_default_factory=True)
-        value = getattr(value, "component_name", value)
+        value = {**_DEFAULTS, **_EXAMPLES}.get(key)
+        if value is None:
+            value = field.get_default(call_default_factory=True)
         kind = _KINDS.get(key) or _kind(properties["properties"][name], properties.get("$defs", {}))
         note = f"{kind}; {'required, ' if field.is_required() else ''}an example" if example else kind
         lines += _entry(name, value, note, indent)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import re
-import warnings
 from collections.abc import Callable
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -15,23 +16,25 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 
+LOG = logging.getLogger(__name__)
 
-def make_tracker(spec: RunSpec, group: str | None = None) -> WandbTracker | None:
-    """The tracker a run asks for, or None.
+
+def require_wandb(spec: RunSpec) -> None:
+    """See to it that a run which asks for W&B finds it; nothing is imported.
 
     Raises:
         UserError: wandb is asked for and not installed.
     """
-    if spec.tracking.wandb == "off":
-        return None
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
+    if spec.tracking.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError(
-            "tracking.wandb: the package wandb is not installed; pip install 'ray-kd[wandb]', "
-            "or set tracking.wandb=off."
-        ) from None
-    return WandbTracker(spec, group)
+            f"tracking.wandb: '{spec.tracking.wandb}' needs the package wandb, which is not installed; "
+            "pip install 'ray-kd[wandb]', or set tracking.wandb=off."
+        )
+
+
+def make_tracker(spec: RunSpec, group: str | None = None) -> WandbTracker | None:
+    """The tracker a run asks for, or None."""
+    return None if spec.tracking.wandb == "off" else WandbTracker(spec, group)
 
 
 def has_key() -> bool:
@@ -55,49 +58,56 @@ def cell_of(name: str, sweep: str | None) -> str:
 class WandbTracker:
     """One W&B run whose id is the run's identity, so that a resumed run goes on in it.
 
-    ``online`` without a key falls back to ``offline``. Whatever W&B raises becomes one warning, and
-    tracking ends; training does not.
+    It is opened with the first epoch: a run that had ended before leaves nothing new. ``online`` without
+    a key falls back to ``offline``. Whatever W&B raises becomes one warning, and tracking ends; training
+    does not.
     """
 
     def __init__(self, spec: RunSpec, group: str | None = None) -> None:
+        self._spec, self._group = spec, group
         self._run: Any = None
-        self._guard(lambda: self._init(spec, group))
+        self._broken = False
 
-    def _init(self, spec: RunSpec, group: str | None) -> None:
+    def _open(self) -> Any:
         import wandb
 
+        spec = self._spec
         mode: Literal["offline", "online"] = "online" if spec.tracking.wandb == "online" else "offline"
         if mode == "online" and not has_key():
-            warnings.warn("W&B has no key: tracking offline ('wandb sync' sends it later).", stacklevel=2)
+            LOG.warning("W&B has no key: tracking offline; 'wandb login' and 'wandb sync' send it later.")
             mode = "offline"
         store = Store(spec.storage)
         folder = store.path() if store.is_local else os.getcwd()
         os.makedirs(folder, exist_ok=True)
-        self._run = wandb.init(
+        return wandb.init(
             project=spec.tracking.project,
             id=spec.identity(),
             name=spec.name,
-            group=group,
-            config={**spec.to_dict(), "cell": cell_of(spec.name, group)},
+            group=self._group,
+            config={**spec.to_dict(), "cell": cell_of(spec.name, self._group)},
             dir=folder,
             mode=mode,
             resume="allow",
             reinit="finish_previous",
-            settings=wandb.Settings(console="off", silent=True, init_timeout=20),
+            # Offline there is no network to wait for, only a busy machine.
+            settings=wandb.Settings(console="off", silent=True, init_timeout=20 if mode == "online" else 90),
         )
 
-    def _guard(self, action: Callable[[], None]) -> None:
+    def _tell(self, action: Callable[[Any], None]) -> None:
+        """Do something with the run, opened where it is not yet; never raises."""
+        if self._broken:
+            return
         try:
-            action()
+            if self._run is None:
+                self._run = self._open()
+            action(self._run)
         except Exception as error:
-            self._run = None
-            warnings.warn(f"W&B: {error}; tracking ends, training goes on.", stacklevel=3)
+            self._run, self._broken = None, True
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            LOG.warning("W&B: %s; tracking ends, training goes on.", reason)
 
     def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
         """Log an epoch."""
-        run = self._run
-        if run is None:
-            return
         row = {"epoch": record["epoch"], "learning_rate": record["learning_rate"]}
         for part in ("train", "val"):
             row |= {f"{part}/{name}": value for name, value in record.get(part, {}).items()}
@@ -107,20 +117,17 @@ class WandbTracker:
                 for kind, value in path.items()
                 if kind not in ("epoch", "path") and value is not None
             }
-        self._guard(lambda: run.log(row, step=record["step"]))
+        self._tell(lambda run: run.log(row, step=record["step"]))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Log the last figures and close the run."""
-        run = self._run
-        if run is None:
-            return
 
-        def end() -> None:
+        def end(run: Any) -> None:
             for which in ("last", "best"):
                 for name, value in ((summary[which] or {}).get("test") or {}).items():
                     run.summary[f"{which}/test/{name}"] = value
             run.summary["status"] = summary["status"]
-            run.finish()
+            run.finish(exit_code=int(summary["status"] == "failed"))
 
-        self._guard(end)
+        self._tell(end)
         self._run = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -14,6 +15,7 @@ from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.storage import Store
+from ray_kd.training.check import check_run
 from ray_kd.training.parts import Own
 from ray_kd.training.records import find_summary
 from ray_kd.training.resident import Resident
@@ -64,7 +66,9 @@ def distill(
     resident = resident or Resident()
     own = _own(student, teacher, train, validation, test, key)
     identity = None
-    if own is not None:
+    if own is None:
+        check_run(spec)
+    else:
         identity = _own_identity(spec, own)
         fresh = fresh or key is None
     threads, state = torch.get_num_threads(), torch.get_rng_state()
@@ -96,7 +100,8 @@ def ensure_teachers(
         run = spec.teacher_run(name)
         summary = find_summary(setting.store, run.identity())
         if summary is None or summary["status"] != "finished":
-            summary = _run(Training(run, setting, resident, on_wait=on_wait), summary is not None, on_epoch)
+            apart = replace(setting, track=None)  # the tracker is the student's
+            summary = _run(Training(run, apart, resident, on_wait=on_wait), summary is not None, on_epoch)
         summaries.append(summary)
     return summaries
 
