@@ -203,6 +203,13 @@ class Aggregator(nn.Module):
     def after_step(self, evaluate: Callable[[], Mapping[str, Tensor]]) -> None:
         """Called after the optimizer's step; ``evaluate()`` gives the losses on the same batch anew."""
 
+    def figures(self) -> dict[str, Sequence[float]]:
+        """What the method has to say of each of ``names`` at the end of an epoch: {figure: (n,)}.
+
+        The training loop records them with the path; the keys are the same in every epoch.
+        """
+        return {}
+
     def optimizer_rule(self) -> Any:
         """What takes the place of ``torch.optim.SGD``, called with its arguments; None: the run's own."""
         return None

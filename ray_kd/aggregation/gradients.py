@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ray_kd.aggregation.probe import Evaluate
 from ray_kd.aggregation.reach import last_shared
 from ray_kd.config.errors import UserError, nearest
 
@@ -55,6 +56,8 @@ class Gradients:
     Attributes:
         tensors: named tensors of this step's forward ("logits", ...) for methods that need gradients
             there; set by the loop before each step.
+        evaluate: gives this step's losses anew, for methods that look ahead (see ``probe``); set by the
+            loop before each step, None where the loop does not offer it.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Gradients:
         self.parameters = [tensor for _, tensor in named]
         self.adapters = [tensor for tensor in adapters if tensor.requires_grad]
         self.tensors: Mapping[str, Tensor] = {}
+        self.evaluate: Evaluate | None = None
         self.chunk = chunk
         self._reduce = reduce
         self._scale = scale or (lambda: 1.0)
@@ -193,6 +197,19 @@ class Gradients:
         self._add_all(self.parameters, gradients)
         climbing = weighted(losses, [max(factor, 0.0) * scale for factor in factors])
         self._add_all(self.adapters, torch.autograd.grad(climbing, self.adapters, allow_unused=True))
+
+    def train_adapters(self, losses: Sequence[Tensor], factors: Sequence[float]) -> None:
+        """Add the gradient of a weighted sum of losses to the adapters' ``.grad`` alone, never the student's.
+
+        Losses whose factor is 0 are not differentiated; those that reach no adapter add nothing.
+        """
+        some = [(loss, factor) for loss, factor in zip(losses, factors, strict=True) if factor != 0]
+        some = [(loss, factor) for loss, factor in some if loss.requires_grad]
+        if not some or not self.adapters:
+            return
+        total = weighted([loss for loss, _ in some], [factor * self._scale() for _, factor in some])
+        found = torch.autograd.grad(total, self.adapters, retain_graph=True, allow_unused=True)
+        self._add_all(self.adapters, found)
 
     def _each(
         self, losses: Sequence[Tensor], inputs: Sequence[Tensor], scale: float, keep: bool

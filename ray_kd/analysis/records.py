@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 
 from ray_kd.analysis.reader import Folder, each
-from ray_kd.analysis.schema import to_frame
+from ray_kd.analysis.schema import TABLES, to_frame
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.storage import Store
 
@@ -251,7 +251,7 @@ class _Rows:
             yield {**self.who, **plain, **train, **val}
 
     def paths(self) -> Iterator[Row]:
-        keys = ("epoch", "path", "loss", "weight", "gradient_norm", "cosine")
+        keys = [name for name, _, _ in TABLES["paths"] if name not in self.who]
         for entry in self.run.paths:
             yield {**self.who, **{key: entry.get(key) for key in keys}}
 

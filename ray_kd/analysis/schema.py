@@ -77,6 +77,14 @@ _PATH: tuple[Column, ...] = (
     ("weight", NUMBER, "effective factor on the raw loss, mean over the epoch"),
     ("gradient_norm", NUMBER, "norm of the path's gradient, where the aggregator has it"),
     ("cosine", NUMBER, "cosine to the gradient of the task loss, where the aggregator has it"),
+    ("gate", NUMBER, "utility: how far the path is used, 0 off to 1 fully, at the end of the epoch"),
+    ("t", NUMBER, "utility: t-statistic of the evidence that the path helps, at the end of the epoch"),
+    (
+        "share",
+        NUMBER,
+        "utility: its part of all paths' weight x gradient norm, at the end of the epoch",
+    ),
+    ("measurements", NUMBER, "utility: measurements so far"),
 )
 
 

@@ -44,17 +44,24 @@ class Toy(nn.Module):
         self.maps, self.label = (random(16, 8), random(16, 8)), torch.arange(16, device=device) % 5
 
     def forward(
-        self, names: Iterable[str] = STAGED, rows: slice = slice(None)
+        self, names: Iterable[str] = STAGED, rows: slice = slice(None), exchange: int = 0
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The task loss and the named path losses on the batch (or some of its rows)."""
+        """The task loss and the named path losses on the batch (or some of its rows).
+
+        Args:
+            names: of the losses.
+            rows: which samples.
+            exchange: every sample gets the targets of the one so many places on.
+        """
         stem = torch.tanh(self.student["stem"](self.image[rows]))
         deep = torch.tanh(self.student["deep"](stem))
         logits = self.student["head"](deep)
-        self.logits, teacher = logits, self.teacher[rows]
+        self.logits = logits
+        teacher, hint, *maps = (t.roll(-exchange, 0)[rows] for t in (self.teacher, self.hint, *self.maps))
         losses: dict[str, Callable[[], Tensor]] = {
-            "hint": lambda: F.mse_loss(self.adapter(deep), self.hint[rows]),
-            "attention/stage0": lambda: 1e-3 * F.mse_loss(stem, self.maps[0][rows]),
-            "attention/stage1": lambda: 2e-3 * F.mse_loss(deep, self.maps[1][rows]),
+            "hint": lambda: F.mse_loss(self.adapter(deep), hint),
+            "attention/stage0": lambda: 1e-3 * F.mse_loss(stem, maps[0]),
+            "attention/stage1": lambda: 2e-3 * F.mse_loss(deep, maps[1]),
             "soft": lambda: F.kl_div(
                 logits.log_softmax(1), teacher.log_softmax(1), log_target=True, reduction="batchmean"
             ),
@@ -117,7 +124,9 @@ class Loop:
         task, losses = self.toy(self.names)
         if change is not None:
             change(task, losses)
-        update: Update = self.aggregator(task, losses, self.toy.gradients())
+        gradients = self.toy.gradients()
+        gradients.evaluate = lambda placebo: (self._again(change), self._again(change, int(placebo)))
+        update: Update = self.aggregator(task, losses, gradients)
         update.backward()
         for optimizer in self.optimizers:
             optimizer.step()
@@ -129,10 +138,12 @@ class Loop:
         """Effective factors of so many steps."""
         return [self.step().weights for _ in range(count)]
 
-    def _again(self, change: Callable[[Tensor, dict[str, Tensor]], None] | None) -> dict[str, Tensor]:
+    def _again(
+        self, change: Callable[[Tensor, dict[str, Tensor]], None] | None, exchange: int = 0
+    ) -> dict[str, Tensor]:
         losses: dict[str, Tensor]
         with torch.no_grad():
-            task, losses = self.toy(self.names)
+            task, losses = self.toy(self.names, exchange=exchange)
             if change is not None:
                 change(task, losses)
         return losses

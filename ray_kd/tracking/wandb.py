@@ -102,7 +102,11 @@ class WandbTracker:
         for part in ("train", "val"):
             row |= {f"{part}/{name}": value for name, value in record.get(part, {}).items()}
         for path in paths:
-            row |= {f"{kind}/{path['path']}": path[kind] for kind in ("loss", "weight")}
+            row |= {
+                f"{kind}/{path['path']}": value
+                for kind, value in path.items()
+                if kind not in ("epoch", "path") and value is not None
+            }
         self._guard(lambda: run.log(row, step=record["step"]))
 
     def finish(self, summary: dict[str, Any]) -> None:

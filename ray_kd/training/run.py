@@ -184,6 +184,7 @@ class Training:
         taken = step.taken - (self.epoch - 1) * step.steps_per_epoch
         means = [value / taken for value in step.sums.tolist()]
         losses, weights, *measured = _parts(means[1:], len(step.names), len(aggregator.names))
+        figures = aggregator.figures()
         rows = []
         for position, (name, members) in enumerate(aggregator.groups.items()):
             row = {
@@ -193,6 +194,7 @@ class Training:
                 "weight": weights[position],
                 "gradient_norm": None,
                 "cosine": None,
+                **{figure: values[position] for figure, values in figures.items()},
             }
             if measured and measured[2][position] > 0:  # the share of steps that measured
                 row["gradient_norm"] = measured[0][position] / measured[2][position]

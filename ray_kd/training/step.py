@@ -20,6 +20,7 @@ from ray_kd.paths import Path
 from ray_kd.tasks import Task
 from ray_kd.teacher.live import Targets
 from ray_kd.training.parts import Parts
+from ray_kd.training.probing import exchanged, untouched
 from ray_kd.training.ranks import average, average_gradients, reduce_losses
 from ray_kd.training.schedule import learning_rate
 from ray_kd.training.setting import Setting, resolve_precision
@@ -37,10 +38,16 @@ class Distilled(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
         """The task loss, every path's losses, and the logits on a batch."""
         outputs = cast(Outputs, self.student(batch["image"]))
+        return self.task.loss(outputs, batch), self.path_losses(outputs, batch, targets), outputs.logits
+
+    def path_losses(
+        self, outputs: Outputs, batch: Mapping[str, Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        """Every path's losses for the student's outputs."""
         losses: dict[str, Tensor] = {}
         for path in cast("list[Path]", self.paths):
             losses.update(path(outputs, targets[path.label], batch))
-        return self.task.loss(outputs, batch), losses, outputs.logits
+        return losses
 
 
 class Step:
@@ -99,8 +106,9 @@ class Step:
             targets[path.label] = path.corrupted(targets[path.label], batch, self.taken)
         with self.autocast():
             task_loss, losses, logits = self.ddp(batch, targets)
-        if self.gradients is not None and logits is not None:
-            self.gradients.tensors = {"logits": logits}
+        if self.gradients is not None:
+            self.gradients.tensors = {} if logits is None else {"logits": logits}
+            self.gradients.evaluate = partial(self.probe, batch, targets)
         if self.setting.world > 1:
             reduced = reduce_losses([task_loss, *losses.values()], self.setting.world)
             task_loss, losses = reduced[0], dict(zip(losses, reduced[1:], strict=True))
@@ -148,20 +156,28 @@ class Step:
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """The losses on a batch anew, leaving BatchNorm's statistics and every stream untouched."""
-        norms = [m for m in self.module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        kept = [(norm, norm.track_running_stats) for norm in norms]
-        state = torch.get_rng_state()
-        for norm in norms:
-            norm.track_running_stats = False
-        try:
-            with self.autocast():
-                _, losses, _ = self.module(batch, targets)
-        finally:
-            for norm, tracks in kept:
-                norm.track_running_stats = tracks
-            torch.set_rng_state(state)
+        with untouched(self.module), self.autocast():
+            _, losses, _ = self.module(batch, targets)
         values = reduce_losses(list(losses.values()), self.setting.world)
         return dict(zip(losses, values, strict=True))
+
+    @torch.no_grad()
+    def probe(
+        self, batch: Mapping[str, Tensor], targets: Targets, placebo: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The paths' losses on a batch anew, and those with targets exchanged; see ``aggregation.probe``.
+
+        In float32 whatever the run's precision: small differences of losses are what is asked for.
+        """
+        with untouched(self.module), torch.autocast(self.setting.device.type, enabled=False):
+            outputs = cast(Outputs, self.student(batch["image"]))
+            losses = self.module.path_losses(outputs, batch, targets)
+            other: dict[str, Tensor] = {}
+            if placebo:
+                other = self.module.path_losses(outputs, batch, exchanged(targets, batch))
+        values = reduce_losses([*losses.values(), *other.values()], self.setting.world)
+        count = len(losses)
+        return dict(zip(losses, values[:count], strict=True)), dict(zip(other, values[count:], strict=True))
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where the run has it."""

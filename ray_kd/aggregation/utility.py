@@ -1,0 +1,253 @@
+"""Utility: follow a path as far as following it helps the task on labels the step does not see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ray_kd.aggregation import evidence
+from ray_kd.aggregation.game import Array, GradientAggregator
+from ray_kd.aggregation.gradients import Gradients, Jacobian
+from ray_kd.aggregation.probe import slopes
+from ray_kd.aggregation.update import Update
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import AggregatorOptions
+from ray_kd.config.registry import AGGREGATORS
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class UtilityOptions(AggregatorOptions):
+    """Options of utility."""
+
+    dense: Annotated[int, Field(ge=0)] = 100
+    """How many measurements are taken at the early density."""
+    dense_every: Count = 4
+    """Steps between two measurements at first."""
+    every: Count = 24
+    """Steps between two measurements afterwards."""
+    burn_in: Annotated[int, Field(ge=2)] = 20
+    """Measurements before the first judgement; until then every path is used fully."""
+    memory: Annotated[float, Field(gt=2)] = 200.0
+    """Measurements after which an old one counts 1/e."""
+    off: float = 1.0
+    """t-statistic at and below which a path is off."""
+    on: float = 2.0
+    """t-statistic at and above which a path that is on stays fully on; to come back it needs half of
+    ``on - off`` more."""
+    placebo: bool = True
+    """Whether what exchanged targets would do is subtracted. Ablation."""
+    batch: Literal["other", "same"] = "other"
+    """The labels whose loss has to fall: the batch before this one, or this one. Ablation."""
+    normalise: Literal["cosine", "none"] = "cosine"
+    """Whether a slope is divided by both gradients' norms before it is averaged. Ablation."""
+    reach: Annotated[float, Field(gt=0)] = 0.01
+    """How far a measurement moves the student's parameters, as a share of their length."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> UtilityOptions:
+        if self.on <= self.off:
+            raise ValueError(f"on: expected more than off ({self.off}), got {self.on}")
+        return self
+
+
+@AGGREGATORS.register("utility", source="this project; docs/utility.md")
+class Utility(GradientAggregator):
+    r"""Utility: :math:`g_{task} + k \sum_i w_i \gamma_i \frac{\bar n}{\|g_i\|} g_i`, gates in [0, 1].
+
+    A gate follows from measurements of how fast the task loss on *another* batch falls along path i's
+    gradient, against what a placebo does, the same path with targets exchanged between samples:
+
+    .. math:: u_i = \langle \nabla L_i - \nabla L_i^{placebo},\; g'_{task} \rangle / (\|g_i\| \|g'_{task}\|)
+
+    g' is the task gradient of the batch before: labels that this step does not see, out of the same
+    budget. Both products come from two forwards at :math:`\theta \pm h g'`, for all paths at once. The
+    running mean of u over its standard error is t; the gate falls from 1 at t >= ``on`` to 0 at
+    t <= ``off``, with hysteresis. Base strength is that of ``equal_norm``: :math:`\bar n` is the average
+    of the task gradient's norm over all steps so far; the norms of the paths are measured one at a
+    time, in rotation. The adapter of a faded path trains at base strength while the student does not
+    feel the path, so that it can come back.
+
+    Built on: gradient similarity (Du et al. 2018, 1812.02224), whose cosine is of the same batch and
+    has no placebo and no test; OL-AUX (Lin et al., NeurIPS 2019) and Auto-Lambda (Liu et al., TMLR
+    2022), which step weights along products with a held-out gradient; learning to reweight (Ren et
+    al., ICML 2018), L2T-ww (1905.05901), DistPro (2204.05547), which learn weights through a
+    look-ahead; TracIn (Pruthi et al., NeurIPS 2020) for the product as a measure of influence.
+    """
+
+    Options = UtilityOptions
+    cost: ClassVar[str] = "1, and 2 more with 2 forwards where it measures"
+    static_weights: ClassVar = "preference"
+    traits = frozenset({"stateful", "scale_free"})
+
+    def __init__(
+        self,
+        options: AggregatorOptions,
+        names: Sequence[str],
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(options, names, weights, seed)
+        self.turns = np.argsort(np.array(self.names))  # whose norm is next, whatever the order of paths
+        self.direction: Tensor | None = None
+        """The task gradient that the next step's losses are held against, (P,)."""
+
+    def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
+        given, paths = self.needed(gradients), self.summed(losses)
+        other = self.options.batch == "other"
+        if other and self.direction is not None:
+            self.measure(self.direction, given)
+            self.direction = None
+        if "norms" not in self.memory:
+            update, task = self.first(task_loss, paths, given)
+        elif self.measures(self.steps + 1 if other else self.steps):
+            update, task = self.split(task_loss, paths, given)
+        else:
+            return self.plain(task_loss, paths, given)
+        if bool(task.isfinite().all()) and bool(task.any()):
+            if other:
+                self.direction = task.clone()
+            else:
+                self.measure(task, given)
+        return update
+
+    def measures(self, step: int) -> bool:
+        """Whether step ``step`` (from 1) measures."""
+        options = self.options
+        early = options.dense * options.dense_every
+        return bool(step % options.dense_every == 0 if step <= early else (step - early) % options.every == 0)
+
+    def measure(self, direction: Tensor, gradients: Gradients) -> None:
+        """Take one measurement along a task gradient (P,), and set the gates."""
+        if gradients.evaluate is None:
+            raise UserError(
+                f"aggregator '{self.name}' looks at a batch's losses at moved parameters: set "
+                "gradients.evaluate before each step (ray_kd.aggregation.probe.Evaluate says to what)."
+            )
+        found = slopes(
+            gradients.parameters,
+            direction,
+            gradients.evaluate,
+            self.losses,
+            reach=self.options.reach,
+            placebo=self.options.placebo,
+        )
+        grouped = found.new_zeros(len(found), len(self.names)).index_add(1, self.positions, found)
+        rows: Array = grouped.cpu().numpy()
+        utility = rows[0] - rows[1] if self.options.placebo else rows[0]
+        if self.options.normalise == "cosine":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                utility = utility / (self.memory["norms"] * float(direction.norm()))
+        known = self.memory.get("evidence", evidence.empty(len(self.names)))
+        self.memory["evidence"] = evidence.observed(known, utility, self.options.memory)
+        self.memory["count"] = self.memory.get("count", np.zeros(1)) + 1
+        if self.memory["count"][0] >= self.options.burn_in:
+            self.memory["gates"] = evidence.gates(self.gates, self.t, self.options.off, self.options.on)
+
+    @property
+    def gates(self) -> Array:
+        """Gate of each path (n,)."""
+        return self.memory.get("gates", np.ones(len(self.names)))
+
+    @property
+    def t(self) -> Array:
+        """t-statistic of each path (n,)."""
+        return evidence.statistic(self.memory.get("evidence", evidence.empty(len(self.names))))
+
+    def base(self) -> Array:
+        """Factors (n,) that every path has with its gate open: reference norm over its own, w and k."""
+        norms, (steps, total) = self.memory["norms"], self.memory["reference"][:2]
+        inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms != 0)
+        base: Array = self.options.k * self._scale[1:] * (total / steps) * inverse
+        return base
+
+    def first(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> tuple[Update, Tensor]:
+        """The first step: every gradient by itself, which gives all norms; and the task's gradient."""
+        jacobian = gradients.jacobian([task, *paths])
+        norms: Array = torch.linalg.vector_norm(jacobian.rows, dim=1).double().cpu().numpy()
+        if np.isfinite(norms).all():
+            self.memory["norms"] = norms[1:]
+            self.memory["reference"] = np.array([1.0, norms[0], self.steps])
+            factors = self.base()
+        else:
+            factors = np.full(len(paths), np.nan)
+        listed = [1.0, *factors.tolist()]
+        return self.combined(jacobian, jacobian.rows, np.array(listed), gradients), jacobian.rows[0]
+
+    def split(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> tuple[Update, Tensor]:
+        """A step that needs the task's gradient by itself: one more backward, and one path's norm."""
+        base = self.base()
+        factors = base * self.gates
+        turn = self.turns[int(self.memory.get("turn", np.zeros(1))[0]) % len(paths)]
+        self.memory["turn"] = self.memory.get("turn", np.zeros(1)) + 1
+        parts = [task, *self.mixed(paths, factors), paths[turn]]
+        jacobian = gradients.jacobian(parts, keep=True)
+        lengths = torch.linalg.vector_norm(jacobian.rows, dim=1)
+        norms: Array = lengths[[0, -1]].double().cpu().numpy()
+        self.note_norms(norms[0], int(turn), norms[1])
+        ones = [1.0] * (len(parts) - 1)
+        rows = jacobian.rows[:-1]
+        vector = rows.sum(0)
+
+        def backward() -> None:
+            gradients.write(vector, Jacobian(rows, jacobian.reached[:-1], jacobian.adapters[:-1]), ones)
+            gradients.train_adapters(paths, (base - factors).tolist())
+
+        update = self.written([1.0, *factors.tolist()], backward, task.device)
+        update.gradient_norms = torch.tensor(self.memory["norms"], dtype=rows.dtype, device=rows.device)
+        return update, rows[0]
+
+    def plain(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
+        """A step that measures nothing: one backward of the weighted sum, faded adapters besides."""
+        base = self.base()
+        factors = base * self.gates
+
+        def backward() -> None:
+            gradients.train_adapters(paths, (base - factors).tolist())
+            gradients.backward([task, *self.mixed(paths, factors)], [1.0] * (1 + int(factors.any())))
+
+        return self.written([1.0, *factors.tolist()], backward, task.device)
+
+    def mixed(self, paths: list[Tensor], factors: Array) -> list[Tensor]:
+        """The weighted sum of the paths whose factor is not 0, if there is one."""
+        some = [(path, factor) for path, factor in zip(paths, factors.tolist(), strict=True) if factor != 0]
+        if not some:
+            return []
+        stacked = torch.stack([path for path, _ in some])
+        weights = torch.tensor([factor for _, factor in some], dtype=stacked.dtype, device=stacked.device)
+        return [torch.dot(stacked, weights)]
+
+    def note_norms(self, task: float, turn: int, path: float) -> None:
+        """Remember a norm of the task's gradient, for every step since the last, and one of a path's."""
+        norms, (steps, total, last) = self.memory["norms"].copy(), self.memory["reference"]
+        if np.isfinite(task):
+            since = self.steps - last
+            self.memory["reference"] = np.array([steps + since, total + since * task, self.steps])
+        if np.isfinite(path):
+            norms[turn] = np.sqrt(norms[turn] * path) if norms[turn] * path > 0 else path
+            self.memory["norms"] = norms
+
+    def figures(self) -> dict[str, Sequence[float]]:
+        if "norms" not in self.memory:
+            return {}
+        pull = self.base() * self.gates * self.memory["norms"]
+        share = pull / pull.sum() if pull.sum() > 0 else pull
+        count = float(self.memory.get("count", np.zeros(1))[0])
+        return {
+            "gate": self.gates.tolist(),
+            "t": self.t.tolist(),
+            "share": share.tolist(),
+            "measurements": [count] * len(self.names),
+        }
+
+    def get_extra_state(self) -> Any:
+        return {**super().get_extra_state(), "direction": self.direction}
+
+    def set_extra_state(self, state: Any) -> None:
+        super().set_extra_state(state)
+        self.direction = state["direction"]

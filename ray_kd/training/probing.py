@@ -1,0 +1,47 @@
+"""Looking at losses without touching anything: no statistics, no random stream, no state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ray_kd.paths.gather import all_rows, own_rows
+from ray_kd.teacher.live import Targets
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Within the block BatchNorm uses batch statistics and keeps its own; random streams are put back after.
+
+    Forwards that run in two such blocks draw the same numbers. To be used without gradients, where no
+    path changes its state.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [norm.track_running_stats for norm in norms]
+    devices = sorted({p.device.index or 0 for p in module.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices):
+        for norm in norms:
+            norm.track_running_stats = False
+        try:
+            yield
+        finally:
+            for norm, tracks in zip(norms, kept, strict=True):
+                norm.track_running_stats = tracks
+
+
+def exchanged(targets: Targets, batch: Mapping[str, Tensor]) -> Targets:
+    """Targets with every sample's exchanged for the next one's, in the order of sample ids.
+
+    The order is that of the global batch, so that the exchange does not depend on the number of ranks.
+    """
+    sample = all_rows(batch["sample"])
+    order = sample.argsort()
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(-1)
+    return {
+        label: {name: own_rows(all_rows(values)[partner]) for name, values in target.items()}
+        for label, target in targets.items()
+    }
