@@ -51,6 +51,8 @@ class Aggregator(nn.Module):
     traits: ClassVar[frozenset[str]] = frozenset()
     """Of: stochastic, stateful, signed (factors may be negative), scale_free (factors undo a loss's
     scale, once settled), direction (the update is no weighted sum of the losses' gradients)."""
+    probes: ClassVar[bool] = False
+    """Whether it looks at losses at moved parameters, through ``gradients.evaluate``."""
     tensor: ClassVar[str | None] = None
     """The named tensor that every path must be computed from, where the method needs one."""
     static_weights: ClassVar[Literal["loss", "preference", "refused"]] = "loss"

@@ -56,8 +56,8 @@ class Gradients:
     Attributes:
         tensors: named tensors of this step's forward ("logits", ...) for methods that need gradients
             there; set by the loop before each step.
-        evaluate: gives this step's losses anew, for methods that look ahead (see ``probe``); set by the
-            loop before each step, None where the loop does not offer it.
+        evaluate: gives losses at the parameters as they are, for methods that probe (see ``probe``); set
+            by the loop before each step, None where it does not offer that.
     """
 
     def __init__(

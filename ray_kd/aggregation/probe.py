@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Losses = Mapping[str, Tensor]
-Evaluate = Callable[[bool], tuple[Losses, Losses]]
-"""What a training loop provides: ``evaluate(placebo)`` gives the losses of this step's batch anew, at the
-parameters as they are now, and the same losses with every sample's target exchanged for another sample's
-(empty where ``placebo`` is False). Means over ranks, full precision, batch statistics; it changes no
-buffer and no random stream, and two calls draw the same numbers."""
+
+
+class Evaluate(Protocol):
+    """What a training loop provides: path losses of a batch at the parameters as they are now."""
+
+    def __call__(self, *, same: bool, placebo: bool) -> tuple[Losses, Losses]:
+        """The losses by name, without gradients.
+
+        They are means over ranks, in full precision, with batch statistics. Looking changes no buffer and
+        no random stream, and two calls in one step draw the same numbers.
+
+        Args:
+            same: of this step's batch; else of another training batch (the one before, say).
+            placebo: whether to give the second mapping too.
+
+        Returns:
+            The losses, and the losses with every sample's target exchanged for another sample's (empty
+            without ``placebo``).
+        """
+        ...
 
 
 @torch.no_grad()
@@ -23,6 +39,7 @@ def slopes(
     names: Sequence[str],
     *,
     reach: float,
+    same: bool,
     placebo: bool,
 ) -> Tensor:
     r"""Derivative of every loss along a direction d, by :math:`(L(\theta+h d)-L(\theta-h d)) / 2h`.
@@ -33,10 +50,9 @@ def slopes(
     Args:
         parameters: the student's parameters theta.
         direction: d over all of them, (P,).
-        evaluate: gives the losses.
+        evaluate: gives the losses; ``same`` and ``placebo`` are handed to it.
         names: which of them, n.
         reach: length of ``h d`` as a share of theta's length.
-        placebo: whether to measure the losses with exchanged targets too.
 
     Returns:
         (1, n), with a placebo (2, n): slopes of the losses, and of the losses with exchanged targets.
@@ -54,7 +70,7 @@ def slopes(
         for sign in (1.0, -1.0):
             torch._foreach_copy_(data, kept)
             torch._foreach_add_(data, parts, alpha=sign * size)
-            found = evaluate(placebo)[: 2 if placebo else 1]
+            found = evaluate(same=same, placebo=placebo)[: 1 + placebo]
             sides.append(torch.stack([torch.stack([losses[name] for name in names]) for losses in found]))
     finally:
         torch._foreach_copy_(data, kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,7 +43,8 @@ class UtilityOptions(AggregatorOptions):
     placebo: bool = True
     """Whether what exchanged targets would do is subtracted. Ablation."""
     batch: Literal["other", "same"] = "other"
-    """The labels whose loss has to fall: the batch before this one, or this one. Ablation."""
+    """Where the paths are looked at: the batch before this one, whose task loss is not the one that has
+    to fall, or the same batch. Ablation."""
     normalise: Literal["cosine", "none"] = "cosine"
     """Whether a slope is divided by both gradients' norms before it is averaged. Ablation."""
     reach: Annotated[float, Field(gt=0)] = 0.01
@@ -60,14 +61,17 @@ class UtilityOptions(AggregatorOptions):
 class Utility(GradientAggregator):
     r"""Utility: :math:`g_{task} + k \sum_i w_i \gamma_i \frac{\bar n}{\|g_i\|} g_i`, gates in [0, 1].
 
-    A gate follows from measurements of how fast the task loss on *another* batch falls along path i's
-    gradient, against what a placebo does, the same path with targets exchanged between samples:
+    A gate follows from measurements of how fast the task loss on one batch falls along path i's
+    gradient on *another*, against what a placebo does, the same path with targets exchanged between
+    samples:
 
-    .. math:: u_i = \langle \nabla L_i - \nabla L_i^{placebo},\; g'_{task} \rangle / (\|g_i\| \|g'_{task}\|)
+    .. math:: u_i = \langle \nabla L_i(B') - \nabla L_i^{placebo}(B'),\; \nabla L_{task}(B) \rangle
+              / (\|g_i\| \|g_{task}\|)
 
-    g' is the task gradient of the batch before: labels that this step does not see, out of the same
-    budget. Both products come from two forwards at :math:`\theta \pm h g'`, for all paths at once. The
-    running mean of u over its standard error is t; the gate falls from 1 at t >= ``on`` to 0 at
+    B is the step's batch, whose labels path i has not seen in this epoch, B' the batch before, both at
+    the parameters as they are: a gradient kept from the step before points the wrong way as soon as the
+    learning rate is large. All products come from two forwards of B' at :math:`\theta \pm h g_{task}`.
+    The running mean of u over its standard error is t; the gate falls from 1 at t >= ``on`` to 0 at
     t <= ``off``, with hysteresis. Base strength is that of ``equal_norm``: :math:`\bar n` is the average
     of the task gradient's norm over all steps so far; the norms of the paths are measured one at a
     time, in rotation. The adapter of a faded path trains at base strength while the student does not
@@ -84,6 +88,7 @@ class Utility(GradientAggregator):
     cost: ClassVar[str] = "1, and 2 more with 2 forwards where it measures"
     static_weights: ClassVar = "preference"
     traits = frozenset({"stateful", "scale_free"})
+    probes: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -94,27 +99,14 @@ class Utility(GradientAggregator):
     ) -> None:
         super().__init__(options, names, weights, seed)
         self.turns = np.argsort(np.array(self.names))  # whose norm is next, whatever the order of paths
-        self.direction: Tensor | None = None
-        """The task gradient that the next step's losses are held against, (P,)."""
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         given, paths = self.needed(gradients), self.summed(losses)
-        other = self.options.batch == "other"
-        if other and self.direction is not None:
-            self.measure(self.direction, given)
-            self.direction = None
         if "norms" not in self.memory:
-            update, task = self.first(task_loss, paths, given)
-        elif self.measures(self.steps + 1 if other else self.steps):
-            update, task = self.split(task_loss, paths, given)
-        else:
-            return self.plain(task_loss, paths, given)
-        if bool(task.isfinite().all()) and bool(task.any()):
-            if other:
-                self.direction = task.clone()
-            else:
-                self.measure(task, given)
-        return update
+            return self.first(task_loss, paths, given)
+        if self.measures(self.steps):
+            return self.measured(task_loss, paths, given)
+        return self.plain(task_loss, paths, given)
 
     def measures(self, step: int) -> bool:
         """Whether step ``step`` (from 1) measures."""
@@ -122,8 +114,8 @@ class Utility(GradientAggregator):
         early = options.dense * options.dense_every
         return bool(step % options.dense_every == 0 if step <= early else (step - early) % options.every == 0)
 
-    def measure(self, direction: Tensor, gradients: Gradients) -> None:
-        """Take one measurement along a task gradient (P,), and set the gates."""
+    def measure(self, direction: Tensor, length: float, gradients: Gradients) -> None:
+        """Take one measurement along a task gradient (P,) of that length, and set the gates."""
         if gradients.evaluate is None:
             raise UserError(
                 f"aggregator '{self.name}' looks at a batch's losses at moved parameters: set "
@@ -135,6 +127,7 @@ class Utility(GradientAggregator):
             gradients.evaluate,
             self.losses,
             reach=self.options.reach,
+            same=self.options.batch == "same",
             placebo=self.options.placebo,
         )
         grouped = found.new_zeros(len(found), len(self.names)).index_add(1, self.positions, found)
@@ -142,7 +135,7 @@ class Utility(GradientAggregator):
         utility = rows[0] - rows[1] if self.options.placebo else rows[0]
         if self.options.normalise == "cosine":
             with np.errstate(divide="ignore", invalid="ignore"):
-                utility = utility / (self.memory["norms"] * float(direction.norm()))
+                utility = utility / (self.memory["norms"] * length)
         known = self.memory.get("evidence", evidence.empty(len(self.names)))
         self.memory["evidence"] = evidence.observed(known, utility, self.options.memory)
         self.memory["count"] = self.memory.get("count", np.zeros(1)) + 1
@@ -166,8 +159,8 @@ class Utility(GradientAggregator):
         base: Array = self.options.k * self._scale[1:] * (total / steps) * inverse
         return base
 
-    def first(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> tuple[Update, Tensor]:
-        """The first step: every gradient by itself, which gives all norms; and the task's gradient."""
+    def first(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
+        """The first step: every gradient by itself, which gives all norms."""
         jacobian = gradients.jacobian([task, *paths])
         norms: Array = torch.linalg.vector_norm(jacobian.rows, dim=1).double().cpu().numpy()
         if np.isfinite(norms).all():
@@ -176,11 +169,10 @@ class Utility(GradientAggregator):
             factors = self.base()
         else:
             factors = np.full(len(paths), np.nan)
-        listed = [1.0, *factors.tolist()]
-        return self.combined(jacobian, jacobian.rows, np.array(listed), gradients), jacobian.rows[0]
+        return self.combined(jacobian, jacobian.rows, np.array([1.0, *factors]), gradients)
 
-    def split(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> tuple[Update, Tensor]:
-        """A step that needs the task's gradient by itself: one more backward, and one path's norm."""
+    def measured(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
+        """A step that measures: the task's gradient by itself, a look along it, and one path's norm."""
         base = self.base()
         factors = base * self.gates
         turn = self.turns[int(self.memory.get("turn", np.zeros(1))[0]) % len(paths)]
@@ -190,6 +182,8 @@ class Utility(GradientAggregator):
         lengths = torch.linalg.vector_norm(jacobian.rows, dim=1)
         norms: Array = lengths[[0, -1]].double().cpu().numpy()
         self.note_norms(norms[0], int(turn), norms[1])
+        if 0 < norms[0] < np.inf:
+            self.measure(jacobian.rows[0], norms[0], gradients)
         ones = [1.0] * (len(parts) - 1)
         rows = jacobian.rows[:-1]
         vector = rows.sum(0)
@@ -200,7 +194,7 @@ class Utility(GradientAggregator):
 
         update = self.written([1.0, *factors.tolist()], backward, task.device)
         update.gradient_norms = torch.tensor(self.memory["norms"], dtype=rows.dtype, device=rows.device)
-        return update, rows[0]
+        return update
 
     def plain(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
         """A step that measures nothing: one backward of the weighted sum, faded adapters besides."""
@@ -244,10 +238,3 @@ class Utility(GradientAggregator):
             "share": share.tolist(),
             "measurements": [count] * len(self.names),
         }
-
-    def get_extra_state(self) -> Any:
-        return {**super().get_extra_state(), "direction": self.direction}
-
-    def set_extra_state(self, state: Any) -> None:
-        super().set_extra_state(state)
-        self.direction = state["direction"]

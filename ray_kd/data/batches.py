@@ -58,6 +58,11 @@ class Batches:
             for step in zip(*(value.split(index.shape[1]) for value in many.values()), strict=True):
                 yield dict(zip(many, step, strict=True))
 
+    def before(self, epoch: int, start: int) -> dict[str, Tensor]:
+        """The batch that precedes step ``start`` of an epoch (0-based); there has to be one."""
+        earlier = (epoch, start - 1) if start else (epoch - 1, self.steps - 1)
+        return next(self.epoch(*earlier))
+
 
 def in_order(
     split: Split, device: torch.device, rank: int = 0, world: int = 1, size: int = 512

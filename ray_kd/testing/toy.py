@@ -125,7 +125,7 @@ class Loop:
         if change is not None:
             change(task, losses)
         gradients = self.toy.gradients()
-        gradients.evaluate = lambda placebo: (self._again(change), self._again(change, int(placebo)))
+        gradients.evaluate = lambda same, placebo: (self._again(change), self._again(change, int(placebo)))
         update: Update = self.aggregator(task, losses, gradients)
         update.backward()
         for optimizer in self.optimizers:

@@ -112,6 +112,11 @@ class Training:
         )
         step = self._step = Step(self.spec, parts, setting, batches.steps)
         first = self._resume(step)
+        if step.taken and parts.aggregator.probes:
+            batch = batches.before(self.epoch, first)
+            targets = parts.targets.targets(batch)
+            step.corrupt(batch, targets, step.taken - 1)
+            step.remember(batch, targets)
         if setting.leads:
             environment = describe_environment(setting.device, step.precision)
             environment["workers"] = setting.world

@@ -56,6 +56,7 @@ class Step:
     Attributes:
         sums: running sums over the epoch's steps: task loss, raw losses, effective weights.
         taken: optimizer steps so far.
+        before: the last step's batch and targets, where the aggregator probes.
     """
 
     def __init__(self, spec: RunSpec, parts: Parts, setting: Setting, steps_per_epoch: int) -> None:
@@ -83,6 +84,7 @@ class Step:
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
         self.corrupted = [path for path in cast("list[Path]", parts.paths) if path.options.corrupt]
         self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator)
+        self.before: tuple[Mapping[str, Tensor], Targets] | None = None
         self.taken = 0
         self.names = self.aggregator.losses
         self.sums = self.empty_sums()
@@ -102,8 +104,7 @@ class Step:
             group["lr"] = rate
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        for path in self.corrupted:
-            targets[path.label] = path.corrupted(targets[path.label], batch, self.taken)
+        self.corrupt(batch, targets, self.taken)
         with self.autocast():
             task_loss, losses, logits = self.ddp(batch, targets)
         if self.gradients is not None:
@@ -116,7 +117,13 @@ class Step:
         self.apply(update)
         self.aggregator.after_step(lambda: self.evaluate(batch, targets))
         self.note(task_loss, losses, update)
+        self.remember(batch, targets)
         self.taken += 1
+
+    def corrupt(self, batch: Mapping[str, Tensor], targets: Targets, step: int) -> None:
+        """Spoil the targets of the paths that ask for it, in place."""
+        for path in self.corrupted:
+            targets[path.label] = path.corrupted(targets[path.label], batch, step)
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor]) -> Update:
         """The aggregator's update for this step's losses."""
@@ -163,12 +170,14 @@ class Step:
 
     @torch.no_grad()
     def probe(
-        self, batch: Mapping[str, Tensor], targets: Targets, placebo: bool
+        self, batch: Mapping[str, Tensor], targets: Targets, *, same: bool, placebo: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The paths' losses on a batch anew, and those with targets exchanged; see ``aggregation.probe``.
+        """The paths' losses on this batch or the one before; see ``aggregation.probe.Evaluate``.
 
         In float32 whatever the run's precision: small differences of losses are what is asked for.
         """
+        if not same and self.before is not None:
+            batch, targets = self.before
         with untouched(self.module), torch.autocast(self.setting.device.type, enabled=False):
             outputs = cast(Outputs, self.student(batch["image"]))
             losses = self.module.path_losses(outputs, batch, targets)
@@ -178,6 +187,11 @@ class Step:
         values = reduce_losses([*losses.values(), *other.values()], self.setting.world)
         count = len(losses)
         return dict(zip(losses, values[:count], strict=True)), dict(zip(other, values[count:], strict=True))
+
+    def remember(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
+        """Keep the batch of the step just taken, where the aggregator looks at it in the next one."""
+        if self.aggregator.probes:
+            self.before = (batch, targets)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Mixed precision where the run has it."""
