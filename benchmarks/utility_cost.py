@@ -81,9 +81,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}, one thread, {options.steps} steps, {len(PATHS)} paths\n")
-    print(
-        "| student | equal ms/step | utility ms/step | ratio (min-max) | first quarter |\n|---|---|---|---|---|"
-    )
+    print("| student | equal ms/step | utility ms/step | ratio (min-max) | first quarter |")
+    print("|---|---|---|---|---|")
     for case in STUDENTS:
         if not case.startswith(options.case):
             continue

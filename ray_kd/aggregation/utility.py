@@ -40,8 +40,9 @@ class UtilityOptions(AggregatorOptions):
     on: float = 2.0
     """t-statistic at and above which a path that is on stays fully on; to come back it needs half of
     ``on - off`` more."""
-    placebo: bool = True
-    """Whether what exchanged targets would do is subtracted. Ablation."""
+    placebo: evidence.Placebo = "scaled"
+    """How what exchanged targets do is subtracted: each side in its own standard deviations, as it is, or
+    not at all. Ablation."""
     batch: Literal["other", "same"] = "other"
     """Where the paths are looked at: the batch before this one, whose task loss is not the one that has
     to fall, or the same batch. Ablation."""
@@ -61,21 +62,20 @@ class UtilityOptions(AggregatorOptions):
 class Utility(GradientAggregator):
     r"""Utility: :math:`g_{task} + k \sum_i w_i \gamma_i \frac{\bar n}{\|g_i\|} g_i`, gates in [0, 1].
 
-    A gate follows from measurements of how fast the task loss on one batch falls along path i's
-    gradient on *another*, against what a placebo does, the same path with targets exchanged between
-    samples:
+    A gate follows from measurements of how fast the task loss on one batch B falls along path i's
+    gradient on *another* batch B', against a placebo: the same path with targets exchanged between samples.
 
-    .. math:: u_i = \langle \nabla L_i(B') - \nabla L_i^{placebo}(B'),\; \nabla L_{task}(B) \rangle
-              / (\|g_i\| \|g_{task}\|)
+    .. math:: r_i = \frac{\langle \nabla L_i(B'), \nabla L_{task}(B) \rangle}{\|g_i\| \|g_{task}\|}, \quad
+              p_i = \text{the same with exchanged targets}, \quad
+              t_i = \frac{\bar r_i / \sigma_{r_i} - \bar p_i / \sigma_{p_i}}{\sqrt{(2 - 2 \rho_i) / n}}
 
-    B is the step's batch, whose labels path i has not seen in this epoch, B' the batch before, both at
-    the parameters as they are: a gradient kept from the step before points the wrong way as soon as the
-    learning rate is large. All products come from two forwards of B' at :math:`\theta \pm h g_{task}`.
-    The running mean of u over its standard error is t; the gate falls from 1 at t >= ``on`` to 0 at
-    t <= ``off``, with hysteresis. Base strength is that of ``equal_norm``: :math:`\bar n` is the average
-    of the task gradient's norm over all steps so far; the norms of the paths are measured one at a
-    time, in rotation. The adapter of a faded path trains at base strength while the student does not
-    feel the path, so that it can come back.
+    B is the step's batch, B' the one before, both at the parameters as they are: a gradient kept from
+    the step before points the wrong way as soon as the learning rate is large. All products come from
+    two forwards of B' at :math:`\theta \pm h g_{task}`. Means are running ones; the gate falls from 1 at
+    t >= ``on`` to 0 at t <= ``off``, with hysteresis. Base strength is that of ``equal_norm``:
+    :math:`\bar n` is the average of the task gradient's norm over all steps so far; the norms of the
+    paths are measured one at a time, in rotation. The adapter of a faded path trains at base strength
+    while the student does not feel the path, so that it can come back.
 
     Built on: gradient similarity (Du et al. 2018, 1812.02224), whose cosine is of the same batch and
     has no placebo and no test; OL-AUX (Lin et al., NeurIPS 2019) and Auto-Lambda (Liu et al., TMLR
@@ -128,16 +128,15 @@ class Utility(GradientAggregator):
             self.losses,
             reach=self.options.reach,
             same=self.options.batch == "same",
-            placebo=self.options.placebo,
+            placebo=self.options.placebo != "none",
         )
         grouped = found.new_zeros(len(found), len(self.names)).index_add(1, self.positions, found)
         rows: Array = grouped.cpu().numpy()
-        utility = rows[0] - rows[1] if self.options.placebo else rows[0]
         if self.options.normalise == "cosine":
             with np.errstate(divide="ignore", invalid="ignore"):
-                utility = utility / (self.memory["norms"] * length)
+                rows = rows / (self.memory["norms"] * length)
         known = self.memory.get("evidence", evidence.empty(len(self.names)))
-        self.memory["evidence"] = evidence.observed(known, utility, self.options.memory)
+        self.memory["evidence"] = evidence.observed(known, rows[0], rows[-1], self.options.memory)
         self.memory["count"] = self.memory.get("count", np.zeros(1)) + 1
         if self.memory["count"][0] >= self.options.burn_in:
             self.memory["gates"] = evidence.gates(self.gates, self.t, self.options.off, self.options.on)
@@ -150,7 +149,8 @@ class Utility(GradientAggregator):
     @property
     def t(self) -> Array:
         """t-statistic of each path (n,)."""
-        return evidence.statistic(self.memory.get("evidence", evidence.empty(len(self.names))))
+        known = self.memory.get("evidence", evidence.empty(len(self.names)))
+        return evidence.statistic(known, self.options.placebo)
 
     def base(self) -> Array:
         """Factors (n,) that every path has with its gate open: reference norm over its own, w and k."""
