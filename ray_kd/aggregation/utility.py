@@ -27,9 +27,9 @@ class UtilityOptions(AggregatorOptions):
 
     dense: Annotated[int, Field(ge=0)] = 100
     """How many measurements are taken at the early density."""
-    dense_every: Count = 4
+    dense_every: Count = 5
     """Steps between two measurements at first."""
-    every: Count = 24
+    every: Count = 40
     """Steps between two measurements afterwards."""
     burn_in: Annotated[int, Field(ge=2)] = 20
     """Measurements before the first judgement; until then every path is used fully."""
