@@ -125,9 +125,13 @@ def test_students_of_one_seed_start_alike(tmp_path: Path) -> None:
     assert_same(states[0], states[1])
 
 
+# Measures at steps 2, 4, 6 ..., judges from step 8 on, and looks at the batch of the step before.
+UTILITY = {"name": "utility", "dense_every": 2, "burn_in": 4}
+
+
 @pytest.mark.parametrize("after", [1, 5, 6, 8])
-@pytest.mark.parametrize("aggregation", ["adaptive", "fixed"])
-def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path, after: int, aggregation: str) -> None:
+@pytest.mark.parametrize("aggregation", ["adaptive", "fixed", UTILITY])
+def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path, after: int, aggregation: Any) -> None:
     """Stop at any step, in mid-epoch too; going on gives the same weights and the same records."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = distill(tiny(whole, paths=ALL_PATHS, aggregation=aggregation))

@@ -48,7 +48,15 @@ def two_ranks(spec: RunSpec, tmp_path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("aggregation", ["fixed", "adaptive", {"name": "adaptive", "verbatim": True}])
+@pytest.mark.parametrize(
+    "aggregation",
+    [
+        "fixed",
+        "adaptive",
+        {"name": "adaptive", "verbatim": True},
+        {"name": "utility", "dense_every": 2, "burn_in": 1000},  # a gate near its threshold may tip
+    ],
+)
 def test_two_ranks_are_one(tmp_path: Path, aggregation: Any) -> None:
     optimizer = {"lr": 0.05, "clip": 2.0}
     one = tiny(tmp_path / "one", paths=PATHS, aggregation=aggregation, optimizer=optimizer)
@@ -76,6 +84,9 @@ def test_two_ranks_are_one(tmp_path: Path, aggregation: Any) -> None:
             for value in ("loss", "weight"):
                 if value in first:
                     assert first[value] == pytest.approx(second[value], rel=2e-3, abs=1e-6)
+            if "t" in first:
+                assert first["measurements"] == second["measurements"] >= (first["epoch"] > 1)
+                assert first["t"] == pytest.approx(second["t"], rel=5e-2, abs=5e-2)
             if "train" in first:
                 assert first["train"]["loss"] == pytest.approx(second["train"]["loss"], rel=2e-3)
     assert alone["last"]["test"]["loss"] == pytest.approx(together["last"]["test"]["loss"], rel=5e-3)
