@@ -76,3 +76,8 @@ def gates(before: Array, t: Array, off: float, on: float) -> Array:
     falling = np.clip((t - off) / width, 0.0, 1.0)
     rising = np.clip((t - off - width / 2) / width, 0.0, 1.0)
     return np.maximum(rising, np.minimum(before, falling))
+
+
+def guilty(before: Array, t: Array, harm: float, on: float) -> Array:
+    """Gates (n,) while evidence is still thin: 0 from t <= ``harm`` until t > ``on``, else as before."""
+    return np.where(t <= harm, 0.0, np.where(t > on, 1.0, before))

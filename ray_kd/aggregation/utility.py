@@ -27,12 +27,13 @@ class UtilityOptions(AggregatorOptions):
 
     dense: Annotated[int, Field(ge=0)] = 100
     """How many measurements are taken at the early density."""
-    dense_every: Count = 5
+    dense_every: Count = 4
     """Steps between two measurements at first."""
-    every: Count = 40
+    every: Count = 50
     """Steps between two measurements afterwards."""
-    burn_in: Annotated[int, Field(ge=2)] = 20
-    """Measurements before the first judgement; until then every path is used fully."""
+    burn_in: Annotated[int, Field(ge=2)] = 80
+    """Measurements before a path has to show that it helps; until then it is used fully, unless (from a
+    quarter of them on) it shows that it hurts."""
     memory: Annotated[float, Field(gt=2)] = 200.0
     """Measurements after which an old one counts 1/e."""
     off: float = 1.0
@@ -40,6 +41,8 @@ class UtilityOptions(AggregatorOptions):
     on: float = 2.0
     """t-statistic at and above which a path that is on stays fully on; to come back it needs half of
     ``on - off`` more."""
+    harm: Annotated[float, Field(lt=0)] = -2.0
+    """t-statistic at and below which a path is switched off before ``burn_in`` is over."""
     placebo: evidence.Placebo = "scaled"
     """How what exchanged targets do is subtracted: each side in its own standard deviations, as it is, or
     not at all. Ablation."""
@@ -71,11 +74,14 @@ class Utility(GradientAggregator):
 
     B is the step's batch, B' the one before, both at the parameters as they are: a gradient kept from
     the step before points the wrong way as soon as the learning rate is large. All products come from
-    two forwards of B' at :math:`\theta \pm h g_{task}`. Means are running ones; the gate falls from 1 at
-    t >= ``on`` to 0 at t <= ``off``, with hysteresis. Base strength is that of ``equal_norm``:
-    :math:`\bar n` is the average of the task gradient's norm over all steps so far; the norms of the
-    paths are measured one at a time, in rotation. The adapter of a faded path trains at base strength
-    while the student does not feel the path, so that it can come back.
+    two forwards of B' at :math:`\theta \pm h g_{task}`. Means are running ones. At first a path is used
+    fully unless t says that it hurts; after ``burn_in`` measurements it has to show that it helps: its
+    gate falls from 1 at t >= ``on`` to 0 at t <= ``off``, with hysteresis.
+
+    Base strength is that of ``equal_norm``: :math:`\bar n` is the average of the task gradient's norm
+    over all steps so far; the norms of the paths are measured one at a time, in rotation. The adapter
+    of a faded path trains at base strength while the student does not feel the path, so that it can
+    come back.
 
     Built on: gradient similarity (Du et al. 2018, 1812.02224), whose cosine is of the same batch and
     has no placebo and no test; OL-AUX (Lin et al., NeurIPS 2019) and Auto-Lambda (Liu et al., TMLR
@@ -138,8 +144,15 @@ class Utility(GradientAggregator):
         known = self.memory.get("evidence", evidence.empty(len(self.names)))
         self.memory["evidence"] = evidence.observed(known, rows[0], rows[-1], self.options.memory)
         self.memory["count"] = self.memory.get("count", np.zeros(1)) + 1
-        if self.memory["count"][0] >= self.options.burn_in:
-            self.memory["gates"] = evidence.gates(self.gates, self.t, self.options.off, self.options.on)
+        self.judge()
+
+    def judge(self) -> None:
+        """Set the gates by the evidence so far."""
+        options, count = self.options, self.memory["count"][0]
+        if count >= options.burn_in:
+            self.memory["gates"] = evidence.gates(self.gates, self.t, options.off, options.on)
+        elif 4 * count >= options.burn_in:
+            self.memory["gates"] = evidence.guilty(self.gates, self.t, options.harm, options.on)
 
     @property
     def gates(self) -> Array:

@@ -111,6 +111,11 @@ def test_gates_have_hysteresis() -> None:
     assert gate(0.3, 1.6) == pytest.approx(0.3), "between the two lines nothing moves"
 
 
+def test_at_first_only_harm_closes_a_gate() -> None:
+    before, t = np.array([1.0, 1.0, 0.0, 0.0]), np.array([-1.9, -2.0, 1.9, 2.1])
+    assert evidence.guilty(before, t, harm=-2.0, on=2.0).tolist() == [1, 0, 0, 1]
+
+
 def test_a_loop_without_evaluate_is_told_what_to_provide() -> None:
     toy = Toy()
     aggregator = create_aggregator("utility", names=list(STAGED), dense_every=2)
