@@ -59,8 +59,7 @@ def execute(agenda: Agenda, address: str | None, screen: Console | None, started
     """
     spec = next(job.spec for job in agenda.jobs.values())
     with connect(address, spec.plugins):
-        if len(alive_nodes()) > 1:
-            check_cluster(spec)
+        check_cluster(spec)
         agenda.places = require_room(agenda, alive_nodes())
         started()
         _fit(agenda, screen)
