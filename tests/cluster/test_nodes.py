@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ray_kd.cluster.connect import connect  # noqa: F401 (sets Ray's switches before it is imported)
 from ray_kd.cluster.sweep import run_sweep
 from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import SweepSpec
@@ -29,8 +30,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without CPUs and one node with one."""
-    from ray_kd.cluster import connect  # noqa: F401 (sets Ray's switches before it is imported)
-
     import ray.cluster_utils
 
     cluster = ray.cluster_utils.Cluster(
@@ -172,9 +171,9 @@ def test_the_trials_of_a_dead_node_go_on_on_another(cluster: Any, tmp_path: Path
         ended = [one for one, folder in trials.items() if (folder / "summary.json").exists()]
         found = []
         for identity, folder in trials.items():
-            if ended and identity not in ended and len(lines(folder)) >= 20 and (folder / "lock").exists():
-                if psutil.Process(holder(folder)).ppid() == raylet:
-                    found.append(identity)
+            training = identity not in ended and len(lines(folder)) >= 20 and (folder / "lock").exists()
+            if ended and training and psutil.Process(holder(folder)).ppid() == raylet:
+                found.append(identity)
         finished.update({one: (trials[one] / "summary.json").stat().st_mtime_ns for one in ended})
         return found
 
