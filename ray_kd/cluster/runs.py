@@ -18,8 +18,8 @@ from ray_kd.training.records import Records, find_summary
 from ray_kd.training.run import Interrupted, Training
 from ray_kd.training.setting import local_setting
 
-PATIENCE = 20.0
-"""Seconds that the workers of a run have to save their state when a sweep is interrupted."""
+PATIENCE = 8.0
+"""Seconds that workers have to save their state when a sweep is interrupted; Tune kills us after ten."""
 
 
 class Run:
