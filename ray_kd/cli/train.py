@@ -127,6 +127,9 @@ def stop_on_signal(setting: Setting) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, ask)
     try:
         yield
+    except KeyboardInterrupt as error:  # here, since Typer lets none of them through
+        print(f"\nray-kd: {error or 'stopped'}; the same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from error
     finally:
         signal.signal(signal.SIGINT, before)
 
