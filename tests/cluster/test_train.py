@@ -44,7 +44,7 @@ def test_two_workers_give_the_loss_curve_of_one_though_both_meet_ctrl_c(tmp_path
 
         code, said = Command(*command).end()
         assert code == 0, said
-        assert "last weights (epoch 20), test: top1" in said
+        assert "last weights (epoch 20), test: " in said
         # Seconds are part of a line: it went on from where it had stopped, and trained none of them anew.
         assert lines(folder)[: len(before)] == before
         assert [record["epoch"] for record in records(folder)] == list(range(1, 21))
@@ -66,7 +66,7 @@ def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: P
         "paths": ["soft_target", {"name": "attention_transfer", "weight": 10}],
         "aggregation": "adaptive",
         "optimizer": {"lr": 0.02},
-        "training": {"epochs": 40, "batch_size": 30},
+        "training": {"epochs": 24, "batch_size": 30},
         "checkpoints": {"every_epochs": 5},
     }
     bare = distill(tiny(tmp_path / "bare", **changes))
@@ -97,8 +97,8 @@ def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: P
 
     assert "checkpoint_manager_snapshot.json" in kept
     assert any(name.startswith("checkpoint_") for name in kept)
-    assert [record["epoch"] for record in records(folder)] == list(range(1, 41))
-    assert seen == list(range(6, 41))
+    assert [record["epoch"] for record in records(folder)] == list(range(1, 25))
+    assert seen == list(range(6, 25))
     assert lines(folder)[:5] == alone[:5]
     # What it trained twice, it trained alike to the last bit; the rest is one worker's up to float order.
     again = records(folder)[: len(torn)]
