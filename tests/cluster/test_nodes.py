@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,12 @@ def cut_off(*folders: Path) -> list[str]:
 
 
 @contextmanager
-def node_without(cluster: Any, *folders: Path) -> Iterator[str]:
-    """A node on whose file system these folders are other ones; its id."""
+def new_node(cluster: Any, cpus: int, prefix: Sequence[str] = ()) -> Iterator[str]:
+    """A node started by the command that people use; its id. Unlike ``add_node`` it works in any thread."""
     known = {node["NodeID"] for node in cluster.global_state.node_table()}
     ray = Path(sys.executable).with_name("ray")
     process = subprocess.Popen(
-        [*cut_off(*folders), str(ray), "start", f"--address={cluster.address}", "--num-cpus=1", "--block"],
+        [*prefix, str(ray), "start", f"--address={cluster.address}", f"--num-cpus={cpus}", "--block"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -119,14 +119,15 @@ def test_nodes_that_are_not_ready_are_named_before_the_first_trial(
 ) -> None:
     (tmp_path / "rooted_plugin.py").write_text(ROOTED)
     monkeypatch.syspath_prepend(tmp_path)
-    storage, root = tmp_path / "results", tmp_path / "data"
+    storage, disk = tmp_path / "results", tmp_path / "disk"
+    root = disk / "data"
     storage.mkdir()
-    root.mkdir()
+    root.mkdir(parents=True)
     base = {"plugins": ["rooted_plugin"], "dataset": {"name": "rooted", "labels": 120, "root": str(root)}}
     spec = sweep(2, seeds=[0], base=base)
     old = another_torch(tmp_path / "old")
     path = os.pathsep.join([str(old), os.environ.get("PYTHONPATH", "")])
-    with node_without(cluster, storage, root) as lacking:
+    with new_node(cluster, 1, cut_off(storage, disk)) as lacking:
         other = cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": path})
         try:
             with pytest.raises(UserError, match="the cluster is not ready") as caught:
@@ -183,16 +184,19 @@ def test_the_trial_of_a_dead_node_goes_on_on_another(cluster: Any, tmp_path: Pat
         finished.update(ended())
         cluster.remove_node(doomed, allow_graceful=False)
         wait_for(lambda: "waiting for a node" in screen.getvalue())
-        new.append(cluster.add_node(num_cpus=2))
+        with new_node(cluster, 2):
+            over.wait()
 
     finished: dict[str, int] = {}
-    new: list[Any] = []
+    over = threading.Event()
     killer = threading.Thread(target=kill)
     killer.start()
     console = Console(file=screen, width=300)
-    result = run_sweep(spec, address=cluster.address, storage=str(tmp_path), console=console)
+    try:
+        result = run_sweep(spec, address=cluster.address, storage=str(tmp_path), console=console)
+    finally:
+        over.set()
     killer.join()
-    cluster.remove_node(new[0])
     assert (result.finished, result.failed, result.started) == (3, 0, 3), result.message()
     assert len(finished) == 1
     assert ended().items() >= finished.items()
