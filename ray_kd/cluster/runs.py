@@ -19,7 +19,7 @@ from ray_kd.training.run import Interrupted, Training
 from ray_kd.training.setting import local_setting
 
 PATIENCE = 8.0
-"""Seconds that workers have to save their state when a sweep is interrupted; Tune kills us after ten."""
+"""Seconds that workers have to save their state and end when told to; Tune kills this actor after ten."""
 
 
 class Run:
@@ -130,13 +130,12 @@ class Distributed(Run):
         return self._training().fail(error)
 
     def leave(self, reason: str | None) -> None:
-        self.closed = True
-        if reason is None:
-            from ray_kd.cluster.train import ask_to_stop
+        from ray_kd.cluster.train import ask_to_stop
 
-            with contextlib.suppress(Exception):
-                ask_to_stop(self.store, self.identity)
-                ray.wait([self._task], timeout=PATIENCE)
+        self.closed = True
+        with contextlib.suppress(Exception):  # who was told to stop writes nothing after us
+            ask_to_stop(self.store, self.identity)
+            ray.wait([self._task], timeout=PATIENCE)
         self._end_process()
         if reason is not None:
             self._training().stop(reason)
