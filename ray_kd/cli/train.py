@@ -41,8 +41,7 @@ def train(
       ray-kd train sweeps/runs/digits.yaml --workers 2      DDP, by Ray Train
     """
     from ray_kd.config.spec import RunSpec
-    from ray_kd.training.distill import distill, ensure_teachers, forget
-    from ray_kd.training.resident import Resident
+    from ray_kd.training.distill import distill
 
     extra = [f"storage={storage}"] if storage else []
     extra += [f"resources.workers={workers}"] if workers is not None else []
@@ -50,22 +49,35 @@ def train(
     setting = make_setting(spec)
     show = Line()
     with stop_on_signal(setting):
-        if spec.resources.workers == 1:
+        if spec.resources.workers == 1 and address is None:
             summary = distill(spec, fresh=fresh, setting=setting, on_epoch=show)
         else:
-            from ray_kd.cluster.connect import connect
-            from ray_kd.cluster.train import run_distributed
-
-            ensure_teachers(spec, setting, Resident(), show)
-            if fresh:
-                forget(setting.store, f"runs/{spec.identity()}")
-            with connect(address, spec.plugins):
-                summary = run_distributed(spec, lambda record: show(spec, record))
+            summary = distribute(spec, setting, address, fresh, show)
     show.end()
     where = setting.store.path(f"runs/{summary['identity']}")
     print(test_figures(summary))
     print(f"records and weights: {shown(where)}")
     print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other ways to distil)")
+
+
+def distribute(
+    spec: RunSpec, setting: Setting, address: str | None, fresh: bool, show: Line
+) -> dict[str, Any]:
+    """Train with Ray Train, on a cluster or on this machine; the teachers train in this process."""
+    from ray_kd.cluster.connect import connect
+    from ray_kd.cluster.probe import check_cluster
+    from ray_kd.cluster.train import run_distributed
+    from ray_kd.training.distill import ensure_teachers, forget
+    from ray_kd.training.records import find_summary
+    from ray_kd.training.resident import Resident
+
+    with connect(address, spec.plugins):
+        check_cluster(spec)
+        ensure_teachers(spec, setting, Resident(), show)
+        earlier = find_summary(setting.store, spec.identity())
+        if fresh or (earlier is not None and earlier["status"] != "finished"):
+            forget(setting.store, f"runs/{spec.identity()}")
+        return run_distributed(spec, lambda record: show(spec, record), setting.stop)
 
 
 def teacher(
@@ -144,6 +156,9 @@ def stop_on_signal(setting: Setting) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, ask)
     try:
         yield
+    except KeyboardInterrupt as error:  # here, since Typer lets none of them through
+        print(f"\nray-kd: {error or 'stopped'}; the same command goes on from here.", file=sys.stderr)
+        raise typer.Exit(130) from error
     finally:
         signal.signal(signal.SIGINT, before)
 

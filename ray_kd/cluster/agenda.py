@@ -105,7 +105,7 @@ class Agenda:
         if job is not None:
             self._queue.remove(job)
             job.state = "issued"
-            self.started += 1
+            self.started += job.crashes == 0
         return job
 
     @property

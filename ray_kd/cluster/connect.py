@@ -54,12 +54,14 @@ def ship(plugins: tuple[str, ...] = ()) -> dict[str, Any]:
     """The runtime environment that carries this ray-kd and plug-ins to every node."""
     import importlib
 
-    folders = [str(PACKAGE)]
+    places = [str(PACKAGE)]
     for name in plugins:
         module = importlib.import_module(name.partition(".")[0])
         if getattr(module, "__path__", None):
-            folders.append(str(Path(next(iter(module.__path__)))))
-    return {"py_modules": folders, "excludes": ["__pycache__"]}
+            places.append(str(Path(next(iter(module.__path__)))))
+        elif getattr(module, "__file__", None):  # a plug-in of one file
+            places.append(str(module.__file__))
+    return {"py_modules": places, "excludes": ["__pycache__"]}
 
 
 def _require_answer(address: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -59,8 +58,7 @@ def execute(agenda: Agenda, address: str | None, screen: Console | None, started
     """
     spec = next(job.spec for job in agenda.jobs.values())
     with connect(address, spec.plugins):
-        if len(alive_nodes()) > 1:
-            check_cluster(spec)
+        check_cluster(spec)
         agenda.places = require_room(agenda, alive_nodes())
         started()
         _fit(agenda, screen)
@@ -109,7 +107,7 @@ def _fit(agenda: Agenda, screen: Console | None) -> None:
             _tune_environment(TUNE_ENVIRONMENT),
             _stop_signals(agenda),
         ):
-            watch = Watch(searcher, progress.tick)
+            watch = Watch(searcher, progress)
             tuner = tune.Tuner(
                 TrialActor,
                 tune_config=tune.TuneConfig(
@@ -140,19 +138,22 @@ class Watch(Stopper):
     It also counts the places anew now and then: nodes come and go.
     """
 
-    def __init__(self, searcher: PlanSearcher, tick: Callable[[], None]) -> None:
-        self.searcher, self.tick, self._counted = searcher, tick, time.monotonic()
+    def __init__(self, searcher: PlanSearcher, progress: Progress) -> None:
+        self.searcher, self.progress, self._counted = searcher, progress, time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.searcher.may_end(trial_id)
 
     def stop_all(self) -> bool:
-        self.tick()
+        self.progress.tick()
         agenda = self.searcher.agenda
         if time.monotonic() - self._counted > COUNT_EVERY:
             self._counted = time.monotonic()
-            with contextlib.suppress(UserError):  # the node that could hold a run is away: it may come back
+            self.progress.notice = None
+            try:
                 agenda.places = require_room(agenda, alive_nodes())
+            except UserError as error:  # the node that could hold a run is away: it may come back
+                self.progress.notice = f"waiting for a node. {error}"
         return agenda.halted
 
     def __reduce__(self) -> Any:

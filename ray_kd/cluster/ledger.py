@@ -117,7 +117,7 @@ class Ledger:
         self.store.delete(f"runs/{identity}/summary.json")
         self.store.delete(f"runs/{identity}/error.txt")
         if "failed" in ((entry or {}).get("status"), (summary or {}).get("status")):
-            self.store.delete(f"runs/{identity}/checkpoints/last.pt")
+            self.store.delete_tree(f"runs/{identity}/checkpoints")
 
     def read_plan(self) -> dict[str, Any] | None:
         """plan.json as an earlier run of the sweep left it."""

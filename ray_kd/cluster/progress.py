@@ -135,12 +135,16 @@ class Progress:
     Args:
         agenda: the sweep's agenda; read only in ``tick``, in the thread that changes it.
         console: where to; None shows nothing.
+
+    Attributes:
+        notice: what the user should know, or None.
     """
 
     agenda: Agenda
     console: Console | None
     now: Snapshot = field(init=False)
     began: float = field(default_factory=time.monotonic)
+    notice: str | None = None
     _live: Live | None = None
     _spoke: float = field(default_factory=time.monotonic)
     _seen: float = 0.0
@@ -179,6 +183,8 @@ class Progress:
             parts.append("; ".join(now.teachers))
         if now.best is not None:
             parts.append(f"best so far: {now.best}")
+        if self.notice is not None:
+            parts.append(self.notice)
         return "; ".join([*parts, self._times()])
 
     def _times(self) -> str:
@@ -195,5 +201,7 @@ class Progress:
         if now.best is not None:
             lines.append(Text.assemble("best so far: ", (now.best, "bold")))
         lines += [Text(text, style="dim") for text in (*now.teachers, *now.running)[:8]]
+        if self.notice is not None:
+            lines.append(Text(self.notice, style="yellow"))
         lines.append(Text(self._times()))
         return Panel(Group(*lines), title=f"sweep {self.agenda.plan.name}", title_align="left")

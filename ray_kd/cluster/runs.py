@@ -18,6 +18,9 @@ from ray_kd.training.records import Records, find_summary
 from ray_kd.training.run import Interrupted, Training
 from ray_kd.training.setting import local_setting
 
+PATIENCE = 8.0
+"""Seconds that workers have to save their state and end when told to; Tune kills this actor after ten."""
+
 
 class Run:
     """A run that trains, epoch by epoch."""
@@ -85,13 +88,15 @@ class Distributed(Run):
     ended; its records are read as they are written.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
+    def __init__(self, spec: RunSpec, group: str | None = None) -> None:
         self.spec, self.store = spec, Store(spec.storage)
         self.identity = spec.identity()
         self._records = Records(self.store, f"runs/{self.identity}")
         self._seen = 0
         self._waiting: list[dict[str, Any]] = []
-        self._task = ray.remote(num_cpus=0, max_retries=0)(_distribute).remote(json.dumps(spec.to_dict()))
+        self._task = ray.remote(num_cpus=0, max_retries=0)(_distribute).remote(
+            json.dumps(spec.to_dict()), group
+        )
 
     def next_record(self, until: float) -> dict[str, Any] | None:
         while True:
@@ -125,7 +130,12 @@ class Distributed(Run):
         return self._training().fail(error)
 
     def leave(self, reason: str | None) -> None:
+        from ray_kd.cluster.train import ask_to_stop
+
         self.closed = True
+        with contextlib.suppress(Exception):  # who was told to stop writes nothing after us
+            ask_to_stop(self.store, self.identity)
+            ray.wait([self._task], timeout=PATIENCE)
         self._end_process()
         if reason is not None:
             self._training().stop(reason)
@@ -145,14 +155,16 @@ class Distributed(Run):
         return training
 
 
-def _distribute(spec: str) -> dict[str, Any]:
+def _distribute(spec: str, group: str | None) -> dict[str, Any]:
     """Run in a process of its own; what went wrong comes back in words, since errors may not pickle."""
     from ray_kd.cluster.train import run_distributed
 
     try:
-        return {"summary": run_distributed(RunSpec.parse(json.loads(spec)))}
+        return {"summary": run_distributed(RunSpec.parse(json.loads(spec)), group=group)}
     except UserError as error:
         return {"user": str(error)}
+    except Interrupted:
+        return {"error": "the workers were asked to stop."}
     except TrainingFailed as error:
         return {"error": str(error)}
     except Exception:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,28 @@ from ray_kd.cluster.capacity import require_slots  # noqa: E402
 from ray_kd.config.errors import TrainingFailed, UserError  # noqa: E402
 from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Store  # noqa: E402
-from ray_kd.training.checkpoints import from_bytes, to_bytes  # noqa: E402
-from ray_kd.training.records import find_summary  # noqa: E402
-from ray_kd.training.run import Training  # noqa: E402
+from ray_kd.training.checkpoints import StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
+from ray_kd.training.records import Records, find_summary  # noqa: E402
+from ray_kd.training.run import Interrupted, Training  # noqa: E402
 from ray_kd.training.setting import Setting, local_setting  # noqa: E402
 
 RESTARTS = 3
 """How often a run is taken up again from its last checkpoint after a worker or a node died."""
 
 
+LOOK_EVERY = 0.2
+"""Seconds between two looks at what the workers have written, or at whether they were asked to stop."""
+
+
 class RayCheckpoints:
-    """States through Ray Train: reported by all ranks, stored once, found again after a restart."""
+    """States through Ray Train: reported by all ranks, stored once, found again after a restart.
+
+    Args:
+        former: where one worker alone would have left a state of this run; the newer one counts.
+    """
+
+    def __init__(self, former: StoreCheckpoints) -> None:
+        self.former = former
 
     def save(self, state: dict[str, Any], record: dict[str, Any] | None) -> None:
         metrics = {"epoch": state["epoch"], "step": state["taken"]}
@@ -46,6 +56,10 @@ class RayCheckpoints:
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
     def load(self) -> dict[str, Any] | None:
+        states = [state for state in (self.former.load(), self._reported()) if state is not None]
+        return max(states, key=lambda state: int(state["taken"]), default=None)
+
+    def _reported(self) -> dict[str, Any] | None:
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
@@ -58,18 +72,26 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What every worker runs; the summary, or what went wrong in words of ours."""
     spec = RunSpec.parse(json.loads(config["spec"]))
     context = ray.train.get_context()
+    store = Store(spec.storage)
     setting = Setting(
-        Store(spec.storage),
+        store,
         torch.device(get_device()),
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        checkpoints=RayCheckpoints(),
+        checkpoints=RayCheckpoints(StoreCheckpoints(store, f"runs/{spec.identity()}")),
     )
+    if setting.leads and spec.tracking.wandb != "off":
+        from ray_kd.tracking.wandb import make_tracker
+
+        setting.track = make_tracker(spec, config["group"])
     training = Training(spec, setting)
     try:
-        for _ in training.epochs():
-            pass
+        with _heeding(setting, training.directory):
+            for _ in training.epochs():
+                pass
         return {"summary": training.finish()}
+    except Interrupted as error:
+        return {"interrupted": str(error)}
     except TrainingFailed as error:
         # Every rank sees the same losses, so every rank ends here, and none waits for another.
         training.fail(error)
@@ -78,8 +100,35 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         return {"user": str(error)}
 
 
+def ask_to_stop(store: Store, identity: str) -> None:
+    """Have a run's workers save their state and end; the storage is the one channel there is."""
+    store.write(f"runs/{identity}/stop", b"")
+
+
+@contextlib.contextmanager
+def _heeding(setting: Setting, directory: str) -> Iterator[None]:
+    """Pass on to this rank that the run was asked to stop; rank 0 tells the others."""
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_EVERY):
+            if setting.store.exists(f"{directory}/stop"):
+                setting.stop.set()
+                return
+
+    if setting.leads:
+        threading.Thread(target=look, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
 def run_distributed(
-    spec: RunSpec, on_record: Callable[[dict[str, Any]], None] | None = None
+    spec: RunSpec,
+    on_record: Callable[[dict[str, Any]], None] | None = None,
+    stop: threading.Event | None = None,
+    group: str | None = None,
 ) -> dict[str, Any]:
     """Train one run on ``resources.workers`` workers of the connected cluster.
 
@@ -88,6 +137,8 @@ def run_distributed(
     Args:
         spec: the run; its teachers must be trained.
         on_record: called with each epoch's record as it is written.
+        stop: set it, and the workers save their state and end.
+        group: what W&B groups the run by.
 
     Returns:
         The run's summary.
@@ -95,6 +146,7 @@ def run_distributed(
     Raises:
         UserError: no slot could ever hold it, or a worker met a user's mistake.
         TrainingFailed: a loss is no longer finite.
+        Interrupted: ``stop`` was set; the same call goes on.
     """
     store, identity = Store(spec.storage), spec.identity()
     earlier = find_summary(store, identity)
@@ -103,34 +155,19 @@ def run_distributed(
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     require_slots(spec, nodes, f"run '{spec.name}'")
     absolute = spec.model_copy(update={"storage": store.uri})
-    trainer = TorchTrainer(
-        train_worker,
-        train_loop_config={"spec": json.dumps(absolute.to_dict())},
-        torch_config=TorchConfig(backend="nccl" if spec.resources.gpus else "gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=spec.resources.workers,
-            use_gpu=spec.resources.gpus > 0,
-            resources_per_worker={
-                "CPU": spec.resources.cpus,
-                **({"GPU": spec.resources.gpus} if spec.resources.gpus else {}),
-            },
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=f"{store.uri}/runs/{identity}/checkpoints",
-            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    with _watching(store, identity, on_record):
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            summary = Training(absolute, local_setting(absolute)).fail(error)
-            raise TrainingFailed(f"the workers failed {RESTARTS + 1} times: {summary['reason']}") from error
-    outcome: dict[str, Any] = result.return_value or {}
+    store.delete(f"runs/{identity}/stop")
+    try:
+        outcome = _fit(_trainer(absolute, identity, group), absolute, on_record, stop or threading.Event())
+    except ray.train.TrainingFailedError as error:
+        summary = Training(absolute, local_setting(absolute)).fail(error)
+        raise TrainingFailed(f"the workers failed {RESTARTS + 1} times: {summary['reason']}") from error
+    finally:
+        store.delete(f"runs/{identity}/stop")
+    if "interrupted" in outcome:
+        raise Interrupted(outcome["interrupted"])
     if "user" in outcome:
         raise UserError(outcome["user"])
+    StoreCheckpoints(store, f"runs/{identity}").discard()
     if "failed" in outcome:
         raise TrainingFailed(outcome["failed"])
     ended = outcome.get("summary") or find_summary(store, identity)
@@ -139,32 +176,63 @@ def run_distributed(
     return dict(ended)
 
 
-@contextlib.contextmanager
-def _watching(store: Store, identity: str, on_record: Callable[[dict[str, Any]], None] | None) -> Any:
-    """Pass on each epoch's record as rank 0 writes it: the records are the one channel there is."""
-    if on_record is None or not store.is_local:
-        yield
-        return
-    over = threading.Event()
-    file = store.path(f"runs/{identity}/epochs.jsonl")
+def _trainer(spec: RunSpec, identity: str, group: str | None) -> TorchTrainer:
+    asked = spec.resources
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"spec": json.dumps(spec.to_dict()), "group": group},
+        torch_config=TorchConfig(backend="nccl" if asked.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=asked.workers,
+            use_gpu=asked.gpus > 0,
+            resources_per_worker={"CPU": asked.cpus, **({"GPU": asked.gpus} if asked.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=f"{spec.storage}/runs/{identity}/checkpoints",
+            failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
 
-    def follow() -> None:
-        seen = 0
-        while True:
-            last = over.wait(0.2)
-            lines = Path(file).read_text().splitlines(keepends=True) if os.path.exists(file) else []
-            for line in lines[seen:]:
-                if not line.endswith("\n"):
-                    break
-                seen += 1
-                on_record(json.loads(line))
-            if last:
-                return
 
-    thread = threading.Thread(target=follow, daemon=True)
+def _fit(
+    trainer: TorchTrainer,
+    spec: RunSpec,
+    on_record: Callable[[dict[str, Any]], None] | None,
+    stop: threading.Event,
+) -> dict[str, Any]:
+    """``fit`` in a thread of its own, since in the main one it would take Ctrl-C for itself.
+
+    Meanwhile this thread passes on each epoch's record as rank 0 writes it.
+    """
+    store, identity = Store(spec.storage), spec.identity()
+    records, box = Records(store, f"runs/{identity}"), dict[str, Any]()
+
+    def fit() -> None:
+        try:
+            box["outcome"] = trainer.fit().return_value or {}
+        except BaseException as error:
+            box["error"] = error
+
+    def written() -> list[dict[str, Any]]:
+        with contextlib.suppress(ValueError):  # a line that is being written
+            return records.epochs()
+        return []
+
+    seen = max((record["epoch"] for record in written()), default=0)
+    thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=10)
+    asked = False
+    while thread.is_alive():
+        thread.join(LOOK_EVERY)
+        if stop.is_set() and not asked:
+            ask_to_stop(store, identity)
+            asked = True
+        for record in written() if on_record is not None else ():
+            if on_record is not None and record["epoch"] > seen:
+                seen = record["epoch"]
+                on_record(record)
+    if "error" in box:
+        raise box["error"]
+    return dict(box["outcome"])

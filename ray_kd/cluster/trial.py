@@ -173,13 +173,14 @@ def parse(task: Assignment) -> RunSpec:
 def start_run(task: Assignment, resident: Resident) -> Run:
     """Begin, or go on with, what the assignment says."""
     spec = parse(task)
+    group = task.ledger.split("/")[1] if "/" in task.ledger else None
     if spec.resources.workers > 1:
-        return Distributed(spec)
+        return Distributed(spec, group)
     setting = local_setting(spec)
     if spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker
 
-        setting.track = make_tracker(spec, group=task.ledger.split("/")[1] if "/" in task.ledger else None)
+        setting.track = make_tracker(spec, group)
     return InProcess(Training(spec, setting, resident))
 
 

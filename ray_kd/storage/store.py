@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -148,6 +149,13 @@ class Store:
             Path(self.path(path)).unlink(missing_ok=True)
         elif self.exists(path):
             self._filesystem.delete_file(self.path(path))
+
+    def delete_tree(self, folder: str) -> None:
+        """Delete a folder and all below it; nothing happens where there is none."""
+        if self.is_local:
+            shutil.rmtree(self.path(folder), ignore_errors=True)
+        elif self.exists(folder):
+            self._filesystem.delete_dir(self.path(folder))
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Make a file that must not exist yet; True when it was made here.

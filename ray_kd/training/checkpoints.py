@@ -20,7 +20,8 @@ class StoreCheckpoints:
     """
 
     def __init__(self, store: Store, directory: str) -> None:
-        self.store, self.path = store, f"{directory}/checkpoints/last.pt"
+        self.store, self.folder = store, f"{directory}/checkpoints"
+        self.path = f"{self.folder}/last.pt"
 
     def save(self, state: dict[str, Any], record: dict[str, Any] | None) -> None:
         self.store.write(self.path, to_bytes(state))
@@ -33,8 +34,8 @@ class StoreCheckpoints:
         return from_bytes(data, self.store.path(self.path))
 
     def discard(self) -> None:
-        """Delete the state of a run that ended."""
-        self.store.delete(self.path)
+        """Delete the state of a run that ended, Ray Train's included."""
+        self.store.delete_tree(self.folder)
 
 
 def to_bytes(state: dict[str, Any]) -> bytes:

@@ -108,8 +108,9 @@ def ensure_teachers(
 
 def forget(store: Store, directory: str) -> None:
     """Forget that a run ended, and the state it left; its records are replaced as it trains anew."""
-    for file in ("summary.json", "error.txt", "checkpoints/last.pt"):
+    for file in ("summary.json", "error.txt"):
         store.delete(f"{directory}/{file}")
+    store.delete_tree(f"{directory}/checkpoints")
 
 
 def _run(training: Training, fresh: bool, on_epoch: OnEpoch | None) -> dict[str, Any]:

@@ -56,6 +56,15 @@ def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
+def anyone(flag: bool, world: int, device: torch.device) -> bool:
+    """Whether the flag is set on any rank: what one rank was told, all of them do at the same step."""
+    if world == 1:
+        return flag
+    told = torch.tensor(float(flag), device=device)
+    dist.all_reduce(told, op=dist.ReduceOp.MAX)
+    return bool(told)
+
+
 def add_up(sums: dict[str, Tensor], world: int, device: torch.device) -> dict[str, float]:
     """Sums over samples, added over ranks."""
     stacked = torch.stack([value.to(device, torch.float64) for value in sums.values()])

@@ -24,6 +24,7 @@ from ray_kd.storage import Lock
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.parts import Own, Parts, build, step_key
+from ray_kd.training.ranks import anyone
 from ray_kd.training.records import Records, describe_environment, find_summary, now
 from ray_kd.training.resident import Resident, student_state
 from ray_kd.training.setting import Setting
@@ -141,14 +142,19 @@ class Training:
             if device.type == "cuda":
                 torch.cuda.manual_seed(step_key(seed, step.taken, rank))
             step(batch, parts.targets.targets(batch))
-            if step.taken % CHECK_EVERY == 0:
+            check = step.taken % CHECK_EVERY == 0
+            if check:
                 self._require_finite(step)
             last = index + 1 == batches.steps
             if every is not None and step.taken % every == 0 and not last:
                 self._save(step, None)
-            if self.stop_requested.is_set() and not last:
+            if not last and (check or self.setting.world == 1) and self._must_stop():
                 self._save(step, None)
                 raise Interrupted(f"stopped in epoch {self.epoch + 1} after {step.taken} steps")
+
+    def _must_stop(self) -> bool:
+        """Whether any rank was asked to stop; several ranks look rarely, since it costs a message."""
+        return anyone(self.stop_requested.is_set(), self.setting.world, self.setting.device)
 
     def _end_epoch(self, parts: Parts, step: Step, begin: float) -> dict[str, Any]:
         self._require_finite(step)
@@ -176,7 +182,7 @@ class Training:
                 self.setting.track.epoch(record, rows)
         every = self.spec.checkpoints.every_epochs
         done = self.epoch == training.epochs
-        stopping = self.stop_requested.is_set() and not done
+        stopping = not done and self._must_stop()
         if (every is not None and self.epoch % every == 0) or stopping or done:
             self._save(step, record)
         if stopping:
