@@ -23,6 +23,7 @@ from ray_kd.paths import Path
 from ray_kd.storage import Lock
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.evaluation import evaluate
+from ray_kd.training.means import epoch_means, require_finite
 from ray_kd.training.parts import Own, Parts, build, step_key
 from ray_kd.training.ranks import anyone
 from ray_kd.training.records import Records, describe_environment, find_summary, now
@@ -144,7 +145,7 @@ class Training:
             step(batch, parts.targets.targets(batch))
             check = step.taken % CHECK_EVERY == 0
             if check:
-                self._require_finite(step)
+                require_finite(step, self.epoch)
             last = index + 1 == batches.steps
             if every is not None and step.taken % every == 0 and not last:
                 self._save(step, None)
@@ -157,7 +158,7 @@ class Training:
         return anyone(self.stop_requested.is_set(), self.setting.world, self.setting.device)
 
     def _end_epoch(self, parts: Parts, step: Step, begin: float) -> dict[str, Any]:
-        self._require_finite(step)
+        require_finite(step, self.epoch)
         training = self.spec.training
         self.epoch += 1
         record: dict[str, Any] = {
@@ -165,7 +166,7 @@ class Training:
             "step": step.taken,
             "learning_rate": step.optimizers[0].param_groups[0]["lr"],
         }
-        means, rows = self._epoch_means(step)
+        means, rows = epoch_means(step, self.epoch)
         self._means = {row["path"]: row["loss"] for row in rows}
         train_loss = means[0] * training.task_weight + sum(row["loss"] * row["weight"] for row in rows)
         record["train"] = {"loss": train_loss, "task_loss": means[0]}
@@ -189,30 +190,6 @@ class Training:
             raise Interrupted(f"stopped after epoch {self.epoch}")
         return record
 
-    def _epoch_means(self, step: Step) -> tuple[list[float], list[dict[str, Any]]]:
-        """Means over the epoch's steps: of all running sums, and a row for each path."""
-        aggregator = step.aggregator
-        taken = step.taken - (self.epoch - 1) * step.steps_per_epoch
-        means = [value / taken for value in step.sums.tolist()]
-        losses, weights, *measured = _parts(means[1:], len(step.names), len(aggregator.names))
-        figures = aggregator.figures()
-        rows = []
-        for position, (name, members) in enumerate(aggregator.groups.items()):
-            row = {
-                "epoch": self.epoch,
-                "path": name,
-                "loss": sum(losses[member] for member in members),
-                "weight": weights[position],
-                "gradient_norm": None,
-                "cosine": None,
-                **{figure: values[position] for figure, values in figures.items()},
-            }
-            if measured and measured[2][position] > 0:  # the share of steps that measured
-                row["gradient_norm"] = measured[0][position] / measured[2][position]
-                row["cosine"] = measured[1][position] / measured[2][position]
-            rows.append(row)
-        return means, rows
-
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
         split = getattr(parts.dataset, name)
         answers = None
@@ -228,19 +205,6 @@ class Training:
         if better:
             self.best = {"epoch": self.epoch, "val": record["val"]}
             self.best_state = student_state(parts.student)
-
-    def _require_finite(self, step: Step) -> None:
-        """End the run when a loss is no longer finite, and say which."""
-        if bool(torch.isfinite(step.sums).all()):
-            return
-        names = ["the task loss", *(f"the loss of path '{name}'" for name in step.names)]
-        for what in ("weight", "gradient norm", "cosine"):  # the last two where gradients are measured
-            names += [f"the {what} of path '{name}'" for name in step.aggregator.names]
-        broken = [name for name, value in zip(names, step.sums.tolist(), strict=False) if value - value != 0]
-        raise TrainingFailed(
-            f"{', '.join(broken)} became NaN or infinite in epoch {self.epoch + 1} (by step {step.taken}). "
-            "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."
-        )
 
     def _save(self, step: Step, record: dict[str, Any] | None) -> None:
         state = {
@@ -340,12 +304,3 @@ class Training:
             if self.setting.track is not None:
                 self.setting.track.finish(summary)
         return summary
-
-
-def _parts(values: list[float], losses: int, names: int) -> list[list[float]]:
-    """Values side by side, cut into the losses' and then rows of one for each name."""
-    rest = values[losses:]
-    return [
-        values[:losses],
-        *(rest[start : start + names] for start in range(0, max(1, len(rest)), max(1, names))),
-    ]

@@ -20,7 +20,11 @@ from ray_kd.testing.toy import STAGED, Loop, Toy
 from tests.aggregation.linear import aggregator_for, gradients, once, play
 
 ALL: dict[str, type[Aggregator]] = {name: AGGREGATORS.get(name) for name in AGGREGATORS.names()}
-AMORTISED = [name for name, cls in ALL.items() if "every" in cls.Options.model_fields and not cls.tensor]
+AMORTISED = [
+    name
+    for name, cls in ALL.items()
+    if "every" in cls.Options.model_fields and not cls.tensor and not cls.probes
+]
 MEASURED = [name for name, cls in ALL.items() if issubclass(cls.Options, GradientOptions)]
 GAMES = [name for name, cls in ALL.items() if issubclass(cls.Options, GameOptions)]
 NAMES = ("hint", "soft", "square")

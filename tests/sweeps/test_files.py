@@ -24,6 +24,8 @@ from ray_kd.training.step import Step
 
 FOLDER = Path(__file__).parents[2] / "sweeps"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))
+ABLATIONS = {"utility_ablation"}
+"""Compare forms of one strategy, with its default as the baseline."""
 RUNS = sorted((FOLDER / "runs").glob("*.yaml"))
 
 
@@ -104,6 +106,8 @@ def test_a_sweep_says_how_to_run_it_and_compares_with_a_baseline(file: Path) -> 
     sweep, plan = loaded(file)
     assert f"ray-kd sweep sweeps/{file.name}" in file.read_text()
     assert sweep.baseline is not None
+    if file.stem in ABLATIONS:
+        return
     assert "student alone" in sweep.baseline
     baselines = [trial for trial in plan.trials if trial.cell == sweep.baseline]
     assert all(not trial.spec.paths for trial in baselines)
@@ -127,7 +131,8 @@ def test_the_judgement_is_made_of_what_it_needs() -> None:
         assert len(sweep.seeds) >= 20
         for spec in specs[:: len(sweep.seeds)]:
             labels = spec.dataset.labels  # type: ignore[attr-defined]
-            assert spec.training.epochs * (labels // spec.training.batch_size) >= 2000
+            steps = spec.training.epochs * (labels // spec.training.batch_size)
+            assert steps >= 2 * 500  # the first 500 hold 100 measurements
     cut = {trial.spec.student for trial in loaded(FOLDER / "judge_utility.yaml")[1].trials}
     assert all(student.width != 4 for student in cut)  # type: ignore[attr-defined]
 

@@ -1,0 +1,66 @@
+"""What an epoch's running sums come to: the means that the records hold, and whether they are finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ray_kd.config.errors import TrainingFailed
+from ray_kd.training.step import Step
+
+
+def epoch_means(step: Step, epoch: int) -> tuple[list[float], list[dict[str, Any]]]:
+    """Means over the steps of an epoch (from 1): of all running sums, and a row for each path."""
+    aggregator = step.aggregator
+    taken = step.taken - (epoch - 1) * step.steps_per_epoch
+    means = [value / taken for value in step.sums.tolist()]
+    losses, weights, *measured = _parts(means[1:], len(step.names), len(aggregator.names))
+    figures = aggregator.figures()
+    rows = []
+    for position, (name, members) in enumerate(aggregator.groups.items()):
+        row = {
+            "epoch": epoch,
+            "path": name,
+            "loss": sum(losses[member] for member in members),
+            "weight": weights[position],
+            "gradient_norm": None,
+            "cosine": None,
+            **{figure: values[position] for figure, values in figures.items()},
+        }
+        if measured and measured[2][position] > 0:  # the share of steps that measured
+            row["gradient_norm"] = measured[0][position] / measured[2][position]
+            row["cosine"] = measured[1][position] / measured[2][position]
+        rows.append(row)
+    return means, rows
+
+
+def require_finite(step: Step, epoch: int) -> None:
+    """End the run when a loss is no longer finite, and say which.
+
+    Args:
+        step: whose running sums are looked at.
+        epoch: epochs that are over.
+
+    Raises:
+        TrainingFailed: names the losses, weights or gradients.
+    """
+    if bool(torch.isfinite(step.sums).all()):
+        return
+    names = ["the task loss", *(f"the loss of path '{name}'" for name in step.names)]
+    for what in ("weight", "gradient norm", "cosine"):  # the last two where gradients are measured
+        names += [f"the {what} of path '{name}'" for name in step.aggregator.names]
+    broken = [name for name, value in zip(names, step.sums.tolist(), strict=False) if value - value != 0]
+    raise TrainingFailed(
+        f"{', '.join(broken)} became NaN or infinite in epoch {epoch + 1} (by step {step.taken}). "
+        "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."
+    )
+
+
+def _parts(values: list[float], losses: int, names: int) -> list[list[float]]:
+    """Values side by side, cut into the losses' and then rows of one for each name."""
+    rest = values[losses:]
+    return [
+        values[:losses],
+        *(rest[start : start + names] for start in range(0, max(1, len(rest)), max(1, names))),
+    ]
