@@ -126,7 +126,7 @@ def main() -> None:
                 for pair in pairs:
                     known = evidence.empty(1)
                     for both in pair:
-                        known = evidence.observed(known, *both, memory=1e9)
+                        known = evidence.observed(known, both[0], both[1], memory=1e9)
                     found.append(f"{evidence.statistic(known, form)[0]:+.1f}")  # type: ignore[arg-type]
                 cells.append(" ".join(found))
             print(f"| {name} | {' | '.join(cells)} |")
