@@ -4,9 +4,9 @@
     python benchmarks/utility_cost.py digits --repeats 3 --steps 2000
 
 Both train the same student on the same batches from the first step on, in one process and in turns of
-20 steps each, so that a machine whose speed drifts slows both. The teacher is untrained, so nothing is
-faded for good reasons: only time is measured. What is counted is the step itself: views and the
-teacher's forward are the same for both and are counted too.
+20 steps each, so that a machine whose speed drifts slows both. The teacher is untrained: only time is
+measured, CPU time of one thread, which other users of the machine disturb less than the clock on the
+wall. Views and the teacher's forward, the same for both, are counted too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TURN = 20
 
 
 def steps_of(case: str, aggregation: str, total: int, seed: int) -> Iterator[float]:
-    """Seconds of each turn of steps, from the first step on."""
+    """CPU seconds of each turn of steps, from the first step on."""
     student, teacher, batch_size = STUDENTS[case]
     spec = RunSpec.parse(
         {
@@ -61,13 +61,13 @@ def steps_of(case: str, aggregation: str, total: int, seed: int) -> Iterator[flo
     step.module.train()
     stream = (batch for epoch in range(spec.training.epochs) for batch in batches.epoch(epoch))
     while step.taken < total:
-        begin = time.perf_counter()
+        begin = time.process_time()
         for _ in range(TURN):
             batch = next(stream)
             torch.default_generator.manual_seed(step_key(seed, step.taken, 0))
             step(batch, parts.targets.targets(batch))
         step.sums.tolist()
-        yield time.perf_counter() - begin
+        yield time.process_time() - begin
 
 
 def main() -> None:

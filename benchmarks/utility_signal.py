@@ -125,8 +125,8 @@ def main() -> None:
                 found = []
                 for pair in pairs:
                     known = evidence.empty(1)
-                    for real_one, placebo_one in pair:
-                        known = evidence.observed(known, real_one, placebo_one, memory=1e9)
+                    for both in pair:
+                        known = evidence.observed(known, both[0], both[1], memory=1e9)
                     found.append(f"{evidence.statistic(known, form)[0]:+.1f}")  # type: ignore[arg-type]
                 cells.append(" ".join(found))
             print(f"| {name} | {' | '.join(cells)} |")

@@ -36,12 +36,12 @@ class UtilityOptions(AggregatorOptions):
     quarter of them on) it shows that it hurts."""
     memory: Annotated[float, Field(gt=2)] = 200.0
     """Measurements after which an old one counts 1/e."""
-    off: float = 1.0
+    t_off: float = 1.0
     """t-statistic at and below which a path is off."""
-    on: float = 2.0
+    t_on: float = 2.0
     """t-statistic at and above which a path that is on stays fully on; to come back it needs half of
-    ``on - off`` more."""
-    harm: Annotated[float, Field(lt=0)] = -2.0
+    ``t_on - t_off`` more."""
+    t_harm: Annotated[float, Field(lt=0)] = -2.0
     """t-statistic at and below which a path is switched off before ``burn_in`` is over."""
     placebo: evidence.Placebo = "scaled"
     """How what exchanged targets do is subtracted: each side in its own standard deviations, as it is, or
@@ -56,8 +56,8 @@ class UtilityOptions(AggregatorOptions):
 
     @model_validator(mode="after")
     def _ordered(self) -> UtilityOptions:
-        if self.on <= self.off:
-            raise ValueError(f"on: expected more than off ({self.off}), got {self.on}")
+        if self.t_on <= self.t_off:
+            raise ValueError(f"t_on: expected more than t_off ({self.t_off}), got {self.t_on}")
         return self
 
 
@@ -76,7 +76,7 @@ class Utility(GradientAggregator):
     the step before points the wrong way as soon as the learning rate is large. All products come from
     two forwards of B' at :math:`\theta \pm h g_{task}`. Means are running ones. At first a path is used
     fully unless t says that it hurts; after ``burn_in`` measurements it has to show that it helps: its
-    gate falls from 1 at t >= ``on`` to 0 at t <= ``off``, with hysteresis.
+    gate falls from 1 at t >= ``t_on`` to 0 at t <= ``t_off``, with hysteresis.
 
     Base strength is that of ``equal_norm``: :math:`\bar n` is the average of the task gradient's norm
     over all steps so far; the norms of the paths are measured one at a time, in rotation. The adapter
@@ -150,9 +150,9 @@ class Utility(GradientAggregator):
         """Set the gates by the evidence so far."""
         options, count = self.options, self.memory["count"][0]
         if count >= options.burn_in:
-            self.memory["gates"] = evidence.gates(self.gates, self.t, options.off, options.on)
+            self.memory["gates"] = evidence.gates(self.gates, self.t, options.t_off, options.t_on)
         elif 4 * count >= options.burn_in:
-            self.memory["gates"] = evidence.guilty(self.gates, self.t, options.harm, options.on)
+            self.memory["gates"] = evidence.guilty(self.gates, self.t, options.t_harm, options.t_on)
 
     @property
     def gates(self) -> Array:

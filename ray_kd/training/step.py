@@ -86,6 +86,7 @@ class Step:
         self.corrupted = [path for path in cast("list[Path]", parts.paths) if path.options.corrupt]
         self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator)
         self.before: tuple[Mapping[str, Tensor], Targets] | None = None
+        self._exchanged: tuple[Targets, Targets] | None = None
         self.taken = 0
         self.names = self.aggregator.losses
         self.sums = self.empty_sums()
@@ -196,7 +197,9 @@ class Step:
             losses = self.module.path_losses(outputs, batch, targets)
             other: dict[str, Tensor] = {}
             if placebo:
-                other = self.module.path_losses(outputs, batch, exchanged(targets, batch))
+                if self._exchanged is None or self._exchanged[0] is not targets:
+                    self._exchanged = (targets, exchanged(targets, batch))
+                other = self.module.path_losses(outputs, batch, self._exchanged[1])
         values = reduce_losses([*losses.values(), *other.values()], self.setting.world)
         count = len(losses)
         return dict(zip(losses, values[:count], strict=True)), dict(zip(other, values[count:], strict=True))
