@@ -36,7 +36,9 @@ def status(
     table.add_column("cell")
     for state in states:
         table.add_column(state, justify="right")
-    for cell, group in trials.groupby("cell", sort=False):
+    searched = trials["phase"] == "search"
+    trials["row"] = trials["cell"].where(~searched, trials["cell"] + " (candidates)")
+    for cell, group in trials.groupby("row", sort=False):
         counts = group["status"].value_counts()
         table.add_row(str(cell), *(str(counts.get(state, 0) or "") for state in states))
     Console().print(table)

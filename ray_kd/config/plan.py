@@ -177,6 +177,8 @@ def make_plan(sweep: SweepSpec) -> Plan:
     later: list[Later] = []
     for search in sweep.search:
         for name in sweep.searched_by(search):
+            if search.method == "optuna":
+                _try_some(maker, cells[name], search)
             known = () if search.method == "optuna" else enumerate(proposals(search))
             trials += [
                 maker.make(cells[name], seed, "search", extra, index)
@@ -201,6 +203,17 @@ def make_plan(sweep: SweepSpec) -> Plan:
         teachers=teachers_of(trials),
         notes=_notes(sweep, trials),
     )
+
+
+def _try_some(maker: TrialMaker, cell: Cell, search: Search) -> None:
+    """Raise where a learning search can propose nothing valid: a key that is wrong is wrong every time."""
+    for index, overrides in enumerate(itertools.islice(proposals(search), 5)):
+        try:
+            maker.make(cell, search.seeds[0], "search", overrides, index)
+            return
+        except UserError as error:
+            found = error
+    raise found
 
 
 def _check_grace(sweep: SweepSpec, trials: list[Trial]) -> None:

@@ -227,6 +227,10 @@ def test_resources_reach_every_trial_and_change_no_identity() -> None:
         ({"cells": {"student alone": {"paths": ["soft_targt"]}}}, ["Did you mean 'soft_target'?"]),
         ({"cells": {"student alone": {"training.epochs.x": 3}}}, ["cell 'student alone'"]),
         ({"search": {"trials": 1, "space": {"optimzer.lr": [1]}}}, ["Did you mean 'optimizer'?"]),
+        (
+            {"search": {"method": "optuna", "trials": 9, "space": {"optimzer.lr": {"uniform": [0, 1]}}}},
+            ["cell 'student alone'", "Did you mean 'optimizer'?"],
+        ),
     ],
 )
 def test_bad_input_is_named(changes: dict[str, Any], parts: list[str]) -> None:
