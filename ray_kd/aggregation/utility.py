@@ -133,9 +133,10 @@ class Utility(GradientAggregator):
         )
         grouped = found.new_zeros(len(found), len(self.names)).index_add(1, self.positions, found)
         rows: Array = grouped.cpu().numpy()
-        if self.options.normalise == "cosine":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                rows = rows / (self.memory["norms"] * length)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosines = rows / (self.memory["norms"] * length)
+        self.memory["cosines"] = np.nan_to_num(cosines[0], posinf=0.0, neginf=0.0)
+        rows = cosines if self.options.normalise == "cosine" else rows
         known = self.memory.get("evidence", evidence.empty(len(self.names)))
         self.memory["evidence"] = evidence.observed(known, rows[0], rows[-1], self.options.memory)
         self.memory["count"] = self.memory.get("count", np.zeros(1)) + 1
@@ -192,8 +193,11 @@ class Utility(GradientAggregator):
             gradients.train_adapters(paths, (base - factors).tolist())
 
         update = self.written([1.0, *factors.tolist()], backward, task.device)
-        if known:
-            update.gradient_norms = torch.tensor(self.memory["norms"], dtype=rows.dtype, device=rows.device)
+        if known and "cosines" in self.memory:
+            figures = np.stack([self.memory["norms"], self.memory["cosines"]])
+            update.gradient_norms, update.cosines = torch.tensor(
+                figures, dtype=rows.dtype, device=rows.device
+            ).unbind()
         return update
 
     def plain(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
