@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ray_kd.aggregation import evidence
 from ray_kd.aggregation.game import Array, GradientAggregator
-from ray_kd.aggregation.gradients import Gradients, Jacobian
+from ray_kd.aggregation.gradients import Gradients
 from ray_kd.aggregation.probe import slopes
 from ray_kd.aggregation.update import Update
 from ray_kd.config.errors import UserError
@@ -20,6 +20,8 @@ from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 
 Count = Annotated[int, Field(ge=1)]
+NORMS_EVERY = 256
+"""Steps between two looks at all paths' norms, once they no longer change quickly."""
 
 
 class UtilityOptions(AggregatorOptions):
@@ -27,14 +29,14 @@ class UtilityOptions(AggregatorOptions):
 
     dense: Annotated[int, Field(ge=0)] = 100
     """How many measurements are taken at the early density."""
-    dense_every: Count = 4
+    dense_every: Count = 5
     """Steps between two measurements at first."""
-    every: Count = 50
+    every: Count = 100
     """Steps between two measurements afterwards."""
     burn_in: Annotated[int, Field(ge=2)] = 80
     """Measurements before a path has to show that it helps; until then it is used fully, unless (from a
     quarter of them on) it shows that it hurts."""
-    memory: Annotated[float, Field(gt=2)] = 200.0
+    memory: Annotated[float, Field(gt=2)] = 100.0
     """Measurements after which an old one counts 1/e."""
     t_off: float = 1.0
     """t-statistic at and below which a path is off."""
@@ -79,9 +81,9 @@ class Utility(GradientAggregator):
     gate falls from 1 at t >= ``t_on`` to 0 at t <= ``t_off``, with hysteresis.
 
     Base strength is that of ``equal_norm``: :math:`\bar n` is the average of the task gradient's norm
-    over all steps so far; the norms of the paths are measured one at a time, in rotation. The adapter
-    of a faded path trains at base strength while the student does not feel the path, so that it can
-    come back.
+    over all steps so far; the norms of the paths are taken at steps 1, 2, 4 ... 256 and every 256th. The
+    adapter of a faded path trains at base strength while the student does not feel the path, so that
+    it can come back.
 
     Built on: gradient similarity (Du et al. 2018, 1812.02224), whose cosine is of the same batch and
     has no placebo and no test; OL-AUX (Lin et al., NeurIPS 2019) and Auto-Lambda (Liu et al., TMLR
@@ -91,28 +93,21 @@ class Utility(GradientAggregator):
     """
 
     Options = UtilityOptions
-    cost: ClassVar[str] = "1, and 2 more with 2 forwards where it measures"
+    cost: ClassVar[str] = "1, and 1 more with 2 forwards where it measures; K + 1 now and then"
     static_weights: ClassVar = "preference"
     traits = frozenset({"stateful", "scale_free"})
     probes: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
-        self.turns = np.argsort(np.array(self.names))  # whose norm is next, whatever the order of paths
-
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         given, paths = self.needed(gradients), self.summed(losses)
-        if "norms" not in self.memory:
-            return self.first(task_loss, paths, given)
-        if self.measures(self.steps):
-            return self.measured(task_loss, paths, given)
+        norms = self.takes_norms(self.steps) or "norms" not in self.memory
+        if norms or self.measures(self.steps):
+            return self.split(task_loss, paths, given, norms)
         return self.plain(task_loss, paths, given)
+
+    def takes_norms(self, step: int) -> bool:
+        """Whether step ``step`` (from 1) takes every path's norm: 1, 2, 4 ... 256, then every 256th."""
+        return step & (step - 1) == 0 if step <= NORMS_EVERY else step % NORMS_EVERY == 0
 
     def measures(self, step: int) -> bool:
         """Whether step ``step`` (from 1) measures."""
@@ -138,9 +133,10 @@ class Utility(GradientAggregator):
         )
         grouped = found.new_zeros(len(found), len(self.names)).index_add(1, self.positions, found)
         rows: Array = grouped.cpu().numpy()
-        if self.options.normalise == "cosine":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                rows = rows / (self.memory["norms"] * length)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosines = rows / (self.memory["norms"] * length)
+        self.memory["cosines"] = np.nan_to_num(cosines[0], posinf=0.0, neginf=0.0)
+        rows = cosines if self.options.normalise == "cosine" else rows
         known = self.memory.get("evidence", evidence.empty(len(self.names)))
         self.memory["evidence"] = evidence.observed(known, rows[0], rows[-1], self.options.memory)
         self.memory["count"] = self.memory.get("count", np.zeros(1)) + 1
@@ -172,41 +168,36 @@ class Utility(GradientAggregator):
         base: Array = self.options.k * self._scale[1:] * (total / steps) * inverse
         return base
 
-    def first(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
-        """The first step: every gradient by itself, which gives all norms."""
-        jacobian = gradients.jacobian([task, *paths])
-        norms: Array = torch.linalg.vector_norm(jacobian.rows, dim=1).double().cpu().numpy()
-        if np.isfinite(norms).all():
-            self.memory["norms"] = norms[1:]
-            self.memory["reference"] = np.array([1.0, norms[0], self.steps])
-            factors = self.base()
-        else:
-            factors = np.full(len(paths), np.nan)
-        return self.combined(jacobian, jacobian.rows, np.array([1.0, *factors]), gradients)
-
-    def measured(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
-        """A step that measures: the task's gradient by itself, a look along it, and one path's norm."""
-        base = self.base()
-        factors = base * self.gates
-        turn = self.turns[int(self.memory.get("turn", np.zeros(1))[0]) % len(paths)]
-        self.memory["turn"] = self.memory.get("turn", np.zeros(1)) + 1
-        parts = [task, *self.mixed(paths, factors), paths[turn]]
+    def split(self, task: Tensor, paths: list[Tensor], gradients: Gradients, norms: bool) -> Update:
+        """A step with the task's gradient by itself; each path's too where their norms are taken."""
+        base, factors = np.zeros(len(paths)), np.zeros(len(paths))
+        if not norms:
+            base = self.base()
+            factors = base * self.gates
+        parts = [task, *(paths if norms else self.mixed(paths, factors))]
         jacobian = gradients.jacobian(parts, keep=True)
-        lengths = torch.linalg.vector_norm(jacobian.rows, dim=1)
-        norms: Array = lengths[[0, -1]].double().cpu().numpy()
-        self.note_norms(norms[0], int(turn), norms[1])
-        if 0 < norms[0] < np.inf:
-            self.measure(jacobian.rows[0], norms[0], gradients)
-        ones = [1.0] * (len(parts) - 1)
-        rows = jacobian.rows[:-1]
-        vector = rows.sum(0)
+        lengths: Array = torch.linalg.vector_norm(jacobian.rows, dim=1).double().cpu().numpy()
+        self.note_norms(lengths[0], lengths[1:] if norms else None)
+        known = "norms" in self.memory
+        if norms:
+            base = self.base() if known else np.full(len(paths), np.nan)
+            factors = base * self.gates
+        if known and self.steps > 1 and self.measures(self.steps) and 0 < lengths[0] < np.inf:
+            self.measure(jacobian.rows[0], lengths[0], gradients)
+        listed = [1.0, *factors.tolist()] if norms else [1.0] * len(parts)
+        rows = jacobian.rows
+        vector = torch.tensor(listed, dtype=rows.dtype, device=rows.device) @ rows
 
         def backward() -> None:
-            gradients.write(vector, Jacobian(rows, jacobian.reached[:-1], jacobian.adapters[:-1]), ones)
+            gradients.write(vector, jacobian, listed)
             gradients.train_adapters(paths, (base - factors).tolist())
 
         update = self.written([1.0, *factors.tolist()], backward, task.device)
-        update.gradient_norms = torch.tensor(self.memory["norms"], dtype=rows.dtype, device=rows.device)
+        if known and "cosines" in self.memory:
+            figures = np.stack([self.memory["norms"], self.memory["cosines"]])
+            update.gradient_norms, update.cosines = torch.tensor(
+                figures, dtype=rows.dtype, device=rows.device
+            ).unbind()
         return update
 
     def plain(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
@@ -229,15 +220,17 @@ class Utility(GradientAggregator):
         weights = torch.tensor([factor for _, factor in some], dtype=stacked.dtype, device=stacked.device)
         return [torch.dot(stacked, weights)]
 
-    def note_norms(self, task: float, turn: int, path: float) -> None:
-        """Remember a norm of the task's gradient, for every step since the last, and one of a path's."""
-        norms, (steps, total, last) = self.memory["norms"].copy(), self.memory["reference"]
+    def note_norms(self, task: float, paths: Array | None) -> None:
+        """Remember the norm of the task's gradient, for every step since the last, and those of the paths."""
+        steps, total, last = self.memory.get("reference", np.zeros(3))
         if np.isfinite(task):
             since = self.steps - last
             self.memory["reference"] = np.array([steps + since, total + since * task, self.steps])
-        if np.isfinite(path):
-            norms[turn] = np.sqrt(norms[turn] * path) if norms[turn] * path > 0 else path
-            self.memory["norms"] = norms
+        if paths is None or not np.isfinite(paths).all() or "reference" not in self.memory:
+            return
+        before = self.memory.get("norms", paths)
+        middle = np.sqrt(before * paths)  # of two batches, once norms no longer change quickly
+        self.memory["norms"] = np.where((self.steps > 64) & (middle > 0), middle, paths)
 
     def figures(self) -> dict[str, Sequence[float]]:
         if "norms" not in self.memory:
