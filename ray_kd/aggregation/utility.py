@@ -20,7 +20,7 @@ from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 
 Count = Annotated[int, Field(ge=1)]
-MARGIN = 2.0
+MARGIN = 4.0
 """How far below 0 the t of a path's own slope may lie before it caps the t against the placebo."""
 NORMS_EVERY = 256
 """Steps between two looks at all paths' norms, once they no longer change quickly."""
@@ -78,7 +78,7 @@ class Utility(GradientAggregator):
 
     B is the step's batch, B' the one before, both at the parameters as they are: a gradient kept from
     the step before points the wrong way as soon as the learning rate is large. All products come from
-    two forwards of B' at :math:`\theta \pm h g_{task}`. Means are running ones, and t is at most 2 more
+    two forwards of B' at :math:`\theta \pm h g_{task}`. Means are running ones, and t is at most 4 more
     than that of r alone: a path that is less harmful than its placebo is harmful. At first a path is used
     fully unless t says that it hurts; after ``burn_in`` measurements it has to show that it helps: its
     gate falls from 1 at t >= ``t_on`` to 0 at t <= ``t_off``, with hysteresis.

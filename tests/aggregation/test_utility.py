@@ -119,7 +119,7 @@ def test_at_first_only_harm_closes_a_gate() -> None:
 def test_less_harmful_than_the_placebo_is_harmful() -> None:
     random = np.random.default_rng(0)
     aggregator = create_aggregator("utility", names=["a"])
-    real, placebo = random.normal(-0.5, 1, size=(100, 1)), random.normal(-1.5, 1, size=(100, 1))
+    real, placebo = random.normal(-0.6, 1, size=(100, 1)), random.normal(-1.6, 1, size=(100, 1))
     aggregator.memory["evidence"] = evidence_of(real, placebo)
     assert evidence.statistic(aggregator.memory["evidence"], "scaled")[0] > 4
     assert aggregator.t[0] < aggregator.options.t_off
