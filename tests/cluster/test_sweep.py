@@ -107,7 +107,7 @@ if __name__ == "__main__":
 
 
 def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> None:
-    spec = sweep(epochs=120, seeds=[0, 1, 2])
+    spec = sweep(epochs=60, seeds=[0, 1, 2])
     (tmp_path / "sweep.yaml").write_text(spec.to_yaml())
     (tmp_path / "driver.py").write_text(DRIVER)
     storage, ledger = tmp_path / "results", tmp_path / "results" / "sweeps" / "tiny" / "ledger"
@@ -159,7 +159,7 @@ def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> 
     )
     assert all(earlier[1] < later[0] for earlier, later in pairwise(spans))
     for trial in spec.plan().trials:
-        assert [record["epoch"] for record in epochs(storage, trial.identity)] == list(range(1, 121))
+        assert [record["epoch"] for record in epochs(storage, trial.identity)] == list(range(1, 61))
     wait_for(lambda: not left_of(str(tmp_path)))  # of the killed driver, too
 
 
