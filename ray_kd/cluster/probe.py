@@ -54,9 +54,10 @@ def look(storage: str, folder: str, token: str, root: str | None, plugins: tuple
     found: dict[str, Any] = {"versions": versions(plugins)}
     try:
         found["reads"] = store.read(f"{folder}/token").decode()
+    except FileNotFoundError:
+        found["reads"], found["read_error"] = None, "what the driver writes is not found"
     except (OSError, UserError) as error:
-        found["reads"] = None
-        found["read_error"] = str(error)
+        found["reads"], found["read_error"] = None, str(error)
     if found["reads"] == token:  # a node with another storage must not be littered
         mine = f"{folder}/{uuid.uuid4().hex}"
         try:

@@ -163,7 +163,7 @@ def test_nodes_that_are_not_ready_are_named_before_the_first_trial(
 
 
 def test_the_trial_of_a_dead_node_goes_on_on_another(cluster: Any, tmp_path: Path) -> None:
-    spec = sweep(100, base={"checkpoints": {"every_epochs": 1}}, resources={"cpus": 2})
+    spec = sweep(60, base={"checkpoints": {"every_epochs": 1}}, resources={"cpus": 2})
     trials = {trial.identity: trial.spec for trial in spec.plan().trials}
     folders = {identity: tmp_path / "runs" / identity for identity in trials}
     doomed = cluster.add_node(num_cpus=2)
@@ -204,7 +204,7 @@ def test_the_trial_of_a_dead_node_goes_on_on_another(cluster: Any, tmp_path: Pat
     ((identity, kept),) = before.items()
     assert lines(folders[identity])[:19] == kept, "it went on from its checkpoint"
     for folder in folders.values():
-        assert [record["epoch"] for record in records(folder)] == list(range(1, 101))
+        assert [record["epoch"] for record in records(folder)] == list(range(1, 61))
     distill(trials[identity].model_copy(update={"storage": str(tmp_path / "bare")}))
     assert losses(folders[identity]) == losses(tmp_path / "bare" / "runs" / identity)
 

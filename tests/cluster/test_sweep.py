@@ -107,7 +107,7 @@ if __name__ == "__main__":
 
 
 def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> None:
-    spec = sweep(epochs=120, seeds=[0, 1, 2])
+    spec = sweep(epochs=60, seeds=[0, 1, 2, 3])
     (tmp_path / "sweep.yaml").write_text(spec.to_yaml())
     (tmp_path / "driver.py").write_text(DRIVER)
     storage, ledger = tmp_path / "results", tmp_path / "results" / "sweeps" / "tiny" / "ledger"
@@ -137,7 +137,7 @@ def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> 
     assert "the same command goes on" in said
     assert "Traceback" not in said
     first = ended()
-    assert 1 <= len(first) < 6
+    assert 1 <= len(first) < 8
 
     driver = start()
     wait_for(lambda: len(ended()) > len(first))
@@ -145,11 +145,11 @@ def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> 
     driver.communicate()
     second = ended()
     assert second.items() >= first.items()
-    assert len(second) < 6
+    assert len(second) <= 6, "two are left, to run one after the other"
 
     result = run(spec.model_copy(update={"concurrency": 1}), storage)
-    assert (result.total, result.finished, result.interrupted) == (6, 6, False)
-    assert result.started == 6 - len(second)
+    assert (result.total, result.finished, result.interrupted) == (8, 8, False)
+    assert result.started == 8 - len(second)
     assert ended().items() >= second.items()
     # One at a time also when it goes on (Ray issue 40652): each began after the one before had ended.
     ours = [storage / "runs" / name for name in ended().keys() - second.keys()]
@@ -159,7 +159,7 @@ def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> 
     )
     assert all(earlier[1] < later[0] for earlier, later in pairwise(spans))
     for trial in spec.plan().trials:
-        assert [record["epoch"] for record in epochs(storage, trial.identity)] == list(range(1, 121))
+        assert [record["epoch"] for record in epochs(storage, trial.identity)] == list(range(1, 61))
     wait_for(lambda: not left_of(str(tmp_path)))  # of the killed driver, too
 
 

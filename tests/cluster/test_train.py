@@ -22,7 +22,10 @@ from tests.helpers import tiny
 pytestmark = pytest.mark.slow
 
 FILE = str(REPOSITORY / "sweeps" / "runs" / "digits.yaml")
-SHORT = ("teacher.training.epochs=2", "training.epochs=20", "dataset.labels=800", "views.count=4")
+EPOCHS = 24
+SHORT = ("teacher.training.epochs=2", f"training.epochs={EPOCHS}", "views.count=4", "optimizer.lr=0.01")
+"""A tenth of the file's rate, at which the published weight of attention transfer makes the first epochs
+chaotic: there two curves of one worker part just the same if one weight differs by one bit."""
 
 
 def test_two_workers_give_the_loss_curve_of_one_though_both_meet_ctrl_c(tmp_path: Path) -> None:
@@ -39,23 +42,24 @@ def test_two_workers_give_the_loss_curve_of_one_though_both_meet_ctrl_c(tmp_path
         assert "the same command goes on" in said
         assert "Traceback" not in said
         before = lines(folder)
-        assert 3 <= len(before) < 20
+        assert 3 <= len(before) < EPOCHS
         wait_for(lambda first=first: not first.left(), 30)
 
         code, said = Command(*command).end()
         assert code == 0, said
-        assert "last weights (epoch 20), test: " in said
+        assert f"last (epoch {EPOCHS})" in said
         # Seconds are part of a line: it went on from where it had stopped, and trained none of them anew.
         assert lines(folder)[: len(before)] == before
-        assert [record["epoch"] for record in records(folder)] == list(range(1, 21))
+        assert [record["epoch"] for record in records(folder)] == list(range(1, EPOCHS + 1))
         assert not (folder / "checkpoints").exists()
         folders[workers] = folder
     one, two = folders[1], folders[2]
     assert json.loads((two / "environment.json").read_text())["workers"] == 2
-    assert losses(two)[:5] == pytest.approx(losses(one)[:5], rel=1e-3)
-    assert losses(two) == pytest.approx(losses(one), rel=2e-2)
+    # One worker whose student differs by 1e-7 at the start stays as near: 4e-6, later (ReLU's kinks) 6e-4.
+    assert losses(two)[:3] == pytest.approx(losses(one)[:3], rel=1e-5)
+    assert losses(two) == pytest.approx(losses(one), rel=3e-3)
     ends = [json.loads((folder / "summary.json").read_text())["last"] for folder in (one, two)]
-    assert ends[1]["test"]["top1"] == pytest.approx(ends[0]["test"]["top1"], abs=0.02)
+    assert ends[1]["test"]["top1"] == pytest.approx(ends[0]["test"]["top1"], abs=0.005)
 
 
 @pytest.mark.usefixtures("two_cpus")
