@@ -19,7 +19,7 @@ MARK = "RAY_KD_TEST"
 """A variable that every process below a command inherits."""
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 240) -> Any:
     """The first true answer."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -69,7 +69,7 @@ class Command:
             env={**os.environ, "PYTHONPATH": path, MARK: self.mark, **variables},
         )
 
-    def end(self, seconds: float = 120) -> tuple[int, str]:
+    def end(self, seconds: float = 240) -> tuple[int, str]:
         """Wait for it; its exit code and all that it said."""
         said = self.process.communicate(timeout=seconds)
         return self.process.returncode, "".join(said)
