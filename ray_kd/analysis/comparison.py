@@ -7,11 +7,10 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from ray_kd.analysis.convergence import Doubling, controls
-from ray_kd.analysis.records import Plan, Records
+from ray_kd.analysis.records import Plan, Records, by_seed
 from ray_kd.analysis.stats import Interval, Paired, holm, interval, paired
 from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.errors import UserError, unknown
@@ -214,15 +213,6 @@ def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
         agreement=over_seeds("best_test_agreement"),
         seconds=over_seeds("seconds"),
     )
-
-
-def by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
-    """The finite values of a column by seed; trials that share a seed count once, by their mean."""
-    if column not in trials:
-        return {}
-    values = trials[["seed", column]].dropna()
-    values = values[np.isfinite(values[column].astype(float))]
-    return {int(seed): float(value) for seed, value in values.groupby("seed")[column].mean().items()}  # type: ignore[call-overload]
 
 
 def _against_baseline(cells: list[Cell], baseline: str | None) -> list[Cell]:

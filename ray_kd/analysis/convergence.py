@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ray_kd.analysis.records import Plan
+from ray_kd.analysis.records import Plan, by_seed
 from ray_kd.analysis.stats import Interval, paired
 
 ENOUGH = 0.005
@@ -58,16 +58,9 @@ def controls(trials: pd.DataFrame, plan: Plan, metric: str, mode: str) -> Iterat
             continue
         short = finished[(finished["cell"] == cell) & (finished["phase"] == "compare")]
         long = finished[(finished["cell"] == control) & (finished["phase"] == "control")]
-        gain = doubling_gain(_validation(short, metric), _validation(long, metric), mode)
+        column = f"best_val_{metric}"
+        gain = doubling_gain(by_seed(short, column), by_seed(long, column), mode)
         yield Doubling(cell, str(control), _epochs(short), _epochs(long), gain)
-
-
-def _validation(trials: pd.DataFrame, metric: str) -> dict[int, float]:
-    column = f"best_val_{metric}"
-    if column not in trials:
-        return {}
-    values = trials[["seed", column]].dropna()
-    return {int(seed): float(value) for seed, value in zip(values["seed"], values[column], strict=True)}
 
 
 def _epochs(trials: pd.DataFrame) -> int | None:

@@ -74,8 +74,9 @@ class Truth:
     arm: Arm
     share: Share
     harmful: bool
-    counts: bool
-    """harmful: the corruption lowers the witness significantly; clean: the path alone beats the student."""
+    counts: bool | None
+    """harmful: the corruption lowers the witness significantly; clean: the path alone beats the student.
+    None: the sweep has no cells that tell."""
     limit: float
 
     @property
@@ -218,12 +219,12 @@ def _truths(
     truths = []
     for share in shares_of(arm, records.paths):
         if share.path in arm.harmful:
-            counts = harmful.get((arm.setting, arm.clean, arm.harmful), False)
+            counts = harmful.get((arm.setting, arm.clean, arm.harmful))
             truths.append(Truth(arm, share, True, counts, limit=0.05))
             continue
         single = singles.get(share.path)
-        helps = (
-            single is not None and alone is not None and difference(single.test, alone.test).bounds.low > 0
-        )
+        helps = None
+        if single is not None and alone is not None:
+            helps = difference(single.test, alone.test).bounds.low > 0
         truths.append(Truth(arm, share, False, helps, limit=fair / 2))
     return truths

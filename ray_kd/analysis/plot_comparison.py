@@ -11,7 +11,16 @@ from matplotlib.ticker import MaxNLocator
 
 from ray_kd.analysis.answer import number, p_value
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.plot_style import GREY, OKABE_ITO, WIDTH, Picture, legend_below, render, wrapped
+from ray_kd.analysis.plot_style import (
+    GREY,
+    OKABE_ITO,
+    WIDTH,
+    Picture,
+    legend_below,
+    render,
+    right_axis,
+    wrapped,
+)
 
 FIGURE_SPACE = "\N{FIGURE SPACE}"
 """As wide as a digit, so that numbers of unlike length stand in columns."""
@@ -133,7 +142,6 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
     """Difference and corrected p of each row, in a column at the right of the axes."""
     if comparison.baseline is None:
         return
-    right = axes.secondary_yaxis("right")
     shown = [_difference(comparison, cell) for cell in comparison.cells]
     widest = max(len(difference) for difference, _ in shown)
     labels = [f"{difference.rjust(widest, FIGURE_SPACE)}{p}" for difference, p in shown]
@@ -141,19 +149,8 @@ def _differences(axes: Axes, comparison: Comparison) -> None:
         "baseline" if comparison.is_reference(cell) else label
         for cell, label in zip(comparison.cells, labels, strict=True)
     ]
-    right.set_yticks(range(len(labels)), labels)
-    right.tick_params(axis="y", length=0)
-    right.spines["right"].set_visible(False)
-    axes.annotate(
-        f"difference{', points' if comparison.metric.rate else ''} (Holm p)",
-        (1.0, 1.0),
-        xycoords="axes fraction",
-        xytext=(4, 3),
-        textcoords="offset points",
-        fontsize=8,
-        color=GREY,
-        annotation_clip=False,
-    )
+    unit = ", points" if comparison.metric.rate else ""
+    right_axis(axes, range(len(labels)), labels, f"difference{unit} (Holm p)")
 
 
 def _difference(comparison: Comparison, cell: Cell) -> tuple[str, str]:

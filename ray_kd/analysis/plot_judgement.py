@@ -24,6 +24,7 @@ from ray_kd.analysis.plot_style import (
     colours,
     legend_below,
     render,
+    right_axis,
     style,
     words,
     wrapped,
@@ -126,20 +127,8 @@ def _forest(rows: Sequence[tuple[str, Difference, str]], label: str, right: str)
 
 
 def _right(axes: Axes, places: np.ndarray, rows: Sequence[tuple[str, Difference, str]], what: str) -> None:
-    right = axes.secondary_yaxis("right")
-    right.set_yticks(places, [f"{points(row[1].bounds.mean)}  {wrapped(words(row[2]), 30)}" for row in rows])
-    right.tick_params(axis="y", length=0)
-    right.spines["right"].set_visible(False)
-    axes.annotate(
-        f"mean  {what}",
-        (1.0, 1.0),
-        xycoords="axes fraction",
-        xytext=(4, 3),
-        textcoords="offset points",
-        fontsize=8,
-        color=GREY,
-        annotation_clip=False,
-    )
+    texts = [f"{points(row[1].bounds.mean)}  {wrapped(words(row[2]), 30)}" for row in rows]
+    right_axis(axes, places, texts, f"mean  {what}")
 
 
 def _handle(verdict: str) -> Line2D:

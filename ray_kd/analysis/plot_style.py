@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +95,24 @@ def looks_of(count: int) -> list[tuple[str, Any]]:
 def wrapped(name: str, width: int) -> str:
     """The name on as many lines as it needs to be no wider than ``width`` characters."""
     return "\n".join(textwrap.wrap(name, width)) or name
+
+
+def right_axis(axes: Axes, places: Any, labels: Sequence[str], heading: str) -> None:
+    """A text beside each row (at ``places``) of a dot plot, with a heading above the texts."""
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(places, labels)
+    right.tick_params(axis="y", length=0)
+    right.spines["right"].set_visible(False)
+    axes.annotate(
+        heading,
+        (1.0, 1.0),
+        xycoords="axes fraction",
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=8,
+        color=GREY,
+        annotation_clip=False,
+    )
 
 
 def legend_below(figure: Figure, *groups: list[Line2D], most: int = 4) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -299,3 +300,12 @@ def _metrics(prefix: str, values: Any) -> Row:
 def _number(value: Any) -> float | None:
     plain = isinstance(value, (int, float)) and not isinstance(value, bool)
     return float(value) if plain else None
+
+
+def by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
+    """The finite values of a column by seed; trials that share a seed count once, by their mean."""
+    if column not in trials:
+        return {}
+    values = trials[["seed", column]].dropna()
+    values = values[np.isfinite(values[column].astype(float))]
+    return {int(seed): float(value) for seed, value in values.groupby("seed")[column].mean().items()}  # type: ignore[call-overload]

@@ -77,6 +77,7 @@ class Training:
         self._parts: Parts | None = None
         self._step: Step | None = None
         self.epoch, self.seconds, self.started = 0, 0.0, now()
+        self._begin = 0.0
         self.last: dict[str, Any] = {}
         self.best: dict[str, Any] = {}
         self.best_state: dict[str, Tensor] = {}
@@ -114,6 +115,9 @@ class Training:
         )
         step = self._step = Step(self.spec, parts, setting, batches.steps)
         first = self._resume(step)
+        if setting.world == 1 and not step.taken and find_summary(setting.store, self.identity) is not None:
+            self._parts = None  # another process ended the run, and dropped its state, since we looked
+            return
         if step.taken and parts.aggregator.probes:
             batch = batches.before(self.epoch, first)
             targets = parts.targets.targets(batch)
@@ -125,7 +129,7 @@ class Training:
             self.records.start(self.spec, environment, keep_epochs=self.epoch)
         step.module.train()
         while self.epoch < training.epochs:
-            begin = time.perf_counter()
+            self._begin = time.perf_counter()
             if first == 0:
                 step.sums = step.empty_sums()
             parts.aggregator.begin_epoch(self._means)
@@ -133,7 +137,7 @@ class Training:
                 path.begin_epoch(self.epoch)
             self._run_epoch(batches, parts, step, first)
             first = 0
-            yield self._end_epoch(parts, step, begin)
+            yield self._end_epoch(parts, step)
 
     def _run_epoch(self, batches: Batches, parts: Parts, step: Step, first: int) -> None:
         seed, rank, device = self.spec.seed, self.setting.rank, self.setting.device
@@ -157,7 +161,7 @@ class Training:
         """Whether any rank was asked to stop; several ranks look rarely, since it costs a message."""
         return anyone(self.stop_requested.is_set(), self.setting.world, self.setting.device)
 
-    def _end_epoch(self, parts: Parts, step: Step, begin: float) -> dict[str, Any]:
+    def _end_epoch(self, parts: Parts, step: Step) -> dict[str, Any]:
         require_finite(step, self.epoch)
         training = self.spec.training
         self.epoch += 1
@@ -173,7 +177,7 @@ class Training:
         if self.epoch % training.evaluate_every == 0 or self.epoch == training.epochs:
             record["val"] = self._evaluate(parts, "validation")
             self._note_best(parts, record)
-        elapsed = time.perf_counter() - begin
+        elapsed = time.perf_counter() - self._begin
         self.seconds += elapsed
         record["seconds"] = round(elapsed, 4)
         self.last = record
@@ -207,10 +211,11 @@ class Training:
             self.best_state = student_state(parts.student)
 
     def _save(self, step: Step, record: dict[str, Any] | None) -> None:
+        """Save the state; without the epoch's record in the middle of an epoch, whose time counts too."""
         state = {
             "identity": self.identity,
             "epoch": self.epoch,
-            "seconds": self.seconds,
+            "seconds": self.seconds + (time.perf_counter() - self._begin if record is None else 0.0),
             "started": self.started,
             "last": copy.deepcopy(self.last),
             "best": copy.deepcopy(self.best),

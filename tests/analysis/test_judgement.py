@@ -202,6 +202,16 @@ def test_a_corruption_that_does_no_harm_is_not_counted() -> None:
     assert next(t for t in judged.truths if t.share.path == "shuffled").holds is None
 
 
+def test_what_no_cell_tells_is_not_known() -> None:
+    made = scene()
+    made.trials = [row for row in made.trials if row["cell"] not in ("equal_norm, harm", "ST")]
+    truths = {truth.share.path: truth for truth in made.judge().truths}
+    assert truths["shuffled"].counts is None
+    assert truths["soft_target"].counts is None
+    assert truths["attention_transfer"].counts is False
+    assert all(truth.holds is None for truth in truths.values())
+
+
 def test_stages_add_up_and_unmeasured_epochs_are_left_out() -> None:
     made = scene()
     split = []

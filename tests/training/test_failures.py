@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.outputs import Outputs
+from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.distill import distill, ensure_teachers
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
@@ -54,6 +56,24 @@ def test_a_corrupt_checkpoint_is_named(tmp_path: Path, damage: bytes | None) -> 
         distill(spec)
     assert not (file.parents[1] / "summary.json").exists(), "a damaged file is no end of the run"
     assert distill(spec, fresh=True)["status"] == "finished"
+
+
+def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
+    """The lock is free between the last epoch and the summary, and the summary drops the state."""
+    spec = tiny(tmp_path, paths=[], teacher=None)
+    setting = local_setting(spec)
+    first = Training(spec, setting)
+    list(first.epochs())
+
+    class Meanwhile(StoreCheckpoints):
+        def load(self) -> dict[str, Any] | None:
+            first.finish()
+            return super().load()
+
+    second = Training(spec, replace(setting, checkpoints=Meanwhile(setting.store, first.directory)))
+    assert list(second.epochs()) == []
+    assert second.finish() == json.loads((tmp_path / first.directory / "summary.json").read_text())
+    assert len(first.records.epochs()) == spec.training.epochs, "the records stay as they were"
 
 
 def test_stage_that_does_not_exist(tmp_path: Path) -> None:

@@ -141,6 +141,9 @@ def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path, after: int, aggrega
     stop_after_steps(training, after)
     with pytest.raises(Interrupted):
         list(training.epochs())
+    state = training.checkpoints.load()
+    assert state is not None
+    assert state["seconds"] > training.seconds or after % 4 == 0, "the time of the epoch so far counts"
     summary = distill(spec)
     for file in ("student", "best"):
         assert_same(weights(whole, expected, file), weights(parts, summary, file))
