@@ -22,9 +22,8 @@ from ray_kd.config.registry import AGGREGATORS
 Count = Annotated[int, Field(ge=1)]
 MARGIN = 4.0
 """How far below 0 the t of a path's own slope may lie before it caps the t against the placebo."""
-NORMS_EVERY = 60
-"""Steps between two looks at all paths' norms at least, once they no longer change quickly. (They halve in
-some hundred steps: factors from norms that are older starve the student.)"""
+NORMS_EVERY = 256
+"""Steps between two looks at all paths' norms, once they no longer change quickly."""
 
 
 class UtilityOptions(AggregatorOptions):
@@ -104,16 +103,14 @@ class Utility(GradientAggregator):
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         given, paths = self.needed(gradients), self.summed(losses)
-        norms = self.takes_norms(self.steps)
+        norms = self.takes_norms(self.steps) or "norms" not in self.memory
         if norms or self.measures(self.steps):
             return self.split(task_loss, paths, given, norms)
         return self.plain(task_loss, paths, given)
 
     def takes_norms(self, step: int) -> bool:
-        """Whether step ``step`` (from 1) takes every path's norm: 1, 2, 4 ... 32, later some that measure."""
-        if "norms" not in self.memory or (step <= 32 and step & (step - 1) == 0):
-            return True
-        return self.measures(step) and step - self.memory["looked"][0] >= NORMS_EVERY
+        """Whether step ``step`` (from 1) takes every path's norm: 1, 2, 4 ... 256, then every 256th."""
+        return step & (step - 1) == 0 if step <= NORMS_EVERY else step % NORMS_EVERY == 0
 
     def measures(self, step: int) -> bool:
         """Whether step ``step`` (from 1) measures."""
@@ -236,7 +233,6 @@ class Utility(GradientAggregator):
             self.memory["reference"] = np.array([steps + since, total + since * task, self.steps])
         if paths is None or not np.isfinite(paths).all() or "reference" not in self.memory:
             return
-        self.memory["looked"] = np.full(1, float(self.steps))
         before = self.memory.get("norms", paths)
         middle = np.sqrt(before * paths)  # of two batches, once norms no longer change quickly
         self.memory["norms"] = np.where((self.steps > 64) & (middle > 0), middle, paths)
