@@ -21,7 +21,7 @@ from ray_kd.training.setting import local_setting
 
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # Tune would move the process to another folder
 
-REPORT_EVERY = 1.0
+REPORT_EVERY = 2.0
 """Seconds between reports to the driver: each costs a round trip during which nothing trains."""
 WARM_STEP = 0.1
 """Seconds between reports of a warm-up, which ends after one of them."""
@@ -84,7 +84,7 @@ class TrialActor(Trainable):
         self._epoch = 0
 
     def step(self) -> dict[str, Any]:
-        """Train for about a second, or for one epoch; the last report holds the summary."""
+        """Train for about two seconds, or for one epoch; the last report holds the summary."""
         if self._task.warm:
             time.sleep(WARM_STEP)
             return {"epoch": 0}

@@ -150,6 +150,9 @@ class Step:
             measured = nothing if norms is None else torch.ones_like(nothing)
             parts += [nothing if found is None else self.known(found) for found in (norms, cosines)]
             parts.append(measured)
+        if len(parts) == 1:
+            self.sums += parts[0]
+            return
         self.sums += torch.cat([part.to(self.sums.dtype) for part in parts] if self._autocast else parts)
 
     def known(self, figures: Tensor) -> Tensor:
