@@ -6,6 +6,7 @@ import contextlib
 import json
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Generator
 from typing import Any, cast
 
@@ -22,7 +23,7 @@ PATIENCE = 8.0
 """Seconds that workers have to save their state and end when told to; Tune kills this actor after ten."""
 
 
-class Run:
+class Run(ABC):
     """A run that trains, epoch by epoch."""
 
     store: Store
@@ -30,21 +31,21 @@ class Run:
     """All epochs are trained; ``finish`` gives the summary."""
     closed = False
 
+    @abstractmethod
     def next_record(self, until: float) -> dict[str, Any] | None:
         """The next epoch's record; None when all epochs are trained, or none came by ``until``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> dict[str, Any]:
         """The summary, once ``ended``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fail(self, error: Exception) -> dict[str, Any]:
         """End as failed; the summary."""
-        raise NotImplementedError
 
+    @abstractmethod
     def leave(self, reason: str | None) -> None:
         """Stop before the end: for good with a reason, else with the state saved to go on from."""
-        raise NotImplementedError
 
 
 class InProcess(Run):
