@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from torch import Tensor
+
+IGNORE = 255
+"""The class of a pixel that nobody labelled; no loss and no metric reads it."""
+
+
+class DetectionHead(Protocol):
+    """What a detector knows about its own answers, beside the tensors in ``Outputs``.
+
+    A position is a place (and, where there are several, an anchor) that the detector answers for; L
+    of them over all levels, shallow to deep, row by row. Boxes are (x1, y1, x2, y2) in pixels.
+    """
+
+    level_sizes: tuple[tuple[int, int], ...]
+    """Height and width of each level, in the order of ``Outputs.features``."""
+
+    def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
+        """The detector's own training loss; its normalisers are global over ranks."""
+        ...
+
+    def detections(self, outputs: Outputs) -> dict[str, Tensor]:
+        """boxes (N, M, 4), scores (N, M), labels (N, M), best first; label -1 where there is none."""
+        ...
+
+    def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
+        """Whether each position (N, L) is trained to find an object in the batch's images."""
+        ...
+
+    def boxes(self, outputs: Outputs) -> Tensor:
+        """The boxes (N, L, 4) that all positions answer with, differentiable."""
+        ...
 
 
 @dataclass
@@ -12,14 +44,18 @@ class Outputs:
     """What a network returns for a batch; the one vocabulary that paths, tasks and models share.
 
     Attributes:
-        features: the feature map after each stage, shallow to deep, each (N, C, H, W).
-        logits: untempered scores, (N, K) for classification, (N, K, H, W) for dense tasks.
-        extra: whatever else a task's model gives, by name (a detector's boxes, say).
+        features: the feature map after each stage, shallow to deep, each (N, C, H, W); a detector's are
+            its pyramid's levels.
+        logits: untempered scores: (N, K) for classification, (N, K, H, W) for segmentation, at the
+            network's own resolution, (N, L, K) for dense detection.
+        extra: whatever else a task's model gives, by name, rows are samples (a detector's regression).
+        head: of detectors: how to read the tensors above.
     """
 
     features: tuple[Tensor, ...] = ()
     logits: Tensor | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
+    head: DetectionHead | None = None
 
     def detach(self) -> Outputs:
         """The same values without gradients."""
@@ -27,4 +63,5 @@ class Outputs:
             tuple(feature.detach() for feature in self.features),
             None if self.logits is None else self.logits.detach(),
             {name: value.detach() for name, value in self.extra.items()},
+            self.head,
         )

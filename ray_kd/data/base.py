@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -23,7 +23,26 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        """The raw samples at ``index`` (B,): image (B, C, H, W) float, label (B,), sample (B,) ids."""
+        """The samples at ``index`` (B,), without views, rows are samples.
+
+        image (B, C, H, W) float and sample (B,) ids; label (B,) for classification; mask (B, H, W) of
+        classes for segmentation, IGNORE where nobody labelled; for detection boxes (B, M, 4) in pixels
+        with box_label (B, M), -1 where an image has fewer than M objects.
+        """
+        ...
+
+
+class RawSplit(Split, Protocol):
+    """A split of files, read one by one; views act on a sample before it has the dataset's size."""
+
+    def raw(self, index: int) -> dict[str, Any]:
+        """Sample number ``index`` as it lies on disk: image, a uint8 ``tv_tensors.Image`` (C, H, W); label,
+        an int; mask, a ``tv_tensors.Mask`` (H, W); boxes, ``tv_tensors.BoundingBoxes`` (n, 4), with
+        box_label (n,), each where the dataset has it."""
+        ...
+
+    def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
+        """A raw or viewed sample as a row of ``gather``: of the dataset's size, normalised, boxes padded."""
         ...
 
 
@@ -32,30 +51,57 @@ class TensorSplit:
 
     Args:
         images: (N, C, H, W) float, normalised.
-        labels: (N,) int64.
+        labels: (N,) int64, where samples have one class.
         ids: (N,) int64; default 0 .. N-1.
+        **columns: what else a sample has (mask, boxes, box_label), (N, ...).
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, ids: Tensor | None = None) -> None:
-        self.images, self.labels = images.contiguous(), labels
-        self.ids = torch.arange(len(labels)) if ids is None else ids
+    def __init__(
+        self, images: Tensor, labels: Tensor | None = None, ids: Tensor | None = None, **columns: Tensor
+    ) -> None:
+        self.ids = torch.arange(len(images)) if ids is None else ids
+        given = {} if labels is None else {"label": labels}
+        self.columns = {"image": images.contiguous(), **given, **columns}
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.ids)
+
+    @property
+    def images(self) -> Tensor:
+        """All images (N, C, H, W)."""
+        return self.columns["image"]
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels (N,)."""
+        return self.columns["label"]
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        return {"image": self.images[index], "label": self.labels[index], "sample": self.ids[index]}
+        found = {name: values[index] for name, values in self.columns.items()}
+        return {**found, "sample": self.ids[index]}
 
     def to(self, device: torch.device) -> TensorSplit:
         """The same split on a device; sets this small stay resident there."""
-        return TensorSplit(self.images.to(device), self.labels.to(device), self.ids.to(device))
+        moved = {name: values.to(device) for name, values in self.columns.items()}
+        return _tensor_split(moved, self.ids.to(device))
+
+    def exchange(self, order: Tensor) -> TensorSplit:
+        """The same images with what is known of them taken from the samples in ``order`` (N,)."""
+        other = {name: values[order.to(values.device)] for name, values in self.columns.items()}
+        return _tensor_split({**other, "image": self.images}, self.ids)
+
+
+def _tensor_split(columns: dict[str, Tensor], ids: Tensor) -> TensorSplit:
+    rest = dict(columns)
+    return TensorSplit(rest.pop("image"), rest.pop("label", None), ids, **rest)
 
 
 class MapSplit:
-    """A split over anyone's map-style dataset of (image tensor, label) pairs.
+    """A split over anyone's map-style dataset.
 
     Args:
-        dataset: ``dataset[i]`` gives an image (C, H, W) and an integer label.
+        dataset: ``dataset[i]`` gives an image (C, H, W) and an integer label, or a mapping of tensors
+            (image, and mask, or boxes and box_label) of the same shapes for every i.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -66,10 +112,16 @@ class MapSplit:
         return len(self.dataset)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        pairs: Sequence[Any] = [self.dataset[i] for i in index.tolist()]
-        images = torch.stack([torch.as_tensor(image) for image, _ in pairs])
-        labels = torch.tensor([int(label) for _, label in pairs])
-        return {"image": images, "label": labels, "sample": index.clone()}
+        items = [_named(self.dataset[i]) for i in index.tolist()]
+        columns = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+        return {**columns, "sample": index.clone()}
+
+
+def _named(item: Any) -> Mapping[str, Any]:
+    if isinstance(item, Mapping):
+        return item
+    image, label = item
+    return {"image": image, "label": int(label)}
 
 
 class Dataset:
@@ -80,14 +132,23 @@ class Dataset:
             test is read once, at the end of a run.
         classes: how many classes there are.
         channels: channels of an image.
+        mean, std: what images were normalised with, channel by channel; None: not known.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     source: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    """Names of the tasks that its samples have labels for."""
     Options: ClassVar[type[Options]]
     train: Split
     validation: Split
     test: Split
     classes: int
     channels: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def classes_of(self, task: str) -> int:
+        """How many classes a network for a task tells apart, the background of a segmentation included."""
+        return self.classes

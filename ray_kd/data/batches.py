@@ -14,6 +14,9 @@ from ray_kd.data.views import Views
 CHUNK = 2048
 """Samples whose views are drawn at once where the set lies in memory: one call instead of one a step."""
 
+PIXELS = 1 << 23
+"""Numbers in the images of one evaluation batch at most."""
+
 
 class Batches:
     """Training batches: {image, label, sample, view}, the same for any number of ranks taken together.
@@ -43,7 +46,10 @@ class Batches:
         self.split, self.views, self.batch_size, self.seed = split, views, batch_size, seed
         self.device, self.rank, self.world = device, rank, world
         self.steps = steps_per_epoch(len(split), batch_size)
-        self._at_once = max(1, CHUNK * world // batch_size) if isinstance(split, TensorSplit) else 1
+        self._at_once = 1
+        if isinstance(split, TensorSplit):
+            chunk = min(CHUNK, PIXELS // max(1, split.images[0].numel()))
+            self._at_once = max(1, chunk * world // batch_size)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch (0-based) from step ``start`` on."""
@@ -53,7 +59,7 @@ class Batches:
             index = order[first : first + self._at_once]
             many = self.split.gather(index.flatten())
             many = {name: value.to(self.device, non_blocking=True) for name, value in many.items()}
-            many["image"] = self.views.apply(many["image"], many["sample"], view)
+            many = self.views(many, view, self.split)
             many["view"] = torch.full_like(many["sample"], view)
             for step in zip(*(value.split(index.shape[1]) for value in many.values()), strict=True):
                 yield dict(zip(many, step, strict=True))
@@ -65,9 +71,15 @@ class Batches:
 
 
 def in_order(
-    split: Split, device: torch.device, rank: int = 0, world: int = 1, size: int = 512
+    split: Split, device: torch.device, rank: int = 0, world: int = 1, size: int | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """A whole split in its own order without views, for evaluation; this rank's share of it."""
+    """A whole split in its own order without views, for evaluation; this rank's share of it.
+
+    Args:
+        size: samples in a batch; None: as many as make ``PIXELS`` numbers, 512 at most.
+    """
     index = torch.arange(rank, len(split), world)
-    for part in index.split(size):
+    if size is None and len(index):
+        size = max(1, min(512, PIXELS // split.gather(index[:1])["image"].numel()))
+    for part in index.split(size or 1):
         yield {name: value.to(device) for name, value in split.gather(part).items()}

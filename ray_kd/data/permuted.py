@@ -10,7 +10,7 @@ from ray_kd.streams import generator
 
 
 class _Permuted:
-    """A split whose samples have each other's labels."""
+    """A split whose samples have each other's labels (masks, boxes)."""
 
     def __init__(self, split: Split, order: Tensor) -> None:
         self.split, self.order, self.ids = split, order, split.ids
@@ -20,7 +20,8 @@ class _Permuted:
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         other = self.split.gather(self.order[index.cpu()])
-        return {**self.split.gather(index), "label": other["label"]}
+        own = self.split.gather(index)
+        return {**other, "image": own["image"], "sample": own["sample"]}
 
 
 def permuted_labels(split: Split, seed: int) -> Split:
@@ -30,5 +31,5 @@ def permuted_labels(split: Split, seed: int) -> Split:
     """
     order = torch.randperm(len(split), generator=generator(seed, "permuted labels"))
     if isinstance(split, TensorSplit):
-        return TensorSplit(split.images, split.labels[order.to(split.labels.device)], split.ids)
+        return split.exchange(order)
     return _Permuted(split, order)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from ray_kd.config.options import ViewOptions
 from ray_kd.config.registry import VIEWS
+from ray_kd.data.base import Split
 from ray_kd.data.draws import uniform
 
 
@@ -25,6 +27,8 @@ class Views:
     name: ClassVar[str]
     version: ClassVar[int]
     source: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    """Names of the tasks whose labels stay true under it."""
     Options: ClassVar[type[ViewOptions]] = ViewOptions
 
     def __init__(self, options: ViewOptions) -> None:
@@ -34,9 +38,17 @@ class Views:
         """Which view every sample shows in an epoch (0-based): epoch mod count."""
         return epoch % self.options.count if self.options.count else epoch
 
+    def __call__(self, batch: Mapping[str, Tensor], view: int, split: Split) -> dict[str, Tensor]:
+        """A batch as its samples' view number ``view`` shows them.
+
+        Here the image alone changes. A view that moves pixels under a mask or boxes, or mixes samples,
+        overrides this; partners for mixing come from ``split``, the whole training set.
+        """
+        return {**batch, "image": self.apply(batch["image"], batch["sample"], view)}
+
     def apply(self, images: Tensor, samples: Tensor, view: int) -> Tensor:
         """Images (B, C, H, W) of the samples (B,) as their view number ``view`` shows them."""
-        raise TypeError(f"{type(self).__name__} implements no apply")
+        raise TypeError(f"{type(self).__name__} implements neither apply nor a __call__ of its own")
 
 
 class NoViewOptions(ViewOptions):
@@ -47,6 +59,7 @@ class NoViewOptions(ViewOptions):
 class NoViews(Views):
     """Images as they are."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "detection")
     Options = NoViewOptions
 
     def of_epoch(self, epoch: int) -> int:

@@ -22,6 +22,8 @@ class StagedModel(nn.Module):
     name: ClassVar[str]
     version: ClassVar[int]
     source: ClassVar[str]
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    """Names of the tasks that it has a head for."""
     Options: ClassVar[type[Options]]
     stages: nn.Sequential
     stage_channels: tuple[int, ...]

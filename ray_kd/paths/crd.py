@@ -51,6 +51,7 @@ class Crd(FeaturePath):
     and rows never filled are no negatives, where the code starts from random vectors.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
     published_weight: ClassVar[float] = 0.8
     needs: ClassVar[tuple[str, ...]] = ("label", "sample")
     traits = frozenset({"stateful"})

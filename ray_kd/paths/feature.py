@@ -21,6 +21,7 @@ from ray_kd.streams import forked
 class FeaturePath(Path):
     """A path with one loss for each stage it attaches to, student stage i against teacher stage i."""
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "detection")
     default_stages: ClassVar[tuple[int, ...] | None] = None
     """Stages its source attaches it to; None: all. Negative counts from the deepest."""
 

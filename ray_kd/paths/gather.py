@@ -43,6 +43,23 @@ def all_rows(values: Tensor) -> Tensor:
     return _AllRows.apply(values, group)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def normaliser(count: Tensor) -> Tensor:
+    """What a rank divides a sum by so that the mean over ranks is the sum of all over the count of all.
+
+    Args:
+        count: this rank's valid pixels or positive boxes, a scalar; every rank has to come here.
+
+    Returns:
+        A scalar without gradient: the count over all ranks, at least 1, divided by the number of ranks.
+    """
+    group = _ranks()
+    total = count.detach().float().clone()
+    if group is None:
+        return total.clamp_min(1)
+    group.allreduce([total]).wait()
+    return total.clamp_min(1) / group.size()
+
+
 def own_rows(values: Tensor) -> Tensor:
     """This rank's share of rows that ``all_rows`` gathered."""
     group = _ranks()

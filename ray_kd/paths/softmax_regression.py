@@ -34,6 +34,7 @@ class SoftmaxRegression(AdaptedPath):
     (static weight 1, adapter without ReLU; SRRL's own has one: ``adapter: conv_bn_relu``).
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification",)
     published_weight: ClassVar[float] = 1.0
     binds: ClassVar[bool] = True
     default_stages: ClassVar[tuple[int, ...] | None] = (-1,)

@@ -14,6 +14,7 @@ from ray_kd.config.registry import TASKS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import logits_of
 from ray_kd.tasks.base import Task
+from ray_kd.tasks.fidelity import calibration_error, calibration_sums, fidelity_metrics, fidelity_sums
 
 
 class ClassificationOptions(Options):
@@ -22,10 +23,14 @@ class ClassificationOptions(Options):
 
 @TASKS.register("classification")
 class Classification(Task):
-    """Cross-entropy; top-1 and top-5 accuracy; agreement with the teacher.
+    """Cross-entropy; top-1 and top-5 accuracy, calibration, fidelity to the teacher.
 
     ``agreement`` is the share of samples where the student's first class is the teacher's,
-    ``agreement5`` where the student's first five hold it (Chennupati et al., arXiv 2110.09674).
+    ``agreement5`` where the student's first five hold it (Chennupati et al., arXiv 2110.09674);
+    ``kl`` and ``agreement_wrong`` as ``tasks.fidelity`` says. ``ece`` is the expected calibration
+    error over 15 bins of equal width (Guo et al., ICML 2017, arXiv 1706.04599).
+
+    A label may be a class (N,), or shares of classes (N, K) where views mix samples.
     """
 
     monitor: ClassVar[str] = "top1"
@@ -45,11 +50,23 @@ class Classification(Task):
             "loss": F.cross_entropy(logits, label, reduction="sum"),
             "top1": hits[:, 0].sum(),
             "top5": hits.sum(),
+            "calibration": calibration_sums(logits, label),
         }
         if teacher is not None:
-            same = first == logits_of(teacher, self.name).argmax(dim=1, keepdim=True)
-            sums["agreement"], sums["agreement5"] = same[:, 0].sum(), same.sum()
+            judge = logits_of(teacher, self.name).float()
+            sums["agreement5"] = (first == judge.argmax(dim=1, keepdim=True)).sum()
+            sums["fidelity"] = fidelity_sums(logits, judge, label)
         return sums
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        return {name: value / sums["count"] for name, value in sums.items() if name != "count"}
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        names = ("loss", "top1", "top5", "agreement5")
+        found = {name: float(sums[name] / sums["count"]) for name in names if name in sums}
+        found["ece"] = calibration_error(sums["calibration"])
+        if "fidelity" in sums:
+            found.update(fidelity_metrics(sums["fidelity"]))
+        return found
+
+    def chance(self, metrics: Mapping[str, float]) -> str | None:
+        if metrics["top1"] > 1.5 / self.classes:
+            return None
+        return f"top-1 {metrics['top1']:.4f}, where guessing gives {1 / self.classes:.4f}"

@@ -9,7 +9,9 @@ import torch
 
 from ray_kd.aggregation import create_aggregator
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
+from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
 from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model
 from ray_kd.paths import create_path
@@ -23,6 +25,7 @@ def check_run(spec: RunSpec) -> None:
         UserError: stages that do not exist, widths that do not match, an aggregator that cannot take
             these paths.
     """
+    check_task(spec)
     try:
         with torch.device("meta"):
             _build(spec)
@@ -50,6 +53,33 @@ def check_plan(plan: Plan) -> None:
             raise UserError(f"sweep '{plan.name}', {trial.cell}: {error}") from None
 
 
+def check_task(spec: RunSpec) -> None:
+    """Whether dataset, views, models and paths are for the run's task.
+
+    Raises:
+        UserError: names the part, what it is for, and those that are for the task.
+    """
+    task = spec.task.component_name
+    parts: list[tuple[str, Registry, Options]] = [
+        ("dataset", DATASETS, spec.dataset),
+        ("views", VIEWS, spec.views),
+        ("student", MODELS, spec.student),
+    ]
+    for name, teacher in spec.teachers.items():
+        parts += [(f"teachers.{name}.model", MODELS, teacher.model)]
+        parts += [(f"teachers.{name}.views", VIEWS, teacher.views)]
+    parts += [(f"paths.{index}", PATHS, path) for index, path in enumerate(spec.paths)]
+    for where, registry, options in parts:
+        name = options.component_name
+        tasks = registry.get(name).tasks
+        if task not in tasks:
+            fit = [other for other in registry.names() if task in registry.get(other).tasks]
+            raise UserError(
+                f"{where}: {registry.kind} '{name}' is for {' and '.join(tasks)}, and the task is {task}; "
+                f"expected one of {', '.join(fit) or 'none that is registered'}."
+            )
+
+
 def _build(spec: RunSpec) -> None:
     size = {"classes": 10, "channels": 3}  # the data's own sizes change no stage
     student = create_model(spec.student, **size)
@@ -72,4 +102,6 @@ def _build(spec: RunSpec) -> None:
 def _essence(spec: RunSpec) -> list[Any]:
     teachers = {name: teacher.model.essence() for name, teacher in spec.teachers.items()}
     paths = [path.essence() for path in spec.active_paths()]
-    return [spec.student.essence(), teachers, paths, spec.aggregation.essence()]
+    views = [spec.views.essence(), *(teacher.views.essence() for teacher in spec.teachers.values())]
+    about = [spec.task.essence(), spec.dataset.essence(), views]
+    return [about, spec.student.essence(), teachers, paths, spec.aggregation.essence()]

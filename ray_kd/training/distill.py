@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
+from ray_kd.outputs import IGNORE
 from ray_kd.storage import Store
 from ray_kd.training.check import check_run
 from ray_kd.training.parts import Own
@@ -46,8 +47,8 @@ def distill(
         student: your own module in place of the spec's; returns Outputs and has ``stage_channels``
             where a path needs features.
         teacher: your own trained module in place of the spec's teachers.
-        train, validation, test: your own map-style datasets of (image tensor, label); ``validation``
-            and ``test`` are needed with ``train``.
+        train, validation, test: your own map-style datasets of (image tensor, label), or of mappings as
+            ``MapSplit`` says; ``validation`` and ``test`` are needed with ``train``.
         key: names your own objects, so that the run can be found again; without it, it never is.
         fresh: start over even where the run ended, or left a state.
         setting: where to run; default: this process, first GPU or CPU.
@@ -143,9 +144,17 @@ def _own(student: Any, teacher: Any, train: Any, validation: Any, test: Any, key
             raise UserError("distill: an own train set needs its validation and test sets too.")
         dataset = Dataset()
         dataset.train, dataset.validation, dataset.test = (MapSplit(s) for s in (train, validation, test))
-        dataset.classes = 1 + max(int(train[index][1]) for index in range(len(train)))
-        dataset.channels = int(torch.as_tensor(train[0][0]).shape[0])
+        dataset.classes = 1 + max(_largest_class(train[index]) for index in range(len(train)))
+        dataset.channels = dataset.train.gather(torch.tensor([0]))["image"].shape[1]
     return Own(student, teacher, dataset, key)
+
+
+def _largest_class(item: Any) -> int:
+    """The largest class in one sample of an own dataset."""
+    if not isinstance(item, Mapping):
+        return int(item[1])
+    found = next(torch.as_tensor(item[key]) for key in ("label", "mask", "box_label") if key in item)
+    return int(found.masked_fill(found == IGNORE, -1).max()) if found.numel() else -1
 
 
 def _own_identity(spec: RunSpec, own: Own) -> str:

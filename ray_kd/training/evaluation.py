@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,25 +13,30 @@ from ray_kd.data.base import Split
 from ray_kd.data.batches import in_order
 from ray_kd.outputs import Outputs
 from ray_kd.tasks import Task
-from ray_kd.training.ranks import add_up
+from ray_kd.training.ranks import add_up, gather_objects
 from ray_kd.training.setting import Setting
+
+Answers = Callable[[int, Mapping[str, Tensor]], Outputs]
+"""The teacher's answer to evaluation batch number i, which is given."""
 
 
 @torch.no_grad()
 def evaluate(
-    student: nn.Module, task: Task, split: Split, answers: Sequence[Outputs] | None, setting: Setting
+    student: nn.Module, task: Task, split: Split, answers: Answers | None, setting: Setting
 ) -> dict[str, float]:
     """The task's metrics on a whole split; every rank takes a share, and all get the whole.
 
     Args:
-        answers: the teacher's outputs for each evaluation batch, for agreement; None: no teacher.
+        answers: the teacher's answer to each evaluation batch, for fidelity; None: no teacher.
     """
     was_training = student.training
     student.eval()
-    sums: dict[str, Tensor] = {}
+    meter = task.meter()
     for index, batch in enumerate(in_order(split, setting.device, setting.rank, setting.world)):
         outputs = cast(Outputs, student(batch["image"]))
-        for name, value in task.sums(outputs, batch, answers[index] if answers else None).items():
-            sums[name] = sums[name] + value if name in sums else value
+        meter.update(outputs, batch, answers(index, batch) if answers else None)
     student.train(was_training)
-    return task.metrics(add_up(sums, setting.world, setting.device))
+    return meter.result(
+        partial(add_up, world=setting.world, device=setting.device),
+        partial(gather_objects, world=setting.world),
+    )

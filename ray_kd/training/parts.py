@@ -63,8 +63,9 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     if spec.training.labels == "permuted":
         dataset = copy.copy(dataset)  # other runs of this process share the original
         dataset.train = permuted_labels(dataset.train, spec.seed)
+    classes = dataset.classes_of(spec.task.component_name)
     student = own.student or create_model(
-        spec.student, classes=dataset.classes, channels=dataset.channels, seed=spec.seed
+        spec.student, classes=classes, channels=dataset.channels, seed=spec.seed
     )
     teachers = {
         name: LiveTeacher(own.teacher, device)
@@ -83,7 +84,7 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     return Parts(
         dataset=dataset,
         views=VIEWS.get(spec.views.component_name)(spec.views),
-        task=TASKS.get(spec.task.component_name)(spec.task),
+        task=TASKS.get(spec.task.component_name)(spec.task, classes),
         student=student.to(device),
         teachers=teachers,
         targets=Teachers(teachers, paths, labels),

@@ -65,12 +65,22 @@ def anyone(flag: bool, world: int, device: torch.device) -> bool:
     return bool(told)
 
 
-def add_up(sums: dict[str, Tensor], world: int, device: torch.device) -> dict[str, float]:
-    """Sums over samples, added over ranks."""
-    stacked = torch.stack([value.to(device, torch.float64) for value in sums.values()])
+def add_up(sums: dict[str, Tensor], world: int, device: torch.device) -> dict[str, Tensor]:
+    """Tensors added over ranks, entry by entry, as float64 on the CPU; same names and shapes everywhere."""
+    flat = torch.cat([value.to(device, torch.float64).flatten() for value in sums.values()])
     if world > 1:
-        dist.all_reduce(stacked)
-    return dict(zip(sums, stacked.tolist(), strict=True))
+        dist.all_reduce(flat)
+    parts = flat.cpu().split([value.numel() for value in sums.values()])
+    return {name: part.view(sums[name].shape) for name, part in zip(sums, parts, strict=True)}
+
+
+def gather_objects(value: Any, world: int) -> list[Any]:
+    """Every rank's picklable object, in the order of ranks, on all of them."""
+    if world == 1:
+        return [value]
+    found: list[Any] = [None] * world
+    dist.all_gather_object(found, value)
+    return found
 
 
 def broadcast_object(value: object, world: int) -> object:

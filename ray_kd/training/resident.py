@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,10 +13,14 @@ from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, Split, TensorSplit
-from ray_kd.data.batches import in_order
 from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
+from ray_kd.tasks import Task
 from ray_kd.teacher import LiveTeacher, load_teacher
+from ray_kd.training.evaluation import Answers
+
+KEPT_BYTES = 1 << 30
+"""Memory that a teacher's answers to one split may take."""
 
 
 class Resident:
@@ -37,26 +42,30 @@ class Resident:
         dataset = self.dataset(spec.dataset, device)
 
         def make() -> LiveTeacher:
-            model = load_teacher(spec, name, store, dataset.classes, dataset.channels)
+            classes = dataset.classes_of(spec.task.component_name)
+            model = load_teacher(spec, name, store, classes, dataset.channels)
             return LiveTeacher(model, device)
 
         return self._once(("teacher", teacher_key(spec, name), store.uri, device), make)
 
     def answers(
-        self, teacher: LiveTeacher, split: Split, device: torch.device, rank: int, world: int
-    ) -> list[Outputs]:
-        """A teacher's logits on each of the split's evaluation batches, computed once."""
-
-        def make() -> list[Outputs]:
-            logits = (
-                teacher.outputs(batch["image"]).logits for batch in in_order(split, device, rank, world)
-            )
-            return [Outputs(logits=value) for value in logits]
-
+        self, teacher: LiveTeacher, task: Task, split: Split, device: torch.device, rank: int, world: int
+    ) -> Answers:
+        """A teacher's answers to a split's evaluation batches, each computed once; those that do not fit
+        into ``KEPT_BYTES`` are computed when asked for."""
         # Objects are part of the key by id; the tuple kept beside the answers keeps them alive.
-        kept = self._once(("answers", id(teacher), id(split), rank, world), lambda: (make(), teacher, split))
-        answers: list[Outputs] = kept[0]
-        return answers
+        key = ("answers", task.name, id(teacher), id(split), device, rank, world)
+        kept: dict[int, Outputs] = self._once(key, lambda: ({}, teacher, split))[0]
+
+        def answer(index: int, batch: Mapping[str, Tensor]) -> Outputs:
+            if index in kept:
+                return kept[index]
+            found = task.answer(teacher.outputs(batch["image"]))
+            if sum(map(_bytes, [*kept.values(), found])) <= KEPT_BYTES:
+                kept[index] = found
+            return found
+
+        return answer
 
     def _once(self, key: tuple[Any, ...], make: Any) -> Any:
         text = json.dumps(key, sort_keys=True, default=str)
@@ -77,6 +86,11 @@ def _on_device(options: Options, device: torch.device) -> Dataset:
         if isinstance(split, TensorSplit):
             setattr(dataset, name, split.to(device))
     return dataset
+
+
+def _bytes(outputs: Outputs) -> int:
+    held = [*outputs.features, *outputs.extra.values(), *([] if outputs.logits is None else [outputs.logits])]
+    return sum(values.numel() * values.element_size() for values in held)
 
 
 def student_state(student: torch.nn.Module) -> dict[str, Tensor]:

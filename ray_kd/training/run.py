@@ -199,7 +199,9 @@ class Training:
         answers = None
         if parts.judge is not None:
             setting = self.setting
-            answers = self.resident.answers(parts.judge, split, setting.device, setting.rank, setting.world)
+            answers = self.resident.answers(
+                parts.judge, parts.task, split, setting.device, setting.rank, setting.world
+            )
         return evaluate(parts.student, parts.task, split, answers, self.setting)
 
     def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
