@@ -29,6 +29,9 @@ class Views:
     source: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     """Names of the tasks whose labels stay true under it."""
+    per_sample: ClassVar[bool] = False
+    """Whether it acts on one raw sample of files at a time, before it has the dataset's size: it then has
+    ``sample(raw, split, index, view) -> raw``, which runs in the loader's worker processes."""
     Options: ClassVar[type[ViewOptions]] = ViewOptions
 
     def __init__(self, options: ViewOptions) -> None:
