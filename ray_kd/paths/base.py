@@ -111,6 +111,11 @@ class Path(nn.Module):
             return losses
         return {key: loss * self.strength for key, loss in losses.items()}
 
+    @classmethod
+    def needs_of(cls, task: str) -> tuple[str, ...]:
+        """Keys of the batch that the loss reads in a task."""
+        return cls.needs
+
     def bind(self, teacher: nn.Module) -> None:
         """Take frozen parts of the teacher that the loss needs (its head, say); they are copied."""
 

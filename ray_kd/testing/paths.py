@@ -14,13 +14,13 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.registry import PATHS
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.corruption import Corruption
-from ray_kd.testing.path_scene import Scene, on_two_ranks
+from ray_kd.testing.scenes import SCENES, Scene, on_two_ranks, tensors
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
 class PathConformance:
-    """Subclass it and name your path; pytest does the rest.
+    """Subclass it and name your path; pytest does the rest, on the scene of each task the path declares.
 
     Example:
         >>> class TestMine(PathConformance):
@@ -33,6 +33,20 @@ class PathConformance:
     """Options to test it with."""
     stored_tolerance: ClassVar[float] = 0.02
     """How far, relatively, the loss may move when its target went through float16."""
+    scenes: ClassVar[Mapping[str, type[Scene]]] = SCENES
+    """What it is tested on, by task."""
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Every test once for each task that the path declares."""
+        tasks = [task for task in self.cls.tasks if task in self.scenes]
+        assert tasks, f"path '{self.path}' is for {self.cls.tasks}; scenes: {sorted(self.scenes)}"
+        if "task" in metafunc.fixturenames:
+            metafunc.parametrize("task", tasks)
+
+    @pytest.fixture(autouse=True)
+    def _on_the_scene_of(self, task: str) -> None:
+        self.scene = self.scenes[task]
+        self.task = task
 
     @property
     def cls(self) -> type[Path]:
@@ -42,7 +56,7 @@ class PathConformance:
 
     def make(self, scene: Scene | None = None, seed: int = 0, **options: Any) -> Path:
         """The path between the scene's student and teacher, bound to the teacher."""
-        scene = scene or Scene()
+        scene = scene or self.scene()
         path = create_path(
             self.path,
             student_channels=scene.student_channels,
@@ -78,7 +92,7 @@ class PathConformance:
         return [scene.student.features[stage] for stage in stages]
 
     def test_losses_are_finite_scalars_under_declared_keys(self) -> None:
-        scene = Scene()
+        scene = self.scene()
         path = self.make(scene)
         losses = path(scene.student, path.target(scene.teacher), scene.batch)
         assert tuple(losses) == path.keys
@@ -92,12 +106,12 @@ class PathConformance:
         if "signed" in self.cls.traits:
             return
         for seed in range(5):
-            scene = Scene(seed)
+            scene = self.scene(seed)
             path = self.make(scene)
             assert min(path(scene.student, path.target(scene.teacher), scene.batch).values()) >= 0
 
     def test_gradients_reach_student_and_adapters_only(self) -> None:
-        scene = Scene(teacher_grad=True)
+        scene = self.scene(teacher_grad=True)
         path = self.settled(self.make(scene), scene)
         target = path.target(scene.teacher)
         self.loss(path, scene, target).backward()
@@ -109,12 +123,12 @@ class PathConformance:
             if parameter.requires_grad:
                 assert parameter.grad is not None, name
                 assert parameter.grad.isfinite().all(), name
-        teacher = [*scene.teacher.features, scene.teacher.logits, *scene.teacher_model.parameters()]
-        assert all(values is not None and values.grad is None for values in teacher)
+        teacher = [*tensors(scene.teacher), *scene.teacher_model.parameters()]
+        assert all(values.grad is None for values in teacher)
         assert not any(values.requires_grad for values in target.values())
 
     def test_target_is_of_samples_and_of_detached_outputs(self) -> None:
-        scene = Scene(teacher_grad=True)
+        scene = self.scene(teacher_grad=True)
         path = self.make(scene)
         target, detached = path.target(scene.teacher), path.target(scene.teacher.detach())
         few = path.target(scene.rows(slice(0, 3)).teacher)
@@ -123,12 +137,12 @@ class PathConformance:
             assert len(values) == scene.count
             assert torch.equal(values, detached[key])
             torch.testing.assert_close(few[key], values[:3], msg="a row depends on other samples")
-        given = scene.count * scene.classes + sum(values.numel() for values in scene.teacher.features)
+        given = sum(values.numel() for values in tensors(scene.teacher))
         assert sum(values.numel() for values in target.values()) <= given
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_zero_where_student_is_teacher(self, dtype: torch.dtype) -> None:
-        scene = Scene(dtype=dtype).as_teacher()
+        scene = self.scene(dtype=dtype).as_teacher()
         path = self.settled(self.unadapted(scene).eval(), scene)
         loss = self.loss(path, scene)
         size = 1e-5 if dtype == torch.float32 else 1e-10
@@ -138,7 +152,7 @@ class PathConformance:
             assert values.grad is None or values.grad.isfinite().all()
 
     def test_order_of_samples_does_not_matter(self) -> None:
-        scene = Scene(dtype=torch.float64)
+        scene = self.scene(dtype=torch.float64)
         turned = scene.rows(torch.tensor([3, 0, 7, 1, 6, 2, 5, 4]))
         for here in (scene, turned):
             here.loss = self.loss(self.make(scene), here)
@@ -147,20 +161,20 @@ class PathConformance:
     def test_scale_law(self) -> None:
         if self.cls.degree is None:
             return
-        one, three = Scene(dtype=torch.float64), Scene(dtype=torch.float64, scale=3.0)
+        one, three = self.scene(dtype=torch.float64), self.scene(dtype=torch.float64, scale=3.0)
         losses = [self.loss(self.make(one).eval(), scene) for scene in (one, three)]
         torch.testing.assert_close(losses[1], losses[0] * 3**self.cls.degree, rtol=1e-4, atol=0)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_dtype_is_the_students(self, dtype: torch.dtype) -> None:
-        scene = Scene(dtype=dtype)
+        scene = self.scene(dtype=dtype)
         loss = self.loss(self.make(scene), scene)
         assert loss.dtype == dtype
-        exact = Scene(dtype=torch.float64)
+        exact = self.scene(dtype=torch.float64)
         torch.testing.assert_close(loss.double(), self.loss(self.make(exact), exact), rtol=1e-3, atol=1e-6)
 
     def test_autocast_stays_finite_and_close(self) -> None:
-        scene, half = Scene(), Scene().in_half()
+        scene, half = self.scene(), self.scene().in_half()
         wanted = self.loss(self.make(scene), scene)
         path = self.make(half)
         with torch.autocast("cpu", torch.bfloat16):
@@ -172,13 +186,13 @@ class PathConformance:
 
     @pytest.mark.parametrize("device", DEVICES)
     def test_device(self, device: str) -> None:
-        scene, there = Scene(), Scene(device=device)
+        scene, there = self.scene(), self.scene(device=device)
         wanted, loss = self.loss(self.make(scene), scene), self.loss(self.make(there), there)
         assert loss.device.type == device
         torch.testing.assert_close(loss.cpu(), wanted, rtol=1e-3, atol=1e-5)
 
     def test_state_round_trip(self) -> None:
-        scene, other = Scene(), Scene(1)
+        scene, other = self.scene(), self.scene(1)
         path = self.make(scene)
         for seen in (scene, other, scene):
             self.loss(path, seen)
@@ -191,7 +205,7 @@ class PathConformance:
             assert torch.equal(self.loss(fresh, scene), self.loss(path, scene))
 
     def test_target_survives_half_precision(self) -> None:
-        scene = Scene()
+        scene = self.scene()
         path = self.make(scene).eval()
         target = path.target(scene.teacher)
         stored = {key: values.half() for key, values in target.items()}
@@ -202,7 +216,7 @@ class PathConformance:
         """Losses and gradients, averaged over two ranks with half of the samples each, are the whole's."""
         if "stochastic" in self.cls.traits:
             return
-        whole = Scene(dtype=torch.float64)
+        whole = self.scene(dtype=torch.float64)
         halves = [whole.rows(slice(0, None, 2)), whole.rows(slice(1, None, 2))]
         paths = [self.make(whole) for _ in range(3)]
         for path in paths:  # batch statistics of adapters are synchronised elsewhere
@@ -227,9 +241,25 @@ class PathConformance:
             for values in theirs:
                 torch.testing.assert_close(values, ours)
 
+    def test_what_nobody_labelled_changes_nothing(self) -> None:
+        """Of paths between logits: neither losses nor gradients, and it gets no gradient."""
+        scene = self.scene(dtype=torch.float64)
+        other = scene.ignored()
+        if other is None or getattr(self.make(scene), "stages", None) is not None:
+            return
+        for here in (scene, other):
+            here.loss = self.loss(self.make(here).eval(), here)
+            here.loss.backward()
+        torch.testing.assert_close(other.loss, scene.loss)
+        (ours,), (theirs,) = ([*self.read(self.make(), here)] for here in (scene, other))
+        assert not torch.equal(ours, theirs)
+        assert ours.grad is not None
+        assert (ours.grad[ours != theirs] == 0).all()
+        torch.testing.assert_close(theirs.grad, ours.grad)
+
     def test_seed_alone_decides_the_adapters(self) -> None:
         before = torch.get_rng_state()
-        scene = Scene()
+        scene = self.scene()
         path, same, other = self.make(scene), self.make(scene), self.make(scene, seed=1)
         self.loss(path, scene)
         assert torch.equal(torch.get_rng_state(), before), "the path drew from the global stream"
@@ -241,22 +271,22 @@ class PathConformance:
             assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
 
     def test_a_probe_leaves_no_trace(self) -> None:
-        scene = Scene()
+        scene = self.scene()
         path = self.settled(self.make(scene), scene).eval()
         kept = {key: values.clone() for key, values in path.state_dict().items()}
         with torch.no_grad():
             self.loss(path, scene)
         path.recording = False
-        self.loss(path, Scene(1)).backward()
+        self.loss(path, self.scene(1)).backward()
         norms = {name for name, m in path.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         path.train()
-        self.loss(path, Scene(2))
+        self.loss(path, self.scene(2))
         for key, values in path.state_dict().items():
             if key.rpartition(".")[0] not in norms:
                 assert torch.equal(values, kept[key]), key
 
     def test_warm_up_scales_the_loss(self) -> None:
-        scene = Scene()
+        scene = self.scene()
         path, warm = self.make(scene, warmup_epochs=0), self.make(scene, warmup_epochs=4)
         path.begin_epoch(0)
         wanted = self.loss(path, scene)
@@ -267,7 +297,7 @@ class PathConformance:
 
     @pytest.mark.parametrize("kind", ["shuffle", "shuffle_fixed", "noise"])
     def test_corruption_changes_the_loss(self, kind: Corruption) -> None:
-        scene = Scene()
+        scene = self.scene()
         path = self.make(scene, corrupt=kind).eval()
         target = path.target(scene.teacher)
         spoilt, again = (path.corrupted(target, scene.batch, step=5) for _ in range(2))
@@ -283,10 +313,10 @@ class PathConformance:
             self.make(stages=(99,))
         with pytest.raises(UserError, match="no_such_option"):
             self.make(no_such_option=1)
-        scene = Scene()
+        scene = self.scene()
         path = self.make(scene)
         target = path.target(scene.teacher)
-        for needed in self.cls.needs:
+        for needed in self.cls.needs_of(self.task):
             lacking = {key: values for key, values in scene.batch.items() if key != needed}
             with pytest.raises(UserError, match=needed):
                 path(scene.student, target, lacking)

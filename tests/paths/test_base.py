@@ -12,7 +12,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths import create_path
-from ray_kd.testing.path_scene import Scene
+from ray_kd.testing.scenes import Scene
 
 WIDTHS: dict[str, Any] = {"student_channels": (4, 6), "teacher_channels": (4, 6)}
 

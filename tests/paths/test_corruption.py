@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.paths.corruption import Corruption, corrupt, favourite, other_class
-from ray_kd.testing.path_scene import on_two_ranks
+from ray_kd.testing.scenes import on_two_ranks
 
 KINDS: list[Corruption] = ["shuffle", "shuffle_fixed", "noise"]
 COUNT = 60

@@ -1,0 +1,216 @@
+"""What a path is tested on: outputs of a student and a teacher, a batch, and two ranks in one process.
+
+One scene for each task, in ``SCENES``: a path is tested on those of all tasks that it declares.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, ClassVar, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ray_kd.outputs import IGNORE, Outputs
+from ray_kd.paths.gather import gathering_over
+
+T = TypeVar("T")
+
+
+class Scene:
+    """Random outputs of a student and a teacher for eight samples, keyed by a seed: classification.
+
+    Four stages; widths differ, so that adapters are needed, and lie on both sides of the number of
+    positions. The teacher's logits are those of its head. Five classes, four of them in the batch. Another
+    task's scene overrides ``head``, ``answer``, ``student_logits`` and ``labels``, and ``change`` where it
+    has more tensors.
+
+    Args:
+        seed: of the random numbers.
+        dtype, device: of all tensors.
+        scale: factor on all features and logits.
+        teacher_grad: the teacher's outputs ask for gradients, to see that they get none.
+    """
+
+    student_channels: tuple[int, ...] = (5, 6, 7, 8)
+    teacher_channels: tuple[int, ...] = (6, 10, 6, 12)
+    sizes: ClassVar[tuple[tuple[int, int], ...]] = ((4, 4), (4, 4), (2, 2), (2, 2))
+    count, classes = 8, 5
+    loss: Tensor
+
+    def __init__(
+        self,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        scale: float = 1.0,
+        teacher_grad: bool = False,
+    ) -> None:
+        self.dtype, self.device = dtype, device
+        draw = torch.Generator().manual_seed(seed)
+        model = nn.Module()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model.head = self.head()
+        self.teacher_model = model.to(device, dtype)
+
+        def maps(channels: tuple[int, ...]) -> list[Tensor]:
+            shapes = [(self.count, c, *size) for c, size in zip(channels, self.sizes, strict=True)]
+            drawn = [torch.randn(shape, generator=draw, dtype=torch.float64).relu() for shape in shapes]
+            return [(values * scale).to(device, dtype) for values in drawn]
+
+        features, teacher = maps(self.student_channels), maps(self.teacher_channels)
+        logits = self.student_logits(draw) * 2 * scale
+        with torch.no_grad():
+            answer = 2 * self.answer(teacher[-1] / scale) * scale
+        self.student = leaves(Outputs(tuple(features), logits.to(device, dtype)), True)
+        self.teacher = leaves(Outputs(tuple(teacher), answer), teacher_grad)
+        samples = torch.tensor([11, 3, 40, 7, 23, 5, 19, 30])
+        self.batch = {
+            name: values.to(device) for name, values in {"sample": samples, **self.labels(draw)}.items()
+        }
+
+    def head(self) -> nn.Module:
+        """What makes the teacher's logits of its last stage."""
+        return nn.Linear(self.teacher_channels[-1], self.classes)
+
+    def answer(self, feature: Tensor) -> Tensor:
+        """The teacher's logits for its last stage."""
+        found: Tensor = self.teacher_model.head(feature.mean((2, 3)))  # type: ignore[operator]
+        return found
+
+    def student_logits(self, draw: torch.Generator) -> Tensor:
+        """Random logits in float64."""
+        return torch.randn(self.count, self.classes, generator=draw, dtype=torch.float64)
+
+    def labels(self, draw: torch.Generator) -> dict[str, Tensor]:
+        """What the batch holds beside the samples' ids."""
+        return {"label": torch.tensor([0, 1, 2, 0, 1, 2, 4, 4])}
+
+    def change(self, outputs: Outputs, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """The same outputs with every tensor changed."""
+        logits = None if outputs.logits is None else change(outputs.logits)
+        extra = {name: change(values) for name, values in outputs.extra.items()}
+        features = tuple(change(values) for values in outputs.features)
+        return replace(outputs, features=features, logits=logits, extra=extra)
+
+    def rows(self, index: Any) -> Scene:
+        """The same scene with some of its samples, or in another order."""
+        scene = self._like()
+        scene.student = leaves(self.change(self.student, lambda values: values[index]), True)
+        scene.teacher = self.change(self.teacher, lambda values: values[index]).detach()
+        scene.batch = {key: values[index] for key, values in self.batch.items()}
+        return scene
+
+    def as_teacher(self) -> Scene:
+        """The same scene with a student that says what the teacher says."""
+        scene = self._like()
+        with torch.no_grad():
+            scene.teacher = replace(self.teacher, logits=self.answer(self.teacher.features[-1]))
+        scene.student = leaves(scene.teacher, True)
+        scene.student_channels, scene.batch = self.teacher_channels, self.batch
+        return scene
+
+    def in_half(self) -> Scene:
+        """The same scene with a student in bfloat16, as autocast leaves it."""
+        scene = self._like()
+        scene.student = leaves(self.change(self.student, lambda values: values.bfloat16()), True)
+        scene.teacher, scene.batch = self.teacher, self.batch
+        return scene
+
+    def ignored(self) -> Scene | None:
+        """The same scene with other student's and teacher's answers where ``batch`` says that nobody knows
+        better; None: the task knows no such place."""
+        return None
+
+    def _like(self) -> Scene:
+        scene = object.__new__(type(self))
+        scene.dtype, scene.device, scene.teacher_model = self.dtype, self.device, self.teacher_model
+        return scene
+
+
+class SegmentationScene(Scene):
+    """The scene of segmentation: maps that are no squares, logits (N, K, 3, 4), masks (N, 12, 16).
+
+    A fifth of the cells of 4 x 4 pixels is ignored, and so are one image and the odd pixel elsewhere.
+    """
+
+    sizes: ClassVar[tuple[tuple[int, int], ...]] = ((6, 8), (6, 8), (3, 4), (3, 4))
+
+    def head(self) -> nn.Module:
+        return nn.Conv2d(self.teacher_channels[-1], self.classes, 1)
+
+    def answer(self, feature: Tensor) -> Tensor:
+        found: Tensor = self.teacher_model.head(feature)  # type: ignore[operator]
+        return found
+
+    def student_logits(self, draw: torch.Generator) -> Tensor:
+        return torch.randn(self.count, self.classes, *self.sizes[-1], generator=draw, dtype=torch.float64)
+
+    def labels(self, draw: torch.Generator) -> dict[str, Tensor]:
+        height, width = self.sizes[-1]
+        cells = torch.randint(self.classes, (self.count, height, width), generator=draw)
+        cells[torch.rand(cells.shape, generator=draw) < 0.2] = IGNORE
+        cells[2] = IGNORE
+        mask = cells.repeat_interleave(4, 1).repeat_interleave(4, 2)
+        mask[:, 0, 0] = IGNORE
+        return {"mask": mask}
+
+    def ignored(self) -> Scene | None:
+        scene = self._like()
+        nobody = self.batch["mask"][:, 2::4, 2::4].unsqueeze(1) == IGNORE
+
+        def elsewhere(outputs: Outputs) -> Outputs:
+            assert outputs.logits is not None
+            logits = torch.where(nobody, outputs.logits.flip(0) * 3 - 1, outputs.logits)
+            return replace(outputs, logits=logits)
+
+        scene.student, scene.teacher = leaves(elsewhere(self.student), True), elsewhere(self.teacher).detach()
+        scene.batch = self.batch
+        return scene
+
+
+SCENES: dict[str, type[Scene]] = {"classification": Scene, "segmentation": SegmentationScene}
+"""The scene of each task."""
+
+
+def tensors(outputs: Outputs) -> list[Tensor]:
+    """All tensors of outputs."""
+    logits = [] if outputs.logits is None else [outputs.logits]
+    return [*outputs.features, *logits, *outputs.extra.values()]
+
+
+def leaves(outputs: Outputs, wants_grad: bool) -> Outputs:
+    """The same values, cut off from what made them."""
+    found = outputs.detach()
+    for leaf in tensors(found):
+        leaf.requires_grad_(wants_grad)
+    return found
+
+
+def on_two_ranks(work: Callable[[int], T]) -> list[T]:
+    """``work(rank)`` on two ranks that gather from each other: threads of this process, over gloo."""
+    store = dist.HashStore()  # type: ignore[attr-defined]
+    results: dict[int, T] = {}
+    errors: list[BaseException] = []
+
+    def run(rank: int) -> None:
+        try:
+            group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
+            with gathering_over(group):
+                results[rank] = work(rank)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [results[rank] for rank in range(2)]
