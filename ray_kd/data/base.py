@@ -33,7 +33,16 @@ class Split(Protocol):
 
 
 class RawSplit(Split, Protocol):
-    """A split of files, read one by one; views act on a sample before it has the dataset's size."""
+    """A split of files, read one by one; ``SampleViews`` act on a sample before it has the dataset's size.
+
+    A row of ``gather`` is ``finish(fit(raw(i)))``; a row under a view ``finish(views.sample(raw(i), split, i,
+    view))``, since a view brings the sample to a size of its own.
+
+    Attributes:
+        size: height and width that ``fit`` gives, and a view that is told no other.
+    """
+
+    size: tuple[int, int]
 
     def raw(self, index: int) -> dict[str, Any]:
         """Sample number ``index`` as it lies on disk: image, a uint8 ``tv_tensors.Image`` (C, H, W); label,
@@ -41,8 +50,15 @@ class RawSplit(Split, Protocol):
         box_label (n,), each where the dataset has it."""
         ...
 
+    def fit(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A raw sample brought to the dataset's size, as evaluation sees it."""
+        ...
+
     def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
-        """A raw or viewed sample as a row of ``gather``: of the dataset's size, normalised, boxes padded."""
+        """A fitted or viewed sample, its image uint8 or float in [0, 1], as a row: normalised, boxes padded.
+
+        The label is an int, or shares of classes (K,) where the view mixes samples.
+        """
         ...
 
 
@@ -132,7 +148,7 @@ class Dataset:
             test is read once, at the end of a run.
         classes: how many classes there are.
         channels: channels of an image.
-        mean, std: what images were normalised with, channel by channel; None: not known.
+        mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
     """
 
     name: ClassVar[str]

@@ -74,6 +74,7 @@ class Digits(Dataset):
             chosen = torch.from_numpy(np.sort(index))
             setattr(self, split, TensorSplit(images[chosen], labels[chosen], chosen))
         self.classes, self.channels = 10, 1
+        self.mean, self.std = (0.5,), (0.5,)
 
 
 def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ray_kd.config.options import ViewOptions
 from ray_kd.config.registry import VIEWS
-from ray_kd.data.base import Split
+from ray_kd.data.base import Dataset, Split
 from ray_kd.data.draws import uniform
 
 
@@ -30,12 +30,32 @@ class Views:
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     """Names of the tasks whose labels stay true under it."""
     per_sample: ClassVar[bool] = False
-    """Whether it acts on one raw sample of files at a time, before it has the dataset's size: it then has
-    ``sample(raw, split, index, view) -> raw``, which runs in the loader's worker processes."""
+    """Whether it acts on one raw sample of files at a time, before it has the dataset's size: it is then
+    one of ``SampleViews``: its ``sample(raw, split, index, view) -> raw`` runs in the loader's worker processes."""
     Options: ClassVar[type[ViewOptions]] = ViewOptions
+    classes: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __init__(self, options: ViewOptions) -> None:
         self.options: Any = options
+
+    @classmethod
+    def check(cls, options: Any, task: str) -> None:
+        """Whether these options go with a task that is one of ``tasks``.
+
+        Raises:
+            UserError: they do not.
+        """
+
+    def bind(self, dataset: Dataset, task: str) -> None:
+        """Take what a dataset knows of all its samples: the number of classes, and mean and std.
+
+        Raises:
+            UserError: as ``check``.
+        """
+        self.check(self.options, task)
+        self.classes, self.mean, self.std = dataset.classes_of(task), dataset.mean, dataset.std
 
     def of_epoch(self, epoch: int) -> int:
         """Which view every sample shows in an epoch (0-based): epoch mod count."""

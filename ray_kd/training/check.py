@@ -57,7 +57,8 @@ def check_task(spec: RunSpec) -> None:
     """Whether dataset, views, models and paths are for the run's task.
 
     Raises:
-        UserError: names the part, what it is for, and those that are for the task.
+        UserError: names the part, what it is for, and those that are for the task; or the option of the
+            views that does not go with it.
     """
     task = spec.task.component_name
     parts: list[tuple[str, Registry, Options]] = [
@@ -78,6 +79,8 @@ def check_task(spec: RunSpec) -> None:
                 f"{where}: {registry.kind} '{name}' is for {' and '.join(tasks)}, and the task is {task}; "
                 f"expected one of {', '.join(fit) or 'none that is registered'}."
             )
+        if registry is VIEWS:
+            registry.get(name).check(options, task)
 
 
 def _build(spec: RunSpec) -> None:

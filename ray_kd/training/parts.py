@@ -63,7 +63,10 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     if spec.training.labels == "permuted":
         dataset = copy.copy(dataset)  # other runs of this process share the original
         dataset.train = permuted_labels(dataset.train, spec.seed)
-    classes = dataset.classes_of(spec.task.component_name)
+    task = spec.task.component_name
+    classes = dataset.classes_of(task)
+    views = VIEWS.get(spec.views.component_name)(spec.views)
+    views.bind(dataset, task)
     student = own.student or create_model(
         spec.student, classes=classes, channels=dataset.channels, seed=spec.seed
     )
@@ -83,8 +86,8 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     aggregator = create_aggregator(spec.aggregation, names=losses, weights=weights, seed=spec.seed)
     return Parts(
         dataset=dataset,
-        views=VIEWS.get(spec.views.component_name)(spec.views),
-        task=TASKS.get(spec.task.component_name)(spec.task, classes),
+        views=views,
+        task=TASKS.get(task)(spec.task, classes),
         student=student.to(device),
         teachers=teachers,
         targets=Teachers(teachers, paths, labels),
