@@ -21,6 +21,12 @@ class DetectionHead(Protocol):
 
     level_sizes: tuple[tuple[int, int], ...]
     """Height and width of each level, in the order of ``Outputs.features``."""
+    priors: Tensor
+    """The box (L, 4) that each position starts from: its anchor, or a square around its place."""
+
+    def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """The loss's terms by name, each a sum and the count that it is to be divided by, of this batch."""
+        ...
 
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         """The detector's own training loss; its normalisers are global over ranks."""

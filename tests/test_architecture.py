@@ -20,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     ["config"],
-    ["storage", "outputs", "streams"],
+    ["storage", "outputs", "streams", "boxes"],
     ["models", "data", "paths", "aggregation"],
     ["tasks", "teacher"],
     ["training"],

@@ -49,7 +49,7 @@ def catalogue(kind: str) -> list[Item]:
     """Every built-in component of a kind, by name."""
     folder, registry = KINDS[kind]
     classes: dict[str, ast.ClassDef] = {}
-    for file in [*sorted((PACKAGE / folder).glob("*.py")), PACKAGE / "config" / "options.py"]:
+    for file in [*sorted((PACKAGE / folder).rglob("*.py")), PACKAGE / "config" / "options.py"]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         classes |= {node.name: node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
     items = []

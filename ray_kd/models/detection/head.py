@@ -1,0 +1,120 @@
+"""What all detection heads share: sums of losses, and detections from scores and boxes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.outputs import Outputs
+from ray_kd.paths.base import exact
+from ray_kd.paths.gather import normaliser
+
+Parts = dict[str, tuple[Tensor, Tensor]]
+"""Terms of a loss by name: a sum, and the count that it is to be divided by."""
+
+CANDIDATES = 1000
+"""Answers of an image that non-maximum suppression looks at, at most: the best."""
+
+
+class Head(ABC):
+    """The base of detection heads; see ``outputs.DetectionHead``.
+
+    Args:
+        level_sizes: height and width of each level.
+        priors: the box (L, 4) that each position starts from.
+        least_score: answers with a lower score are no detections.
+        overlap: IoU above which the lesser of two detections of a class is dropped.
+        most: detections of an image, at most.
+    """
+
+    def __init__(
+        self,
+        level_sizes: tuple[tuple[int, int], ...],
+        priors: Tensor,
+        *,
+        least_score: float,
+        overlap: float,
+        most: int,
+    ) -> None:
+        self.level_sizes, self.priors = level_sizes, priors
+        self.least_score, self.overlap, self.most = least_score, overlap, most
+
+    @abstractmethod
+    def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Parts: ...
+
+    @abstractmethod
+    def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor: ...
+
+    @abstractmethod
+    def boxes(self, outputs: Outputs) -> Tensor: ...
+
+    def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
+        """Every part's sum over its global count, added up; a connected zero where nothing counts."""
+        with exact(tensor_of(outputs, "logits")):
+            parts = self.parts(outputs, batch).values()
+            sums, counts = (torch.stack([part[i].float() for part in parts]) for i in (0, 1))
+            return (sums / normaliser(counts)).sum()
+
+    @torch.no_grad()
+    def detections(self, outputs: Outputs) -> dict[str, Tensor]:
+        """boxes (N, M, 4), scores (N, M), labels (N, M), best first; label -1 where there is none."""
+        scores = tensor_of(outputs, "logits").float().sigmoid()
+        return self.select(self.boxes(outputs).float(), scores)
+
+    def select(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        """Detections from every position's box (N, L, 4), or one for each class (N, L, K, 4), and scores
+        (N, L, K): the best answers of each image, non-maximum suppression class by class."""
+        rows = [self._select_one(*one) for one in zip(boxes, scores, strict=True)]
+        size = max((len(row["labels"]) for row in rows), default=0)
+        return {name: torch.stack([_padded(row[name], size, name) for row in rows]) for name in rows[0]}
+
+    def _select_one(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+        from torchvision.ops import batched_nms  # three seconds of import, only where it is used
+
+        classes = scores.shape[1]
+        best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+        index = index[best >= self.least_score]
+        place, label = index // classes, index % classes
+        found = boxes[place] if boxes.dim() == 2 else boxes[place, label]
+        best = best[: len(index)]
+        keep = batched_nms(found, best, label, self.overlap)[: self.most]
+        return {"boxes": found[keep], "scores": best[keep], "labels": label[keep]}
+
+
+def objects(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Boxes (N, M, 4) and classes (N, M) to be found: -1 for padding, and for crowds, which teach nothing.
+
+    Raises:
+        UserError: the batch lacks them.
+    """
+    for name in ("boxes", "box_label"):
+        if name not in batch:
+            raise UserError(f"detection needs batch['{name}'], got {sorted(batch)}.")
+    label = batch["box_label"]
+    if "crowd" in batch:
+        label = label.masked_fill(batch["crowd"].bool(), -1)
+    return batch["boxes"], label
+
+
+def tensor_of(outputs: Outputs, name: str) -> Tensor:
+    """``logits``, or an entry of ``extra``.
+
+    Raises:
+        UserError: the outputs lack it.
+    """
+    found = outputs.logits if name == "logits" else outputs.extra.get(name)
+    if found is None:
+        raise UserError(
+            f"detection needs a model that gives {name}; its outputs hold {sorted(outputs.extra)}."
+        )
+    return found
+
+
+def _padded(values: Tensor, size: int, name: str) -> Tensor:
+    padded = values.new_full((size, *values.shape[1:]), -1 if name == "labels" else 0)
+    padded[: len(values)] = values
+    return padded
