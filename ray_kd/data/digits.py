@@ -55,7 +55,7 @@ class Digits(Dataset):
                 f"dataset digits: validation {options.validation} and test {options.test} leave nothing to "
                 "train on; expected their sum below 1."
             )
-        order = _stratified_order(raw.target, options.seed)
+        order = stratified_order(raw.target, options.seed)
         total = len(order)
         test, validation = round(total * options.test), round(total * options.validation)
         parts = {
@@ -77,7 +77,7 @@ class Digits(Dataset):
         self.mean, self.std = (0.5,), (0.5,)
 
 
-def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """All indices in an order of which every stretch holds the classes in even shares."""
     random = np.random.Generator(np.random.Philox(key(seed, "digits splits")))
     place = np.empty(len(labels))

@@ -1,0 +1,192 @@
+"""How a scene of handwritten digits is drawn: many scenes at once, each a pure function of its number."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ray_kd.data.draws import uniform
+from ray_kd.outputs import IGNORE
+from ray_kd.streams import generator
+
+INK, FAINT = 0.5, 0.3
+"""Opacity from which a pixel belongs to a digit, and below which it belongs to the background; between the
+two nobody can tell, and the mask says IGNORE."""
+VISIBLE, SMALLEST = 0.35, 12
+"""An object stays one where this share of its ink is seen, and so many pixels of it."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What scenes look like; see ``ScenesOptions``."""
+
+    size: int
+    channels: int
+    objects: tuple[int, int]
+    scale: tuple[float, float]
+    clutter: int
+    contrast: float
+    noise: float
+
+
+class Painter:
+    """Draws scenes number ``index`` of a stream.
+
+    Args:
+        look: what they look like.
+        digits: images to choose from (D, 8, 8), opacity in [0, 1].
+        labels: their classes (D,).
+        seed, stream: key of everything that is drawn by chance.
+        index: numbers of the scenes (N,).
+    """
+
+    def __init__(
+        self, look: Look, digits: Tensor, labels: Tensor, seed: int, stream: str, index: Tensor
+    ) -> None:
+        self.look, self.digits, self.labels = look, digits, labels
+        self.seed, self.stream, self.index = seed, stream, index
+        self.lightness = 0.25 + 0.5 * self._draw("lightness", 1)
+        centres = (torch.arange(look.size) + 0.5) / look.size
+        self.y, self.x = centres.view(1, -1, 1), centres.view(1, 1, -1)
+
+    def scenes(self) -> dict[str, Tensor]:
+        """image (N, C, S, S) in [0, 1], mask (N, S, S), boxes (N, M, 4), box_label (N, M)."""
+        images = self._background()
+        for number in range(self.look.clutter):
+            opacity = self._fragment(number) if number % 2 else self._stroke(number)
+            images = self._paint(images, opacity, f"distractor {number}")
+        low, high = self.look.objects
+        count = low + (self._draw("count", 1) * (high - low + 1)).long()
+        owner = torch.full((len(self.index), self.look.size, self.look.size), -1)
+        opacities, labels = [], []
+        for number in range(high):
+            opacity, label = self._digit(f"object {number}")
+            opacity = opacity * (number < count).view(-1, 1, 1)
+            images = self._paint(images, opacity, f"object {number}")
+            owner[opacity > INK] = number
+            opacities.append(opacity)
+            labels.append(label)
+        images = (images + self.look.noise * self._grain()).clamp_(0, 1)
+        return {"image": images, **labelled(owner, torch.stack(opacities), torch.stack(labels, 1))}
+
+    def _draw(self, what: str, count: int) -> Tensor:
+        return uniform(self.seed, f"scenes/{self.stream}/{what}", self.index, 0, count)
+
+    def _grain(self) -> Tensor:
+        """Noise (N, C, S, S), uniform, of standard deviation 1."""
+        shape = (self.look.channels, self.look.size, self.look.size)
+        rows = [
+            torch.rand(shape, generator=generator(self.seed, f"scenes/{self.stream}/grain", number))
+            for number in self.index.tolist()
+        ]  # a generator for each scene costs a fifth of so many counters
+        return (torch.stack(rows) - 0.5) * 12**0.5
+
+    def _background(self) -> Tensor:
+        """A gradient in a random direction, and smooth noise."""
+        size, channels = self.look.size, self.look.channels
+        slope = (self._draw("slope", 2) - 0.5) * 0.5
+        ramp = slope[:, :1, None] * (self.y - 0.5) + slope[:, 1:, None] * (self.x - 0.5)
+        coarse = (self._draw("clouds", channels * 36).view(-1, channels, 6, 6) - 0.5) * 0.3
+        clouds = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
+        return self.lightness.view(-1, 1, 1, 1) + ramp.unsqueeze(1) + clouds
+
+    def _paint(self, images: Tensor, opacity: Tensor, what: str) -> Tensor:
+        """Something of one colour, lighter or darker than the scene by ``contrast`` at least."""
+        draw = self._draw(f"{what} colour", 2 + self.look.channels)
+        lightness = self.lightness.squeeze(1)
+        change = self.look.contrast + 0.25 * draw[:, 0]
+        darker = draw[:, 1] < 0.5
+        darker = torch.where(lightness + change > 1, True, torch.where(lightness < change, False, darker))
+        level = lightness + torch.where(darker, -change, change)
+        tint = draw[:, 2:] - 0.5
+        tint = 0.4 * (tint - tint.mean(dim=1, keepdim=True))
+        colour = (level.unsqueeze(1) + tint).clamp(0, 1)[:, :, None, None]
+        return torch.lerp(images, colour.expand_as(images), opacity.unsqueeze(1).expand_as(images))
+
+    def _digit(self, what: str) -> tuple[Tensor, Tensor]:
+        """Opacity (N, S, S) and classes (N,) of a digit at random place, size and angle."""
+        draw = self._draw(what, 5)
+        chosen = (draw[:, 0] * len(self.labels)).long()
+        low, high = self.look.scale
+        side = low + (high - low) * draw[:, 1]
+        angle = (draw[:, 2] - 0.5) * 0.5
+        margin = 0.45 * side.unsqueeze(1)
+        place = margin + (1 - 2 * margin) * draw[:, 3:]
+        return self._place(self.digits[chosen], side, angle, place), self.labels[chosen]
+
+    def _place(self, patches: Tensor, side: Tensor, angle: Tensor, place: Tensor) -> Tensor:
+        """Patches (N, 8, 8) of a side (share of the scene's), turned, centred at a place (x, y)."""
+        dx, dy = 2 * (self.x - place[:, :1, None]), 2 * (self.y - place[:, 1:, None])
+        cos, sin = (angle.cos() / side).view(-1, 1, 1), (angle.sin() / side).view(-1, 1, 1)
+        grid = torch.stack([cos * dx + sin * dy, cos * dy - sin * dx], 3)  # where in the patch a pixel lies
+        return F.grid_sample(patches.unsqueeze(1), grid, align_corners=False).squeeze(1)
+
+    def _fragment(self, number: int) -> Tensor:
+        """Half of a digit, cut through its centre in a random direction: ink as a digit's, but no digit."""
+        what = f"fragment {number}"
+        draw = self._draw(what, 6)
+        direction = 2 * torch.pi * draw[:, 5]
+        across = torch.linspace(-1, 1, 8)
+        side = across.view(1, 8, 1) * direction.sin().view(-1, 1, 1)
+        side = side + across.view(1, 1, 8) * direction.cos().view(-1, 1, 1)
+        patches = self.digits[(draw[:, 0] * len(self.labels)).long()] * (side > 0)
+        low, high = self.look.scale
+        return self._place(patches, low + (high - low) * draw[:, 1], 2 * torch.pi * draw[:, 2], draw[:, 3:5])
+
+    def _stroke(self, number: int) -> Tensor:
+        """A straight stroke about as thick as a digit's."""
+        draw = self._draw(f"stroke {number}", 5)
+        x, y, angle, length, width = (value.view(-1, 1, 1) for value in draw.unbind(1))
+        angle, length = torch.pi * angle, 0.1 + 0.25 * length
+        width = self.look.scale[0] * (0.06 + 0.06 * width)
+        dx, dy = self.x - x, self.y - y
+        along = (dx * angle.cos() + dy * angle.sin()).clamp(-length, length)
+        distance = ((dx - along * angle.cos()).square() + (dy - along * angle.sin()).square()).sqrt()
+        return ((width - distance) * self.look.size + 0.5).clamp(0, 1)
+
+
+def labelled(owner: Tensor, opacities: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Mask and boxes from who owns each pixel.
+
+    Args:
+        owner: which object's ink is seen (N, S, S), -1: none's.
+        opacities: of each object by itself (M, N, S, S).
+        labels: classes (N, M).
+    """
+    numbers = torch.arange(len(opacities)).view(-1, 1, 1, 1)
+    seen = owner.unsqueeze(0) == numbers
+    ink, visible = (opacities > INK).sum((2, 3)), seen.sum((2, 3))
+    kept = (visible >= SMALLEST) & (visible >= VISIBLE * ink)
+    mask = torch.zeros_like(owner)
+    faint = (opacities > FAINT).any(0)
+    mask[faint] = IGNORE
+    for number in range(len(opacities)):
+        known = torch.where(kept[number], labels[:, number] + 1, IGNORE).view(-1, 1, 1)
+        mask = torch.where(seen[number], known, mask)
+    boxes = torch.stack([tight_boxes(one) for one in seen], 1)
+    present = kept.T
+    order = torch.argsort((~present).to(torch.int8), dim=1, stable=True)  # objects first, then padding
+    boxes = torch.where(present.unsqueeze(2), boxes, torch.zeros_like(boxes))
+    found = torch.where(present, labels, -1)
+    return {
+        "mask": mask,
+        "boxes": boxes.gather(1, order.unsqueeze(2).expand_as(boxes)),
+        "box_label": found.gather(1, order),
+    }
+
+
+def tight_boxes(seen: Tensor) -> Tensor:
+    """The smallest box (x1, y1, x2, y2) around the true pixels of each (N, H, W); 0 where there is none."""
+    sides = []
+    for axis in (1, 2):  # any over rows leaves columns: x first
+        line = seen.any(dim=axis)
+        length = line.shape[1]
+        place = torch.arange(length, device=seen.device)
+        first = torch.where(line, place, length).amin(dim=1)
+        last = torch.where(line, place + 1, 0).amax(dim=1)
+        sides.append((torch.minimum(first, last), last))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], 1).float()

@@ -1,0 +1,132 @@
+"""Scenes: handwritten digits on cluttered backgrounds, with class masks and boxes; no download."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import Options
+from ray_kd.config.registry import DATASETS
+from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.data.digits import stratified_order
+from ray_kd.data.scene_drawing import Look, Painter
+
+CHUNK = 256
+"""Scenes drawn at once: bounds the memory of drawing."""
+MEAN, STD = 0.5, 0.25
+
+
+class ScenesOptions(Options):
+    """Options of the scenes."""
+
+    labels: Annotated[int, Field(ge=1)] | None = None
+    """Labelled training scenes the student may use, the first ones of ``train``; None: all of them."""
+    train: Annotated[int, Field(ge=1)] = 600
+    """Training scenes there are; a teacher sees them all."""
+    validation: Annotated[int, Field(ge=1)] = 150
+    """Scenes kept for validation."""
+    test: Annotated[int, Field(ge=1)] = 300
+    """Scenes kept for the one reading at the end."""
+    size: Annotated[int, Field(ge=24, le=512)] = 48
+    """Height and width in pixels."""
+    channels: Literal[1, 3] = 3
+    """3: coloured, 1: grey."""
+    objects: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1, le=50)]] = (1, 4)
+    """Fewest and most digits in a scene."""
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.3, 0.6)
+    """Smallest and largest side of a digit, as a share of the scene's."""
+    clutter: Annotated[int, Field(ge=0)] = 4
+    """Distractors in each scene: strokes, and halves of digits."""
+    contrast: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    """By how much a digit is lighter or darker than its scene, at least; black to white is 1."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.08
+    """Standard deviation of the noise on every pixel."""
+    seed: int = 0
+    """Key of everything that is drawn; shared by all seeds of a sweep."""
+
+    def teacher_options(self) -> dict[str, Any]:
+        """What a teacher's dataset differs in: it sees every labelled scene."""
+        return {"labels": None}
+
+
+@DATASETS.register("scenes", source="composed of the digits of Alpaydin & Kaynak, UCI 1998")
+class Scenes(Dataset):
+    """Handwritten digits composed on gradients, noise, strokes and halves of digits.
+
+    Size, place, angle, colour and overlap of the digits are random; the digit images of the three splits
+    are disjoint (50, 20 and 30 % of scikit-learn's 1,797). A scene is a pure function of (seed, split,
+    its number, the options that say what scenes look like): more scenes leave the first ones as they are.
+
+    mask: 0 is the background, 1 + d the visible ink of digit d; the soft rim of the ink is IGNORE, and so
+    is what is left of a digit of which less than 35 % (or fewer than 12 pixels) is seen. boxes: tight
+    around the visible ink. Images are scaled from [0, 1] by mean 0.5 and standard deviation 0.25.
+
+    Raises:
+        UserError: more labels asked for than there are training scenes, or a range that is upside down.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation", "detection")
+    Options = ScenesOptions
+
+    def __init__(self, options: ScenesOptions) -> None:
+        for name in ("objects", "scale"):
+            low, high = getattr(options, name)
+            if low > high:
+                raise UserError(f"dataset scenes: {name}: expected [fewest, most], got [{low}, {high}].")
+        labels = options.train if options.labels is None else options.labels
+        if labels > options.train:
+            raise UserError(
+                f"dataset scenes: labels: expected 1 to {options.train} (the training scenes), got {labels}."
+            )
+        first = 0
+        pools = _digits(options.seed)
+        for split, there, used in (
+            ("train", options.train, labels),
+            ("validation", options.validation, options.validation),
+            ("test", options.test, options.test),
+        ):
+            setattr(self, split, _split(options, split, pools[split], used, first))
+            first += there
+        self.classes, self.channels = 10, options.channels
+        self.mean, self.std = (MEAN,) * options.channels, (STD,) * options.channels
+
+    def classes_of(self, task: str) -> int:
+        """Ten digits, and the background where pixels are told apart."""
+        return 11 if task == "segmentation" else 10
+
+
+def _digits(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Digit images (D, 8, 8) in [0, 1] and classes (D,) that each split may use."""
+    from sklearn.datasets import load_digits  # one second of import, only where it is used
+
+    raw = load_digits()
+    order = torch.from_numpy(stratified_order(raw.target, seed))
+    images, labels = torch.from_numpy(raw.images).float().div(16), torch.from_numpy(raw.target).long()
+    test, validation, train = order.split([539, 359, 899])
+    chosen = {"train": train, "validation": validation, "test": test}
+    return {split: (images[index], labels[index]) for split, index in chosen.items()}
+
+
+def _split(
+    options: ScenesOptions, split: str, pool: tuple[Tensor, Tensor], count: int, first: int
+) -> TensorSplit:
+    look = Look(
+        options.size,
+        options.channels,
+        options.objects,
+        options.scale,
+        options.clutter,
+        options.contrast,
+        options.noise,
+    )
+    parts = [
+        Painter(look, *pool, options.seed, split, index).scenes()
+        for index in torch.arange(count).split(CHUNK)
+    ]
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    columns["image"] = columns["image"].sub_(MEAN).div_(STD)
+    return TensorSplit(columns.pop("image"), ids=first + torch.arange(count), **columns)
