@@ -7,9 +7,9 @@ import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ray_kd.config.errors import UserError
+from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.options import (
     AggregatorField,
     DatasetField,
@@ -113,6 +113,28 @@ class Tracking(Strict):
         return "off" if value is False else value
 
 
+Precision = Literal["float32", "float16", "int8"]
+
+
+class Targets(Strict):
+    """Where the paths' targets come from; ``targets: stored`` is short for ``targets: {source: stored}``."""
+
+    source: Literal["live", "stored"] = "live"
+    """live: the teacher answers in every step; stored: its answers to every view are computed once."""
+    precision: Precision = "float16"
+    """Of stored targets; int8 keeps a scale for each sample and view."""
+    precisions: dict[str, Precision] = Field(default_factory=dict)
+    """By a path's label, where it differs."""
+    top_k: Count | None = None
+    """Of stored class logits keep the k largest alone, and the mass of the others; None: all."""
+    cache: str | None = None
+    """A folder on a local disk for this machine's memory-mapped copy; None: below the storage."""
+
+    def essence(self) -> dict[str, Any]:
+        """What identity hashes; where the copy lies changes no number."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"cache"})
+
+
 class Teacher(Strict):
     """A teacher: its model, and the run that trains it (or the file that holds its weights)."""
 
@@ -139,6 +161,9 @@ class RunSpec(Strict):
     student: ModelField
     teachers: dict[str, Teacher] = Field(default_factory=dict)
     paths: tuple[Path, ...] = ()
+    targets: Annotated[Targets, BeforeValidator(lambda value: _source(value))] = Field(
+        default_factory=Targets
+    )
     aggregation: AggregatorField = Field(default_factory=lambda: parse_component(AGGREGATORS, "fixed"))
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)
@@ -176,6 +201,9 @@ class RunSpec(Strict):
             if "/" in label:
                 raise ValueError(f"paths.{index}.label: '/' is kept for stages, got '{label}'")
             labels.append(label)
+        for label in self.targets.precisions:
+            if label not in labels:
+                raise ValueError(str(unknown("path", label, labels, "targets.precisions")).rstrip("."))
         if self.training.batch_size % self.resources.workers:
             raise ValueError(
                 f"training.batch_size: {self.training.batch_size} samples cannot be shared equally by "
@@ -202,6 +230,12 @@ class RunSpec(Strict):
     def active_paths(self) -> list[Any]:
         """The paths whose static weight is not 0; the others are skipped, not multiplied."""
         return [path for path in self.paths if path.weight != 0]
+
+    def distinct_views(self) -> int:
+        """How many different views of a sample the run shows."""
+        count: int | None = self.views.count
+        epochs = self.training.epochs
+        return 1 if self.views.component_name == "none" else min(count or epochs, epochs)
 
     def needed_teachers(self) -> list[str]:
         """Those that active paths learn from, and the first, which agreement is measured against."""
@@ -247,6 +281,8 @@ class RunSpec(Strict):
         essence["teachers"] = {name: self._teacher_essence(name) for name in self.needed_teachers()}
         for key in ("optimizer", "schedule", "training"):
             essence[key] = getattr(self, key).model_dump(mode="json", exclude_defaults=True)
+        if self.targets.source == "stored" and active:
+            essence["targets"] = self.targets.essence()
         if not self.training.sync_batchnorm:
             essence["workers"] = self.resources.workers
         essence["seed"] = self.seed
@@ -292,3 +328,7 @@ class RunSpec(Strict):
     def to_yaml(self) -> str:
         """The resolved spec as YAML; ``load`` reads it back to an equal spec."""
         return dump_yaml(self.to_dict())
+
+
+def _source(value: Any) -> Any:
+    return {"source": value} if isinstance(value, str) else value

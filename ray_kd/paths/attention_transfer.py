@@ -33,6 +33,7 @@ class AttentionTransfer(FeaturePath):
     to the teacher's.
     """
 
+    target_options: ClassVar[tuple[str, ...] | None] = ("power",)
     published_weight: ClassVar[float] = 1000.0
     degree: ClassVar[float | None] = 0
     Options = AttentionTransferOptions

@@ -62,6 +62,10 @@ class Path(nn.Module):
     degree: ClassVar[float | None] = None
     """d where loss(c student, c teacher) = c^d loss(student, teacher) for c > 0 holds; None: no such law."""
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    target_kind: ClassVar[str | None] = None
+    """What the target is; paths of one kind share what is stored. None: a kind of its own."""
+    target_options: ClassVar[tuple[str, ...] | None] = None
+    """Options beside ``stages`` that change the target; None: all of the path's own, to be safe."""
     Options: ClassVar[type[PathOptions]] = PathOptions
 
     def __init__(
@@ -115,6 +119,19 @@ class Path(nn.Module):
     def needs_of(cls, task: str) -> tuple[str, ...]:
         """Keys of the batch that the loss reads in a task."""
         return cls.needs
+
+    def stored_as(self, entry: str) -> str:
+        """What an entry of the target is called in a store: the same for every path that has the same.
+
+        Args:
+            entry: a key of what ``target`` gives; it begins with the path's label.
+        """
+        own = self.options.model_dump(mode="json", exclude=set(PathOptions.model_fields))
+        if self.target_options is not None:
+            own = {name: value for name, value in own.items() if name in self.target_options}
+        told = ",".join(f"{name}={value}" for name, value in sorted(own.items()))
+        kind = self.target_kind or f"{self.name}.{self.version}"
+        return (f"{kind}({told})" if told else kind) + entry.removeprefix(self.label)
 
     def bind(self, teacher: nn.Module) -> None:
         """Take frozen parts of the teacher that the loss needs (its head, say); they are copied."""

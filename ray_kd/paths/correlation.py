@@ -38,6 +38,7 @@ class Correlation(RelationPath):
     which depends on the order of the batch.
     """
 
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 100.0
     degree: ClassVar[float | None] = 0
     Options = CorrelationOptions

@@ -51,6 +51,8 @@ class Crd(FeaturePath):
     and rows never filled are no negatives, where the code starts from random vectors.
     """
 
+    target_kind: ClassVar[str | None] = "pooled"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     published_weight: ClassVar[float] = 0.8
     needs: ClassVar[tuple[str, ...]] = ("label", "sample")

@@ -27,6 +27,8 @@ class FeatureMap(AdaptedPath):
     SRRL's own paper takes the last stage alone, with a ReLU (``stages: [3], adapter: conv_bn_relu``).
     """
 
+    target_kind: ClassVar[str | None] = "pooled"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 1.0
     degree: ClassVar[float | None] = 2
     Options = FeatureMapOptions

@@ -30,6 +30,8 @@ class Hint(AdaptedPath):
     teacher's, where that code uses a strided or transposed convolution.
     """
 
+    target_kind: ClassVar[str | None] = "feature"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 100.0
     default_stages: ClassVar[tuple[int, ...] | None] = (1,)
     degree: ClassVar[float | None] = 2

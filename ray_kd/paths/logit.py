@@ -30,6 +30,8 @@ class LogitPath(Path):
     publishes it with soft targets of temperature 2 and weight 9.
     """
 
+    target_kind: ClassVar[str | None] = "logits"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     Options: ClassVar[type[PathOptions]] = LogitOptions
 
     def __init__(

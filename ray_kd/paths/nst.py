@@ -34,6 +34,7 @@ class Nst(AdaptedPath):
     map of another size is pooled to the teacher's.
     """
 
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 10.0
     degree: ClassVar[float | None] = 0
     Options = NstOptions

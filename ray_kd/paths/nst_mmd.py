@@ -30,6 +30,7 @@ class NstMmd(FeaturePath):
     smaller of the normalised features (C HW numbers) and half of the HW x HW matrix.
 
     Source: Huang, Wang, arXiv 1707.01219, in the form of the RepDistiller code (polynomial kernel of
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     degree 2 without constant, static weight 50, all stages). Deviation: a student map of another size
     is pooled to the teacher's (of the same aspect ratio); there the larger of the two is pooled.
     """

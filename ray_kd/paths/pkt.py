@@ -28,6 +28,8 @@ class Pkt(RelationPath):
     weight 30000 as in RepDistiller. Deviation: none.
     """
 
+    target_kind: ClassVar[str | None] = "pooled"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 30000.0
     degree: ClassVar[float | None] = 0
     Options = PktOptions

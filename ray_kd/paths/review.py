@@ -42,6 +42,8 @@ class Review(FeaturePath):
     weight 1 (0.6 to 8 per pair). Deviation: the teacher's maps after their ReLU, there before it.
     """
 
+    target_kind: ClassVar[str | None] = "feature"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 1.0
     zero_at_teacher: ClassVar[bool] = False
     Options = ReviewOptions

@@ -35,6 +35,8 @@ class Rkd(RelationPath):
     static weight 1. Deviation: two samples with the same embedding are at distance 0, there at 1e-6.
     """
 
+    target_kind: ClassVar[str | None] = "pooled"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 1.0
     degree: ClassVar[float | None] = 0
     Options = RkdOptions

@@ -27,6 +27,7 @@ class Similarity(RelationPath):
     none.
     """
 
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 3000.0
     degree: ClassVar[float | None] = 0
     Options = SimilarityOptions

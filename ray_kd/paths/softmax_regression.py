@@ -35,6 +35,8 @@ class SoftmaxRegression(AdaptedPath):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    target_kind: ClassVar[str | None] = "logits"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 1.0
     binds: ClassVar[bool] = True
     default_stages: ClassVar[tuple[int, ...] | None] = (-1,)

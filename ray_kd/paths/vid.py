@@ -38,6 +38,8 @@ class Vid(FeaturePath):
     Deviation: a student map of another size is pooled after the convolutions, there before them.
     """
 
+    target_kind: ClassVar[str | None] = "feature"
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 1.0
     traits = frozenset({"signed"})
     zero_at_teacher: ClassVar[bool] = False

@@ -193,6 +193,19 @@ class Store:
             raise FileNotFoundError(path)
         return float(info.mtime.timestamp())
 
+    def size(self, path: str) -> int:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        if self.is_local:
+            return os.stat(self.path(path)).st_size
+        info = self._filesystem.get_file_info(self.path(path))
+        if not info.type.value:
+            raise FileNotFoundError(path)
+        return int(info.size)
+
     def unwritable(self, path: str, error: OSError) -> UserError:
         """The error for a file that cannot be written, with what to do."""
         remedy = {

@@ -1,0 +1,198 @@
+"""Where stored targets lie and what says so.
+
+::
+
+    targets/<store>/store.json                   what the targets are of: dataset, views, teacher, task
+    targets/<store>/<group>/group.json           which columns, how encoded; of which split
+    targets/<store>/<group>/v000-p000.parquet    a shard: rows of one view
+    targets/<store>/<group>/v000-p000.json       its rows and checksum, written after it
+
+A group is what one precompute found missing: a later sweep that needs one more path adds a group with
+that path's columns, and one that shows more views adds shards. A shard without its ``.json`` is not
+there. Nothing is ever changed in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.storage import Store
+from ray_kd.teacher.encoding import Encoding
+
+FORMAT = 1
+SHARD_BYTES = 1 << 26
+"""Bytes of one shard's targets, about."""
+
+
+def digest(value: Any) -> str:
+    """16 hexadecimal digits of a JSON value."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def ids_digest(ids: Tensor) -> str:
+    """16 hexadecimal digits of sample ids in their order."""
+    return hashlib.sha256(ids.to("cpu", torch.int64).contiguous().numpy().tobytes()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A stretch of samples under one view, written as one file."""
+
+    view: int
+    part: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        """Its file's name without the ending."""
+        return f"v{self.view:03d}-p{self.part:03d}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns that were computed together.
+
+    Attributes:
+        split: train, validation or test.
+        samples: rows of each view.
+        ids: digest of the split's sample ids.
+        columns: how each is encoded, by name.
+        rows: samples in a full shard.
+    """
+
+    split: str
+    samples: int
+    ids: str
+    columns: dict[str, Encoding]
+    rows: int
+
+    @classmethod
+    def of(cls, split: str, ids: Tensor, columns: dict[str, Encoding]) -> Group:
+        """A group of columns of a split, its shards of about ``SHARD_BYTES``."""
+        row = 12 + sum(column.nbytes for column in columns.values())
+        return cls(
+            split, len(ids), ids_digest(ids), dict(sorted(columns.items())), max(1, SHARD_BYTES // row)
+        )
+
+    @property
+    def identity(self) -> str:
+        """The name of its folder."""
+        return digest(self.to_json())
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row: sample id (8), view (4), targets."""
+        return 12 + sum(column.nbytes for column in self.columns.values())
+
+    def shards(self, views: int) -> list[Shard]:
+        """All shards of so many views."""
+        starts = range(0, self.samples, self.rows)
+        return [
+            Shard(view, part, start, min(start + self.rows, self.samples))
+            for view in range(views)
+            for part, start in enumerate(starts)
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``group.json`` holds it."""
+        columns = {name: encoding.to_json() for name, encoding in self.columns.items()}
+        return {
+            "format": FORMAT,
+            "split": self.split,
+            "samples": self.samples,
+            "ids": self.ids,
+            "rows": self.rows,
+            "columns": columns,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Group:
+        """The inverse of ``to_json``."""
+        columns = {name: Encoding.from_json(entry) for name, entry in data["columns"].items()}
+        return cls(data["split"], data["samples"], data["ids"], columns, data["rows"])
+
+
+class TargetStore:
+    """The targets of one teacher on one dataset under one view policy.
+
+    Args:
+        store: the storage root.
+        about: what the targets are of; see ``training.targets``.
+    """
+
+    def __init__(self, store: Store, about: dict[str, Any]) -> None:
+        self.about, self.identity = about, digest(about["identity"])
+        self.folder = f"targets/{self.identity}"
+        self.files = store.child(self.folder)
+        self.root = store
+
+    @classmethod
+    def open(cls, store: Store, identity: str) -> TargetStore:
+        """One that is there, by the name of its folder.
+
+        Raises:
+            UserError: it is not there, or its ``store.json`` is damaged.
+        """
+        try:
+            about = store.read_json(f"targets/{identity}/store.json")
+        except FileNotFoundError:
+            known = ", ".join(store.names("targets")) or "none"
+            raise UserError(
+                f"no stored targets at {store.path(f'targets/{identity}')}. Known: {known}."
+            ) from None
+        found = cls(store, about)
+        if found.identity != identity:
+            raise UserError(
+                f"{store.path(f'targets/{identity}/store.json')} is damaged: it describes {found.identity}."
+            )
+        return found
+
+    def begin(self) -> None:
+        """Write what the store is, where nobody did yet."""
+        if not self.files.exists("store.json"):
+            self.files.write_json("store.json", self.about)
+
+    def groups(self) -> list[Group]:
+        """Every group there is, in the order of their names."""
+        found = []
+        for name in self.files.names():
+            try:
+                found.append(Group.from_json(self.files.read_json(f"{name}/group.json")))
+            except (FileNotFoundError, KeyError):
+                continue
+        return found
+
+    def add(self, group: Group) -> None:
+        """Make a group's folder."""
+        if not self.files.exists(f"{group.identity}/group.json"):
+            self.files.write_json(f"{group.identity}/group.json", group.to_json())
+
+    def find(self, split: str, ids: str, column: str, encoding: Encoding) -> Group | None:
+        """The group that holds a column, or None."""
+        for group in self.groups():
+            if (group.split, group.ids) == (split, ids) and group.columns.get(column) == encoding:
+                return group
+        return None
+
+    def missing(self, group: Group, views: int) -> list[Shard]:
+        """The shards of so many views that are not there whole; a file of another size counts as missing."""
+        names = set(self.files.names(group.identity))
+        return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
+
+    def _whole(self, group: Group, shard: Shard, names: set[str]) -> bool:
+        if not {f"{shard.name}.json", f"{shard.name}.parquet"} <= names:
+            return False
+        try:
+            noted = self.files.read_json(f"{group.identity}/{shard.name}.json")
+        except UserError:
+            return False
+        return bool(noted["bytes"] == self.files.size(f"{group.identity}/{shard.name}.parquet"))

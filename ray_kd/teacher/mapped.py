@@ -1,0 +1,147 @@
+"""A memory-mapped copy of stored targets: built once on a node, shared by all its trials.
+
+Each column is one file of fixed-size rows, view after view, sample after sample, so that any batch is a
+gather. Pages belong to the operating system: a trial's own memory does not grow with the store. The file
+is cut into blocks with a checksum each, looked at when a process first reads from a block.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.storage import Lock, Store
+from ray_kd.teacher.encoding import Encoding
+from ray_kd.teacher.layout import Group, TargetStore, digest
+from ray_kd.teacher.shards import read_shard
+
+BLOCK_BYTES = 1 << 20
+
+
+class MappedColumn:
+    """One column, open for reading.
+
+    Args:
+        path: its file.
+        about: what its ``.json`` says: rows, nbytes, block_rows, blocks (a CRC-32 each).
+        encoding: of its rows.
+    """
+
+    def __init__(self, path: str, about: dict[str, Any], encoding: Encoding) -> None:
+        self.path, self.encoding = path, encoding
+        self.block_rows: int = about["block_rows"]
+        self.sums: list[int] = about["blocks"]
+        self.values = np.memmap(path, np.uint8, "r", shape=(about["rows"], about["nbytes"]))
+        self._unseen = np.ones(len(self.sums), bool)
+        self._all_seen = not len(self.sums)
+
+    def gather(self, index: np.ndarray) -> Tensor:
+        """The encoded rows at ``index``, uint8 (B, nbytes).
+
+        Raises:
+            UserError: a block's checksum does not hold.
+        """
+        if not self._all_seen:
+            self._check(index)
+        return torch.from_numpy(self.values[index])
+
+    def _check(self, index: np.ndarray) -> None:
+        blocks = np.unique(index // self.block_rows)
+        for block in blocks[self._unseen[blocks]]:
+            rows = self.values[block * self.block_rows : (block + 1) * self.block_rows]
+            if zlib.crc32(rows) != self.sums[block]:
+                raise UserError(
+                    f"stored targets: {self.path} is damaged (its checksum does not hold). "
+                    "Delete it; the next run makes it again from the shards."
+                )
+            self._unseen[block] = False
+        self._all_seen = not self._unseen.any()
+
+
+def map_columns(
+    store: TargetStore,
+    group: Group,
+    columns: list[str],
+    views: int,
+    cache: Store,
+    on_wait: Callable[[str], None] | None = None,
+) -> dict[str, MappedColumn]:
+    """Columns of a group for ``views`` views, copied to this node where they are not there yet.
+
+    Args:
+        cache: a local folder.
+        on_wait: told, once, when another process is making the copy.
+
+    Raises:
+        UserError: a shard is missing or damaged, the disk is full.
+    """
+    wanted = {column: _place(store, group, column, views) for column in columns}
+    missing = [column for column, place in wanted.items() if not _is_there(cache, place, group, views)]
+    if missing:
+        with Lock(cache, f"{store.identity}/lock", on_wait=on_wait):
+            again = [column for column in missing if not _is_there(cache, wanted[column], group, views)]
+            if again:
+                _copy(store, group, {column: wanted[column] for column in again}, views, cache)
+    return {
+        column: MappedColumn(
+            cache.path(f"{place}.bin"), cache.read_json(f"{place}.json"), group.columns[column]
+        )
+        for column, place in wanted.items()
+    }
+
+
+def _place(store: TargetStore, group: Group, column: str, views: int) -> str:
+    return f"{store.identity}/{group.identity}/{digest(column)}-v{views}"
+
+
+def _is_there(cache: Store, place: str, group: Group, views: int) -> bool:
+    try:
+        about = cache.read_json(f"{place}.json")
+        size = cache.size(f"{place}.bin")
+    except FileNotFoundError:
+        return False
+    return bool(about["rows"] == group.samples * views and about["rows"] * about["nbytes"] == size)
+
+
+def _copy(store: TargetStore, group: Group, places: dict[str, str], views: int, cache: Store) -> None:
+    """Write all columns side by side while each shard is read once; rename when they are whole."""
+    files: dict[str, tuple[Any, str]] = {}
+    folder = cache.path(f"{store.identity}/{group.identity}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for column in places:
+            descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+            files[column] = (os.fdopen(descriptor, "wb"), temporary)
+        for shard in group.shards(views):
+            _, rows = read_shard(store, group, shard)
+            for column, (file, _) in files.items():
+                file.write(rows[column].numpy())
+        for column, (file, temporary) in files.items():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(temporary, cache.path(f"{places[column]}.bin"))
+            cache.write_json(f"{places[column]}.json", _describe(cache, places[column], group, column, views))
+    except OSError as error:
+        raise cache.unwritable(f"{store.identity}/{group.identity}", error) from error
+    finally:
+        for file, temporary in files.values():
+            file.close()
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _describe(cache: Store, place: str, group: Group, column: str, views: int) -> dict[str, Any]:
+    nbytes, rows = group.columns[column].nbytes, group.samples * views
+    block_rows = max(1, BLOCK_BYTES // nbytes)
+    values = np.memmap(cache.path(f"{place}.bin"), np.uint8, "r", shape=(rows, nbytes))
+    sums = [zlib.crc32(values[start : start + block_rows]) for start in range(0, rows, block_rows)]
+    return {"column": column, "rows": rows, "nbytes": nbytes, "block_rows": block_rows, "blocks": sums}

@@ -1,0 +1,72 @@
+"""Targets that were computed before: the same answers as the live teacher's, to the stored precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.teacher.live import Targets
+from ray_kd.teacher.mapped import MappedColumn
+
+
+class StoredTargets:
+    """The targets of every path, read by (sample, view).
+
+    Args:
+        ids: of the training split's samples, in its order (N,).
+        views: how many views are stored.
+        entries: for each path's label, the column of each entry of its target.
+        device: where targets go.
+    """
+
+    def __init__(
+        self,
+        ids: Tensor,
+        views: int,
+        entries: Mapping[str, Mapping[str, MappedColumn]],
+        device: torch.device,
+    ) -> None:
+        ids = ids.cpu()
+        order = ids.argsort()
+        self._sorted, self._order = ids[order].numpy(), order.numpy()
+        self._in_place = bool((ids == torch.arange(len(ids))).all())
+        self.samples, self.views, self.entries, self.device = len(ids), views, entries, device
+        # Paths of one kind share a column, which is read and decoded once a batch.
+        self._columns: Sequence[MappedColumn] = list(
+            dict.fromkeys(column for entry in entries.values() for column in entry.values())
+        )
+
+    def targets(self, batch: Mapping[str, Tensor]) -> Targets:
+        """The target of each path, by its label, for the batch's samples under its views.
+
+        Raises:
+            UserError: a sample or view that the store does not have, or a damaged block.
+        """
+        index = self._rows(batch["sample"].cpu().numpy(), batch["view"].cpu().numpy())
+        read = {
+            column: column.encoding.decode(column.gather(index).to(self.device, non_blocking=True))
+            for column in self._columns
+        }
+        return {
+            label: {entry: read[column] for entry, column in entries.items()}
+            for label, entries in self.entries.items()
+        }
+
+    def _rows(self, sample: np.ndarray, view: np.ndarray) -> np.ndarray:
+        if view.size and int(view.max()) >= self.views:
+            raise UserError(
+                f"stored targets: view {int(view.max())} is not stored; {self.views} are (views.count)."
+            )
+        if self._in_place:
+            place = sample
+            known = bool(((0 <= sample) & (sample < self.samples)).all())
+        else:
+            found = self._sorted.searchsorted(sample).clip(max=self.samples - 1)
+            place, known = self._order[found], bool((self._sorted[found] == sample).all())
+        if not known:
+            raise UserError("stored targets: the batch has a sample that the store does not know.")
+        return view * self.samples + place

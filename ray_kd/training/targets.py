@@ -1,0 +1,305 @@
+"""Stored targets of runs: which are needed, which are missing, and computing those.
+
+Runs that share dataset, views, teacher and task share a store, whatever else differs between them: a
+sweep's is computed once, with the columns of all its trials together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import ray_kd
+from ray_kd.config.registry import TASKS, VIEWS
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset, Split
+from ray_kd.data.batches import PIXELS
+from ray_kd.data.views import Views
+from ray_kd.outputs import Outputs
+from ray_kd.paths import Path
+from ray_kd.storage import Lock, Store
+from ray_kd.tasks import Task
+from ray_kd.teacher import LiveTeacher
+from ray_kd.teacher.encoding import Encoding
+from ray_kd.teacher.layout import Group, Shard, TargetStore
+from ray_kd.teacher.shards import write_shard
+
+EVALUATION = ("validation", "test")
+"""Splits of which the teacher's answers are kept, for fidelity."""
+OnShard = Callable[[int, int], None]
+"""Told (shards done, shards in all) after each shard."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column that a path's target (or the teacher's answer) fills.
+
+    Attributes:
+        entry: the key in what ``Path.target`` gives; for answers the name in Outputs.
+        path: None: the teacher's answer.
+    """
+
+    encoding: Encoding
+    entry: str
+    path: Path | None
+
+
+@dataclass
+class Source:
+    """What runs want of one store: of one teacher on one split.
+
+    Attributes:
+        views: how many views of each sample.
+        columns: what is to be there, by name.
+    """
+
+    store: TargetStore
+    split: str
+    ids: Tensor
+    views: int
+    columns: dict[str, Column] = field(default_factory=dict)
+
+    def groups(self) -> dict[str, Group | None]:
+        """The group that holds each column, None where it is missing."""
+        known = [group for group in self.store.groups() if group.split == self.split]
+        found: dict[str, Group | None] = {}
+        wanted = Group.of(self.split, self.ids, {}).ids
+        for name, column in self.columns.items():
+            fit = (g for g in known if g.ids == wanted and g.columns.get(name) == column.encoding)
+            found[name] = next(fit, None)
+        return found
+
+    def missing(self) -> list[tuple[Group, list[Shard]]]:
+        """The shards that are not there, by group; a group for columns that are in none is made up."""
+        groups = self.groups()
+        lost = {name: self.columns[name].encoding for name, group in groups.items() if group is None}
+        there = {group.identity: group for group in groups.values() if group is not None}
+        if lost:
+            new = Group.of(self.split, self.ids, lost)
+            there[new.identity] = new
+        found = [(group, self.store.missing(group, self.views)) for group in there.values()]
+        return [(group, shards) for group, shards in found if shards]
+
+
+def about(spec: RunSpec, name: str) -> dict[str, Any]:
+    """What the targets of teacher ``name`` in a run are of; ``identity`` in it names the store."""
+    views = {key: value for key, value in spec.views.essence().items() if key != "count"}
+    essence = spec.essence()
+    return {
+        "identity": {
+            "task": spec.task.essence(),
+            "dataset": spec.dataset.essence(),
+            "views": views,
+            "teacher": essence["teachers"][name],
+        },
+        "teacher": name,
+        "run": spec.to_dict(),
+        "ray_kd": ray_kd.__version__,
+    }
+
+
+def sources(
+    spec: RunSpec,
+    dataset: Dataset,
+    teachers: Mapping[str, nn.Module],
+    paths: Iterable[Path],
+    store: Store,
+) -> list[Source]:
+    """What a run wants to find stored.
+
+    Args:
+        teachers: modules of the needed teachers, trained or not: one sample says the shapes.
+        paths: the run's active paths, bound.
+    """
+    task = make_task(spec, dataset)
+    views = make_views(spec)
+    found = []
+    for place, (name, model) in enumerate(teachers.items()):
+        target_store = TargetStore(store, about(spec, name))
+        mine = [path for path in paths if spec.teacher_of(path.options) == name]
+        if mine:
+            source = Source(target_store, "train", dataset.train.ids, spec.distinct_views())
+            outputs = _one(model, dataset.train, views)
+            for path in mine:
+                for entry, values in path.target(outputs).items():
+                    column = Column(_encoding(spec, path, values), entry, path)
+                    source.columns[column_name(path, entry, column.encoding)] = column
+            found.append(source)
+        if place == 0:
+            for split in EVALUATION:
+                source = Source(target_store, split, getattr(dataset, split).ids, 1)
+                answer = task.answer(_one(model, getattr(dataset, split), None))
+                for entry, values in flat(answer).items():
+                    column = Column(Encoding.of(values, "float32"), entry, None)
+                    source.columns[f"answer.{task.name}/{entry}"] = column
+                found.append(source)
+    return found
+
+
+def column_name(path: Path, entry: str, encoding: Encoding) -> str:
+    """What a path's entry is called in a store."""
+    return f"{path.stored_as(entry)}@{encoding.word}"
+
+
+def union(lists: Iterable[list[Source]]) -> list[Source]:
+    """Sources of several runs, those of one store and split made one."""
+    found: dict[tuple[str, str, str], Source] = {}
+    for source in (source for sources in lists for source in sources):
+        key = (source.store.identity, source.split, Group.of(source.split, source.ids, {}).ids)
+        known = found.setdefault(key, source)
+        if known is not source:
+            known.views = max(known.views, source.views)
+            known.columns = {**source.columns, **known.columns}
+    return list(found.values())
+
+
+def compute(
+    source: Source,
+    dataset: Dataset,
+    views: Views,
+    task: Task,
+    teacher: Callable[[], LiveTeacher],
+    on_shard: OnShard | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> int:
+    """Compute what a source lacks, in this process; how many shards that were.
+
+    Raises:
+        UserError: disk full, no permission.
+    """
+    if not source.missing():
+        return 0
+    with Lock(source.store.root, f"{source.store.folder}/lock", on_wait=on_wait):
+        work = [(group, shard) for group, shards in source.missing() for shard in shards]
+        prepare(source, {group.identity: group for group, _ in work}.values())
+        live = teacher() if work else None
+        for done, (group, shard) in enumerate(work, start=1):
+            compute_shard(source, group, shard, dataset, views, task, cast(LiveTeacher, live))
+            if on_shard is not None:
+                on_shard(done, len(work))
+    return len(work)
+
+
+def prepare(source: Source, groups: Iterable[Group]) -> None:
+    """Make the folders that shards go to."""
+    source.store.begin()
+    for group in groups:
+        source.store.add(group)
+
+
+def compute_shard(
+    source: Source,
+    group: Group,
+    shard: Shard,
+    dataset: Dataset,
+    views: Views,
+    task: Task,
+    teacher: LiveTeacher,
+) -> None:
+    """Compute one shard and write it."""
+    split: Split = getattr(dataset, group.split)
+    parts: dict[str, list[Tensor]] = {name: [] for name in group.columns}
+    samples = []
+    for index in torch.arange(shard.start, shard.stop).split(batch_size(split)):
+        batch = viewed(split, index, views if group.split == "train" else None, shard.view, teacher.device)
+        values = column_values(source, group.columns, teacher.outputs(batch["image"]), task)
+        for name, encoding in group.columns.items():
+            parts[name].append(encoding.encode(values[name]))
+        samples.append(batch["sample"].cpu())
+    rows = {name: torch.cat(found) for name, found in parts.items()}
+    write_shard(source.store, group, shard, torch.cat(samples), rows)
+
+
+def column_values(source: Source, names: Iterable[str], outputs: Outputs, task: Task) -> dict[str, Tensor]:
+    """The numbers of columns for a teacher's outputs, before they are encoded."""
+    answer: dict[str, Tensor] | None = None
+    by_path: dict[int, Mapping[str, Tensor]] = {}
+    found = {}
+    for name in names:
+        column = source.columns[name]
+        if column.path is None:
+            answer = answer if answer is not None else flat(task.answer(outputs))
+            found[name] = answer[column.entry]
+        else:
+            known = by_path.setdefault(id(column.path), {}) or column.path.target(outputs)
+            by_path[id(column.path)] = known
+            found[name] = known[column.entry]
+    return found
+
+
+def viewed(
+    split: Split, index: Tensor, views: Views | None, view: int, device: torch.device
+) -> dict[str, Tensor]:
+    """The samples at ``index`` under a view, as training shows them."""
+    batch = {name: value.to(device) for name, value in split.gather(index).items()}
+    return batch if views is None else views(batch, view, split)
+
+
+def batch_size(split: Split) -> int:
+    """Samples that the teacher answers at once."""
+    return max(1, min(256, PIXELS // max(1, split.gather(torch.tensor([0]))["image"].numel())))
+
+
+def flat(outputs: Outputs) -> dict[str, Tensor]:
+    """Outputs' tensors by name; ``unflat`` puts them back."""
+    found = {f"features/{index}": values for index, values in enumerate(outputs.features)}
+    if outputs.logits is not None:
+        found["logits"] = outputs.logits
+    return {**found, **{f"extra/{name}": values for name, values in outputs.extra.items()}}
+
+
+def unflat(values: Mapping[str, Tensor]) -> Outputs:
+    """The inverse of ``flat``."""
+    extra = {
+        name.removeprefix("extra/"): found for name, found in values.items() if name.startswith("extra/")
+    }
+    features = tuple(found for name, found in values.items() if name.startswith("features/"))
+    return Outputs(features, values.get("logits"), extra)
+
+
+def make_task(spec: RunSpec, dataset: Dataset) -> Task:
+    """The run's task for a dataset."""
+    name = spec.task.component_name
+    task: Task = TASKS.get(name)(spec.task, dataset.classes_of(name))
+    return task
+
+
+def make_views(spec: RunSpec) -> Views:
+    """The run's view policy."""
+    views: Views = VIEWS.get(spec.views.component_name)(spec.views)
+    return views
+
+
+def same_targets(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """One run for each combination of what targets depend on; seeds, weights and aggregators do not."""
+    found: dict[str, RunSpec] = {}
+    for spec in specs:
+        if spec.targets.source != "stored" or not spec.active_paths():
+            continue
+        paths = [{**path.essence(), "weight": 0, "corrupt": 0} for path in spec.active_paths()]
+        names = {name: about(spec, name)["identity"] for name in spec.needed_teachers()}
+        key = json.dumps([names, paths, spec.targets.essence(), spec.distinct_views()], sort_keys=True)
+        found.setdefault(key, spec)
+    return list(found.values())
+
+
+def _encoding(spec: RunSpec, path: Path, values: Tensor) -> Encoding:
+    precision = spec.targets.precisions.get(path.label, spec.targets.precision)
+    top_k = spec.targets.top_k if path.target_kind == "logits" else None
+    return Encoding.of(values, precision, top_k)
+
+
+@torch.no_grad()
+def _one(model: nn.Module, split: Split, views: Views | None) -> Outputs:
+    """A network's outputs for the first sample of a split."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    batch = viewed(split, torch.tensor([0]), views, 0, device)
+    outputs = cast(Outputs, model.eval()(batch["image"]))
+    model.train(was_training)
+    return outputs
