@@ -128,7 +128,7 @@ def bare_losses(parts: Parts, adapters: Any, outputs: Any, teacher: Any) -> list
 def bare(spec: RunSpec, parts: Parts) -> Callable[[int, int], float]:
     """Seconds per step of a loop written by hand."""
     data, views, size = parts.dataset.train, parts.views, spec.training.batch_size
-    student, judge = parts.student, parts.judge
+    student, judge = parts.student, next(iter(parts.teachers.values()), None)
     adapters = [m for path in parts.paths for m in getattr(path, "adapters", nn.ModuleDict()).values()]
     alphas = torch.zeros(len(parts.paths), requires_grad=True)
     trained = [*student.parameters(), *(p for adapter in adapters for p in adapter.parameters())]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -67,6 +67,8 @@ class Group:
         ids: digest of the split's sample ids.
         columns: how each is encoded, by name.
         rows: samples in a full shard.
+        made_by: for each column the path's options and the entry of its target, so that it can be
+            computed again; null for the teacher's answers. No part of the group's identity.
     """
 
     split: str
@@ -74,19 +76,21 @@ class Group:
     ids: str
     columns: dict[str, Encoding]
     rows: int
+    made_by: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, split: str, ids: Tensor, columns: dict[str, Encoding]) -> Group:
+    def of(
+        cls, split: str, ids: Tensor, columns: dict[str, Encoding], made_by: dict[str, Any] | None = None
+    ) -> Group:
         """A group of columns of a split, its shards of about ``SHARD_BYTES``."""
         row = 12 + sum(column.nbytes for column in columns.values())
-        return cls(
-            split, len(ids), ids_digest(ids), dict(sorted(columns.items())), max(1, SHARD_BYTES // row)
-        )
+        rows = max(1, SHARD_BYTES // row)
+        return cls(split, len(ids), ids_digest(ids), dict(sorted(columns.items())), rows, made_by or {})
 
     @property
     def identity(self) -> str:
         """The name of its folder."""
-        return digest(self.to_json())
+        return digest({key: value for key, value in self.to_json().items() if key != "made_by"})
 
     @property
     def row_bytes(self) -> int:
@@ -112,13 +116,14 @@ class Group:
             "ids": self.ids,
             "rows": self.rows,
             "columns": columns,
+            "made_by": self.made_by,
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Group:
         """The inverse of ``to_json``."""
         columns = {name: Encoding.from_json(entry) for name, entry in data["columns"].items()}
-        return cls(data["split"], data["samples"], data["ids"], columns, data["rows"])
+        return cls(data["split"], data["samples"], data["ids"], columns, data["rows"], data["made_by"])
 
 
 class TargetStore:
@@ -156,10 +161,33 @@ class TargetStore:
             )
         return found
 
-    def begin(self) -> None:
-        """Write what the store is, where nobody did yet."""
-        if not self.files.exists("store.json"):
-            self.files.write_json("store.json", self.about)
+    def begin(self, weights: str) -> None:
+        """Write what the store is, where nobody did yet.
+
+        Args:
+            weights: digest of the teacher's weights.
+
+        Raises:
+            UserError: what is there was computed by other weights.
+        """
+        if self.files.exists("store.json"):
+            self.require(weights)
+        else:
+            self.files.write_json("store.json", {**self.about, "weights": weights})
+
+    def require(self, weights: str) -> None:
+        """Refuse targets of a teacher that has other weights by now.
+
+        Raises:
+            UserError: says what to do.
+        """
+        known = self.files.read_json("store.json")["weights"]
+        if known != weights:
+            raise UserError(
+                f"stored targets: {self.files.path()} was computed by a teacher with weights {known}, and "
+                f"the teacher '{self.about['teacher']}' has {weights} now: it was trained again. Delete that "
+                "folder; the next run computes its targets anew."
+            )
 
     def groups(self) -> list[Group]:
         """Every group there is, in the order of their names."""
@@ -176,17 +204,19 @@ class TargetStore:
         if not self.files.exists(f"{group.identity}/group.json"):
             self.files.write_json(f"{group.identity}/group.json", group.to_json())
 
-    def find(self, split: str, ids: str, column: str, encoding: Encoding) -> Group | None:
-        """The group that holds a column, or None."""
-        for group in self.groups():
-            if (group.split, group.ids) == (split, ids) and group.columns.get(column) == encoding:
-                return group
-        return None
-
     def missing(self, group: Group, views: int) -> list[Shard]:
         """The shards of so many views that are not there whole; a file of another size counts as missing."""
         names = set(self.files.names(group.identity))
         return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
+
+    def complete_views(self, group: Group) -> int:
+        """How many views, from the first on, have all their shards, going by the names of files."""
+        names, views = set(self.files.names(group.identity)), 0
+        while True:
+            shards = [shard for shard in group.shards(views + 1) if shard.view == views]
+            if not all({f"{shard.name}.json", f"{shard.name}.parquet"} <= names for shard in shards):
+                return views
+            views += 1
 
     def _whole(self, group: Group, shard: Shard, names: set[str]) -> bool:
         if not {f"{shard.name}.json", f"{shard.name}.parquet"} <= names:

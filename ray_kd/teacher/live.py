@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -24,6 +26,16 @@ class LiveTeacher:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
+        self.device = device
+
+    @cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits of its weights."""
+        found = hashlib.sha256()
+        for name, values in sorted(self.model.state_dict().items()):
+            found.update(name.encode())
+            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()[:16]
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> Outputs:

@@ -58,7 +58,7 @@ class MappedColumn:
         blocks = np.unique(index // self.block_rows)
         for block in blocks[self._unseen[blocks]]:
             rows = self.values[block * self.block_rows : (block + 1) * self.block_rows]
-            if zlib.crc32(rows) != self.sums[block]:
+            if zlib.crc32(rows.data) != self.sums[block]:
                 raise UserError(
                     f"stored targets: {self.path} is damaged (its checksum does not hold). "
                     "Delete it; the next run makes it again from the shards."
@@ -75,7 +75,7 @@ def map_columns(
     cache: Store,
     on_wait: Callable[[str], None] | None = None,
 ) -> dict[str, MappedColumn]:
-    """Columns of a group for ``views`` views, copied to this node where they are not there yet.
+    """Columns of a group for at least ``views`` views, copied to this node where they are not there yet.
 
     Args:
         cache: a local folder.
@@ -84,23 +84,47 @@ def map_columns(
     Raises:
         UserError: a shard is missing or damaged, the disk is full.
     """
-    wanted = {column: _place(store, group, column, views) for column in columns}
-    missing = [column for column, place in wanted.items() if not _is_there(cache, place, group, views)]
-    if missing:
+    found = _found(store, group, columns, views, cache)
+    if len(found) < len(columns):
         with Lock(cache, f"{store.identity}/lock", on_wait=on_wait):
-            again = [column for column in missing if not _is_there(cache, wanted[column], group, views)]
-            if again:
-                _copy(store, group, {column: wanted[column] for column in again}, views, cache)
+            found = _found(store, group, columns, views, cache)
+            lost = [column for column in columns if column not in found]
+            if lost:
+                every = max(views, store.complete_views(group))  # one copy serves trials of fewer views
+                places = {column: _place(store, group, column, every) for column in lost}
+                _copy(store, group, places, every, cache)
+                found |= places
     return {
         column: MappedColumn(
             cache.path(f"{place}.bin"), cache.read_json(f"{place}.json"), group.columns[column]
         )
-        for column, place in wanted.items()
+        for column, place in found.items()
     }
+
+
+def is_mapped(store: TargetStore, group: Group, columns: list[str], views: int, cache: Store) -> bool:
+    """Whether this node has a copy of the columns for at least so many views."""
+    return len(_found(store, group, columns, views, cache)) == len(columns)
 
 
 def _place(store: TargetStore, group: Group, column: str, views: int) -> str:
     return f"{store.identity}/{group.identity}/{digest(column)}-v{views}"
+
+
+def _found(store: TargetStore, group: Group, columns: list[str], views: int, cache: Store) -> dict[str, str]:
+    """The copies that there are of at least so many views."""
+    names = cache.names(f"{store.identity}/{group.identity}")
+    found = {}
+    for column in columns:
+        begin = f"{digest(column)}-v"
+        ends = (name.removeprefix(begin) for name in names if name.startswith(begin))
+        counts = {int(end.removesuffix(".json")) for end in ends if end.endswith(".json")}
+        for count in sorted(counts):
+            place = _place(store, group, column, count)
+            if count >= views and _is_there(cache, place, group, count):
+                found[column] = place
+                break
+    return found
 
 
 def _is_there(cache: Store, place: str, group: Group, views: int) -> bool:
@@ -143,5 +167,5 @@ def _describe(cache: Store, place: str, group: Group, column: str, views: int) -
     nbytes, rows = group.columns[column].nbytes, group.samples * views
     block_rows = max(1, BLOCK_BYTES // nbytes)
     values = np.memmap(cache.path(f"{place}.bin"), np.uint8, "r", shape=(rows, nbytes))
-    sums = [zlib.crc32(values[start : start + block_rows]) for start in range(0, rows, block_rows)]
+    sums = [zlib.crc32(values[start : start + block_rows].data) for start in range(0, rows, block_rows)]
     return {"column": column, "rows": rows, "nbytes": nbytes, "block_rows": block_rows, "blocks": sums}

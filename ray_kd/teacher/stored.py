@@ -63,7 +63,7 @@ class StoredTargets:
             )
         if self._in_place:
             place = sample
-            known = bool(((0 <= sample) & (sample < self.samples)).all())
+            known = bool(((sample >= 0) & (sample < self.samples)).all())
         else:
             found = self._sorted.searchsorted(sample).clip(max=self.samples - 1)
             place, known = self._order[found], bool((self._sorted[found] == sample).all())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from ray_kd.aggregation import Aggregator, create_aggregator
 from ray_kd.config.errors import UserError
-from ray_kd.config.registry import TASKS, VIEWS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.data.permuted import permuted_labels
@@ -21,8 +23,12 @@ from ray_kd.paths import Path, create_path
 from ray_kd.streams import forked, key
 from ray_kd.tasks import Task
 from ray_kd.teacher import LiveTeacher, Teachers
+from ray_kd.teacher.stored import StoredTargets
+from ray_kd.training.evaluation import Answers
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
+from ray_kd.training.stored import open_stored
+from ray_kd.training.targets import make_task, make_views
 
 
 @dataclass
@@ -44,11 +50,11 @@ class Parts:
     task: Task
     student: nn.Module
     teachers: dict[str, LiveTeacher]
-    targets: Teachers
+    targets: Teachers | StoredTargets
     paths: nn.ModuleList
     aggregator: Aggregator
-    judge: LiveTeacher | None = field(default=None)
-    """The teacher that agreement is measured against: the first one."""
+    judge: Callable[[str], Answers] | None = None
+    """The answers of the teacher that fidelity is measured against, the first one, to a split by name."""
 
 
 def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None = None) -> Parts:
@@ -63,20 +69,22 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     if spec.training.labels == "permuted":
         dataset = copy.copy(dataset)  # other runs of this process share the original
         dataset.train = permuted_labels(dataset.train, spec.seed)
-    task = spec.task.component_name
-    classes = dataset.classes_of(task)
-    views = VIEWS.get(spec.views.component_name)(spec.views)
-    views.bind(dataset, task)
+    task, views = make_task(spec, dataset), make_views(spec, dataset)
     student = own.student or create_model(
-        spec.student, classes=classes, channels=dataset.channels, seed=spec.seed
+        spec.student, classes=task.classes, channels=dataset.channels, seed=spec.seed
     )
+    stored = spec.targets.source == "stored" and bool(spec.active_paths())
+    if stored and (own.teacher is not None or own.dataset is not None):
+        raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
+    # A teacher whose answers are stored stays off the device: its frozen parts and its widths are read.
+    place = torch.device("cpu") if stored else device
     teachers = {
-        name: LiveTeacher(own.teacher, device)
+        name: LiveTeacher(own.teacher, place)
         if own.teacher is not None
-        else resident.teacher(spec, name, setting.store, device)
+        else resident.teacher(spec, name, setting.store, place)
         for name in spec.needed_teachers()
     }
-    paths = _paths(spec, student, teachers)
+    paths = build_paths(spec, student, teachers)
     modules = nn.ModuleList(paths)
     if setting.world > 1 and spec.training.sync_batchnorm:
         student, modules = synchronise(student, device), cast(nn.ModuleList, synchronise(modules, device))
@@ -84,20 +92,39 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     weights = {path.label: static_weight(path) for path in paths}
     losses = [name for path in paths for name in path.keys]
     aggregator = create_aggregator(spec.aggregation, names=losses, weights=weights, seed=spec.seed)
+    targets: Teachers | StoredTargets
+    judge: Callable[[str], Answers] | None = None
+    if stored:
+        load = partial(resident.fresh_teacher, spec, store=setting.store, device=device)
+        opened = open_stored(spec, dataset, views, task, teachers, paths, load, setting)
+        targets, judge = opened.targets, opened.answers
+    else:
+        targets = Teachers(teachers, paths, labels)
+        if teachers:
+            first = next(iter(teachers.values()))
+            judge = partial(_live_answers, resident, first, task, dataset, setting)
     return Parts(
         dataset=dataset,
         views=views,
-        task=TASKS.get(task)(spec.task, classes),
+        task=task,
         student=student.to(device),
         teachers=teachers,
-        targets=Teachers(teachers, paths, labels),
+        targets=targets,
         paths=modules.to(device),
         aggregator=aggregator.to(device),
-        judge=next(iter(teachers.values()), None),
+        judge=judge,
     )
 
 
-def _paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> list[Path]:
+def _live_answers(
+    resident: Resident, teacher: LiveTeacher, task: Task, dataset: Dataset, setting: Setting, split: str
+) -> Answers:
+    asked = getattr(dataset, split)
+    return resident.answers(teacher, task, asked, setting.device, setting.rank, setting.world)
+
+
+def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> list[Path]:
+    """The active paths of a run between its student and its teachers, bound."""
     paths: list[Path] = []
     for options in spec.active_paths():
         teacher = teachers[spec.teacher_of(options)].model

@@ -39,14 +39,18 @@ class Resident:
         Raises:
             UserError: it was not trained yet.
         """
+        key = ("teacher", teacher_key(spec, name), store.uri, device)
+        return self._once(key, lambda: self.fresh_teacher(spec, name, store, device))
+
+    def fresh_teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
+        """A trained teacher that is not kept.
+
+        Raises:
+            UserError: it was not trained yet.
+        """
         dataset = self.dataset(spec.dataset, device)
-
-        def make() -> LiveTeacher:
-            classes = dataset.classes_of(spec.task.component_name)
-            model = load_teacher(spec, name, store, classes, dataset.channels)
-            return LiveTeacher(model, device)
-
-        return self._once(("teacher", teacher_key(spec, name), store.uri, device), make)
+        classes = dataset.classes_of(spec.task.component_name)
+        return LiveTeacher(load_teacher(spec, name, store, classes, dataset.channels), device)
 
     def answers(
         self, teacher: LiveTeacher, task: Task, split: Split, device: torch.device, rank: int, world: int

@@ -195,14 +195,8 @@ class Training:
         return record
 
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
-        split = getattr(parts.dataset, name)
-        answers = None
-        if parts.judge is not None:
-            setting = self.setting
-            answers = self.resident.answers(
-                parts.judge, parts.task, split, setting.device, setting.rank, setting.world
-            )
-        return evaluate(parts.student, parts.task, split, answers, self.setting)
+        answers = parts.judge(name) if parts.judge is not None else None
+        return evaluate(parts.student, parts.task, getattr(parts.dataset, name), answers, self.setting)
 
     def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
         value = record["val"][parts.task.monitor]

@@ -48,6 +48,10 @@ class Column:
     entry: str
     path: Path | None
 
+    def made_by(self) -> dict[str, Any]:
+        """What a store says of it."""
+        return {"entry": self.entry, "path": None if self.path is None else self.path.options.full()}
+
 
 @dataclass
 class Source:
@@ -56,6 +60,7 @@ class Source:
     Attributes:
         views: how many views of each sample.
         columns: what is to be there, by name.
+        entries: for each path's label, the column of each entry of its target; paths may share one.
     """
 
     store: TargetStore
@@ -63,6 +68,7 @@ class Source:
     ids: Tensor
     views: int
     columns: dict[str, Column] = field(default_factory=dict)
+    entries: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def groups(self) -> dict[str, Group | None]:
         """The group that holds each column, None where it is missing."""
@@ -80,7 +86,8 @@ class Source:
         lost = {name: self.columns[name].encoding for name, group in groups.items() if group is None}
         there = {group.identity: group for group in groups.values() if group is not None}
         if lost:
-            new = Group.of(self.split, self.ids, lost)
+            made_by = {name: self.columns[name].made_by() for name in lost}
+            new = Group.of(self.split, self.ids, lost, made_by)
             there[new.identity] = new
         found = [(group, self.store.missing(group, self.views)) for group in there.values()]
         return [(group, shards) for group, shards in found if shards]
@@ -117,7 +124,7 @@ def sources(
         paths: the run's active paths, bound.
     """
     task = make_task(spec, dataset)
-    views = make_views(spec)
+    views = make_views(spec, dataset)
     found = []
     for place, (name, model) in enumerate(teachers.items()):
         target_store = TargetStore(store, about(spec, name))
@@ -128,7 +135,9 @@ def sources(
             for path in mine:
                 for entry, values in path.target(outputs).items():
                     column = Column(_encoding(spec, path, values), entry, path)
-                    source.columns[column_name(path, entry, column.encoding)] = column
+                    stored_as = f"{path.stored_as(entry)}@{column.encoding.word}"
+                    source.columns[stored_as] = column
+                    source.entries.setdefault(path.label, {})[entry] = stored_as
             found.append(source)
         if place == 0:
             for split in EVALUATION:
@@ -139,11 +148,6 @@ def sources(
                     source.columns[f"answer.{task.name}/{entry}"] = column
                 found.append(source)
     return found
-
-
-def column_name(path: Path, entry: str, encoding: Encoding) -> str:
-    """What a path's entry is called in a store."""
-    return f"{path.stored_as(entry)}@{encoding.word}"
 
 
 def union(lists: Iterable[list[Source]]) -> list[Source]:
@@ -176,19 +180,25 @@ def compute(
         return 0
     with Lock(source.store.root, f"{source.store.folder}/lock", on_wait=on_wait):
         work = [(group, shard) for group, shards in source.missing() for shard in shards]
-        prepare(source, {group.identity: group for group, _ in work}.values())
-        live = teacher() if work else None
+        if not work:
+            return 0
+        live = teacher()
+        prepare(source, live.digest, work)
         for done, (group, shard) in enumerate(work, start=1):
-            compute_shard(source, group, shard, dataset, views, task, cast(LiveTeacher, live))
+            compute_shard(source, group, shard, dataset, views, task, live)
             if on_shard is not None:
                 on_shard(done, len(work))
     return len(work)
 
 
-def prepare(source: Source, groups: Iterable[Group]) -> None:
-    """Make the folders that shards go to."""
-    source.store.begin()
-    for group in groups:
+def prepare(source: Source, weights: str, work: Iterable[tuple[Group, Shard]]) -> None:
+    """Make the folders that shards go to.
+
+    Raises:
+        UserError: another teacher's targets lie there.
+    """
+    source.store.begin(weights)
+    for group in {group.identity: group for group, _ in work}.values():
         source.store.add(group)
 
 
@@ -269,9 +279,10 @@ def make_task(spec: RunSpec, dataset: Dataset) -> Task:
     return task
 
 
-def make_views(spec: RunSpec) -> Views:
-    """The run's view policy."""
+def make_views(spec: RunSpec, dataset: Dataset) -> Views:
+    """The run's view policy, bound to a dataset."""
     views: Views = VIEWS.get(spec.views.component_name)(spec.views)
+    views.bind(dataset, spec.task.component_name)
     return views
 
 

@@ -1,0 +1,124 @@
+"""A run's stored targets, opened: what is missing is computed first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset
+from ray_kd.data.views import Views
+from ray_kd.outputs import Outputs
+from ray_kd.paths import Path
+from ray_kd.storage import Store
+from ray_kd.tasks import Task
+from ray_kd.teacher import LiveTeacher
+from ray_kd.teacher.layout import Group
+from ray_kd.teacher.mapped import MappedColumn, is_mapped, map_columns
+from ray_kd.teacher.stored import StoredTargets
+from ray_kd.training.evaluation import Answers
+from ray_kd.training.setting import Setting
+from ray_kd.training.targets import Source, compute, sources, unflat
+
+
+@dataclass
+class Opened:
+    """A run's targets, and the teacher's answers on the evaluation splits."""
+
+    targets: StoredTargets
+    answers: Callable[[str], Answers]
+
+
+def open_stored(
+    spec: RunSpec,
+    dataset: Dataset,
+    views: Views,
+    task: Task,
+    teachers: Mapping[str, LiveTeacher],
+    paths: list[Path],
+    load: Callable[[str], LiveTeacher],
+    setting: Setting,
+) -> Opened:
+    """Open a run's stored targets; those that are missing are computed in this process, once for all.
+
+    Args:
+        teachers: the needed teachers, anywhere: their modules say the shapes.
+        load: a teacher on the run's device, called only where something is missing.
+
+    Raises:
+        UserError: damaged shards, a full disk.
+    """
+    cache = cache_of(spec, setting.store)
+    modules = {name: teacher.model for name, teacher in teachers.items()}
+    wanted = sources(spec, dataset, modules, paths, setting.store)
+    for source in wanted:
+        name = source.store.about["teacher"]
+        if _all_mapped(source, cache):
+            source.store.require(teachers[name].digest)
+        else:
+            compute(source, dataset, views, task, lambda name=name: load(name))  # type: ignore[misc]
+    entries: dict[str, dict[str, MappedColumn]] = {}
+    for source in wanted:
+        if source.split == "train":
+            columns = _open(source, cache)
+            for label, names in source.entries.items():
+                entries[label] = {entry: columns[name] for entry, name in names.items()}
+    targets = StoredTargets(dataset.train.ids, spec.distinct_views(), entries, setting.device)
+    judged = {source.split: source for source in wanted if source.split != "train"}
+    return Opened(targets, lambda split: _answers(judged[split], cache, setting.device))
+
+
+def cache_of(spec: RunSpec, store: Store) -> Store:
+    """The local folder of memory-mapped copies.
+
+    Raises:
+        UserError: the storage is no local path, and ``targets.cache`` names none.
+    """
+    if spec.targets.cache is not None:
+        cache = Store(spec.targets.cache)
+    elif store.is_local:
+        return store.child("targets/mapped")
+    else:
+        cache = Store("~/.cache/ray-kd/targets")
+    if not cache.is_local:
+        raise UserError(f"targets.cache: expected a folder on a local disk, got '{spec.targets.cache}'.")
+    return cache
+
+
+def _groups(source: Source) -> list[tuple[Group, list[str]]]:
+    """The groups that hold columns of a source, each with the names of those."""
+    found: dict[str, tuple[Group, list[str]]] = {}
+    for name, group in source.groups().items():
+        if group is not None:
+            found.setdefault(group.identity, (group, []))[1].append(name)
+    return list(found.values())
+
+
+def _all_mapped(source: Source, cache: Store) -> bool:
+    groups = _groups(source)
+    return sum(len(names) for _, names in groups) == len(source.columns) and all(
+        is_mapped(source.store, group, names, source.views, cache) for group, names in groups
+    )
+
+
+def _open(source: Source, cache: Store) -> dict[str, MappedColumn]:
+    found: dict[str, MappedColumn] = {}
+    for group, names in _groups(source):
+        found.update(map_columns(source.store, group, names, source.views, cache))
+    return found
+
+
+def _answers(source: Source, cache: Store, device: torch.device) -> Answers:
+    columns = _open(source, cache)
+    entries = {column.entry: columns[name] for name, column in source.columns.items()}
+    stored = StoredTargets(source.ids, 1, {"answer": entries}, device)
+
+    def answer(index: int, batch: Mapping[str, Tensor]) -> Outputs:
+        asked = {"sample": batch["sample"], "view": torch.zeros_like(batch["sample"])}
+        return unflat(stored.targets(asked)["answer"])
+
+    return answer
