@@ -31,7 +31,7 @@ class Views:
     """Names of the tasks whose labels stay true under it."""
     per_sample: ClassVar[bool] = False
     """Whether it acts on one raw sample of files at a time, before it has the dataset's size: it is then
-    one of ``SampleViews``: its ``sample(raw, split, index, view) -> raw`` runs in the loader's worker processes."""
+    one of ``SampleViews``, and runs in the loader's worker processes."""
     Options: ClassVar[type[ViewOptions]] = ViewOptions
     classes: int | None = None
     mean: tuple[float, ...] | None = None

@@ -1,0 +1,149 @@
+"""Stored targets computed by a pool of teachers: Ray Data hands out stretches of the dataset.
+
+A row of the Ray dataset is a shard that is missing. Each actor of the pool holds dataset and teacher; it
+reads the shard's samples, shows them as the view says, asks the teacher, and writes the shard whole. An
+actor or a node that dies costs the shards it was at, which another computes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from ray_kd.cluster.connect import connect
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Lock, Store
+from ray_kd.teacher.layout import Group, Shard
+from ray_kd.training.precompute import Work, gather_work
+from ray_kd.training.resident import Resident
+from ray_kd.training.setting import Setting, local_setting
+from ray_kd.training.targets import OnShard, compute_shard, prepare, same_targets
+
+RETRIES = 3
+"""How often a shard whose actor died is computed again."""
+
+
+class TeacherActor:
+    """One member of the pool.
+
+    Args:
+        specs: resolved runs, JSON, whose targets are computed together.
+    """
+
+    def __init__(self, specs: list[str]) -> None:
+        import torch
+
+        runs = [RunSpec.parse(json.loads(spec)) for spec in specs]
+        torch.set_num_threads(max(1, int(runs[0].resources.cpus)))
+        setting = local_setting(runs[0])
+        found = gather_work(runs, setting, Resident())
+        self._works = {(work.source.store.identity, work.source.split): work for work in found}
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Compute the shards of a batch; their names."""
+        for text in batch["shard"]:
+            task = json.loads(str(text))
+            work = self._works[task["store"], task["split"]]
+            group = Group.from_json(task["group"])
+            shard = Shard(**task["shard"])
+            compute_shard(work.source, group, shard, work.dataset, work.views, work.task, work.load())
+        return {"shard": batch["shard"]}
+
+
+def precompute_cluster(
+    specs: Iterable[RunSpec],
+    address: str | None = None,
+    on_shard: OnShard | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> int:
+    """Compute what runs' stored targets lack, on a cluster or on this machine; how many shards that were.
+
+    Raises:
+        UserError: a teacher is not trained, the disk is full, nobody answers at the address.
+    """
+    specs = same_targets(specs)
+    if not specs:
+        return 0
+    setting = Setting(Store(specs[0].storage), local_setting(specs[0]).device)
+    works = [work for work in gather_work(specs, setting, Resident()) if work.source.missing()]
+    if not works:
+        return 0
+    locks = {work.source.store.folder: work.source.store.root for work in works}
+    held = [Lock(root, f"{folder}/lock", on_wait=on_wait) for folder, root in sorted(locks.items())]
+    for lock in held:
+        lock.acquire()
+    try:
+        tasks = [task for work in works for task in _tasks(work)]
+        if tasks:
+            with connect(address, specs[0].plugins):
+                _stream(tasks, specs, on_shard)
+        return len(tasks)
+    finally:
+        for lock in held:
+            lock.release()
+
+
+def _tasks(work: Work) -> list[str]:
+    missing = work.source.missing()
+    prepare(
+        work.source, work.load().digest, [(group, shard) for group, shards in missing for shard in shards]
+    )
+    about = {"store": work.source.store.identity, "split": work.source.split}
+    return [
+        json.dumps({**about, "group": group.to_json(), "shard": asdict(shard)})
+        for group, shards in missing
+        for shard in shards
+    ]
+
+
+def _stream(tasks: list[str], specs: list[RunSpec], on_shard: OnShard | None) -> None:
+    import ray.data  # a second of import, only where it is used
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    resources = specs[0].resources
+    total = ray.cluster_resources()
+    places = math.floor(total.get("CPU", 1) / resources.cpus)
+    gpus = resources.gpus or (1.0 if total.get("GPU", 0) >= 1 else 0.0)
+    if gpus:
+        places = min(places, math.floor(total["GPU"] / gpus))
+    pool = max(1, min(places, len(tasks)))
+    texts = [json.dumps(spec.to_dict()) for spec in specs]
+    rows: Any = ray.data.from_items([{"shard": task} for task in tasks], override_num_blocks=len(tasks))
+    rows = rows.map_batches(
+        TeacherActor,
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=2),
+        fn_constructor_args=(texts,),
+        num_cpus=resources.cpus,
+        num_gpus=gpus or None,
+        max_restarts=RETRIES,
+        max_task_retries=RETRIES,
+    )
+    try:
+        for done, _ in enumerate(rows.iter_rows(), start=1):
+            if on_shard is not None:
+                on_shard(done, len(tasks))
+    except ray.exceptions.RayError as error:
+        cause = _user_error(error)
+        if cause is None:
+            raise
+        raise cause from error
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The mistake that a worker met, dug out of what Ray wraps it in."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, UserError):
+            return UserError(str(error).splitlines()[-1]) if "\n" in str(error) else error
+        error = getattr(error, "cause", None) or error.__cause__
+        seen += 1
+    return None
