@@ -103,8 +103,8 @@ def _same(found: TargetStore, now: dict[str, Any]) -> None:
     changed = [key for key in before if before[key] != now.get(key)]
     if changed:
         raise UserError(
-            f"{found.files.path()}: {' and '.join(changed)} changed since it was computed (another version of "
-            "ray-kd or of a plug-in, or a file of weights that was replaced). Delete the folder; the next "
+            f"{found.files.path()}: {' and '.join(changed)} changed since it was computed (another "
+            "version of ray-kd or of a plug-in, or a file of weights that was replaced). Delete the folder; the next "
             "run computes its targets anew."
         )
 
@@ -134,7 +134,8 @@ def _choose(shards: list[Shard], samples: int, draw: torch.Generator) -> dict[st
 def _require_ids(found: TargetStore, group: Group, shard: Shard, ids: Tensor, wanted: Tensor) -> None:
     if not torch.equal(ids, wanted[shard.start : shard.stop].cpu()):
         raise UserError(
-            f"{found.files.path(f'{group.identity}/{shard.name}.parquet')}: its samples are not in their place."
+            f"{found.files.path(f'{group.identity}/{shard.name}.parquet')}: its samples are not in their "
+            "place. Delete it; 'ray-kd precompute' computes it again."
         )
 
 
