@@ -104,8 +104,8 @@ def _same(found: TargetStore, now: dict[str, Any]) -> None:
     if changed:
         raise UserError(
             f"{found.files.path()}: {' and '.join(changed)} changed since it was computed (another "
-            "version of ray-kd or of a plug-in, or a file of weights that was replaced). Delete the folder; the next "
-            "run computes its targets anew."
+            "version of ray-kd or of a plug-in, or a file of weights that was replaced). Delete the "
+            "folder; the next run computes its targets anew."
         )
 
 
