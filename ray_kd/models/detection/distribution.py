@@ -43,6 +43,7 @@ class DistributionHead(Head):
         reach: a level is for objects whose farthest edge is at most so many strides away, and that the
             level below is not for; the last level takes all that are larger.
         radius: of centre sampling, in strides.
+        image_size: height and width in pixels; None: what the first level covers.
         **selection: see ``Head``.
     """
 
@@ -54,6 +55,7 @@ class DistributionHead(Head):
         *,
         reach: float,
         radius: float,
+        image_size: tuple[int, int] | None = None,
         **selection: Any,
     ) -> None:
         self.centres, self.strides = places(level_sizes, strides, device)
@@ -63,7 +65,9 @@ class DistributionHead(Head):
         limits = torch.tensor([*pairwise(ends)], device=device)
         self.limits = limits.repeat_interleave(torch.tensor(count, device=device), 0)
         half = (reach * self.strides / 2).unsqueeze(1).expand(-1, 4)
-        super().__init__(level_sizes, boxes_around(self.centres, half), **selection)
+        if image_size is None:
+            image_size = (level_sizes[0][0] * strides[0], level_sizes[0][1] * strides[0])
+        super().__init__(level_sizes, boxes_around(self.centres, half), image_size, **selection)
 
     def boxes(self, outputs: Outputs) -> Tensor:
         bins = full(tensor_of(outputs, "bins"))

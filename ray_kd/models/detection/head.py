@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ Parts = dict[str, tuple[Tensor, Tensor]]
 """Terms of a loss by name: a sum, and the count that it is to be divided by."""
 
 CANDIDATES = 1000
-"""Answers of an image that non-maximum suppression looks at, at most: the best."""
+"""Answers of a level that non-maximum suppression looks at, at most: the best."""
 
 
 class Head(ABC):
@@ -26,6 +26,7 @@ class Head(ABC):
     Args:
         level_sizes: height and width of each level.
         priors: the box (L, 4) that each position starts from.
+        image_size: height and width in pixels; detections are cut off there.
         least_score: answers with a lower score are no detections.
         overlap: IoU above which the lesser of two detections of a class is dropped.
         most: detections of an image, at most.
@@ -35,12 +36,13 @@ class Head(ABC):
         self,
         level_sizes: tuple[tuple[int, int], ...],
         priors: Tensor,
+        image_size: tuple[int, int],
         *,
         least_score: float,
         overlap: float,
         most: int,
     ) -> None:
-        self.level_sizes, self.priors = level_sizes, priors
+        self.level_sizes, self.priors, self.image_size = level_sizes, priors, image_size
         self.least_score, self.overlap, self.most = least_score, overlap, most
 
     @abstractmethod
@@ -54,33 +56,55 @@ class Head(ABC):
 
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         """Every part's sum over its global count, added up; a connected zero where nothing counts."""
-        with exact(tensor_of(outputs, "logits")):
-            parts = self.parts(outputs, batch).values()
-            sums, counts = (torch.stack([part[i].float() for part in parts]) for i in (0, 1))
-            return (sums / normaliser(counts)).sum()
+        with exact(self.priors):
+            return self.total(self.parts(outputs, batch))
+
+    @staticmethod
+    def total(parts: Parts) -> Tensor:
+        """The loss of a rank's parts; every rank has to come here."""
+        sums, counts = (torch.stack([part[i].float() for part in parts.values()]) for i in (0, 1))
+        return (sums / normaliser(counts)).sum()
 
     @torch.no_grad()
     def detections(self, outputs: Outputs) -> dict[str, Tensor]:
         """boxes (N, M, 4), scores (N, M), labels (N, M), best first; label -1 where there is none."""
-        scores = tensor_of(outputs, "logits").float().sigmoid()
-        return self.select(self.boxes(outputs).float(), scores)
+        return self.select(self.boxes(outputs).float(), self.scores(outputs), self.counts)
 
-    def select(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
-        """Detections from every position's box (N, L, 4), or one for each class (N, L, K, 4), and scores
-        (N, L, K): the best answers of each image, non-maximum suppression class by class."""
-        rows = [self._select_one(*one) for one in zip(boxes, scores, strict=True)]
+    @property
+    def counts(self) -> list[int]:
+        """Positions of each level."""
+        places = [height * width for height, width in self.level_sizes]
+        return [count * (len(self.priors) // sum(places)) for count in places]
+
+    def scores(self, outputs: Outputs) -> Tensor:
+        """How sure the detector is of each class at each position, (N, L, K) in [0, 1]."""
+        return tensor_of(outputs, "logits").float().sigmoid()
+
+    def select(self, boxes: Tensor, scores: Tensor, counts: Sequence[int]) -> dict[str, Tensor]:
+        """The best answers of each image, after non-maximum suppression class by class.
+
+        Args:
+            boxes: one for each position (N, L, 4), or for each of its classes (N, L, K, 4).
+            scores: (N, L, K).
+            counts: positions of each level; each level names its best ``CANDIDATES``.
+        """
+        height, width = self.image_size
+        boxes = boxes.clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
+        rows = [self._select_one(*one, counts) for one in zip(boxes, scores, strict=True)]
         size = max((len(row["labels"]) for row in rows), default=0)
         return {name: torch.stack([_padded(row[name], size, name) for row in rows]) for name in rows[0]}
 
-    def _select_one(self, boxes: Tensor, scores: Tensor) -> dict[str, Tensor]:
+    def _select_one(self, boxes: Tensor, scores: Tensor, counts: Sequence[int]) -> dict[str, Tensor]:
         from torchvision.ops import batched_nms  # three seconds of import, only where it is used
 
-        classes = scores.shape[1]
-        best, index = scores.flatten().topk(min(CANDIDATES, scores.numel()))
-        index = index[best >= self.least_score]
-        place, label = index // classes, index % classes
+        classes, start, kept = scores.shape[1], 0, []
+        for level in scores.split(list(counts)):
+            best, index = level.flatten().topk(min(CANDIDATES, level.numel()))
+            kept.append(index[best >= self.least_score] + start * classes)
+            start += len(level)
+        index = torch.cat(kept)
+        place, label, best = index // classes, index % classes, scores.flatten()[index]
         found = boxes[place] if boxes.dim() == 2 else boxes[place, label]
-        best = best[: len(index)]
         keep = batched_nms(found, best, label, self.overlap)[: self.most]
         return {"boxes": found[keep], "scores": best[keep], "labels": label[keep]}
 

@@ -74,12 +74,11 @@ class ScenesDetector(StagedModel):
         self.head = nn.ModuleList([_answers(size, classes, never), _answers(size, 4 * options.bins, 0.0)])
 
     def forward(self, image: Tensor) -> Outputs:
-        maps = []
+        maps = [image]
         for stage in self.stages:
-            image = stage(image)
-            maps.append(image)
+            maps.append(stage(maps[-1]))
         above, levels = None, []
-        for lateral, deep in zip(reversed(self.lateral), reversed(maps[1:]), strict=True):
+        for lateral, deep in zip(reversed(self.lateral), reversed(maps[2:]), strict=True):
             here = lateral(deep)
             above = here if above is None else here + F.interpolate(above, here.shape[-2:])
             levels.append(above)
@@ -93,6 +92,7 @@ class ScenesDetector(StagedModel):
             tuple((level.shape[2], level.shape[3]) for level in features),
             self.strides,
             image.device,
+            image_size=(image.shape[2], image.shape[3]),
             reach=options.reach,
             radius=options.radius,
             least_score=options.least_score,

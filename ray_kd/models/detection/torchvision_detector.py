@@ -1,0 +1,142 @@
+"""torchvision's detectors by name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import Options
+from ray_kd.config.registry import MODELS
+from ray_kd.models.base import StagedModel
+from ray_kd.models.detection.fcos import FcosHead
+from ray_kd.models.detection.head import Head
+from ray_kd.models.detection.retinanet import RetinaNetHead
+from ray_kd.models.detection.two_stage import TwoStageHead
+from ray_kd.outputs import Outputs
+
+Arch = Literal[
+    "fcos_resnet18_fpn",
+    "fcos_resnet34_fpn",
+    "fcos_resnet50_fpn",
+    "fcos_resnet101_fpn",
+    "retinanet_resnet18_fpn",
+    "retinanet_resnet34_fpn",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet101_fpn",
+    "fasterrcnn_resnet18_fpn",
+    "fasterrcnn_resnet34_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_resnet101_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+]
+
+
+class TorchvisionDetectorOptions(Options):
+    """Options of torchvision's detectors."""
+
+    arch: Arch
+    """Its name in torchvision, or one of the same make on another ResNet."""
+    frozen_norm: bool = False
+    """BatchNorm of the backbone with fixed statistics, as torchvision trains from published weights."""
+    proposals: int = Field(default=128, ge=1)
+    """Of a two-stage teacher: how many of its best proposals paths ask both networks about."""
+
+
+@MODELS.register("torchvision_detector", source="torchvision.models.detection")
+class TorchvisionDetector(StagedModel):
+    """FCOS, RetinaNet and Faster R-CNN of torchvision, weights under torchvision's names; the pyramid's
+    levels are the stages.
+
+    Images come as the dataset's views made them, all of one size: torchvision's own resizing and
+    normalisation take no part. Classes are numbered without a background. How outputs are read:
+    ``FcosHead``, ``RetinaNetHead``, ``TwoStageHead``.
+    """
+
+    tasks = ("detection",)
+    Options = TorchvisionDetectorOptions
+
+    def __init__(self, options: TorchvisionDetectorOptions, classes: int, channels: int) -> None:
+        super().__init__()
+        if channels != 3:
+            raise UserError(f"model torchvision_detector: expected images of 3 channels, got {channels}.")
+        self.kind, self.kept = options.arch.partition("_")[0], options.proposals
+        net = _build(options.arch, classes, options.frozen_norm)
+        self.backbone = net.backbone
+        if self.kind == "fasterrcnn":
+            self.rpn, self.roi_heads = net.rpn, net.roi_heads
+            self.anchors = net.rpn.anchor_generator
+            self.selection = _selection(net.roi_heads)
+        else:
+            self.head, self.anchors = net.head, net.anchor_generator
+            self.selection = _selection(net)
+        levels = 3 if "mobilenet" in options.arch else 5
+        self.stage_channels = (net.backbone.out_channels,) * levels
+
+    def forward(self, image: Tensor) -> Outputs:
+        from torchvision.models.detection.image_list import ImageList
+
+        features = list(self.backbone(image).values())
+        size = (image.shape[2], image.shape[3])
+        priors = self.anchors(ImageList(image, [size]), features)[0]
+        about: tuple[Any, ...] = (tuple((f.shape[2], f.shape[3]) for f in features), priors, size)
+        if self.kind == "fasterrcnn":
+            return self._two_stage(features, about)
+        found = self.head(features)
+        head: Head = (FcosHead if self.kind == "fcos" else RetinaNetHead)(*about, **self.selection)
+        extra = {"regression": found["bbox_regression"]}
+        if self.kind == "fcos":
+            extra["centerness"] = found["bbox_ctrness"]
+        return Outputs(tuple(features), found["cls_logits"], extra, head)
+
+    def _two_stage(self, features: list[Tensor], about: tuple[Any, ...]) -> Outputs:
+        from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+        objectness, regression = concat_box_prediction_layers(*self.rpn.head(features))
+        count = len(features[0])
+        extra = {
+            "objectness": objectness.reshape(count, -1, 1),
+            "regression": regression.reshape(count, -1, 4),
+        }
+        head = TwoStageHead(self.rpn, self.roi_heads, *about, **self.selection)
+        outputs = Outputs(tuple(features), None, extra, head)
+        if not self.training:
+            extra["proposals"] = head.proposals(outputs, self.kept)
+        return outputs
+
+
+def _build(arch: str, classes: int, frozen_norm: bool) -> Any:
+    """torchvision's network, weights freshly drawn; composed here as torchvision's own builders do."""
+    from torchvision import models
+    from torchvision.models import detection
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.backbone_utils import _mobilenet_extractor, _resnet_fpn_extractor
+    from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+    from torchvision.ops.misc import FrozenBatchNorm2d
+
+    kind, _, rest = arch.partition("_")
+    name = rest.removesuffix("_fpn")
+    body = models.get_model(
+        name, weights=None, norm_layer=FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
+    )
+    if name.startswith("mobilenet"):
+        sizes = ((32, 64, 128, 256, 512),) * 3
+        anchors = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 3)
+        backbone = _mobilenet_extractor(body, True, 6)
+        return detection.FasterRCNN(
+            backbone, classes + 1, rpn_anchor_generator=anchors, rpn_score_thresh=0.05
+        )
+    if kind == "fasterrcnn":
+        return detection.FasterRCNN(_resnet_fpn_extractor(body, 5), classes + 1)
+    backbone = _resnet_fpn_extractor(body, 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
+    return (detection.FCOS if kind == "fcos" else detection.RetinaNet)(backbone, classes)
+
+
+def _selection(net: Any) -> dict[str, Any]:
+    return {
+        "least_score": cast(float, net.score_thresh),
+        "overlap": cast(float, net.nms_thresh),
+        "most": cast(int, net.detections_per_img),
+    }
