@@ -33,9 +33,11 @@ class Dist(LogitPath):
 
     Source: Huang, You, Wang, Qian, Xu, NeurIPS 2022, arXiv 2205.10536: beta = gamma = 1, T 1, static
     weight 2. Deviations: :math:`1 - \rho` is computed as half the squared distance of the unit vectors,
-    never negative; a row or column without any variation counts 1/2 instead of 1.
+    never negative; a row or column without any variation counts 1/2 instead of 1. For
+    segmentation rows are pixels, as in its source's code, but ignored ones are left out.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
     published_weight: ClassVar[float] = 2.0
     traits = frozenset({"relational"})
     Options = DistOptions

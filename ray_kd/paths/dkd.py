@@ -32,13 +32,15 @@ class Dkd(LogitPath):
 
     With tempered probabilities p, TCKD is the KL divergence of teacher and student between
     :math:`(p_y, 1 - p_y)`, y the label, and NCKD that between the other classes' probabilities, each
-    over their sum; both are means over samples. Needs the label. Target: the teacher's logits (N, K).
+    over their sum; both are means over samples. Needs the label, for segmentation the mask. Target: the
+    teacher's logits.
 
     Source: Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679: alpha 1, beta 8 (per pair), T 4,
     20 epochs of warm-up, static weight 1. Deviation: none; the other classes are selected instead of
     masked by -1000, which is the same up to rounding.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
     published_weight: ClassVar[float] = 1.0
     needs: ClassVar[tuple[str, ...]] = ("label",)
     Options = DkdOptions

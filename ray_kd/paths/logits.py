@@ -24,6 +24,7 @@ class Logits(LogitPath):
     Adaptive Distillation code.
     """
 
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
     published_weight: ClassVar[float] = 0.1
     degree: ClassVar[float | None] = 2
     Options = LogitsOptions
