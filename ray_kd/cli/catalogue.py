@@ -37,6 +37,7 @@ class Item:
     doc: str
     cost: str = "1"
     weight: str = "1"
+    tasks: tuple[str, ...] = ()
     options: list[Option] = field(default_factory=list)
 
     @property
@@ -64,6 +65,7 @@ def catalogue(kind: str) -> list[Item]:
                         doc=textwrap.dedent(ast.get_docstring(node) or ""),
                         cost=_constant(node, "cost", classes, "1"),
                         weight=_constant(node, "published_weight", classes, "1"),
+                        tasks=ast.literal_eval(_constant(node, "tasks", classes, "()")),
                         options=_options(_constant(node, "Options", classes, ""), classes),
                     )
                 )

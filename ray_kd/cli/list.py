@@ -91,28 +91,35 @@ def _table(kind: str, items: list[Item]) -> None:
         table.add_column("backwards", max_width=11)
     if kind == "paths":
         table.add_column("weight", justify="right", no_wrap=True)
+    by_task = any(item.tasks for item in items)
+    if by_task:
+        table.add_column("tasks", no_wrap=True)
     table.add_column("source; options" if any(item.source for item in items) else "what it is; options")
     common = set.intersection(*({option.name for option in item.options} for item in items))
     for item in items:
         own = ", ".join(option.name for option in item.options if option.name not in common)
         middle = {"aggregators": [item.cost], "paths": [f"{float(item.weight):g}"]}.get(kind, [])
+        if by_task:
+            middle.append(" ".join(task[:3] for task in item.tasks))
         about = Text(item.source or item.summary)
         table.add_row(item.name, *middle, about.append(f"\n{own}" if own else "", style="dim"))
     Console().print(table)
     print()
-    for line in _notes(kind, common):
+    for line in _notes(kind, items, common):
         print(textwrap.fill(line, 80, subsequent_indent="  "))
 
 
-def _notes(kind: str, common: set[str]) -> list[str]:
+def _notes(kind: str, items: list[Item], common: set[str]) -> list[str]:
     notes = {
         "paths": "weight: the static weight its source uses ('weight: published'); the default is 1.",
         "aggregators": "backwards: backward passes per step; K: how many losses of paths (or layers).",
     }
     lines = [notes[kind]] if kind in notes else []
-    if kind in notes:
-        tasks = ", ".join(item.name for item in catalogue("tasks"))
-        lines.append(f"task: any ({tasks}).")
+    tasks = dict.fromkeys(task for item in items for task in item.tasks)
+    if tasks:
+        lines.append(f"tasks: {', '.join(f'{task[:3]} {task}' for task in tasks)}.")
+    elif kind in notes:
+        lines.append(f"task: any ({', '.join(item.name for item in catalogue('tasks'))}).")
     if common:
         lines.append(f"all have the options: {', '.join(sorted(common))}.")
     return lines
@@ -121,6 +128,8 @@ def _notes(kind: str, common: set[str]) -> list[str]:
 def _explain(kind: str, item: Item) -> None:
     print(f"{item.name}   ({item.source})\n" if item.source else f"{item.name}\n")
     print(readable(item.doc))
+    if item.tasks:
+        print(f"\ntasks: {', '.join(item.tasks)}")
     if kind == "paths":
         print(f"\npublished weight: {float(item.weight):g}")
     if kind == "aggregators":

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -194,15 +195,33 @@ def leaves(outputs: Outputs, wants_grad: bool) -> Outputs:
 
 def on_two_ranks(work: Callable[[int], T]) -> list[T]:
     """``work(rank)`` on two ranks that gather from each other: threads of this process, over gloo."""
+    groups = _two_groups()
+
+    def run(rank: int) -> T:
+        with gathering_over(groups[rank]):
+            return work(rank)
+
+    try:
+        return _in_two_threads(run)
+    except BaseException:
+        _two_groups.cache_clear()  # one rank may still wait for the other
+        raise
+
+
+@lru_cache(maxsize=1)
+def _two_groups() -> list[Any]:
+    """The two ranks, connected once for all tests of a process."""
     store = dist.HashStore()  # type: ignore[attr-defined]
+    return _in_two_threads(lambda rank: dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=60)))
+
+
+def _in_two_threads(work: Callable[[int], T]) -> list[T]:
     results: dict[int, T] = {}
     errors: list[BaseException] = []
 
     def run(rank: int) -> None:
         try:
-            group = dist.ProcessGroupGloo(store, rank, 2, timedelta(seconds=30))
-            with gathering_over(group):
-                results[rank] = work(rank)
+            results[rank] = work(rank)
         except BaseException as error:
             errors.append(error)
 

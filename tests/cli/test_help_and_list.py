@@ -95,6 +95,7 @@ def test_the_catalogue_says_what_the_code_registers(kind: str) -> None:
             assert item.source
         if kind == "paths":
             assert float(item.weight) == cls.published_weight
+        assert item.tasks == getattr(cls, "tasks", ())
 
 
 @pytest.mark.parametrize("kind", KINDS)
