@@ -12,6 +12,12 @@ IGNORE = 255
 """The class of a pixel that nobody labelled; no loss and no metric reads it."""
 
 
+def main_class(label: Tensor) -> Tensor:
+    """Classes (N,) of labels that are classes (N,) or, where views mix samples, shares of them (N, K): the
+    class with the largest share."""
+    return label if label.dim() == 1 else label.argmax(dim=1)
+
+
 class DetectionHead(Protocol):
     """What a detector knows about its own answers, beside the tensors in ``Outputs``.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import PathOptions
-from ray_kd.outputs import Outputs
+from ray_kd.outputs import Outputs, main_class
 from ray_kd.paths import corruption
 
 Trait = Literal["relational", "stateful", "stochastic", "signed"]
@@ -159,14 +159,14 @@ class Path(nn.Module):
         return corruption.corrupt(self.options.corrupt, target, batch, step, self.seed, self.label)
 
     def in_batch(self, batch: Mapping[str, Tensor], key: str) -> Tensor:
-        """An entry of the batch.
+        """An entry of the batch; the label as a class (N,), that of the largest share where views mix samples.
 
         Raises:
             UserError: the batch lacks it.
         """
         if key not in batch:
             raise UserError(f"path '{self.label}' needs batch['{key}'], got {sorted(batch)}.")
-        return batch[key]
+        return main_class(batch[key]) if key == "label" else batch[key]
 
 
 def exact(values: Tensor) -> AbstractContextManager[Any]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.data.draws import uniform
+from ray_kd.outputs import main_class
 from ray_kd.paths.gather import all_rows, own_rows
 from ray_kd.streams import generator, key
 
@@ -38,8 +39,8 @@ def corrupt(
             run, so that the wrong class can be learnt by heart.
             ``noise``: normal numbers with the batch's mean and standard deviation of each entry.
         target: tensors whose rows are samples.
-        batch: ``sample`` ids (N,); ``label`` (N,) where samples have one class, else any other sample
-            may be a partner.
+        batch: ``sample`` ids (N,); ``label`` (N,), or shares (N, K) of which the largest counts, where samples
+            have classes, else any other sample may be a partner.
         step: optimizer steps taken so far.
         seed: the run's seed.
         name: the path's name, so that two spoilt paths draw different numbers.
@@ -53,7 +54,7 @@ def corrupt(
         spoilt = {entry: _noise(values, sample, (seed, name, entry, step)) for entry, values in rows.items()}
     else:
         label = batch.get("label")
-        label = sample if label is None or label.dim() != 1 else all_rows(label)
+        label = sample if label is None else all_rows(main_class(label))
         if kind == "shuffle":
             partner = other_class(sample, label, seed, name, step)
         else:

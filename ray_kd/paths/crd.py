@@ -48,7 +48,8 @@ class Crd(FeaturePath):
     momentum 0.5, static weight 0.8. Deviations: the expectation over negatives is taken over the whole
     memory in place of m draws, so nothing is random; Z is :math:`e^{1/(2 d \tau^2)}`, what the code
     measures on its random memory in the first step; a sample's row starts as its first embedding
-    and rows never filled are no negatives, where the code starts from random vectors.
+    and rows never filled are no negatives, where the code starts from random vectors. Where views mix
+    samples, the label is the class of the largest share.
     """
 
     target_kind: ClassVar[str | None] = "pooled"
