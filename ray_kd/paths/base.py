@@ -159,7 +159,7 @@ class Path(nn.Module):
         return corruption.corrupt(self.options.corrupt, target, batch, step, self.seed, self.label)
 
     def in_batch(self, batch: Mapping[str, Tensor], key: str) -> Tensor:
-        """An entry of the batch; the label as a class (N,), that of the largest share where views mix samples.
+        """An entry of the batch; the label as a class (N,), the largest share's where views mix samples.
 
         Raises:
             UserError: the batch lacks it.

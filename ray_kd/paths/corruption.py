@@ -39,8 +39,8 @@ def corrupt(
             run, so that the wrong class can be learnt by heart.
             ``noise``: normal numbers with the batch's mean and standard deviation of each entry.
         target: tensors whose rows are samples.
-        batch: ``sample`` ids (N,); ``label`` (N,), or shares (N, K) of which the largest counts, where samples
-            have classes, else any other sample may be a partner.
+        batch: ``sample`` ids (N,); ``label`` (N,), or shares (N, K) of which the largest counts, where
+            samples have classes, else any other sample may be a partner.
         step: optimizer steps taken so far.
         seed: the run's seed.
         name: the path's name, so that two spoilt paths draw different numbers.

@@ -37,7 +37,8 @@ class Dkd(LogitPath):
 
     Source: Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679: alpha 1, beta 8 (per pair), T 4,
     20 epochs of warm-up, static weight 1. Deviation: none; the other classes are selected instead of
-    masked by -1000, which is the same up to rounding. Where views mix samples, y is the class of the largest share.
+    masked by -1000, which is the same up to rounding. Where views mix samples, y is the class of the
+    largest share.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")
