@@ -119,7 +119,7 @@ class SampleViews(Views):
         if self.mean is None or self.std is None:
             raise UserError(
                 f"views {self.name}: the dataset does not say what its images were normalised with (mean, "
-                "std), which turns them back into pixels; expected a dataset of files, or vectorised views such "
-                "as pad_crop."
+                "std), which turns them back into pixels; expected a dataset of files, or vectorised views "
+                "such as pad_crop."
             )
         return torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)

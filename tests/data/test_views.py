@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -413,6 +416,16 @@ def test_options_change_the_identity_and_the_count_bounds_the_views() -> None:
     order = first["sample"].argsort(), third["sample"].argsort()
     assert same(*({k: v[o] for k, v in b.items()} for b, o in zip((first, third), order, strict=True)))
     assert not torch.equal(first["image"][order[0]], second["image"][second["sample"].argsort()])
+
+
+def test_the_page_on_views_shows_views_that_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "views.md").read_text()
+    shown = [yaml.safe_load(block)["views"] for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    made = [parse_component(VIEWS, options) for options in shown]
+    assert {options.component_name for options in made} == {"pad_crop", "photo", "dense"}
+    for name in VIEWS.names():
+        if VIEWS.get(name).__module__.startswith("ray_kd."):
+            assert f"`{name}`" in page
 
 
 @pytest.mark.parametrize(
