@@ -54,7 +54,7 @@ def corrupt(
         spoilt = {entry: _noise(values, sample, (seed, name, entry, step)) for entry, values in rows.items()}
     else:
         label = batch.get("label")
-        label = sample if label is None else all_rows(main_class(label))
+        label = sample if label is None or label.dim() > 2 else all_rows(main_class(label))
         if kind == "shuffle":
             partner = other_class(sample, label, seed, name, step)
         else:

@@ -1,101 +1,27 @@
-"""Views: pure functions of (seed, sample, view); masks, boxes and labels follow the image."""
+"""Views of batches: pure functions of (seed, sample, view); labels follow the mixture."""
 
 from __future__ import annotations
 
-import random
 import re
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor
-from torchvision import tv_tensors
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import parse_component
 from ray_kd.config.registry import VIEWS
 from ray_kd.config.spec import RunSpec
-from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.data.base import TensorSplit
 from ray_kd.data.batches import Batches
 from ray_kd.data.mixing import beta, partners
-from ray_kd.data.sample_views import drawing
-from ray_kd.data.views import Views
-from ray_kd.outputs import IGNORE, Outputs
+from ray_kd.outputs import Outputs
 from ray_kd.paths import create_path
 from ray_kd.tasks.classification import Classification, ClassificationOptions
 from ray_kd.training.check import check_task
-
-CLASSES = 7
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
-EVERYTHING = {
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.4,
-    "hue": 0.1,
-    "randaugment": 2,
-    "erasing": 0.5,
-    "mixup": 0.4,
-    "cutmix": 1.0,
-}
-
-
-class Pictures:
-    """A ``RawSplit`` of pictures of many sizes, each pixel a mark of where it lies."""
-
-    size = (24, 24)
-
-    def __init__(self, count: int = 12) -> None:
-        self.ids = torch.arange(count) * 3 + 100
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def raw(self, index: int) -> dict[str, Any]:
-        draw = torch.Generator().manual_seed(index)
-        height, width = 30 + index % 5 * 7, 40 - index % 3 * 6
-        boxes = torch.rand(4, 2, 2, generator=draw).sort(dim=1).values.flatten(1)
-        boxes = boxes * torch.tensor([width, height]).repeat(2)
-        return {
-            "image": tv_tensors.Image(
-                torch.randint(256, (3, height, width), generator=draw, dtype=torch.uint8)
-            ),
-            "label": index % CLASSES,
-            "mask": tv_tensors.Mask(torch.randint(5, (height, width), generator=draw)),
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
-            "box_label": torch.arange(4),
-            "area": torch.full((4,), 9.0),
-        }
-
-    def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
-        return {name: torch.as_tensor(value) for name, value in sample.items()}
-
-
-def data(count: int = 40, side: int = 8) -> Dataset:
-    dataset = Dataset()
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (count, 3, side, side), generator=draw) / 255
-    images = (images - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    dataset.train = TensorSplit(images, torch.arange(count) % CLASSES, torch.arange(count) * 5 + 2)
-    dataset.classes, dataset.channels, dataset.mean, dataset.std = CLASSES, 3, MEAN, STD
-    return dataset
-
-
-def views(name: str, **options: Any) -> Any:
-    made: Views = VIEWS.get(name)(parse_component(VIEWS, {"name": name, **options}))
-    made.bind(data(), made.tasks[0])
-    return made
-
-
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(
-        torch.equal(torch.as_tensor(one[key]), torch.as_tensor(other[key])) for key in one
-    )
-
+from tests.data.view_scene import CLASSES, EVERYTHING, MEAN, STD, data, same, views
 
 MIXED = [("pad_crop", {"mixup": 0.4, "cutmix": 1.0, "mixed": 0.7}), ("photo", EVERYTHING)]
 
@@ -123,47 +49,6 @@ def test_two_ranks_see_the_mixed_batch_of_one() -> None:
         place = {int(sample): row for row, sample in enumerate(joined["sample"])}
         order = torch.tensor([place[int(sample)] for sample in one["sample"]])
         assert same(one, {name: value[order] for name, value in joined.items()})
-
-
-def _viewed(job: tuple[str, dict[str, Any], int]) -> dict[str, Any]:
-    name, options, index = job
-    split = Pictures()
-    shown: dict[str, Any] = views(name, **options).sample(split.raw(index), split, index, 2)
-    return {key: torch.as_tensor(value).clone().numpy() for key, value in shown.items()}
-
-
-@pytest.mark.parametrize(("name", "options"), [("photo", EVERYTHING), ("dense", {"brightness": 0.5})])
-def test_a_view_of_a_raw_sample_is_the_same_in_any_process_and_order(
-    name: str, options: dict[str, Any]
-) -> None:
-    jobs = [(name, options, index) for index in range(12)]
-    torch.manual_seed(1)
-    np.random.seed(1)
-    random.seed(1)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    here = [_viewed(job) for job in jobs]
-    assert torch.equal(states[0], torch.get_rng_state())
-    assert (states[1] == np.random.get_state()[1]).all()
-    assert states[2] == random.getstate()
-    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as pool:
-        elsewhere = list(pool.map(_viewed, reversed(jobs)))
-    for one, other in zip(here, reversed(elsewhere), strict=True):
-        assert one.keys() == other.keys()
-        assert all(np.array_equal(one[key], other[key]) for key in one)
-    split, policy = Pictures(), views(name, **options)
-    first = policy.sample(split.raw(0), split, 0, 2)
-    assert not same(first, policy.sample(split.raw(0), split, 0, 3))
-    assert same(split.raw(0), Pictures().raw(0)), "the raw sample was changed in place"
-
-
-def test_every_generator_is_keyed_within_a_view() -> None:
-    def draws(*parts: int) -> list[float]:
-        with drawing(*parts):
-            return [float(torch.rand(())), np.random.random(), random.random()]
-
-    first = draws(0, 1)
-    assert first == draws(0, 1)
-    assert all(one != other for one, other in zip(first, draws(0, 2), strict=True))
 
 
 def test_partners_come_from_the_whole_set_under_their_own_view() -> None:
@@ -278,126 +163,6 @@ def test_flipping_twice_is_the_image() -> None:
     once = policy.apply(images, torch.arange(5), 0)
     assert torch.equal(once, images.flip(-1))
     assert torch.equal(policy.apply(once, torch.arange(5), 1), images)
-    split = Pictures()
-    same_size = {"scale": (1.0, 1.0), "relative": "image", "visible": 0, "smallest": 0, "flip": 1}
-    raw = split.raw(3)
-    dense = views("dense", size=tuple(raw["image"].shape[-2:]), **same_size)
-    twice = dense.show(dense.show(raw, split.size), split.size)
-    for name in ("image", "mask", "boxes", "box_label"):
-        torch.testing.assert_close(torch.as_tensor(twice[name]), torch.as_tensor(raw[name]))
-
-
-def blob(height: int, width: int, box: tuple[int, int, int, int]) -> dict[str, Any]:
-    """A bright rectangle on black, with its mask and its box."""
-    image = torch.zeros(3, height, width, dtype=torch.uint8)
-    image[:, box[1] : box[3], box[0] : box[2]] = 255
-    return {
-        "image": tv_tensors.Image(image),
-        "mask": tv_tensors.Mask((image[0] > 0).long()),
-        "boxes": tv_tensors.BoundingBoxes(
-            torch.tensor([box]).float(), format="XYXY", canvas_size=(height, width)
-        ),
-        "box_label": torch.tensor([4]),
-        "area": torch.tensor([float((box[2] - box[0]) * (box[3] - box[1]))]),
-    }
-
-
-@pytest.mark.parametrize("relative", ["size", "image"])
-def test_mask_and_box_follow_the_image(relative: str) -> None:
-    policy = views("dense", size=(48, 40), relative=relative, scale=(0.6, 1.8), visible=0.5, smallest=3)
-    raw = blob(64, 50, (12, 20, 32, 44))
-    shown = kept = flips = 0
-    for view in range(120):
-        got = policy._shown(raw, 7, view, (1, 1))
-        image, mask = got["image"].as_subclass(Tensor), got["mask"].as_subclass(Tensor)
-        assert image.shape == (3, 48, 40)
-        assert mask.shape == (48, 40)
-        seen = mask != IGNORE
-        wrong = ((image[0] > 127) != (mask == 1)) & seen
-        assert wrong.float().mean() < 0.03  # nearest pixels and blended ones differ along the rim alone
-        fill = torch.tensor(policy.fill(image)).to(torch.uint8)
-        assert (image[:, ~seen] == fill[:, None]).all()
-        assert len(got["boxes"]) == len(got["box_label"]) == len(got["area"])
-        shown += 1
-        rows, columns = (mask == 1).any(1).nonzero(), (mask == 1).any(0).nonzero()
-        if len(got["boxes"]):
-            kept += 1
-            tight = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
-            box = got["boxes"].as_subclass(Tensor)[0]
-            assert (box - torch.tensor(tight)).abs().max() <= 1
-            area = (box[2:] - box[:2]).prod()
-            torch.testing.assert_close(got["area"][0], area, rtol=0.05, atol=1.0)
-            assert min(box[2:] - box[:2]) >= 3
-            flips += int(columns[0]) + int(columns[-1]) > 0
-        elif len(rows):
-            assert len(rows) * len(columns) < 0.55 * (1.8 * 24 * 1.8 * 20)
-    assert shown == 120
-    assert 40 < kept <= 120
-
-
-def test_a_mark_keeps_its_side_unless_flipped() -> None:
-    raw = blob(40, 40, (0, 10, 8, 20))
-    sides = []
-    for view in range(200):
-        got = views_dense._shown(raw, 1, view, (40, 40))
-        columns = (got["mask"].as_subclass(Tensor) == 1).any(0).nonzero().flatten()
-        box = got["boxes"].as_subclass(Tensor)[0]
-        assert [float(columns[0]), float(columns[-1]) + 1] == [float(box[0]), float(box[2])]
-        sides.append(float(box[0]) > 20)
-    assert abs(np.mean(sides) - 0.5) < 0.12
-
-
-views_dense = views("dense", scale=(1.0, 1.0))
-
-
-def test_an_image_may_end_without_objects() -> None:
-    policy = views("dense", size=(10, 10), relative="image", scale=(1.0, 1.0), visible=1.0)
-    raw = {name: value for name, value in blob(60, 60, (0, 0, 6, 6)).items() if name != "mask"}
-    counts = {len(policy._shown(raw, 0, view, (1, 1))["boxes"]) for view in range(20)}
-    assert 0 in counts
-    got = policy._shown({**raw, **{k: raw[k][:0] for k in ("boxes", "box_label", "area")}}, 0, 0, (1, 1))
-    assert got["boxes"].shape == (0, 4)
-
-
-@pytest.mark.parametrize("crop", ["random_resized", "center", "pad"])
-def test_photos_of_any_size_get_the_size(crop: str) -> None:
-    split = Pictures()
-    for size, expected in ((None, split.size), (20, (20, 20)), ((18, 30), (18, 30))):
-        policy = views("photo", crop=crop, size=size)
-        for index in range(6):
-            shown = policy.sample(split.raw(index), split, index, 0)
-            assert shown["image"].shape == (3, *expected)
-            assert shown["image"].dtype == torch.uint8
-
-
-def test_photos_in_memory_keep_their_pixels() -> None:
-    split = data().train
-    policy = views("photo", crop="pad", padding=0, flip=0)
-    batch = split.gather(torch.arange(10))
-    torch.testing.assert_close(policy(batch, 0, split)["image"], batch["image"], rtol=0, atol=1e-5)
-    nameless = views("photo")
-    nameless.mean = None
-    with pytest.raises(UserError, match="normalised"):
-        nameless(batch, 0, split)
-
-
-def test_scenes_in_memory_keep_masks_boxes_and_padding() -> None:
-    row = {name: value[None] for name, value in blob(24, 24, (4, 6, 12, 18)).items()}
-    boxes = torch.cat([row["boxes"].as_subclass(Tensor), torch.zeros(1, 2, 4)], 1)
-    label = torch.tensor([[4, -1, -1]])
-    mask = row["mask"].as_subclass(Tensor)
-    image = (row["image"].as_subclass(Tensor) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(
-        STD
-    ).view(3, 1, 1)
-    split = TensorSplit(image, mask=mask, boxes=boxes, box_label=label)
-    batch = split.gather(torch.tensor([0]))
-    still = views("dense", scale=(1.0, 1.0), flip=0)(batch, 0, split)
-    assert same(still, {**batch, "image": still["image"]})
-    torch.testing.assert_close(still["image"], batch["image"], rtol=0, atol=1e-5)
-    flipped = views("dense", scale=(1.0, 1.0), flip=1)(batch, 0, split)
-    assert flipped["boxes"][0, 0].tolist() == [12, 6, 20, 18]
-    assert flipped["box_label"].tolist() == [[4, -1, -1]]
-    assert torch.equal(flipped["mask"], mask.flip(-1))
 
 
 def test_options_change_the_identity_and_the_count_bounds_the_views() -> None:
