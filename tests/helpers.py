@@ -21,6 +21,19 @@ TINY: dict[str, Any] = {
     "checkpoints": {"every_epochs": 1},
 }
 
+TINY_SCENES: dict[str, Any] = {
+    "task": "segmentation",
+    "dataset": {"name": "scenes", "size": 24, "train": 48, "labels": 32, "validation": 8, "test": 8},
+    "views": {"name": "jitter", "count": 3, "pixels": 2},
+    "student": {"name": "scenes_segnet", "width": 2},
+    "teacher": {
+        "model": {"name": "scenes_segnet", "width": 4},
+        "training": {"epochs": 2, "batch_size": 16},
+    },
+    "training": {"epochs": 2, "batch_size": 8},
+}
+"""Changes that make a tiny run one of segmentation: two epochs of four steps."""
+
 ALL_PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 10}, "nst"]
 
 

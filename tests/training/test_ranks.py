@@ -18,7 +18,7 @@ from ray_kd.storage import Store
 from ray_kd.training.distill import distill
 from ray_kd.training.run import Training
 from ray_kd.training.setting import Setting
-from tests.helpers import tiny
+from tests.helpers import TINY_SCENES, tiny
 
 PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 10}, "nst"]
 
@@ -113,3 +113,11 @@ def test_two_ranks_weigh_the_gradients_of_one(tmp_path: Path) -> None:
     runs = [{**options, "aggregation": aggregation} for aggregation in aggregations]
     logits = {**options, "aggregation": "ae_kd", "paths": ["soft_target", "logits"]}
     compare(tmp_path, [*runs, logits])
+
+
+@pytest.mark.slow
+def test_two_ranks_segment_as_one(tmp_path: Path) -> None:
+    """Ranks have different numbers of valid pixels; a mean of their means would be another loss."""
+    options = {**TINY_SCENES, "optimizer": {"lr": 0.02, "clip": 2.0}}
+    paths = [{"name": "attention_transfer", "weight": 10}, "hint"]
+    compare(tmp_path, [{**options, "paths": paths, "aggregation": name} for name in ("adaptive", "mgda")])
