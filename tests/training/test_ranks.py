@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
-from ray_kd.training.distill import distill
+from ray_kd.training.distill import distill, ensure_teachers
+from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
-from ray_kd.training.setting import Setting
+from ray_kd.training.setting import Setting, local_setting
 from tests.helpers import TINY_SCENES, tiny
 
 PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 10}, "nst"]
@@ -77,7 +78,8 @@ def compare(tmp_path: Path, runs: list[dict[str, Any]]) -> None:
     ]
     for one, _ in pairs:
         distill(one)
-    distill(tiny(tmp_path / "two", name="teacher only", paths=[]))  # trains the teacher
+    for _, two in pairs:
+        ensure_teachers(two, local_setting(two), Resident())
     two_ranks([two for _, two in pairs], tmp_path)
     for one, two in pairs:
         assert_one_is_two(one, two)
