@@ -51,7 +51,10 @@ class Path(nn.Module):
     published_weight: ClassVar[float] = 1.0
     """The static weight that the path's source publishes."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """Keys of the batch that the loss reads: label, sample, mask, boxes."""
+    """Keys of the batch that the loss reads: label, sample, mask, image, boxes, box_label."""
+    reads: ClassVar[tuple[str, ...]] = ("logits",)
+    """What the loss reads of the student's outputs, of a path without stages: logits, features, or
+    entries of ``extra``, where the outputs have them."""
     binds: ClassVar[bool] = False
     """Whether ``bind(teacher)`` has to be called before the first loss, stored targets or not."""
     traits: ClassVar[frozenset[Trait]] = frozenset()

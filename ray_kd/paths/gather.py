@@ -47,13 +47,15 @@ def normaliser(count: Tensor) -> Tensor:
     """What a rank divides a sum by so that the mean over ranks is the sum of all over the count of all.
 
     Args:
-        count: this rank's valid pixels or positive boxes, a scalar; every rank has to come here.
+        count: this rank's valid pixels or positive boxes, or the sum of their weights; every rank has
+            to come here.
 
     Returns:
-        A scalar without gradient: the count over all ranks, at least 1, divided by the number of ranks.
+        Without gradient, in float32 at least: the count over all ranks, at least 1, divided by the
+        number of ranks.
     """
     group = _ranks()
-    total = count.detach().float().clone()
+    total = count.detach().to(torch.promote_types(count.dtype, torch.float32), copy=True)
     if group is None:
         return total.clamp_min(1)
     group.allreduce([total]).wait()

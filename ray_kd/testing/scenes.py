@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ray_kd.models.detection.distribution import DistributionHead
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.gather import gathering_over
 
@@ -175,7 +176,110 @@ class SegmentationScene(Scene):
         return scene
 
 
-SCENES: dict[str, type[Scene]] = {"classification": Scene, "segmentation": SegmentationScene}
+class DetectionScene(Scene):
+    """The scene of detection: a pyramid of four levels for images of 48 x 64, answers of a GFL head with
+    nine bins, the teacher's three proposals for each image, and a second stage that reads them.
+
+    Two images without objects, one with a crowd beside an object; objects of all sizes, on all
+    levels and, with two ranks, more of them on one.
+    """
+
+    sizes: ClassVar[tuple[tuple[int, int], ...]] = ((12, 16), (6, 8), (3, 4), (2, 2))
+    places = 256
+
+    def __init__(self, seed: int = 0, *args: Any, **kwargs: Any) -> None:
+        super().__init__(seed, *args, **kwargs)
+        draw = torch.Generator().manual_seed(seed + 1000)
+        for side, channels in (("student", self.student_channels), ("teacher", self.teacher_channels)):
+            shape = (self.count, self.places, 4, 9)
+            bins = 2 * torch.randn(shape, generator=draw, dtype=torch.float64).to(self.device, self.dtype)
+            low, size = torch.rand(2, self.count, 3, 2, generator=draw, dtype=torch.float64)
+            low = torch.tensor([40.0, 24.0]) * low
+            proposals = torch.cat([low, low + 4 + 20 * size], -1).to(self.device, self.dtype)
+            stage = torch.randn(sum(channels), (self.classes + 1) * 5, generator=draw, dtype=torch.float64)
+            head = TwoStageHead(self.sizes, stage.to(self.device, self.dtype))
+            outputs = replace(getattr(self, side), extra={"bins": bins, "proposals": proposals}, head=head)
+            setattr(self, side, leaves(outputs, outputs.features[0].requires_grad))
+
+    def head(self) -> nn.Module:
+        return nn.Linear(self.teacher_channels[-1], self.places * self.classes)
+
+    def answer(self, feature: Tensor) -> Tensor:
+        return super().answer(feature).view(-1, self.places, self.classes)
+
+    def student_logits(self, draw: torch.Generator) -> Tensor:
+        shape = (self.count, self.places, self.classes)
+        return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+    def labels(self, draw: torch.Generator) -> dict[str, Tensor]:
+        boxes = torch.zeros(self.count, 3, 4)
+        label = torch.full((self.count, 3), -1)
+        crowd = torch.zeros(self.count, 3, dtype=torch.bool)
+        for sample, place, kind, box in (
+            (0, 0, 1, (3, 5, 20, 19)),
+            (0, 1, 4, (30, 10, 42, 25)),
+            (0, 2, 1, (1, 2, 62, 47)),
+            (1, 0, 0, (8, 8, 13, 14)),
+            (2, 1, 3, (1, 0, 63, 48)),
+            (4, 0, 2, (6, 6, 30, 30)),
+            (4, 1, 2, (12, 10, 34, 40)),
+            (5, 0, 2, (0, 0, 25, 44)),
+            (6, 0, 0, (40, 20, 63, 47)),
+            (6, 2, 1, (2, 30, 12, 44)),
+        ):
+            boxes[sample, place], label[sample, place] = torch.tensor(box, dtype=torch.float32), kind
+        crowd[5, 0] = True
+        boxes[5, 1], label[5, 1] = torch.tensor([30.0, 5, 50, 28]), 3
+        images = torch.rand(self.count, 3, 48, 64, generator=draw)
+        return {"image": images, "boxes": boxes, "box_label": label, "crowd": crowd}
+
+    def ignored(self) -> Scene | None:
+        """Other answers at all places that are not trained to find an object."""
+        scene = self._like()
+        head = self.student.head
+        assert head is not None
+        found = head.positives(self.student, self.batch)
+
+        def elsewhere(outputs: Outputs) -> Outputs:
+            assert outputs.logits is not None
+            bins = outputs.extra["bins"]
+            logits = torch.where(found[..., None], outputs.logits, outputs.logits.flip(0) * 3 - 1)
+            bins = torch.where(found[..., None, None], bins, bins.flip(0) * 3 - 1)
+            return replace(outputs, logits=logits, extra={**outputs.extra, "bins": bins})
+
+        scene.student, scene.teacher = leaves(elsewhere(self.student), True), elsewhere(self.teacher).detach()
+        scene.batch = self.batch
+        return scene
+
+
+class TwoStageHead(DistributionHead):
+    """A GFL head with a second stage: a linear map (C, (K + 1) * 5) of what all levels show in a proposal."""
+
+    def __init__(self, sizes: tuple[tuple[int, int], ...], stage: Tensor) -> None:
+        selection: dict[str, Any] = {"least_score": 0.05, "overlap": 0.6, "most": 100}
+        super().__init__(sizes, (4, 8, 16, 32), stage.device, reach=2.0, radius=1.5, **selection)
+        self.stage = stage
+
+    def roi(self, outputs: Outputs, proposals: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (N, n, K + 1), the background first, and deltas (N, n, K + 1, 4)."""
+        from torchvision.ops import roi_align
+
+        wide = torch.promote_types(outputs.features[0].dtype, torch.float32)
+        boxes = list(proposals.to(wide))
+        seen = [
+            roi_align(level.to(wide), boxes, 2, 1 / stride).mean((2, 3))
+            for level, stride in zip(outputs.features, (4, 8, 16, 32), strict=True)
+        ]
+        answer = torch.cat(seen, 1) @ self.stage.to(wide)
+        answer = answer.view(*proposals.shape[:2], -1, 5)
+        return answer[..., 0], answer[..., 1:]
+
+
+SCENES: dict[str, type[Scene]] = {
+    "classification": Scene,
+    "segmentation": SegmentationScene,
+    "detection": DetectionScene,
+}
 """The scene of each task."""
 
 
