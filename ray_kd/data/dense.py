@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import Tensor
 
 from ray_kd.config.registry import VIEWS
-from ray_kd.data.photo import JitterOptions, Range, Size, colour_jitter
+from ray_kd.data.photo import ColourOptions, Range, Size, colour_jitter
 from ray_kd.data.sample_views import OBJECTS, Raw, SampleViews
 from ray_kd.outputs import IGNORE
 
 
-class DenseOptions(JitterOptions):
+class DenseOptions(ColourOptions):
     """Options of joint views of images, masks and boxes."""
 
     size: Size | None = None

@@ -33,7 +33,7 @@ Range = Annotated[tuple[Factor, Factor], AfterValidator(_rising)]
 """The smallest and the largest value, drawn uniformly between them."""
 
 
-class JitterOptions(ViewOptions):
+class ColourOptions(ViewOptions):
     """How far colours may be off."""
 
     brightness: Annotated[float, Field(ge=0)] = 0.0
@@ -46,7 +46,7 @@ class JitterOptions(ViewOptions):
     """Largest turn of the hue, 0.5 half around the circle."""
 
 
-class PhotoOptions(JitterOptions, MixOptions):
+class PhotoOptions(ColourOptions, MixOptions):
     """Options of photographs for classification."""
 
     size: Size | None = None
@@ -119,7 +119,7 @@ class Photo(MixedViews, SampleViews):
         return chosen
 
 
-def colour_jitter(options: JitterOptions) -> list[Any]:
+def colour_jitter(options: ColourOptions) -> list[Any]:
     """torchvision's ColorJitter, where the options ask for one."""
     from torchvision.transforms import v2
 

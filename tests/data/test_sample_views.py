@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -48,6 +49,13 @@ def test_a_view_of_a_raw_sample_is_the_same_in_any_process_and_order(
     first = policy.sample(split.raw(0), split, 0, 2)
     assert not same(first, policy.sample(split.raw(0), split, 0, 3))
     assert same(split.raw(0), Pictures().raw(0)), "the raw sample was changed in place"
+
+
+def test_policies_travel_to_other_processes() -> None:
+    for name, options in (("photo", EVERYTHING), ("dense", {"hue": 0.1})):
+        split, policy = Pictures(), views(name, **options)
+        first = policy.sample(split.raw(2), split, 2, 1)
+        assert same(first, pickle.loads(pickle.dumps(policy)).sample(split.raw(2), split, 2, 1))  # noqa: S301
 
 
 def test_every_generator_is_keyed_within_a_view() -> None:
