@@ -1,0 +1,78 @@
+"""Segmentation with every path and every aggregator: real steps on scenes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ray_kd.config.registry import AGGREGATORS, PATHS
+from ray_kd.config.spec import RunSpec
+from ray_kd.models import create_model
+from ray_kd.training.distill import distill
+from ray_kd.training.resident import Resident
+from tests.training.test_invariants import lines, weights
+
+SEGMENTS = [name for name in PATHS.names() if "segmentation" in PATHS.get(name).tasks]
+STAGED = ["soft_target", {"name": "channel_wise", "on": "features", "stages": [2, 3]}]
+ON_LOGITS = ["soft_target", {"name": "channel_wise", "weight": "published"}]
+
+
+def spec_of(storage: Path, **changes: Any) -> RunSpec:
+    """A run of two steps on eight scenes."""
+    network = {"optimizer": {"name": "sgd", "lr": 0.01}, "training": {"epochs": 1, "batch_size": 4}}
+    return RunSpec.parse(
+        {
+            "name": "segments",
+            "task": "segmentation",
+            "dataset": {"name": "scenes", "size": 24, "train": 8, "validation": 4, "test": 4},
+            "views": "none",
+            "student": {"name": "scenes_segnet", "width": 4},
+            "teacher": {"model": {"name": "scenes_segnet", "width": 6}, "weights": "initial", **network},
+            "storage": str(storage),
+            **network,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def resident() -> Resident:
+    """Keeps the dataset and the teacher for all runs here."""
+    return Resident()
+
+
+def train(spec: RunSpec, resident: Resident) -> list[dict[str, Any]]:
+    """Train; the records of its losses. They are finite, and the student has moved."""
+    summary = distill(spec, resident=resident)
+    rows = lines(Path(spec.storage), summary["identity"], "paths")
+    assert rows
+    assert all(math.isfinite(row[key]) for row in rows for key in ("loss", "weight"))
+    begin = create_model(spec.student, classes=11, channels=3, seed=spec.seed).state_dict()
+    end = weights(Path(spec.storage), summary)
+    assert all(values.isfinite().all() for values in end.values())
+    assert not torch.equal(end["head.weight"], begin["head.weight"])
+    return rows
+
+
+def test_every_path_of_segmentation_in_one_run(tmp_path: Path, resident: Resident) -> None:
+    spec = spec_of(tmp_path, paths=SEGMENTS, aggregation={"name": "equal", "k": 1e-3})
+    rows = train(spec, resident)
+    assert {row["path"].partition("/")[0] for row in rows} == set(SEGMENTS)
+    assert all(row["loss"] != 0 for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGGREGATORS.names())
+def test_every_aggregator_by_path_and_by_layer(tmp_path: Path, resident: Resident, name: str) -> None:
+    """AE-KD too: its gradients at the logits are of all positions, summed over the batch's images."""
+    paths = ON_LOGITS if name == "ae_kd" else STAGED
+    for granularity in ("path", "layer"):
+        aggregation = {"name": name, "granularity": granularity}
+        rows = train(spec_of(tmp_path, paths=paths, aggregation=aggregation), resident)
+        apart = granularity == "layer" and name != "ae_kd"
+        units = {"channel_wise/stage2", "channel_wise/stage3"} if apart else {"channel_wise"}
+        assert {row["path"] for row in rows} == {"soft_target", *units}
