@@ -30,6 +30,7 @@ class Look:
     clutter: int
     contrast: float
     noise: float
+    ink: str
 
 
 class Painter:
@@ -48,7 +49,8 @@ class Painter:
     ) -> None:
         self.look, self.digits, self.labels = look, digits, labels
         self.seed, self.stream, self.index = seed, stream, index
-        self.lightness = 0.25 + 0.5 * self._draw("lightness", 1)
+        darkest, lightest = (0.1, 0.4) if look.ink == "light" else (0.25, 0.75)
+        self.lightness = darkest + (lightest - darkest) * self._draw("lightness", 1)
         centres = (torch.arange(look.size) + 0.5) / look.size
         self.y, self.x = centres.view(1, -1, 1), centres.view(1, 1, -1)
 
@@ -94,12 +96,13 @@ class Painter:
         return self.lightness.view(-1, 1, 1, 1) + ramp.unsqueeze(1) + clouds
 
     def _paint(self, images: Tensor, opacity: Tensor, what: str) -> Tensor:
-        """Something of one colour, lighter or darker than the scene by ``contrast`` at least."""
+        """Something of one colour, lighter (or darker) than the scene by ``contrast`` at least."""
         draw = self._draw(f"{what} colour", 2 + self.look.channels)
         lightness = self.lightness.squeeze(1)
         change = self.look.contrast + 0.25 * draw[:, 0]
-        darker = draw[:, 1] < 0.5
-        darker = torch.where(lightness + change > 1, True, torch.where(lightness < change, False, darker))
+        darker = (lightness + change > 1) | ((lightness >= change) & (draw[:, 1] < 0.5))
+        if self.look.ink == "light":
+            darker = torch.zeros_like(darker)
         level = lightness + torch.where(darker, -change, change)
         tint = draw[:, 2:] - 0.5
         tint = 0.4 * (tint - tint.mean(dim=1, keepdim=True))

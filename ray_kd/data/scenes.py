@@ -43,6 +43,8 @@ class ScenesOptions(Options):
     """Distractors in each scene: strokes, and halves of digits."""
     contrast: Annotated[float, Field(ge=0, le=0.5)] = 0.25
     """By how much a digit is lighter or darker than its scene, at least; black to white is 1."""
+    ink: Literal["both", "light"] = "both"
+    """light: digits and distractors are lighter than their scene; both: lighter or darker."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.08
     """Standard deviation of the noise on every pixel."""
     seed: int = 0
@@ -122,6 +124,7 @@ def _split(
         options.clutter,
         options.contrast,
         options.noise,
+        options.ink,
     )
     parts = [
         Painter(look, *pool, options.seed, split, index).scenes()

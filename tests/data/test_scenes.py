@@ -85,6 +85,20 @@ def test_a_scene_is_a_function_of_seed_split_and_number() -> None:
     assert not torch.equal(first[1], first[2])
 
 
+def test_light_ink_is_lighter_than_its_scene() -> None:
+    both, light = (
+        columns(scenes(ink=ink, noise=0, contrast=0.4, clutter=0, objects=[1, 1]))
+        for ink in ("both", "light")
+    )
+    assert torch.equal(both["mask"], light["mask"])
+    for found, lighter in ((light, {True}), (both, {True, False})):
+        pairs = zip(found["image"].mean(1), found["mask"], strict=True)
+        assert {
+            bool(image[(mask > 0) & (mask < IGNORE)].mean() > image[mask == 0].mean())
+            for image, mask in pairs
+        } == lighter
+
+
 def test_splits_share_neither_ids_nor_digit_images() -> None:
     ids = [set(getattr(few(), split).ids.tolist()) for split in ("train", "validation", "test")]
     assert sum(map(len, ids)) == len(ids[0] | ids[1] | ids[2]) == 80
