@@ -32,7 +32,12 @@ def test_paths_reach_the_student(kind: str) -> None:
     here = batch()
     student, teacher = (
         create_model(
-            "torchvision_detector", arch=f"{kind}_resnet18_fpn", classes=3, channels=3, proposals=20, seed=seed
+            "torchvision_detector",
+            arch=f"{kind}_resnet18_fpn",
+            classes=3,
+            channels=3,
+            proposals=20,
+            seed=seed,
         )
         for seed in (0, 1)
     )
