@@ -14,6 +14,7 @@ from ray_kd.cli.analyze import analyze, report
 from ray_kd.cli.demo import demo
 from ray_kd.cli.doctor import doctor
 from ray_kd.cli.list import list_things
+from ray_kd.cli.precompute import precompute, verify
 from ray_kd.cli.status import status
 from ray_kd.cli.sweep import sweep
 from ray_kd.cli.train import teacher, train
@@ -38,6 +39,8 @@ VERBS: list[tuple[str, Callable[..., None]]] = [
     ("train", train),
     ("teacher", teacher),
     ("sweep", sweep),
+    ("precompute", precompute),
+    ("verify", verify),
     ("status", status),
     ("analyze", analyze),
     ("report", report),

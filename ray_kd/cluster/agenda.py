@@ -10,52 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
+from ray_kd.cluster.job import Job
 from ray_kd.cluster.ledger import Ledger, Outcome
 from ray_kd.cluster.search import Candidate, CellSearch
 from ray_kd.config.cells import Cell, searched_name
 from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
-from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 
 RETRIES = 3
 """How often a trial whose worker process died starts again from its checkpoint."""
-
-
-@dataclass
-class Job:
-    """One run that trains at most once: a teacher, or what one or several planned trials need.
-
-    Attributes:
-        trial: the first planned trial it serves; None: a teacher.
-        needs: identities of the teachers it loads.
-        epoch: the last epoch reported.
-        value, best: the last validation metric, and the best one so far.
-    """
-
-    identity: str
-    spec: RunSpec
-    trial: Trial | None
-    needs: tuple[str, ...] = ()
-    state: Literal["waiting", "issued", "running", "done"] = "waiting"
-    outcome: Outcome | None = None
-    crashes: int = 0
-    epoch: int = 0
-    value: float | None = None
-    best: float | None = None
-    began: float | None = None
-
-    @property
-    def cell(self) -> str:
-        """The cell it counts for."""
-        return self.trial.cell if self.trial is not None else "teacher"
-
-    @property
-    def phase(self) -> str:
-        """Its phase in the ledger."""
-        return self.trial.phase if self.trial is not None else "teacher"
 
 
 @dataclass
@@ -81,6 +47,8 @@ class Agenda:
     """Trials and teachers that were handed out by this agenda."""
     halted: bool = False
     """Set it to hand out nothing more."""
+    teachers_only: bool = False
+    """Set it to hand out teachers alone, whose answers are stored before the first student starts."""
     _queue: list[Job] = field(default_factory=list)
     _teacher_names: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -100,7 +68,8 @@ class Agenda:
         if self.halted or self.out >= self.places:
             return None
         job = self._first_ready()
-        if (job is None or job.phase not in ("teacher", "search")) and self._propose():
+        wanted = job is None or job.phase not in ("teacher", "search")
+        if wanted and not self.teachers_only and self._propose():
             job = self._first_ready()
         if job is not None:
             self._queue.remove(job)
@@ -116,17 +85,19 @@ class Agenda:
     @property
     def ready(self) -> bool:
         """Whether ``next`` would give a run if there were a place."""
-        learning = any(search.may_propose(self.places) for search in self.searches)
+        learning = not self.teachers_only and any(s.may_propose(self.places) for s in self.searches)
         return not self.halted and (learning or self._first_ready() is not None)
 
     @property
     def waiting(self) -> Job | None:
         """The first run that waits for another to end; None: there is none."""
-        return next((job for job in self._queue if job.trial is not None), None)
+        return next((job for job in self._queue if job.trial is not None and not self.teachers_only), None)
 
     @property
     def over(self) -> bool:
         """Whether nothing is left: all has ended, or the agenda was halted."""
+        if self.teachers_only:
+            return self.halted or (self.out == 0 and self._first_ready() is None)
         ended = all(job.state == "done" for job in self.jobs.values() if job.trial is not None)
         return self.halted or (ended and all(search.complete for search in self.searches))
 
@@ -135,6 +106,8 @@ class Agenda:
         for job in self._queue:
             if job.trial is None and job.identity not in needed:
                 continue  # all that it taught has ended already
+            if job.trial is not None and self.teachers_only:
+                continue
             if all(self.jobs[need].state == "done" for need in job.needs):
                 return job
         return None

@@ -20,15 +20,19 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.stopper import Stopper
 from rich.console import Console
 
-from ray_kd.cluster.agenda import Agenda, Job
+from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
 from ray_kd.cluster.connect import connect
+from ray_kd.cluster.job import Job
+from ray_kd.cluster.precompute import precompute_cluster
 from ray_kd.cluster.probe import check_cluster
-from ray_kd.cluster.progress import Progress
+from ray_kd.cluster.progress import Counted, Progress
 from ray_kd.cluster.scheduler import CellScheduler
 from ray_kd.cluster.searcher import PlanSearcher
 from ray_kd.cluster.trial import Assignment, TrialActor
 from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.training.targets import same_targets
 
 TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -61,7 +65,26 @@ def execute(agenda: Agenda, address: str | None, screen: Console | None, started
         check_cluster(spec)
         agenda.places = require_room(agenda, alive_nodes())
         started()
+        _store_targets(agenda, address, screen)
+        if not agenda.over:
+            _fit(agenda, screen)
+
+
+def _store_targets(agenda: Agenda, address: str | None, screen: Console | None) -> None:
+    """Where trials read stored targets: train their teachers, then compute what all of them lack."""
+    if not same_targets(_students(agenda)):
+        return
+    agenda.teachers_only = True
+    if not agenda.over:
         _fit(agenda, screen)
+    agenda.teachers_only = False
+    if not agenda.halted:
+        say = Counted(agenda.plan.name, screen)
+        precompute_cluster(_students(agenda), address, say, say.tell)
+
+
+def _students(agenda: Agenda) -> list[RunSpec]:
+    return [job.spec for job in agenda.jobs.values() if job.trial is not None and job.state != "done"]
 
 
 def alive_nodes() -> list[Bundle]:

@@ -8,8 +8,12 @@ actor or a node that dies costs the shards it was at, which another computes.
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable, Iterable
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -30,30 +34,30 @@ RETRIES = 3
 
 
 class TeacherActor:
-    """One member of the pool.
+    """One member of the pool."""
 
-    Args:
-        specs: resolved runs, JSON, whose targets are computed together.
-    """
-
-    def __init__(self, specs: list[str]) -> None:
-        import torch
-
-        runs = [RunSpec.parse(json.loads(spec)) for spec in specs]
-        torch.set_num_threads(max(1, int(runs[0].resources.cpus)))
-        setting = local_setting(runs[0])
-        found = gather_work(runs, setting, Resident())
-        self._works = {(work.source.store.identity, work.source.split): work for work in found}
+    def __init__(self) -> None:
+        self._works: dict[str, dict[tuple[str, str], Work]] = {}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the shards of a batch; their names."""
+        """Compute the shards of a batch."""
         for text in batch["shard"]:
             task = json.loads(str(text))
-            work = self._works[task["store"], task["split"]]
-            group = Group.from_json(task["group"])
-            shard = Shard(**task["shard"])
+            work = self._known(task["storage"], task["runs"])[task["store"], task["split"]]
+            group, shard = Group.from_json(task["group"]), Shard(**task["shard"])
             compute_shard(work.source, group, shard, work.dataset, work.views, work.task, work.load())
         return {"shard": batch["shard"]}
+
+    def _known(self, storage: str, file: str) -> dict[tuple[str, str], Work]:
+        """Dataset, teachers and paths of the runs in a file below the storage, loaded once."""
+        if file not in self._works:
+            import torch
+
+            runs = [RunSpec.parse(run) for run in Store(storage).read_json(file)]
+            torch.set_num_threads(max(1, int(runs[0].resources.cpus)))
+            found = gather_work(runs, local_setting(runs[0]), Resident())
+            self._works[file] = {(work.source.store.identity, work.source.split): work for work in found}
+        return self._works[file]
 
 
 def precompute_cluster(
@@ -81,52 +85,59 @@ def precompute_cluster(
     try:
         tasks = [task for work in works for task in _tasks(work)]
         if tasks:
-            with connect(address, specs[0].plugins):
-                _stream(tasks, specs, on_shard)
+            with connect(address, specs[0].plugins), _runs_file(specs, setting.store) as file:
+                about = {"storage": setting.store.uri, "runs": file}
+                _stream([json.dumps({**about, **task}) for task in tasks], specs[0], on_shard)
         return len(tasks)
     finally:
         for lock in held:
             lock.release()
 
 
-def _tasks(work: Work) -> list[str]:
-    missing = work.source.missing()
-    prepare(
-        work.source, work.load().digest, [(group, shard) for group, shards in missing for shard in shards]
-    )
+@contextmanager
+def _runs_file(specs: list[RunSpec], store: Store) -> Iterator[str]:
+    """The runs in a file that every actor reads, for as long as the block lasts."""
+    file = f"targets/work-{uuid.uuid4().hex[:8]}.json"
+    store.write_json(file, [spec.to_dict() for spec in specs])
+    try:
+        yield file
+    finally:
+        store.delete(file)
+
+
+def _tasks(work: Work) -> list[dict[str, Any]]:
+    missing = [(group, shard) for group, shards in work.source.missing() for shard in shards]
+    if missing:
+        prepare(work.source, work.load().digest, missing)
     about = {"store": work.source.store.identity, "split": work.source.split}
-    return [
-        json.dumps({**about, "group": group.to_json(), "shard": asdict(shard)})
-        for group, shards in missing
-        for shard in shards
-    ]
+    return [{**about, "group": group.to_json(), "shard": asdict(shard)} for group, shard in missing]
 
 
-def _stream(tasks: list[str], specs: list[RunSpec], on_shard: OnShard | None) -> None:
+def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
+    """Let a pool of actors work off the tasks; as many as the machines hold."""
     import ray.data  # a second of import, only where it is used
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    resources = specs[0].resources
-    total = ray.cluster_resources()
-    places = math.floor(total.get("CPU", 1) / resources.cpus)
-    gpus = resources.gpus or (1.0 if total.get("GPU", 0) >= 1 else 0.0)
+    total, asked = ray.cluster_resources(), spec.resources
+    places = math.floor(total.get("CPU", 1) / asked.cpus)
+    gpus = asked.gpus or (1.0 if total.get("GPU", 0) >= 1 else 0.0)
     if gpus:
         places = min(places, math.floor(total["GPU"] / gpus))
     pool = max(1, min(places, len(tasks)))
-    texts = [json.dumps(spec.to_dict()) for spec in specs]
     rows: Any = ray.data.from_items([{"shard": task} for task in tasks], override_num_blocks=len(tasks))
-    rows = rows.map_batches(
-        TeacherActor,
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=2),
-        fn_constructor_args=(texts,),
-        num_cpus=resources.cpus,
-        num_gpus=gpus or None,
-        max_restarts=RETRIES,
-        max_task_retries=RETRIES,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the bounds have no other name yet
+        rows = rows.map_batches(
+            TeacherActor,
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=2),
+            num_cpus=asked.cpus,
+            num_gpus=gpus or None,
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        )
     try:
         for done, _ in enumerate(rows.iter_rows(), start=1):
             if on_shard is not None:

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ray_kd.cluster.agenda import Agenda, Job
+from ray_kd.cluster.agenda import Agenda
+from ray_kd.cluster.job import Job
 
 LINE_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
@@ -205,3 +206,31 @@ class Progress:
             lines.append(Text(self.notice, style="yellow"))
         lines.append(Text(self._times()))
         return Panel(Group(*lines), title=f"sweep {self.agenda.plan.name}", title_align="left")
+
+
+class Counted:
+    """Shards of stored targets as they are computed: a line now and then.
+
+    Args:
+        name: whose they are.
+        screen: where it is shown, or None.
+        every: seconds between lines.
+    """
+
+    def __init__(self, name: str, screen: Console | None, every: float = 5.0) -> None:
+        self.name, self.screen, self.every = name, screen, every
+        self._begin = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done < total and now - self._last < self.every:
+            return
+        self._last = now
+        left = (now - self._begin) / done * (total - done)
+        text = f"teacher's answers, {done} of {total} shards stored"
+        self.tell(f"{text}; {clock(now - self._begin)} elapsed, about {clock(left)} left")
+
+    def tell(self, text: str) -> None:
+        """Show a sentence."""
+        if self.screen is not None:
+            self.screen.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)

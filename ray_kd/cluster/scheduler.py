@@ -14,7 +14,8 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from ray_kd.cluster.agenda import Agenda, Job
+from ray_kd.cluster.agenda import Agenda
+from ray_kd.cluster.job import Job
 from ray_kd.config.sweep import Scheduler
 from ray_kd.training.records import Records
 

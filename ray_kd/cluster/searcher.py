@@ -8,7 +8,8 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from ray_kd.cluster.agenda import Agenda, Job
+from ray_kd.cluster.agenda import Agenda
+from ray_kd.cluster.job import Job
 from ray_kd.cluster.ledger import Outcome
 
 MOST_WARM = 8

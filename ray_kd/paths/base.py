@@ -129,7 +129,8 @@ class Path(nn.Module):
         Args:
             entry: a key of what ``target`` gives; it begins with the path's label.
         """
-        own = self.options.model_dump(mode="json", exclude=set(PathOptions.model_fields))
+        common = set(PathOptions.model_fields)
+        own = self.options.model_dump(mode="json", exclude=common, exclude_defaults=True)
         if self.target_options is not None:
             own = {name: value for name, value in own.items() if name in self.target_options}
         told = ",".join(f"{name}={value}" for name, value in sorted(own.items()))

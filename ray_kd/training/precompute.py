@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,6 +21,7 @@ from ray_kd.training.setting import Setting
 from ray_kd.training.targets import (
     OnShard,
     Source,
+    about,
     batch_size,
     compute,
     make_task,
@@ -130,3 +131,84 @@ def seconds_per_sample(work: Work) -> float:
 
     once()
     return min(once() for _ in range(3)) / len(index)
+
+
+@dataclass
+class TargetPlan:
+    """What stored targets come to.
+
+    Attributes:
+        rows: cells of a table: target, split, shape, stored as, bytes of a row, rows, bytes in all.
+        total: bytes of all shards; the memory-mapped copy of the training split's takes as much again.
+        teacher: seconds that the teacher needs, on this machine.
+        live: seconds that it would need to answer in every trial.
+        trials: how many trials read them.
+    """
+
+    rows: Sequence[tuple[str, ...]]
+    total: int
+    copied: int
+    teacher: float
+    live: float
+    trials: int
+
+    def text(self) -> str:
+        """In a few sentences."""
+        lines = [
+            f"{sized(self.total)} of shards, and {sized(self.copied)} for each machine's memory-mapped copy.",
+            f"The teacher answers for {spell(self.teacher)} (measured here on a few batches); "
+            f"live, in {self.trials} trials, it would answer for {spell(self.live)}.",
+        ]
+        if self.live <= self.teacher:
+            lines.append("Nothing is saved: fewer views (views.count) or more trials would.")
+        return "\n".join(lines)
+
+
+def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
+    """What the stored targets of runs come to; measures the teacher for a moment.
+
+    Args:
+        works: as ``gather_work`` found them.
+        specs: all runs that are to read them.
+    """
+    rows, total, copied, teacher, live = [], 0, 0, 0.0, 0.0
+    students = [spec for spec in specs if spec.active_paths()]
+    for work in works:
+        source = work.source
+        many = len(source.ids) * source.views
+        for name, column in sorted(source.columns.items()):
+            encoding = column.encoding
+            size = encoding.nbytes * many
+            shape = "x".join(map(str, encoding.shape)) or "1"
+            figures = (shape, encoding.word, f"{encoding.nbytes:,}", f"{many:,}", sized(size))
+            rows.append((name.rpartition("@")[0] or name, source.split, *figures))
+            total, copied = total + size, copied + size
+        each = seconds_per_sample(work)
+        teacher += each * many
+        if source.split == "train":
+            name = source.store.about["teacher"]
+            for spec in students:
+                if (
+                    name in spec.needed_teachers()
+                    and about(spec, name)["identity"] == source.store.about["identity"]
+                ):
+                    live += each * len(source.ids) * spec.training.epochs
+        else:
+            live += each * many
+    return TargetPlan(rows, total, copied, teacher, live, len(students))
+
+
+def sized(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def spell(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -32,8 +32,8 @@ class Verified:
 
     Attributes:
         rows: how many were computed again.
-        difference: the largest difference to the live teacher.
-        allowed: what its precision allows in the row of that difference.
+        difference: to the live teacher, in the row where it is largest for what is allowed there.
+        allowed: what the row's numbers allow at its precision.
     """
 
     split: str
@@ -149,7 +149,7 @@ def _compare(split: str, column: str, encoding: Encoding, pairs: list[tuple[Tens
     flat, kept = live.flatten(1), stored.flatten(1)
     off = (flat - kept).abs().amax(dim=1)
     allowed = encoding.error(flat) + FLOAT_ORDER * flat.abs().amax(dim=1) + 1e-7
-    worst = int((off - allowed).argmax())
+    worst = int((off / allowed).argmax())
     return Verified(
-        split, column, len(flat), float(off.max()), float(allowed[worst]), bool((off <= allowed).all())
+        split, column, len(flat), float(off[worst]), float(allowed[worst]), bool((off <= allowed).all())
     )

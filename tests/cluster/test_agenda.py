@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from ray_kd.cluster.agenda import RETRIES, Agenda, Job
+from ray_kd.cluster.agenda import RETRIES, Agenda
+from ray_kd.cluster.job import Job
 from ray_kd.cluster.ledger import Ledger, Outcome
 from ray_kd.cluster.progress import snapshot
 from ray_kd.config.sweep import SweepSpec

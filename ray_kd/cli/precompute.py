@@ -1,0 +1,154 @@
+"""ray-kd precompute, ray-kd verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+
+if TYPE_CHECKING:
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.training.precompute import Work
+
+
+def precompute(
+    file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="A run or a sweep file.")],
+    overrides: Overrides = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it comes to, compute nothing.")] = False,
+    storage: StorageOption = None,
+    address: AddressOption = None,
+) -> None:
+    """Store the teacher's answers, so that no trial has to ask it again.
+
+    For each sample and each of views.count views the targets of all paths of
+    the run, or of the whole sweep, are computed once by a pool of teachers.
+    What is there already is kept; Ctrl-C is safe: the same command goes on.
+
+    Examples:
+      ray-kd precompute sweeps/runs/digits.yaml views.count=20 --plan
+      ray-kd precompute sweeps/runs/digits.yaml views.count=20
+      ray-kd precompute sweeps/digits.yaml base.targets.precision=float32
+      ray-kd train sweeps/runs/digits.yaml views.count=20 targets=stored
+    """
+    from rich.console import Console
+
+    specs, name = read_specs(file, tuple(overrides or ()), storage)
+    if plan:
+        show_plan(specs, name)
+        return
+    from ray_kd.cli.train import Line, make_setting, stop_on_signal
+    from ray_kd.cluster.quiet import quiet
+    from ray_kd.training.distill import ensure_teachers
+    from ray_kd.training.resident import Resident
+    from ray_kd.training.targets import same_targets
+
+    quiet()
+    from ray_kd.cluster.precompute import precompute_cluster
+    from ray_kd.cluster.progress import Counted
+
+    line = Line()
+    for spec in same_targets(specs):
+        setting = make_setting(spec)
+        with stop_on_signal(setting):
+            ensure_teachers(spec, setting, Resident(), line)
+        line.end()
+    say = Counted(name, Console(stderr=True))
+    done = precompute_cluster(specs, address, say, say.tell)
+    print(f"{done} shards stored." if done else "nothing to do: all targets are stored.")
+    for folder in sorted({work.source.store.files.path() for work in find_work(specs, trained=True)}):
+        print(f"  {shown(folder)}")
+        print(f"  check it: ray-kd verify {shown(folder)}")
+
+
+def verify(
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A folder below targets/ of a storage.")],
+    samples: Annotated[int, typer.Option(help="Rows of each group that are computed again.")] = 64,
+) -> None:
+    """Compare stored targets with the live teacher, and check every shard.
+
+    A random sample of rows is computed again by the live teacher. The largest
+    difference of each path is shown beside what its precision allows; it fails
+    where one is larger, or where the teacher, the views or a shard changed.
+
+    Examples:
+      ray-kd verify results/targets/7ac21c7f7e4100c1
+      ray-kd verify results/targets/7ac21c7f7e4100c1 --samples 1000
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from ray_kd.config.errors import UserError
+    from ray_kd.storage import Store
+    from ray_kd.training.setting import Setting, default_device
+    from ray_kd.training.verify import verify as compare
+
+    folder, _, identity = store.rstrip("/").rpartition("/")
+    root, _, targets = folder.rpartition("/") if "/" in folder else ("." if folder else "..", "", folder)
+    if targets != "targets":
+        raise UserError(f"verify: expected a folder such as results/targets/7ac21c7f7e4100c1, got '{store}'.")
+    setting = Setting(Store(root or "/"), default_device())
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("target", "split", "rows", "largest difference", "allowed", ""):
+        table.add_column(column, justify="left" if column in ("target", "split", "") else "right")
+    found = list(compare(setting.store, identity, setting, samples))
+    for one in found:
+        figures = (str(one.rows), f"{one.difference:.2e}", f"{one.allowed:.2e}")
+        table.add_row(one.column, one.split, *figures, "ok" if one.ok else "FAILED")
+    Console().print(table)
+    broken = [one.column for one in found if not one.ok]
+    if broken:
+        raise UserError(
+            f"verify: {', '.join(broken)}: stored and live targets differ by more than the stored precision "
+            "allows. Delete the folder; the next run computes its targets anew."
+        )
+
+
+def read_specs(file: str, overrides: tuple[str, ...], storage: str | None) -> tuple[list[RunSpec], str]:
+    """The runs of a run or sweep file, with stored targets whatever the file says, and its name.
+
+    Raises:
+        UserError: as RunSpec.load and SweepSpec.load.
+    """
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.config.sweep import SweepSpec
+    from ray_kd.config.yamlio import read_yaml
+
+    place = (storage,) if storage else ()
+    if "base" in read_yaml(Path(file)):
+        extra = [*(f"base.storage={one}" for one in place), "base.targets.source=stored"]
+        sweep = SweepSpec.load(file, *overrides, *extra)
+        return [trial.spec for trial in sweep.plan().trials], sweep.name
+    spec = RunSpec.load(file, *overrides, *(f"storage={one}" for one in place), "targets.source=stored")
+    return [spec], spec.name
+
+
+def find_work(specs: list[RunSpec], trained: bool) -> list[Work]:
+    """What the runs want stored."""
+    from ray_kd.training.precompute import gather_work
+    from ray_kd.training.resident import Resident
+    from ray_kd.training.setting import local_setting
+
+    return gather_work(specs, local_setting(specs[0]), Resident(), trained)
+
+
+def show_plan(specs: list[RunSpec], name: str) -> None:
+    """Rows, bytes and teacher's time, before anything runs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ray_kd.training.precompute import plan_targets
+
+    works = find_work(specs, trained=False)
+    found: Any = plan_targets(works, specs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("target", "split", "shape", "stored as", "bytes a row", "rows", "in all"):
+        left = column in ("target", "split")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for row in found.rows:
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    console.print(f"\n{name}: {found.text()}", highlight=False, soft_wrap=True)
