@@ -209,6 +209,11 @@ class TargetStore:
         names = set(self.files.names(group.identity))
         return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
 
+    def begun_views(self, group: Group) -> int:
+        """How many views there are, those included of which only a part is there."""
+        begun = (name[1:].partition("-")[0] for name in self.files.names(group.identity) if name[:1] == "v")
+        return max((int(view) + 1 for view in begun), default=0)
+
     def complete_views(self, group: Group) -> int:
         """How many views, from the first on, have all their shards, going by the names of files."""
         names, views = set(self.files.names(group.identity)), 0

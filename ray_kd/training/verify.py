@@ -81,7 +81,7 @@ def verify(
         }
         source = Source(found, group.split, split.ids, 1, columns)
         seen: dict[str, list[tuple[Tensor, Tensor]]] = {column: [] for column in columns}
-        shards = group.shards(found.complete_views(group))
+        shards = group.shards(found.begun_views(group))
         chosen = _choose(shards, samples, draw)
         for shard in shards:
             ids, rows = read_shard(found, group, shard)

@@ -91,8 +91,8 @@ class Head(ABC):
         height, width = self.image_size
         boxes = boxes.clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
         rows = [self._select_one(*one, counts) for one in zip(boxes, scores, strict=True)]
-        size = max((len(row["labels"]) for row in rows), default=0)
-        return {name: torch.stack([_padded(row[name], size, name) for row in rows]) for name in rows[0]}
+        # Of one size whatever is found, so that a teacher's detections can be stored.
+        return {name: torch.stack([_padded(row[name], self.most, name) for row in rows]) for name in rows[0]}
 
     def _select_one(self, boxes: Tensor, scores: Tensor, counts: Sequence[int]) -> dict[str, Tensor]:
         from torchvision.ops import batched_nms  # three seconds of import, only where it is used
