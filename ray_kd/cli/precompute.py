@@ -31,7 +31,8 @@ def precompute(
       ray-kd precompute sweeps/runs/digits.yaml views.count=20 --plan
       ray-kd precompute sweeps/runs/digits.yaml views.count=20
       ray-kd precompute sweeps/digits.yaml base.targets.precision=float32
-      ray-kd train sweeps/runs/digits.yaml views.count=20 targets=stored
+
+    Runs read them with targets=stored; what they find missing they compute.
     """
     from rich.console import Console
 

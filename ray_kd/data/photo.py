@@ -56,7 +56,7 @@ class PhotoOptions(ColourOptions, MixOptions):
     the centre, as in evaluation; pad: the image over the size, padded, and a random crop."""
     scale: Range = (0.08, 1.0)
     """random_resized: the share of the image's area."""
-    ratio: Range = (0.75, 4 / 3)
+    ratio: Range = (0.75, 1.3333333333333333)
     """random_resized: width by height."""
     padding: Annotated[int, Field(ge=0)] = 4
     """pad: black pixels added on each side."""

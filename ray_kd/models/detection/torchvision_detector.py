@@ -41,7 +41,7 @@ class TorchvisionDetectorOptions(Options):
     """Its name in torchvision, or one of the same make on another ResNet."""
     frozen_norm: bool = False
     """BatchNorm of the backbone with fixed statistics, as torchvision trains from published weights."""
-    proposals: int = Field(default=128, ge=1)
+    proposals: Annotated[int, Field(ge=1)] = 128
     """Of a two-stage teacher: how many of its best proposals paths ask both networks about."""
 
 
