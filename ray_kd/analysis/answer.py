@@ -102,7 +102,7 @@ def notes(comparison: Comparison) -> list[str]:
         f"half-width of its 95 % t-interval over seeds. last: test {title} of the last weights. Test data "
         "were read once, at the end of a trial, for both.",
         *_test_note(comparison),
-        "agree: share of test samples on which the student agrees with the teacher's first choice. "
+        f"agree: {comparison.metric.agreement}. "
         "time: training seconds of one trial, mean. n: trials in the numbers.",
         *_teacher_note(comparison),
         *_status_notes(comparison),

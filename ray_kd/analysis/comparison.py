@@ -16,6 +16,10 @@ from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.errors import UserError, unknown
 
 _TITLES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "map": "mAP", "ap": "AP"}
+_AGREEMENTS = {
+    "miou": "share of test pixels on which the student's class is the teacher's",
+    "map": "mAP of the student against the teacher's detections on test data",
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,12 @@ class Metric:
     def title(self) -> str:
         """Its name as people write it."""
         return _TITLES.get(self.name, self.name.replace("_", " "))
+
+    @property
+    def agreement(self) -> str:
+        """What agreement means beside it."""
+        first = "share of test samples on which the student agrees with the teacher's first choice"
+        return _AGREEMENTS.get(self.name, first)
 
     @property
     def scale(self) -> float:
