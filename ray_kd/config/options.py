@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from ray_kd.config.files import known_weights
 from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, PATHS, TASKS, VIEWS, Registry
 from ray_kd.config.validation import validate
 
@@ -49,6 +50,25 @@ class PathOptions(Options):
     ``training.labels: permuted``."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs over which the path's loss rises linearly to its full size."""
+
+
+class ModelOptions(Options):
+    """What every model can be told; a model's own ``Options`` adds to it."""
+
+    weights: str | None = None
+    """What it begins with: a file (.safetensors, .pt, .pth), a name that torchvision publishes for it
+    (IMAGENET1K_V2), or None: drawn from the run's seed."""
+    head: Literal["kept", "fresh"] = "kept"
+    """With ``weights``: fresh leaves the last layer as it was drawn, for other classes than the weights'."""
+    files: ClassVar[tuple[str, ...]] = ("weights",)
+    """Options that name a file (or published weights): it is known by its content."""
+
+    def essence(self) -> dict[str, Any]:
+        found = super().essence()
+        for name in self.files:
+            if found.get(name) is not None:
+                found[name] = known_weights(found[name], f"model '{self.component_name}', {name}")
+        return found
 
 
 class AggregatorOptions(Options):

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ray_kd.config.errors import UserError, unknown
+from ray_kd.config.errors import unknown
+from ray_kd.config.files import known_weights
 from ray_kd.config.options import (
     AggregatorField,
     DatasetField,
@@ -135,13 +136,27 @@ class Targets(Strict):
         return self.model_dump(mode="json", exclude_defaults=True, exclude={"cache"})
 
 
+class Normalise(Strict):
+    """How raw images, from 0 to 1, become a network's input: (image - mean) / std, channel by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[Positive, ...]
+
+
 class Teacher(Strict):
     """A teacher: its model, and the run that trains it (or the file that holds its weights)."""
 
     model: ModelField
     weights: str | None = None
-    """A file of weights (.safetensors or .pt); ``initial``: those it begins with, a teacher that never
-    learnt; None: train the teacher as said below."""
+    """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
+    (IMAGENET1K_V2); ``initial``: those it begins with, a teacher that never learnt; None: train the
+    teacher as said below."""
+    normalise: Normalise | None = None
+    """Mean and standard deviation that its images are normalised with, where they are not the student's;
+    None: those of the student's dataset (of a trained teacher: of its own dataset's options)."""
+    at_chance: Literal["stop", "go_on"] = "stop"
+    """What happens before step 1 if it is no better than chance on validation; one that is wrong on
+    purpose (``initial``, ``labels: permuted``) is never stopped."""
     dataset: dict[str, Any] = Field(default_factory=dict)
     """Options that differ from the student's dataset; by default the teacher sees every label."""
     views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
@@ -288,19 +303,18 @@ class RunSpec(Strict):
         essence["seed"] = self.seed
         return essence
 
-    def _teacher_essence(self, name: str) -> Any:
+    def _teacher_essence(self, name: str) -> dict[str, Any]:
         teacher = self.teachers[name]
         if teacher.weights is None:
-            return self.teacher_run(name).essence()
-        if teacher.weights == INITIAL:
-            return {"model": teacher.model.essence(), "weights": INITIAL, "seed": teacher.seed}
-        try:
-            digest = hashlib.sha256(FilePath(teacher.weights).read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(
-                f"teachers.{name}.weights: cannot read '{teacher.weights}' ({error.strerror})."
-            ) from error
-        return {"model": teacher.model.essence(), "weights": digest}
+            essence = self.teacher_run(name).essence()
+        elif teacher.weights == INITIAL:
+            essence = {"model": teacher.model.essence(), "weights": INITIAL, "seed": teacher.seed}
+        else:
+            known = known_weights(teacher.weights, f"teachers.{name}.weights")
+            essence = {"model": teacher.model.essence(), "weights": known}
+        if teacher.normalise is not None:
+            essence["normalise"] = teacher.normalise.model_dump(mode="json")
+        return essence
 
     @classmethod
     def load(cls, file: str | FilePath, *overrides: str) -> RunSpec:

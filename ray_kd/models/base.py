@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ray_kd.config.options import Options
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import ModelOptions, Options
 from ray_kd.outputs import Outputs
+
+State = dict[str, Tensor]
 
 
 class StagedModel(nn.Module):
@@ -16,6 +20,7 @@ class StagedModel(nn.Module):
     Attributes:
         stages: modules in sequence; the feature map after each one is a tap.
         stage_channels: channels after each stage.
+        neck: layers between the last tap and the pooling, where there are some.
         head: pooled features (N, C) -> logits (N, K).
     """
 
@@ -24,9 +29,14 @@ class StagedModel(nn.Module):
     source: ClassVar[str]
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     """Names of the tasks that it has a head for."""
-    Options: ClassVar[type[Options]]
+    Options: ClassVar[type[Options]] = ModelOptions
+    last_layers: tuple[str, ...] = ("head",)
+    """Modules, by name, whose size is the number of classes: what ``head: fresh`` leaves as drawn."""
+    surplus: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of names that published weights have and this network does without."""
     stages: nn.Sequential
     stage_channels: tuple[int, ...]
+    neck: nn.Module
     head: nn.Module
 
     def forward(self, image: Tensor) -> Outputs:
@@ -35,4 +45,19 @@ class StagedModel(nn.Module):
         for stage in self.stages:
             image = stage(image)
             features.append(image)
+        neck = getattr(self, "neck", None)
+        if neck is not None:
+            image = neck(image)
         return Outputs(tuple(features), self.head(image.mean(dim=(2, 3))))
+
+    def published(self, weights: str) -> Callable[[], State]:
+        """How to get the published weights of that name; nothing is fetched before it is called.
+
+        Raises:
+            UserError: there are none of that name.
+        """
+        raise UserError(
+            f"model '{self.name}': weights: nobody publishes '{weights}' for it; expected a file "
+            "(.safetensors, .pt, .pth) or null. Models 'torchvision' and 'torchvision_segmentation' know "
+            "torchvision's names."
+        )

@@ -7,12 +7,12 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
-from ray_kd.config.options import Options
+from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
 
 
-class DigitsCnnOptions(Options):
+class DigitsCnnOptions(ModelOptions):
     """Options of the digits' network."""
 
     width: Annotated[int, Field(ge=1)] = 8

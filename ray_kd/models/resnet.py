@@ -6,12 +6,12 @@ from typing import Literal
 
 from torch import nn
 
-from ray_kd.config.options import Options
+from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
 
 
-class ResNetOptions(Options):
+class ResNetOptions(ModelOptions):
     """Options of residual networks."""
 
     depth: Literal[18, 34, 50] = 18

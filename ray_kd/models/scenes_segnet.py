@@ -8,13 +8,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ray_kd.config.options import Options
+from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
 from ray_kd.outputs import Outputs
 
 
-class ScenesSegnetOptions(Options):
+class ScenesSegnetOptions(ModelOptions):
     """Options of the scenes' segmentation network."""
 
     width: Annotated[int, Field(ge=1)] = 8

@@ -27,7 +27,8 @@ class SoftmaxRegression(AdaptedPath):
 
     h_t is the teacher's frozen head, A the adapter; mean over samples and classes. The target is the
     teacher's logits (N, K). ``bind`` copies ``teacher.head``: a module that maps the pooled features
-    (N, C) of the teacher's last stage to its logits; it stays in evaluation mode.
+    (N, C) of the teacher's last stage to its logits; it stays in evaluation mode. Where the teacher has
+    layers between its last tap and the pooling (``teacher.neck``: WRN, MobileNetV2), they are part of h_t.
 
     Source: Yang, Martinez, Bulat, Tzimiropoulos, *Knowledge distillation via softmax regression
     representation learning*, ICLR 2021, in the form of the published Adaptive Distillation code
@@ -58,6 +59,7 @@ class SoftmaxRegression(AdaptedPath):
                 f"teacher's head reads; got {list(self.stages)}."
             )
         self.head = None
+        self.neck: nn.Module | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -71,11 +73,14 @@ class SoftmaxRegression(AdaptedPath):
                 "'head' (pooled features of its last stage -> logits)."
             )
         self.head = copy.deepcopy(head).requires_grad_(False).eval()
+        neck = getattr(teacher, "neck", None)
+        self.neck = None if neck is None else copy.deepcopy(neck).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> SoftmaxRegression:
         super().train(mode)
-        if self.head is not None:
-            self.head.eval()
+        for part in (self.head, self.neck):
+            if part is not None:
+                part.eval()
         return self
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
@@ -89,5 +94,8 @@ class SoftmaxRegression(AdaptedPath):
         stage = self.stages[0]
         feature = self.adapt(feature_of(student, stage, self.label), stage)
         with exact(feature):
-            logits = cast(Tensor, self.head(pooled(full(feature))))
+            feature = full(feature)
+            if self.neck is not None:
+                feature = self.neck(feature)
+            logits = cast(Tensor, self.head(pooled(feature)))
             return {self.label: F.mse_loss(logits, target[self.label].to(logits.dtype))}

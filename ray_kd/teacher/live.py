@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import Path
+from ray_kd.teacher.normalise import Renormalise
 
 Targets = dict[str, Mapping[str, Tensor]]
 
@@ -22,11 +23,14 @@ class LiveTeacher:
     Args:
         model: any module that returns Outputs for images.
         device: where it answers.
+        renormalise: brings the student's images to what the model was trained on; None: they are that.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, device: torch.device, renormalise: Renormalise | None = None
+    ) -> None:
         self.model = model.to(device).eval().requires_grad_(False)
-        self.device = device
+        self.device, self.renormalise = device, renormalise
 
     @cached_property
     def digest(self) -> str:
@@ -39,7 +43,9 @@ class LiveTeacher:
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> Outputs:
-        """The teacher's outputs for images (N, C, H, W)."""
+        """The teacher's outputs for the student's images (N, C, H, W)."""
+        if self.renormalise is not None:
+            images = self.renormalise(images)
         return cast(Outputs, self.model(images))
 
 

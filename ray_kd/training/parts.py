@@ -23,6 +23,7 @@ from ray_kd.paths import Path, create_path
 from ray_kd.streams import forked, key
 from ray_kd.tasks import Task
 from ray_kd.teacher import LiveTeacher, Teachers
+from ray_kd.teacher.normalise import renormalisation
 from ray_kd.teacher.stored import StoredTargets
 from ray_kd.training.evaluation import Answers
 from ray_kd.training.resident import Resident
@@ -79,7 +80,7 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     # A teacher whose answers are stored stays off the device: its frozen parts and its widths are read.
     place = torch.device("cpu") if stored else device
     teachers = {
-        name: LiveTeacher(own.teacher, place)
+        name: LiveTeacher(own.teacher, place, renormalisation(spec, name, dataset))
         if own.teacher is not None
         else resident.teacher(spec, name, setting.store, place)
         for name in spec.needed_teachers()

@@ -1,0 +1,86 @@
+"""The images that a teacher sees, where it was trained on other means and deviations than the student is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import Options
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset
+
+Statistics = tuple[Sequence[float], Sequence[float]]
+
+
+class Renormalise:
+    """Images normalised in one way, (image - m) / s, brought to another.
+
+    Args:
+        given: mean and standard deviation of the images that come.
+        wanted: those of the images that go out.
+    """
+
+    def __init__(self, given: Statistics, wanted: Statistics) -> None:
+        mean, std, other_mean, other_std = (
+            torch.tensor(list(values), dtype=torch.float64).view(-1, 1, 1) for values in (*given, *wanted)
+        )
+        self.scale = (std / other_std).float()
+        self.shift = ((mean - other_mean) / other_std).float()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) as the other way has them."""
+        if self.scale.device != images.device:
+            self.scale, self.shift = self.scale.to(images.device), self.shift.to(images.device)
+        return images * self.scale + self.shift
+
+
+def renormalisation(spec: RunSpec, name: str, dataset: Dataset) -> Renormalise | None:
+    """How the student's images become those of teacher ``name``; None where they are the same.
+
+    Args:
+        spec: the student's run.
+        name: one of its teachers.
+        dataset: the student's.
+
+    Raises:
+        UserError: the student's dataset does not say what its images were normalised with, or the
+            numbers of channels differ.
+    """
+    wanted = _of_teacher(spec, name)
+    if wanted is None:
+        return None
+    where = f"teachers.{name}.normalise"
+    if dataset.mean is None or dataset.std is None:
+        raise UserError(
+            f"{where}: dataset '{spec.dataset.component_name}' does not say what its images were normalised "
+            "with (mean, std), so they cannot be brought to the teacher's."
+        )
+    given = (tuple(dataset.mean), tuple(dataset.std))
+    if given == wanted:
+        return None
+    if {len(values) for values in (*given, *wanted)} != {dataset.channels}:
+        raise UserError(
+            f"{where}: expected a mean and a std for each of {dataset.channels} channels, got "
+            f"{len(wanted[0])} and {len(wanted[1])}."
+        )
+    return Renormalise(given, wanted)
+
+
+def _of_teacher(spec: RunSpec, name: str) -> Statistics | None:
+    """What the teacher's images are normalised with, where that is said and not what the student's are."""
+    teacher = spec.teachers[name]
+    if teacher.normalise is not None:
+        return teacher.normalise.mean, teacher.normalise.std
+    if teacher.weights is not None:
+        return None
+    theirs, ours = (_said(options) for options in (spec.teacher_run(name).dataset, spec.dataset))
+    return None if theirs == ours else theirs
+
+
+def _said(options: Options) -> Statistics | None:
+    """The mean and deviation that a dataset's options give, where it has such options."""
+    mean, std = getattr(options, "mean", None), getattr(options, "std", None)
+    return None if mean is None or std is None else (tuple(mean), tuple(std))
