@@ -1,0 +1,141 @@
+"""torchvision's segmentation networks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
+
+from torch import Tensor, nn
+
+from ray_kd.config.options import ModelOptions
+from ray_kd.config.registry import MODELS
+from ray_kd.models.base import State
+from ray_kd.models.tapped import TappedModel, adapt_stem
+from ray_kd.models.torchvision_classifier import build
+from ray_kd.models.weights import begin_with, torchvision_weights
+from ray_kd.outputs import Outputs
+
+SMALL = ("deeplabv3_resnet18", "deeplabv3_resnet34", "fcn_resnet18", "fcn_resnet34")
+"""The same heads on backbones that torchvision itself does not combine them with."""
+
+
+class TorchvisionSegmentationOptions(ModelOptions):
+    """Options of torchvision's segmentation networks."""
+
+    arch: str
+    """Its name in torchvision (deeplabv3_resnet101, fcn_resnet50, lraspp_mobilenet_v3_large ...), or
+    deeplabv3 or fcn on resnet18 or resnet34."""
+    backbone_weights: str | None = None
+    """What the backbone begins with: a name that torchvision publishes for it (IMAGENET1K_V1), or a file of
+    that classifier's weights; None: as drawn."""
+    taps: tuple[str, ...] | None = None
+    """Paths of the modules that are its stages, shallow to deep; None: the backbone's four."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments of torchvision's builder."""
+    files: ClassVar[tuple[str, ...]] = ("weights", "backbone_weights")
+
+
+@MODELS.register("torchvision_segmentation", source="torchvision.models.segmentation")
+class TorchvisionSegmentation(TappedModel):
+    """DeepLabV3, FCN and LR-ASPP of torchvision, their weights under torchvision's names.
+
+    Logits are at the network's own resolution (an eighth of the image); torchvision enlarges them.
+    Without the auxiliary head. On resnet18 and resnet34, layers 3 and 4 are dilated instead of strided
+    as torchvision does it for bottlenecks (in the first block of a layer the dilation before it).
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
+    surplus: ClassVar[tuple[str, ...]] = ("aux_classifier.",)
+    Options = TorchvisionSegmentationOptions
+
+    def __init__(self, options: TorchvisionSegmentationOptions, classes: int, channels: int) -> None:
+        arch = options.arch
+        net = _build(arch, classes, options.arguments)
+        adapt_stem(net, channels)
+        super().__init__(net, default_taps(arch) if options.taps is None else options.taps, f"model {arch}")
+        self.arch = arch
+        lraspp = arch.startswith("lraspp")
+        last = ("low_classifier", "high_classifier") if lraspp else (str(len(net.classifier) - 1),)  # type: ignore[arg-type]
+        self.last_layers = tuple(f"classifier.{name}" for name in last)
+        self.measure(channels, 64)
+        if options.backbone_weights is not None:
+            begin_with(Backbone(self, channels), options.backbone_weights)
+
+    def answer(self, image: Tensor) -> Outputs:
+        backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")
+        features = backbone(image)
+        return Outputs(logits=classifier(features if self.arch.startswith("lraspp") else features["out"]))
+
+    def published(self, weights: str) -> Callable[[], State]:
+        return torchvision_weights(self.arch, weights, "model torchvision_segmentation")
+
+
+class Backbone(TappedModel):
+    """The backbone of a segmentation network as the classifier that its weights were published for."""
+
+    def __init__(self, model: TorchvisionSegmentation, channels: int) -> None:
+        super().__init__(model.net.get_submodule("backbone"), (), "backbone_weights")
+        self.arch = model.arch.partition("_")[2]
+        self.mobile = self.arch.startswith("mobilenet")
+
+    @property
+    def surplus(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The classifier's head; of LR-ASPP also what lies behind the last tap."""
+        return ("fc.", "classifier.")
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        return {f"features.{name}": value for name, value in state.items()} if self.mobile else state
+
+    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.mobile:
+            state_dict = {name.removeprefix("features."): value for name, value in state_dict.items()}
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def published(self, weights: str) -> Callable[[], State]:
+        return torchvision_weights(self.arch, weights, "model torchvision_segmentation: backbone_weights")
+
+
+def architectures() -> list[str]:
+    """Names of the architectures that this model knows."""
+    from torchvision import models
+
+    return sorted([*models.list_models(module=models.segmentation), *SMALL])
+
+
+def default_taps(arch: str) -> tuple[str, ...]:
+    """The backbone's stages."""
+    names = ("3", "6", "12", "15") if "mobilenet" in arch else ("layer1", "layer2", "layer3", "layer4")
+    return tuple(f"backbone.{name}" for name in names)
+
+
+def _build(arch: str, classes: int, arguments: dict[str, Any]) -> nn.Module:
+    if arch not in SMALL:
+        given = {"num_classes": classes, "weights_backbone": None, **arguments}
+        return build(arch, architectures(), given, "model torchvision_segmentation")
+    from torchvision import models
+    from torchvision.models.segmentation.deeplabv3 import DeepLabHead, DeepLabV3
+    from torchvision.models.segmentation.fcn import FCN, FCNHead
+
+    kind, _, name = arch.partition("_")
+    net = models.get_model(name, weights=None)
+    dilate(net.layer3, 1, 2)
+    dilate(net.layer4, 2, 4)
+    backbone = models._utils.IntermediateLayerGetter(net, {"layer4": "out"})
+    made = (
+        DeepLabV3(backbone, DeepLabHead(512, classes))
+        if kind == "deeplabv3"
+        else FCN(backbone, FCNHead(512, classes))
+    )
+    return cast(nn.Module, made)
+
+
+def dilate(layer: nn.Sequential, first: int, rest: int) -> None:
+    """Undo the stride of a layer of basic blocks: dilation ``first`` in its first block, then ``rest``."""
+    for place, block in enumerate(layer):
+        rate = rest if place else first
+        for part in block.modules():
+            if isinstance(part, nn.Conv2d):
+                part.stride = (1, 1)
+                if part.kernel_size == (3, 3):
+                    part.dilation = part.padding = (rate, rate)
