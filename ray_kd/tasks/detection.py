@@ -63,7 +63,7 @@ class Detection(Task):
         return DetectionMeter(self)
 
     def chance(self, metrics: Mapping[str, float]) -> str | None:
-        if metrics["map50"] >= 0.01:
+        if metrics.get("map50", 1.0) >= 0.01:  # undefined where no image has an object
             return None
         return f"mAP50 {metrics['map50']:.4f}, where boxes at random give about 0"
 

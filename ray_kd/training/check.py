@@ -12,8 +12,9 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
-from ray_kd.config.spec import RunSpec
+from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.models import create_model
+from ray_kd.models.weights import begin_with
 from ray_kd.paths import create_path
 from ray_kd.training.parts import static_weight
 
@@ -87,6 +88,9 @@ def _build(spec: RunSpec) -> None:
     size = {"classes": 10, "channels": 3}  # the data's own sizes change no stage
     student = create_model(spec.student, **size)
     teachers = {name: create_model(teacher.model, **size) for name, teacher in spec.teachers.items()}
+    for name, teacher in spec.teachers.items():
+        if teacher.weights is not None and teacher.weights != INITIAL:
+            begin_with(teachers[name], teacher.weights)
     paths = [
         create_path(
             options,

@@ -13,6 +13,7 @@ from ray_kd.data.base import Split
 from ray_kd.data.batches import in_order
 from ray_kd.outputs import Outputs
 from ray_kd.tasks import Task
+from ray_kd.tasks.base import Meter
 from ray_kd.training.ranks import add_up, gather_objects
 from ray_kd.training.setting import Setting
 
@@ -36,6 +37,22 @@ def evaluate(
         outputs = cast(Outputs, student(batch["image"]))
         meter.update(outputs, batch, answers(index, batch) if answers else None)
     student.train(was_training)
+    return _result(meter, setting)
+
+
+@torch.no_grad()
+def evaluate_answers(answers: Answers, task: Task, split: Split, setting: Setting) -> dict[str, float] | None:
+    """The task's metrics of answers themselves, where they are whole outputs; None where they are not."""
+    meter = task.meter()
+    for index, batch in enumerate(in_order(split, setting.device, setting.rank, setting.world)):
+        outputs = answers(index, batch)
+        if outputs.extra:
+            return None
+        meter.update(outputs, batch, None)
+    return _result(meter, setting)
+
+
+def _result(meter: Meter, setting: Setting) -> dict[str, float]:
     return meter.result(
         partial(add_up, world=setting.world, device=setting.device),
         partial(gather_objects, world=setting.world),

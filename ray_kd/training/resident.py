@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
@@ -17,10 +17,14 @@ from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
 from ray_kd.tasks import Task
 from ray_kd.teacher import LiveTeacher, load_teacher
-from ray_kd.training.evaluation import Answers
+from ray_kd.teacher.normalise import renormalisation
+from ray_kd.training.evaluation import Answers, evaluate, evaluate_answers
+from ray_kd.training.setting import Setting
 
 KEPT_BYTES = 1 << 30
 """Memory that a teacher's answers to one split may take."""
+JUDGED = 1024
+"""Samples on which a teacher is judged before it teaches."""
 
 
 class Resident:
@@ -50,7 +54,8 @@ class Resident:
         """
         dataset = self.dataset(spec.dataset, device)
         classes = dataset.classes_of(spec.task.component_name)
-        return LiveTeacher(load_teacher(spec, name, store, classes, dataset.channels), device)
+        model = load_teacher(spec, name, store, classes, dataset.channels)
+        return LiveTeacher(model, device, renormalisation(spec, name, dataset))
 
     def answers(
         self, teacher: LiveTeacher, task: Task, split: Split, device: torch.device, rank: int, world: int
@@ -71,11 +76,55 @@ class Resident:
 
         return answer
 
+    def figures(
+        self, teacher: LiveTeacher, task: Task, split: Split, answers: Answers | None, setting: Setting
+    ) -> dict[str, float] | None:
+        """A teacher's own metrics on ``JUDGED`` samples of a split, computed once; every rank comes here.
+
+        Args:
+            answers: the teacher's stored answers, read in place of asking it; None where those it stored
+                are no whole outputs (a detector's boxes).
+        """
+        key = ("figures", task.name, id(teacher), id(split), setting.device, setting.rank, setting.world)
+
+        def make() -> tuple[dict[str, float] | None, LiveTeacher, Split]:
+            part = EverySoMany(split, -(-len(split) // JUDGED))
+            if answers is None:
+                return evaluate(Asked(teacher), task, part, None, setting), teacher, split
+            return evaluate_answers(answers, task, part, setting), teacher, split
+
+        return self._once(key, make)[0]
+
     def _once(self, key: tuple[Any, ...], make: Any) -> Any:
         text = json.dumps(key, sort_keys=True, default=str)
         if text not in self._kept:
             self._kept[text] = make()
         return self._kept[text]
+
+
+class Asked(nn.Module):
+    """A live teacher as the network that ``evaluate`` asks; always in evaluation mode."""
+
+    def __init__(self, teacher: LiveTeacher) -> None:
+        super().__init__()
+        self.teacher = teacher
+
+    def forward(self, images: Tensor) -> Outputs:
+        return self.teacher.outputs(images)
+
+
+class EverySoMany:
+    """Every n-th sample of a split, so that one sorted by class keeps all of them."""
+
+    def __init__(self, split: Split, step: int) -> None:
+        self.split, self.step = split, max(1, step)
+        self.ids = split.ids[:: self.step]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        return self.split.gather(index * self.step)
 
 
 def teacher_key(spec: RunSpec, name: str) -> str:

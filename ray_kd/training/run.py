@@ -21,6 +21,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.paths import Path
 from ray_kd.storage import Lock
+from ray_kd.training.before import check_before
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.means import epoch_means, require_finite
@@ -118,7 +119,9 @@ class Training:
         if setting.world == 1 and not step.taken and find_summary(setting.store, self.identity) is not None:
             self._parts = None  # another process ended the run, and dropped its state, since we looked
             return
-        if step.taken and parts.aggregator.probes:
+        if not step.taken:
+            check_before(self.spec, parts, setting, self.resident)
+        elif parts.aggregator.probes:
             batch = batches.before(self.epoch, first)
             targets = parts.targets.targets(batch)
             step.corrupt(batch, targets, step.taken - 1)

@@ -94,7 +94,7 @@ def test_teacher_weights_that_do_not_fit(tmp_path: Path) -> None:
     teacher = {"model": {"name": "digits_cnn", "width": 4}, "weights": weights}
     with pytest.raises(UserError, match=r"do not fit DigitsCnn.*of another shape"):
         distill(tiny(tmp_path, paths=["logits"], teacher=teacher))
-    own = {"model": {"name": "digits_cnn", "width": 2}, "weights": weights}
+    own = {"model": {"name": "digits_cnn", "width": 2}, "weights": weights, "at_chance": "go_on"}
     assert distill(tiny(tmp_path, paths=["logits"], teacher=own))["status"] == "finished"
     Path(weights).write_bytes(b"damaged")
     with pytest.raises(UserError, match="damaged, or no file of weights"):

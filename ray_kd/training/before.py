@@ -1,0 +1,154 @@
+"""What is asked before step 1: does each path get its target, do gradients flow, can the teacher teach?
+
+Nothing here changes a number of the run: no random stream, no statistic, no gradient, no path's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import INITIAL, RunSpec, Teacher
+from ray_kd.data.batches import in_order
+from ray_kd.outputs import Outputs
+from ray_kd.paths import Path
+from ray_kd.teacher.stored import StoredTargets
+from ray_kd.training.parts import Parts
+from ray_kd.training.probing import untouched
+from ray_kd.training.resident import Resident
+from ray_kd.training.setting import Setting
+
+LOOKED_AT = 8
+"""Samples on which the gradients' ways are looked at."""
+
+
+def check_before(spec: RunSpec, parts: Parts, setting: Setting, resident: Resident) -> None:
+    """Ask all of it; every rank has to come here.
+
+    Raises:
+        UserError: a path without a target, an adapter or a student that no gradient reaches, a teacher no
+            better than chance.
+    """
+    check_teachers(spec, parts, setting, resident)
+    if len(parts.paths):
+        check_gradients(parts, setting, max(1, spec.training.batch_size // setting.world))
+
+
+def check_teachers(spec: RunSpec, parts: Parts, setting: Setting, resident: Resident) -> None:
+    """Whether every teacher, unless it is wrong on purpose, beats chance on validation samples.
+
+    Raises:
+        UserError: names the teacher, its figure and what guessing gives.
+    """
+    stored = isinstance(parts.targets, StoredTargets)
+    for place, (name, live) in enumerate(parts.teachers.items()):
+        if _on_purpose(spec.teachers[name]) or (stored and place):  # the first one's answers are stored
+            continue
+        answers = parts.judge("validation") if stored and parts.judge is not None else None
+        figures = resident.figures(live, parts.task, parts.dataset.validation, answers, setting)
+        reason = None if figures is None else parts.task.chance(figures)
+        if reason is not None:
+            key = f"teachers.{name}"
+            raise UserError(
+                f"teacher '{name}' is no better than chance on validation: {reason}. It has nothing to "
+                f"teach: train it longer ({key}.training.epochs), or look at its weights, its classes and "
+                f"what its images are normalised with ({key}.normalise). If that is the point: "
+                f"{key}.at_chance: go_on."
+            )
+
+
+def _on_purpose(teacher: Teacher) -> bool:
+    permuted = teacher.weights is None and teacher.training.labels == "permuted"
+    return teacher.at_chance == "go_on" or teacher.weights == INITIAL or permuted
+
+
+def check_gradients(parts: Parts, setting: Setting, most: int) -> None:
+    """Whether each path gets its target and sends a gradient to the student and to all it trains itself.
+
+    Looked at with one forward and one backward for each path on a few training samples without views.
+    What fails in another way than this fails in the first step too, in its own words.
+
+    Args:
+        parts: the run's.
+        setting: where.
+        most: samples that this rank has in a step.
+
+    Raises:
+        UserError: names the path, and the parameter that no gradient reaches.
+    """
+    batch = dict(next(in_order(parts.dataset.train, setting.device, size=min(LOOKED_AT, most))))
+    batch["view"] = torch.zeros_like(batch["sample"])
+    targets = parts.targets.targets(batch)
+    paths = list(cast("list[Path]", parts.paths))
+    for path in paths:
+        if not targets.get(path.label):
+            raise UserError(f"path '{path.label}' got no target from its teacher.")
+    try:
+        with _looking(parts):
+            outputs = cast(Outputs, parts.student(batch["image"]))
+            for path in paths:
+                _follow(path, outputs, targets[path.label], batch, parts.student)
+    except UserError:
+        raise
+    except Exception:
+        return
+
+
+def _follow(
+    path: Path,
+    outputs: Outputs,
+    target: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    student: nn.Module,
+) -> None:
+    losses = path(outputs, target, batch)
+    missing = [key for key in path.keys if key not in losses]
+    if missing:
+        raise UserError(
+            f"path '{path.label}' gave no loss '{missing[0]}', only {', '.join(losses) or 'none'}."
+        )
+    total = torch.stack([losses[key] for key in path.keys]).sum()
+    own = {name: value for name, value in path.named_parameters() if value.requires_grad}
+    trained = [value for value in student.parameters() if value.requires_grad]
+    if not total.requires_grad:
+        raise UserError(f"path '{path.label}': its loss depends on nothing that trains: no gradient.")
+    found = torch.autograd.grad(total, [*own.values(), *trained], retain_graph=True, allow_unused=True)
+    for name, gradient in zip(own, found, strict=False):
+        if gradient is None:
+            raise UserError(
+                f"path '{path.label}': no gradient reaches its '{name}', which would never train."
+            )
+    if all(gradient is None for gradient in found[len(own) :]):
+        raise UserError(
+            f"path '{path.label}': no gradient reaches the student: are its outputs detached, or all its "
+            "weights frozen?"
+        )
+
+
+@contextmanager
+def _looking(parts: Parts) -> Iterator[None]:
+    """Within the block student and paths are in training mode; after it everything is as it was."""
+    modules = nn.ModuleList([parts.student, parts.paths])
+    modes = [(module, module.training) for module in modules.modules()]
+    paths = cast("list[Path]", parts.paths)
+    recording = [path.recording for path in paths]
+    kept = [(buffer, buffer.clone()) for buffer in parts.student.buffers()]
+    parts.student.train()
+    parts.paths.train()
+    try:
+        with untouched(modules), torch.enable_grad():
+            for path in paths:
+                path.recording = False
+            yield
+    finally:
+        for path, was in zip(paths, recording, strict=True):
+            path.recording = was
+        for buffer, value in kept:
+            buffer.copy_(value)
+        for module, was_training in modes:
+            module.training = was_training
