@@ -9,13 +9,13 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from ray_kd.boxes import area, intersection, pairwise_iou
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.registry import TASKS
 from ray_kd.outputs import DetectionHead, Outputs
+from ray_kd.paths.detectors import binary_divergence
 from ray_kd.tasks.base import AddUp, GatherObjects, Task
 from ray_kd.tasks.coco import average_precision
 
@@ -146,14 +146,6 @@ def head_of(outputs: Outputs) -> DetectionHead:
     if outputs.head is None:
         raise UserError("task detection: the model's Outputs hold no head, so it is no detector.")
     return outputs.head
-
-
-def binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of one yes or no for each logit, entry by entry, in nats."""
-    yes = teacher.sigmoid()
-    return yes * (F.logsigmoid(teacher) - F.logsigmoid(student)) + (1 - yes) * (
-        F.logsigmoid(-teacher) - F.logsigmoid(-student)
-    )
 
 
 def _sure(rows: Mapping[str, Tensor], least: float) -> dict[str, Tensor]:

@@ -15,9 +15,9 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import parse_component
 from ray_kd.config.registry import TASKS
 from ray_kd.outputs import Outputs
+from ray_kd.paths.detectors import binary_divergence
 from ray_kd.tasks import Task
 from ray_kd.tasks.coco import average_precision
-from ray_kd.tasks.detection import binary_divergence
 
 CLASSES = 3
 ALONE: Any = (lambda sums: sums, lambda one: [one])

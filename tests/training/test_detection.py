@@ -1,0 +1,140 @@
+"""Detection in the loop: plain training bit for bit, resume, ranks whose images hold unlike many objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ray_kd.config.registry import DATASETS, VIEWS
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.batches import in_order
+from ray_kd.data.order import epoch_order
+from ray_kd.models import create_model
+from ray_kd.training.distill import distill, ensure_teachers
+from ray_kd.training.evaluation import evaluate
+from ray_kd.training.parts import build
+from ray_kd.training.resident import Resident
+from ray_kd.training.run import Interrupted, Training
+from ray_kd.training.schedule import learning_rate
+from ray_kd.training.setting import local_setting
+from tests.training.test_ranks import assert_one_is_two, two_ranks
+
+TINY: dict[str, Any] = {
+    "name": "tiny detection",
+    "task": "detection",
+    "dataset": {
+        "name": "scenes",
+        "size": 32,
+        "train": 48,
+        "labels": 24,
+        "validation": 8,
+        "test": 12,
+        "objects": [0, 3],
+    },
+    "views": {"name": "jitter", "count": 2},
+    "student": {"name": "scenes_detector", "width": 4, "bins": 5, "least_score": 0.005},
+    "teacher": {
+        "model": {"name": "scenes_detector", "width": 8, "bins": 5, "least_score": 0.005},
+        "training": {"epochs": 1, "batch_size": 12},
+    },
+    "training": {"epochs": 2, "batch_size": 8},
+    "optimizer": {"lr": 0.02},
+    "checkpoints": {"every_epochs": 1},
+    "paths": [],
+}
+
+
+def tiny(storage: Path, **changes: Any) -> RunSpec:
+    """A run of a second: two epochs of three steps."""
+    return RunSpec.parse({**TINY, "storage": str(storage), **changes})
+
+
+def weights(storage: Path, summary: dict[str, Any]) -> dict[str, Tensor]:
+    return load_file(storage / "runs" / summary["identity"] / "student.safetensors")
+
+
+def bare_training(spec: RunSpec) -> dict[str, Tensor]:
+    """The plain baseline, written as anybody would."""
+    data = DATASETS.get("scenes")(spec.dataset)
+    views = VIEWS.get("jitter")(spec.views)
+    model = create_model(spec.student, classes=10, channels=3, seed=spec.seed)
+    options = spec.optimizer
+    sgd = torch.optim.SGD(
+        model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay, fused=True
+    )
+    step = 0
+    for epoch in range(spec.training.epochs):
+        order = epoch_order(len(data.train), spec.training.batch_size, spec.seed, epoch)
+        for index in order:
+            batch = views(data.train.gather(index), views.of_epoch(epoch), data.train)
+            rate = learning_rate(spec.schedule, options.lr, step, len(order), spec.training.epochs)
+            sgd.param_groups[0]["lr"] = rate
+            sgd.zero_grad()
+            outputs = model(batch["image"])
+            outputs.head.loss(outputs, batch).backward()
+            sgd.step()
+            step += 1
+    return model.state_dict()
+
+
+def test_without_paths_a_run_is_plain_training_and_the_student_leaves_alone(tmp_path: Path) -> None:
+    spec = tiny(tmp_path)
+    summary = distill(spec)
+    state, expected = weights(tmp_path, summary), bare_training(spec)
+    assert state.keys() == expected.keys()
+    for name in state:
+        assert torch.equal(state[name], expected[name]), name
+    test = summary["last"]["test"]
+    assert {"map", "map50", "map75", "loss", "kl"} <= test.keys()
+    assert summary["monitor"] == "map"
+
+
+def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = distill(tiny(whole))
+    spec = tiny(parts)
+    ensure_teachers(spec, local_setting(spec), Resident())
+    training = Training(spec, local_setting(spec))
+    epochs = training.epochs()
+    assert next(epochs)["epoch"] == 1
+    training.stop_requested.set()
+    with pytest.raises(Interrupted):
+        next(epochs)
+    summary = distill(spec)
+    for name, value in weights(whole, expected).items():
+        assert torch.equal(weights(parts, summary)[name], value), name
+    assert summary["last"]["test"] == expected["last"]["test"]
+
+
+def test_metrics_do_not_depend_on_how_a_split_is_cut(tmp_path: Path, monkeypatch: Any) -> None:
+    spec = tiny(tmp_path)
+    setting = local_setting(spec)
+    distill(spec)
+    parts = build(spec, setting, Resident())
+    whole = evaluate(parts.student, parts.task, parts.dataset.test, None, setting)
+    monkeypatch.setattr(
+        "ray_kd.training.evaluation.in_order",
+        lambda split, device, rank, world: in_order(split, device, rank, world, size=5),
+    )
+    assert evaluate(parts.student, parts.task, parts.dataset.test, None, setting) == pytest.approx(whole)
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one(tmp_path: Path) -> None:
+    """Images hold 0 to 3 objects, so that no two ranks have as many; normalisers are global all the same."""
+    one, two = tiny(tmp_path / "one"), tiny(tmp_path / "two", resources={"workers": 2})
+    first, second = (
+        distill(spec) for spec in (one, tiny(tmp_path / "two", name="trains the teacher", seed=1))
+    )
+    assert first["status"] == second["status"] == "finished"
+    two_ranks([two], tmp_path)
+    assert_one_is_two(one, two)
+    data = build(one, local_setting(one), Resident()).dataset.train
+    order = epoch_order(len(data), 8, one.seed, 0)
+    counts = (data.gather(order[0])["box_label"] >= 0).sum(1)
+    assert counts[0::2].sum() != counts[1::2].sum()
