@@ -22,6 +22,8 @@ class Options(Strict):
 
     component_name: ClassVar[str]
     component_version: ClassVar[int]
+    places: ClassVar[tuple[str, ...]] = ()
+    """Options that say where things lie and not what they are; identity leaves them out."""
 
     def full(self) -> dict[str, Any]:
         """Every option with its value, the component's name first."""
@@ -29,7 +31,7 @@ class Options(Strict):
 
     def essence(self) -> dict[str, Any]:
         """What identity hashes: name, version, and the options that differ from their defaults."""
-        changed = self.model_dump(mode="json", exclude_defaults=True)
+        changed = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.places))
         return {"name": self.component_name, "version": self.component_version, **changed}
 
 

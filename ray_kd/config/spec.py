@@ -97,6 +97,9 @@ class Resources(Strict):
     """CPUs reserved for each worker."""
     gpus: NotNegative = 0.0
     """GPUs reserved for each worker; may be a fraction."""
+    loaders: Annotated[int, Field(ge=0)] | None = None
+    """Processes of each worker that read and view files for it; sets in memory need none. None: as many as
+    ``cpus`` (8 at most) beside a GPU, else 0: the worker reads by itself."""
 
 
 class Tracking(Strict):

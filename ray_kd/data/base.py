@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class Split(Protocol):
 class RawSplit(Split, Protocol):
     """A split of files, read one by one; ``SampleViews`` act on a sample before it has the dataset's size.
 
-    A row of ``gather`` is ``finish(fit(raw(i)))``; a row under a view ``finish(views.sample(raw(i), split, i,
-    view))``, since a view brings the sample to a size of its own.
+    A row is ``finish(fit(raw(i)))``; under a view ``finish(views.sample(raw(i), split, i, view))``, since a
+    view brings the sample to a size of its own. ``gather`` gives ``ready`` rows.
 
     Attributes:
         size: height and width that ``fit`` gives, and a view that is told no other.
@@ -55,11 +55,21 @@ class RawSplit(Split, Protocol):
         ...
 
     def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
-        """A fitted or viewed sample, its image uint8 or float in [0, 1], as a row: normalised, boxes padded.
+        """A fitted or viewed sample, its image uint8 or float in [0, 1], as a row of tensors, boxes padded, in
+        the form in which it travels between processes and to the device: not normalised, the mask uint8.
 
         The label is an int, or shares of classes (K,) where the view mixes samples.
         """
         ...
+
+    def ready(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Finished rows, stacked and on any device, as ``gather`` gives them: images normalised."""
+        ...
+
+
+def is_raw(split: Split) -> TypeGuard[RawSplit]:
+    """Whether a split is read sample by sample from files."""
+    return hasattr(split, "raw") and hasattr(split, "finish")
 
 
 class TensorSplit:

@@ -12,7 +12,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.streams import key
+from ray_kd.data.shares import stratified_order
 
 
 class DigitsOptions(Options):
@@ -55,7 +55,7 @@ class Digits(Dataset):
                 f"dataset digits: validation {options.validation} and test {options.test} leave nothing to "
                 "train on; expected their sum below 1."
             )
-        order = stratified_order(raw.target, options.seed)
+        order = stratified_order(raw.target, options.seed, "digits splits")
         total = len(order)
         test, validation = round(total * options.test), round(total * options.validation)
         parts = {
@@ -75,13 +75,3 @@ class Digits(Dataset):
             setattr(self, split, TensorSplit(images[chosen], labels[chosen], chosen))
         self.classes, self.channels = 10, 1
         self.mean, self.std = (0.5,), (0.5,)
-
-
-def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """All indices in an order of which every stretch holds the classes in even shares."""
-    random = np.random.Generator(np.random.Philox(key(seed, "digits splits")))
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + random.random(len(members))) / len(members)
-    return np.argsort(place, kind="stable")

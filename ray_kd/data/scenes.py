@@ -12,7 +12,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.data.digits import stratified_order
+from ray_kd.data.shares import stratified_order
 from ray_kd.data.scene_drawing import Look, Painter
 
 CHUNK = 256
@@ -106,7 +106,7 @@ def _digits(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     from sklearn.datasets import load_digits  # one second of import, only where it is used
 
     raw = load_digits()
-    order = torch.from_numpy(stratified_order(raw.target, seed))
+    order = torch.from_numpy(stratified_order(raw.target, seed, "digits splits"))
     images, labels = torch.from_numpy(raw.images).float().div(16), torch.from_numpy(raw.target).long()
     test, validation, train = order.split([539, 359, 899])
     chosen = {"train": train, "validation": validation, "test": test}

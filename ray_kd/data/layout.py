@@ -1,0 +1,69 @@
+"""Where a dataset's files are expected, and the one message that says which are not there."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+from pydantic import AfterValidator
+
+from ray_kd.config.errors import UserError
+from ray_kd.storage import Lock, Store
+
+Root = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
+"""A folder; made absolute where the spec is read, since a cluster's workers have another current folder."""
+
+
+def require(name: str, root: str, needed: Sequence[str], tree: str, download: bool | None = None) -> None:
+    """Check that files or folders below a root exist.
+
+    Args:
+        name: the dataset.
+        needed: paths below the root.
+        tree: what is expected below the root.
+        download: whether ``download`` was asked for; None: the dataset cannot be downloaded.
+
+    Raises:
+        UserError: names what is missing, the tree, and the option to set.
+    """
+    lacking = missing(root, needed)
+    if lacking:
+        what = "does not exist" if not Path(root).is_dir() else f"lacks {', '.join(lacking[:3])}"
+        wrong(name, root, what, tree, download)
+
+
+def wrong(name: str, root: str, what: str, tree: str, download: bool | None = None) -> NoReturn:
+    """Raise the one message about a root that cannot be used."""
+    fetch = ", or dataset.download=true to fetch it" if download is False else ""
+    raise UserError(
+        f"dataset {name}: root '{root}' {what}. Expected below it:\n{textwrap.indent(tree.strip(), '  ')}\n"
+        f"Set dataset.root to the folder that holds this{fetch}."
+    )
+
+
+def missing(root: str, needed: Sequence[str]) -> list[str]:
+    """Those of ``needed`` that are not below ``root``."""
+    return [path for path in needed if not Path(root, path).exists()]
+
+
+def fetch(name: str, root: str, needed: Sequence[str], download: Callable[[], object]) -> None:
+    """Download a dataset where something of it is missing; of several processes one does, others wait.
+
+    Raises:
+        UserError: the download failed.
+    """
+    if not missing(root, needed):
+        return
+    Path(root).mkdir(parents=True, exist_ok=True)
+    with Lock(Store(root), ".download.lock"):
+        if missing(root, needed):
+            try:
+                download()
+            except (OSError, RuntimeError) as error:
+                raise UserError(
+                    f"dataset {name}: download: true: fetching to '{root}' failed "
+                    f"({str(error).splitlines()[0]}). Fetch it elsewhere and set dataset.root."
+                ) from error
