@@ -277,6 +277,7 @@ class RunSpec(Strict):
                 "seed": teacher.seed,
                 "plugins": self.plugins,
                 "checkpoints": self.checkpoints,
+                "resources": self.resources.model_copy(update={"workers": 1}),
                 "storage": self.storage,
             }
         )

@@ -92,6 +92,7 @@ class SweepResources(Strict):
     workers: Count | None = None
     cpus: Positive | None = None
     gpus: NotNegative | None = None
+    loaders: Annotated[int, Field(ge=0)] | None = None
 
 
 class SweepSpec(Strict):

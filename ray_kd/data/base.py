@@ -55,8 +55,8 @@ class RawSplit(Split, Protocol):
         ...
 
     def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
-        """A fitted or viewed sample, its image uint8 or float in [0, 1], as a row of tensors, boxes padded, in
-        the form in which it travels between processes and to the device: not normalised, the mask uint8.
+        """A fitted or viewed sample, its image uint8 or float in [0, 1], as a row of tensors, boxes padded,
+        in the form in which it travels between processes and to the device: not normalised, the mask uint8.
 
         The label is an int, or shares of classes (K,) where the view mixes samples.
         """

@@ -228,12 +228,8 @@ def read_image(file: str) -> Any:
         UserError: it is missing or damaged; names it.
     """
     from torchvision import tv_tensors
-    from torchvision.io import ImageReadMode, decode_image
 
-    try:
-        return tv_tensors.Image(decode_image(file, mode=ImageReadMode.RGB))
-    except RuntimeError:  # missing, damaged, or of a kind that PIL alone reads (a CMYK JPEG, say)
-        return tv_tensors.Image(torch.from_numpy(_opened(file, "RGB")).permute(2, 0, 1).contiguous())
+    return tv_tensors.Image(torch.from_numpy(_opened(file, "RGB")).permute(2, 0, 1).contiguous())
 
 
 def read_mask(file: str) -> Tensor:

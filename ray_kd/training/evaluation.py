@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ray_kd.data.base import Split
 from ray_kd.data.batches import in_order
+from ray_kd.data.loading import Loader
 from ray_kd.outputs import Outputs
 from ray_kd.tasks import Task
 from ray_kd.tasks.base import Meter
@@ -23,17 +24,24 @@ Answers = Callable[[int, Mapping[str, Tensor]], Outputs]
 
 @torch.no_grad()
 def evaluate(
-    student: nn.Module, task: Task, split: Split, answers: Answers | None, setting: Setting
+    student: nn.Module,
+    task: Task,
+    split: Split,
+    answers: Answers | None,
+    setting: Setting,
+    loader: Loader | None = None,
 ) -> dict[str, float]:
     """The task's metrics on a whole split; every rank takes a share, and all get the whole.
 
     Args:
         answers: the teacher's answer to each evaluation batch, for fidelity; None: no teacher.
+        loader: what reads the split ahead.
     """
     was_training = student.training
     student.eval()
     meter = task.meter()
-    for index, batch in enumerate(in_order(split, setting.device, setting.rank, setting.world)):
+    batches = in_order(split, setting.device, setting.rank, setting.world, loader=loader)
+    for index, batch in enumerate(batches):
         outputs = cast(Outputs, student(batch["image"]))
         meter.update(outputs, batch, answers(index, batch) if answers else None)
     student.train(was_training)

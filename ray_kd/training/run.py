@@ -19,6 +19,7 @@ from torch import Tensor
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
+from ray_kd.data.loading import Loader, default_processes
 from ray_kd.paths import Path
 from ray_kd.storage import Lock
 from ray_kd.training.before import check_before
@@ -77,6 +78,7 @@ class Training:
         self._lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait) if setting.leads else None
         self._parts: Parts | None = None
         self._step: Step | None = None
+        self._loader: Loader | None = None
         self.epoch, self.seconds, self.started = 0, 0.0, now()
         self._begin = 0.0
         self.last: dict[str, Any] = {}
@@ -98,6 +100,9 @@ class Training:
             if find_summary(self.setting.store, self.identity) is None:
                 torch.set_num_threads(self.spec.training.threads)
                 yield from self._train()
+        except BaseException:  # GeneratorExit too: whoever drives this left; ``finish`` reads on else
+            self._stop_loading()
+            raise
         finally:
             if self._lock is not None:
                 self._lock.release()
@@ -113,6 +118,7 @@ class Training:
             setting.device,
             setting.rank,
             setting.world,
+            self._make_loader(parts),
         )
         step = self._step = Step(self.spec, parts, setting, batches.steps)
         first = self._resume(step)
@@ -141,6 +147,18 @@ class Training:
             self._run_epoch(batches, parts, step, first)
             first = 0
             yield self._end_epoch(parts, step)
+
+    def _make_loader(self, parts: Parts) -> Loader:
+        """What reads this run's batches."""
+        resources, device, data = self.spec.resources, self.setting.device, parts.dataset
+        processes = default_processes(resources.loaders, resources.cpus, device)
+        splits = {"train": data.train, "validation": data.validation, "test": data.test}
+        self._loader = Loader(splits, parts.views, device, processes)
+        return self._loader
+
+    def _stop_loading(self) -> None:
+        if self._loader is not None:
+            self._loader.close()
 
     def _run_epoch(self, batches: Batches, parts: Parts, step: Step, first: int) -> None:
         seed, rank, device = self.spec.seed, self.setting.rank, self.setting.device
@@ -199,7 +217,8 @@ class Training:
 
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
         answers = parts.judge(name) if parts.judge is not None else None
-        return evaluate(parts.student, parts.task, getattr(parts.dataset, name), answers, self.setting)
+        split = getattr(parts.dataset, name)
+        return evaluate(parts.student, parts.task, split, answers, self.setting, self._loader)
 
     def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
         value = record["val"][parts.task.monitor]
@@ -301,6 +320,7 @@ class Training:
         }
 
     def _end(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:
+        self._stop_loading()
         if self.setting.leads:
             self.records.finish(summary, error)
             if isinstance(self.checkpoints, StoreCheckpoints):

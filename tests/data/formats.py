@@ -96,9 +96,8 @@ def voc_object(name: str, difficult: int, *box: int) -> str:
     sides = zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
     inner = "".join(f"<{side}>{value}</{side}>" for side, value in sides)
     part = "<part><name>head</name><bndbox><xmin>1</xmin></bndbox></part>" if name == "person" else ""
-    return (
-        f"<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>{inner}</bndbox>{part}</object>"
-    )
+    known = f"<name>{name}</name><difficult>{difficult}</difficult>"
+    return f"<object>{known}<bndbox>{inner}</bndbox>{part}</object>"
 
 
 def make_cityscapes(root: Path, count: int = 6) -> None:
