@@ -19,6 +19,7 @@ from ray_kd.config.registry import TASKS, VIEWS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, Split
 from ray_kd.data.batches import PIXELS
+from ray_kd.data.loading import Loader, Request
 from ray_kd.data.views import Views
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
@@ -246,6 +247,8 @@ def viewed(
     split: Split, index: Tensor, views: Views | None, view: int, device: torch.device
 ) -> dict[str, Tensor]:
     """The samples at ``index`` under a view, as training shows them."""
+    if views is not None and views.per_sample:
+        return next(Loader({"train": split}, views, device)([Request("train", index, view)]))
     batch = {name: value.to(device) for name, value in split.gather(index).items()}
     return batch if views is None else views(batch, view, split)
 
