@@ -17,6 +17,7 @@ from multiprocessing.context import BaseContext
 from pickle import PicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -68,9 +69,11 @@ class Rows(Dataset):
     def __init__(self, splits: Mapping[str, Split], views: Views) -> None:
         self.splits, self.views = dict(splits), views
 
-    def __getitem__(self, request: Request) -> dict[str, Tensor] | Failure:
+    def __getitem__(self, asked: tuple[str, np.ndarray, int | None]) -> dict[str, Tensor] | Failure:
+        """What the parts of a request come to; an array travels by itself, a tensor in shared memory."""
+        split, index, view = asked
         try:
-            return self.read(request)
+            return self.read(Request(split, torch.from_numpy(index), view))
         except UserError as error:  # its traceback would hide it
             return Failure(str(error))
 
@@ -147,14 +150,16 @@ class Loader:
         done = 0
         while done < len(requests):
             if not self.processes or isinstance(self.rows.splits[requests[done].split], TensorSplit):
-                yield requests[done], self.rows[requests[done]]
+                yield requests[done], self.rows.read(requests[done])
                 done += 1
                 continue
             try:
                 for rows in self._ahead(requests[done:]):
                     yield requests[done], rows
                     done += 1
-            except RuntimeError as error:
+            except (RuntimeError, OSError, EOFError) as error:
+                if not _is_of_a_death(error):
+                    raise
                 self._replace(error)
 
     def _ahead(self, requests: list[Request]) -> Iterator[Any]:
@@ -184,10 +189,8 @@ class Loader:
             ) from error
         yield from batches
 
-    def _replace(self, error: RuntimeError) -> None:
+    def _replace(self, error: Exception) -> None:
         """Give up the processes of which one died; others take their place."""
-        if "DataLoader worker (pid" not in str(error):
-            raise error
         self.close()
         self._died += 1
         if self._died > REPLACED:
@@ -212,8 +215,8 @@ class _Plan:
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def __iter__(self) -> Iterator[Request]:
-        return iter(self.loader._plan)
+    def __iter__(self) -> Iterator[tuple[str, np.ndarray, int | None]]:
+        return ((asked.split, asked.index.numpy(), asked.view) for asked in self.loader._plan)
 
     def __len__(self) -> int:
         return len(self.loader._plan)
@@ -224,6 +227,15 @@ def default_processes(loaders: int | None, cpus: float, device: torch.device) ->
     if loaders is not None:
         return loaders
     return max(1, min(8, int(cpus))) if device.type == "cuda" else 0
+
+
+def _is_of_a_death(error: Exception) -> bool:
+    """Whether an error means that a process is gone, or what it had in shared memory, and not that what
+    it read was wrong."""
+    if "DataLoader worker process" in str(error):
+        return False
+    gone = (ConnectionError, EOFError, FileNotFoundError)
+    return "DataLoader worker (pid" in str(error) or isinstance(error, gone)
 
 
 def _as_it_is(rows: Any) -> Any:

@@ -103,12 +103,14 @@ def test_a_killed_process_is_replaced(tmp_path: Path) -> None:
 def test_what_a_process_finds_wrong_is_said_in_one_message(tmp_path: Path) -> None:
     data = folder(tmp_path)
     policy = views("none", data)
-    (tmp_path / "pets" / "train" / "dark" / "3.jpg").write_bytes(b"no image")
+    source: Any = data.train.source  # type: ignore[attr-defined]
+    file = source.files[int(data.train.ids[5])]
+    Path(file).write_bytes(b"no image")
     reads = loader(data, policy, 1)
     with pytest.raises(UserError) as caught:
         list(Batches(data.train, policy, 4, 0, CPU, loader=reads).epoch(0))
     assert len(str(caught.value).splitlines()) == 1
-    assert "dark/3.jpg' cannot be read as an image" in str(caught.value)
+    assert f"'{file}' cannot be read as an image" in str(caught.value)
     reads.close()
 
     class Local:
