@@ -6,11 +6,15 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_kd.cli.common import AddressOption, StorageOption, builtin_file
+
+if TYPE_CHECKING:
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.training.speed import Speed
 
 
 def doctor(
@@ -19,17 +23,28 @@ def doctor(
     run: Annotated[
         str | None, typer.Option("--run", help="With --address: probe for this run.", show_default=False)
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data", metavar="RUN.yaml", help="Measure this run's loader and model.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """What this machine or cluster has, and what to do about the rest.
 
     With --address, every node is probed as before a sweep: storage, dataset,
-    versions. Exit code 1 when something is missing.
+    versions. With --data, a few seconds of reading and of training say which
+    one waits for the other. Exit code 1 when something is missing.
 
     Examples:
       ray-kd doctor
       ray-kd doctor --address auto --storage /shared/kd
       ray-kd doctor --address auto --run sweeps/runs/digits.yaml
+      ray-kd doctor --data sweeps/runs/digits.yaml
     """
+    if data is not None:
+        _speed(data, storage)
+        return
     good = all(_machine(storage or "results"))
     if address is not None:
         good = all(_cluster(address, storage, run)) and good
@@ -117,6 +132,56 @@ def _storage(storage: str) -> bool:
         return _say(True, f"storage {store.uri} is writable{free}")
     except UserError as error:
         return _say(False, "storage", str(error))
+
+
+def _speed(file: str, storage: str | None) -> None:
+    """Measure reading and training, and say which one waits, and what to do about it."""
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.training.check import check_run
+    from ray_kd.training.setting import local_setting
+    from ray_kd.training.speed import measure
+
+    spec = RunSpec.load(file, *([f"storage={storage}"] if storage else []))
+    check_run(spec)
+    speed = measure(spec, local_setting(spec))
+    where = "from memory" if speed.resident else f"from files, resources.loaders={speed.processes}"
+    print(f"loader alone  {speed.loader:>10,.0f} images/s   {where}")
+    print(f"model alone   {speed.model:>10,.0f} images/s   one worker on {speed.device}, teachers counted in")
+    print(f"together      {speed.together:>10,.0f} images/s   at most")
+    if speed.waits == "loader":
+        _say(True, "the model does not wait for data: faster loading would change little")
+    else:
+        share = 1 - speed.together / speed.model
+        _say(None, f"the model waits for data {share:.0%} of the time", _faster(speed, spec))
+    _shared_memory(speed)
+
+
+def _faster(speed: Speed, spec: RunSpec) -> str:
+    if speed.resident:
+        return f"views: '{spec.views.component_name}' takes the time; choose a cheaper one, or fewer options."
+    cores, workers = os.cpu_count() or 1, spec.resources.workers
+    room = max(1, cores // workers - 1)
+    advice = f"resources.loaders={min(speed.wanted, room)} (and resources.cpus, on a cluster)"
+    if speed.wanted <= room:
+        return f"{advice} would keep it busy."
+    return (
+        f"{speed.wanted} loaders would keep it busy, and {cores} cores have room for {room} for each of "
+        f"{workers} worker(s): {advice}; then smaller files (resize them once), or cheaper views."
+    )
+
+
+def _shared_memory(speed: Speed) -> None:
+    """Batches travel through shared memory, which containers often keep small."""
+    if not speed.processes or speed.resident or not os.path.isdir("/dev/shm"):
+        return
+    from ray_kd.data.loading import AHEAD
+
+    need, free = speed.batch_bytes * speed.processes * AHEAD, shutil.disk_usage("/dev/shm").free
+    _say(
+        free > need or None,
+        f"shared memory: {free / 2**20:,.0f} MiB free, batches ahead take at most {need / 2**20:,.0f}",
+        "Give the container more (--shm-size), or set resources.loaders lower.",
+    )
 
 
 def _cluster(address: str, storage: str | None, run: str | None) -> list[bool]:

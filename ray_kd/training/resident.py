@@ -35,7 +35,7 @@ class Resident:
 
     def dataset(self, options: Options, device: torch.device) -> Dataset:
         """A dataset; splits that lie in memory lie on the device."""
-        return self._once(("dataset", options.essence(), device), lambda: _on_device(options, device))
+        return self._once(("dataset", options.full(), device), lambda: _on_device(options, device))
 
     def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
         """A trained teacher.

@@ -1,0 +1,126 @@
+"""How fast a run's batches can be read, and how fast its model takes them: which one waits for the other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.data.base import TensorSplit
+from ray_kd.data.batches import Batches
+from ray_kd.data.loading import Loader, default_processes
+from ray_kd.training.parts import build
+from ray_kd.training.resident import Resident
+from ray_kd.training.setting import Setting
+from ray_kd.training.step import Step
+
+SECONDS = 3.0
+"""How long each of the two is measured, after two batches that do not count."""
+
+ENOUGH = 1.1
+"""A loader this much faster than the model keeps it busy, uneven batches included."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Images a second of one worker.
+
+    Attributes:
+        loader: what reading and viewing batches comes to, with nothing else at work.
+        model: what training steps come to on a batch that is there already.
+        processes: those that read ahead; 0: the worker reads by itself, and the model waits meanwhile.
+        resident: whether the training images lie in memory.
+        device: where the model trains.
+        batch_bytes: what one batch takes on its way from a process.
+    """
+
+    loader: float
+    model: float
+    processes: int
+    resident: bool
+    device: str
+    batch_bytes: int
+
+    @property
+    def together(self) -> float:
+        """What training comes to: the slower of the two, or one after the other where nothing reads ahead."""
+        if self.processes and not self.resident:
+            return min(self.loader, self.model)
+        return 1 / (1 / self.loader + 1 / self.model)
+
+    @property
+    def waits(self) -> str:
+        """``model``, where a third of its time or more goes by waiting for batches, else ``loader``."""
+        if self.processes and not self.resident:
+            return "model" if self.loader < ENOUGH * self.model else "loader"
+        return "model" if self.loader < 2 * self.model else "loader"
+
+    @property
+    def wanted(self) -> int:
+        """Processes that would keep the model busy, from what each of those measured reads."""
+        return math.ceil(ENOUGH * self.model / (self.loader / max(1, self.processes)))
+
+
+def measure(spec: RunSpec, setting: Setting, seconds: float = SECONDS) -> Speed:
+    """Measure both for one worker of a run.
+
+    Teachers take part with the weights they begin with, so that none has to be trained; where targets are
+    stored, they are left out.
+
+    Raises:
+        UserError: the run cannot be set up, a file cannot be read.
+    """
+    torch.set_num_threads(spec.training.threads)
+    teachers = {
+        name: teacher.model_copy(update={"weights": INITIAL}) for name, teacher in spec.teachers.items()
+    }
+    stored = spec.targets.source == "stored"
+    live = spec.targets.model_copy(update={"source": "live"})
+    parts = build(spec.model_copy(update={"teachers": teachers, "targets": live}), setting, Resident())
+    size = spec.training.batch_size // spec.resources.workers
+    processes = default_processes(spec.resources.loaders, spec.resources.cpus, setting.device)
+    loader = Loader({"train": parts.dataset.train}, parts.views, setting.device, processes)
+    batches = Batches(parts.dataset.train, parts.views, size, spec.seed, setting.device, loader=loader)
+    step = Step(spec, parts, setting, batches.steps)
+    try:
+        endless = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
+        batch, read = next(endless), _rate(lambda: next(endless), size, setting.device, seconds)
+    finally:
+        loader.close()
+    kept = parts.targets.targets(batch) if stored else None
+
+    def train() -> None:
+        step(batch, dict(parts.targets.targets(batch) if kept is None else kept))
+
+    step.module.train()
+    return Speed(
+        loader=read,
+        model=_rate(train, size, setting.device, seconds),
+        processes=processes,
+        resident=isinstance(parts.dataset.train, TensorSplit),
+        device=setting.device.type,
+        batch_bytes=sum(value.numel() * value.element_size() for value in batch.values()),
+    )
+
+
+def _rate(work: Callable[[], object], size: int, device: torch.device, seconds: float) -> float:
+    """Samples a second of work that does ``size`` of them at a time."""
+    for _ in range(2):
+        work()
+    _settle(device)
+    begin, done = time.perf_counter(), 0
+    while done < 2 or time.perf_counter() - begin < seconds:
+        work()
+        done += 1
+    _settle(device)
+    return done * size / (time.perf_counter() - begin)
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
