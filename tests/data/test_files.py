@@ -352,3 +352,9 @@ def test_where_data_lies_is_no_part_of_what_it_is(tmp_path: Path) -> None:
     assert here != essence(name="image_folder", root="/here/birds")
     assert essence(name="coco_detection", root="a") != essence(name="coco_detection", root="a", called="mine")
     assert Path(parse_component(DATASETS, {"name": "cifar10", "root": "x"}).root).is_absolute()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", *MAKERS])
+def test_the_page_shows_what_is_expected(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    assert DATASETS.get(name).tree.strip() in page
