@@ -1,0 +1,124 @@
+"""Roots that are missing, laid out otherwise or damaged: one message that says what is expected where."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import parse_component
+from ray_kd.config.registry import DATASETS
+from ray_kd.data.base import Dataset
+from tests.data.formats import (
+    VOC,
+    make_cifar,
+    make_cityscapes,
+    make_coco,
+    make_folder,
+    make_voc,
+)
+
+
+def load(name: str, root: Path, **options: Any) -> Dataset:
+    made: Dataset = DATASETS.get(name)(
+        parse_component(DATASETS, {"name": name, "root": str(root), **options})
+    )
+    return made
+
+
+def whole(split: Any) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = split.gather(torch.arange(len(split)))
+    return found
+
+
+MAKERS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "image_folder": (make_folder, "train"),
+    "voc_segmentation": (make_voc, f"{VOC}/ImageSets/Segmentation/val.txt"),
+    "voc_detection": (make_voc, f"{VOC}/JPEGImages"),
+    "cityscapes": (make_cityscapes, "gtFine/val"),
+    "coco_detection": (make_coco, "annotations/instances_val2017.json"),
+}
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", *MAKERS])
+def test_a_missing_root_says_what_is_expected_where(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load(name, tmp_path / "nowhere")
+    said = str(caught.value)
+    assert f"dataset {name}: root '{tmp_path / 'nowhere'}' does not exist" in said
+    for line in DATASETS.get(name).tree.strip().splitlines():
+        assert line in said
+    assert "dataset.root" in said
+    can = "download" in DATASETS.get(name).Options.model_fields
+    assert ("dataset.download=true" in said) is can
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if name != "image_folder"])
+def test_what_is_missing_in_a_root_is_named(tmp_path: Path, name: str) -> None:
+    make, path = MAKERS[name]
+    make(tmp_path)
+    (tmp_path / path).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"lacks {path}"):
+        load(name, tmp_path)
+
+
+def test_wrong_image_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be used"):
+        load("image_folder", tmp_path)
+    make_folder(tmp_path, parts=("val",))
+    with pytest.raises(UserError, match="has a folder val, but none called train"):
+        load("image_folder", tmp_path)
+    make_folder(tmp_path, parts=("train",))
+    (tmp_path / "val" / "dark").rename(tmp_path / "val" / "dim")
+    with pytest.raises(UserError, match="different classes: dark, dim are in one of them only"):
+        load("image_folder", tmp_path)
+
+
+def damage(file: Path, content: bytes) -> str:
+    assert file.is_file()
+    file.write_bytes(content)
+    return file.name
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    make_voc(tmp_path / "voc")
+    base = tmp_path / "voc" / VOC
+    for name, part in (("train2.jpg", "JPEGImages"), ("train3.png", "SegmentationClass")):
+        data = load("voc_segmentation", tmp_path / "voc", validation=0)
+        kept = (base / part / name).read_bytes()
+        damage(base / part / name, b"no image")
+        with pytest.raises(UserError, match=rf"{name}' cannot be read"):
+            whole(data.train)
+        (base / part / name).write_bytes(kept)
+    damage(base / "Annotations" / "val1.xml", b"<annotation><object>")
+    with pytest.raises(UserError, match=r"val1\.xml' cannot be read"):
+        load("voc_detection", tmp_path / "voc")
+    make_coco(tmp_path / "coco")
+    damage(tmp_path / "coco" / "annotations" / "instances_train2017.json", b'{"images": [')
+    with pytest.raises(UserError, match=r"instances_train2017\.json' cannot be read"):
+        load("coco_detection", tmp_path / "coco")
+    (tmp_path / "coco" / "annotations" / "instances_train2017.json").write_text(json.dumps({"images": []}))
+    with pytest.raises(UserError, match=r"instances_train2017\.json' cannot be read .*categories"):
+        load("coco_detection", tmp_path / "coco")
+
+
+def test_a_damaged_cifar_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_cifar(tmp_path, monkeypatch)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"damaged file: \S*data_batch_3"):
+        load("cifar10", tmp_path)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()
+    with pytest.raises(UserError, match=r"lacks cifar-10-batches-py/data_batch_3\. Expected"):
+        load("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", *MAKERS])
+def test_the_page_shows_what_is_expected(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    assert DATASETS.get(name).tree.strip() in page
