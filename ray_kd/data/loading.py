@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import BaseContext
@@ -180,7 +181,9 @@ class Loader:
                 generator=torch.Generator(),  # the global one is the training's
             )
         try:
-            batches = iter(self._loader)
+            with warnings.catch_warnings():  # PyTorch warns of what is said below
+                warnings.filterwarnings("ignore", message="Got pickle error")
+                batches = iter(self._loader)
         except (AttributeError, TypeError, ImportError, PicklingError) as error:
             self.close()
             raise UserError(
