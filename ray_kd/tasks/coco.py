@@ -42,7 +42,7 @@ def average_precision(truth: Sequence[Rows], found: Sequence[Rows], classes: int
     judge.accumulate()
     judge.summarize()
     metrics = {name: float(value) for name, value in zip(NAMES, judge.stats[:6], strict=True) if value >= 0}
-    return metrics or dict.fromkeys(NAMES[:3], 0.0)
+    return metrics or {"map": 0.0}
 
 
 def _objects(image: int, rows: Rows) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ray_kd.config.errors import UserError
 from ray_kd.models import StagedModel, create_model
 from ray_kd.models.detection.anchors import objects_of
+from ray_kd.models.detection.published import of_coco
 
 CLASSES = 3
 KINDS = ["fcos", "retinanet", "fasterrcnn"]
@@ -215,3 +217,39 @@ def test_the_loss_of_a_network_that_does_not_train_leaves_the_stream_alone() -> 
 def test_images_of_one_channel_are_refused() -> None:
     with pytest.raises(UserError, match="3 channels"):
         create_model("torchvision_detector", arch="fcos_resnet18_fpn", classes=2, channels=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_published_rows_are_those_of_the_classes_that_coco_uses(kind: str) -> None:
+    """Rows that say which number they are for, anchor by anchor and side by side."""
+    with torch.device("meta"):
+        arch = f"{kind}_resnet18_fpn"
+        model = create_model("torchvision_detector", arch=arch, classes=80, channels=3)
+    number = torch.arange(91.0)
+    many = {"fcos": number, "retinanet": number.repeat(9), "fasterrcnn": number}[kind]
+    state = {f"{name}.bias": many for name in model.last_layers}
+    if kind == "fasterrcnn":
+        state["roi_heads.box_predictor.bbox_pred.bias"] = number.repeat_interleave(4)
+    found = of_coco(state, model.last_layers, 80, int(kind == "fasterrcnn"))
+    own = model.state_dict()
+    assert {name: value.shape for name, value in found.items()} == {name: own[name].shape for name in found}
+    rows = found[f"{model.last_layers[0]}.bias"]
+    first = [0.0, 1.0] if kind == "fasterrcnn" else [1.0, 2.0]
+    assert rows[:2].tolist() == first, "person is number 1, behind the background"
+    assert rows[-1] == 90, "toothbrush"
+    assert of_coco(state, model.last_layers, 20, 0) is state
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_backbone_begins_with_a_classifiers_weights(frozen: bool, tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    net = resnet18()
+    torch.save(net.state_dict(), tmp_path / "resnet18.pt")
+    options: dict[str, Any] = {"arch": "fcos_resnet18_fpn", "frozen_norm": frozen}
+    weights = str(tmp_path / "resnet18.pt")
+    model = create_model("torchvision_detector", classes=2, channels=3, backbone_weights=weights, **options)
+    body = model.backbone.body.state_dict()
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in body.items())
+    with pytest.raises(UserError, match="nobody publishes"):
+        create_model("torchvision_detector", classes=2, channels=3, weights="COCO_V1", **options)

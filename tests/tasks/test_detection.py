@@ -128,7 +128,7 @@ def test_nothing_found_and_nothing_to_find() -> None:
     metrics = average_precision(truth, nothing, CLASSES)
     assert metrics["map"] == metrics["map_small"] == 0
     empty = [{k: v[:0] for k, v in rows.items()} for rows in truth]
-    assert average_precision(empty, found, CLASSES) == {"map": 0.0, "map50": 0.0, "map75": 0.0}
+    assert average_precision(empty, found, CLASSES) == {"map": 0.0}
     assert average_precision(empty, nothing, CLASSES)["map"] == 0
 
 
@@ -209,5 +209,6 @@ def test_the_divergence_is_0_at_the_teacher_alone_and_finite_far_away() -> None:
 def test_a_teacher_at_chance_is_noticed_and_a_classifier_refused() -> None:
     assert task().chance({"map50": 0.001}) is not None
     assert task().chance({"map50": 0.2}) is None
+    assert task().chance({"map": 0.0}) is None, "nothing to be found is no chance"
     with pytest.raises(UserError, match="no detector"):
         task().loss(Outputs(logits=torch.zeros(2, 3)), {})

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ray_kd.config.options import Options
+from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
 from ray_kd.models.detection.distribution import DistributionHead
@@ -21,7 +21,7 @@ FIRST_SCORE = 0.01
 """What every class probability is before training, so that the many empty places do not drown the rest."""
 
 
-class ScenesDetectorOptions(Options):
+class ScenesDetectorOptions(ModelOptions):
     """Options of the scenes' detector."""
 
     width: Annotated[int, Field(ge=4, multiple_of=4)] = 16

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import Options
+from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
-from ray_kd.models.base import StagedModel
+from ray_kd.models.base import StagedModel, State
 from ray_kd.models.detection.fcos import FcosHead
 from ray_kd.models.detection.head import Head
+from ray_kd.models.detection.published import Body, of_coco
 from ray_kd.models.detection.retinanet import RetinaNetHead
 from ray_kd.models.detection.two_stage import TwoStageHead
+from ray_kd.models.weights import begin_with, torchvision_weights
 from ray_kd.outputs import Outputs
 
 Arch = Literal[
@@ -33,16 +36,28 @@ Arch = Literal[
     "fasterrcnn_mobilenet_v3_large_fpn",
 ]
 
+PUBLISHED = (
+    "fcos_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+    "fasterrcnn_resnet50_fpn",
+    "fasterrcnn_mobilenet_v3_large_fpn",
+)
+"""Those that torchvision publishes weights for."""
 
-class TorchvisionDetectorOptions(Options):
+
+class TorchvisionDetectorOptions(ModelOptions):
     """Options of torchvision's detectors."""
 
     arch: Arch
     """Its name in torchvision, or one of the same make on another ResNet."""
+    backbone_weights: str | None = None
+    """What the backbone begins with: a name that torchvision publishes for it (IMAGENET1K_V1), or a file of
+    that classifier's weights; None: as drawn."""
     frozen_norm: bool = False
     """BatchNorm of the backbone with fixed statistics, as torchvision trains from published weights."""
     proposals: Annotated[int, Field(ge=1)] = 128
     """Of a two-stage teacher: how many of its best proposals paths ask both networks about."""
+    files: ClassVar[tuple[str, ...]] = ("weights", "backbone_weights")
 
 
 @MODELS.register("torchvision_detector", source="torchvision.models.detection")
@@ -52,7 +67,8 @@ class TorchvisionDetector(StagedModel):
 
     Images come as the dataset's views made them, all of one size: torchvision's own resizing and
     normalisation take no part. Classes are numbered without a background. How outputs are read:
-    ``FcosHead``, ``RetinaNetHead``, ``TwoStageHead``.
+    ``FcosHead``, ``RetinaNetHead``, ``TwoStageHead``. Published weights tell COCO's 91 numbers apart; a
+    network of 80 classes takes the rows of those that are used, in their order.
     """
 
     tasks = ("detection",)
@@ -62,18 +78,32 @@ class TorchvisionDetector(StagedModel):
         super().__init__()
         if channels != 3:
             raise UserError(f"model torchvision_detector: expected images of 3 channels, got {channels}.")
-        self.kind, self.kept = options.arch.partition("_")[0], options.proposals
+        self.arch, self.kind, self.kept = options.arch, options.arch.partition("_")[0], options.proposals
+        self.classes = classes
         net = _build(options.arch, classes, options.frozen_norm)
         self.backbone = net.backbone
         if self.kind == "fasterrcnn":
             self.rpn, self.roi_heads = net.rpn, net.roi_heads
             self.anchors = net.rpn.anchor_generator
             self.selection = _selection(net.roi_heads)
+            self.last_layers = ("roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred")
         else:
             self.head, self.anchors = net.head, net.anchor_generator
             self.selection = _selection(net)
+            self.last_layers = ("head.classification_head.cls_logits",)
         levels = 3 if "mobilenet" in options.arch else 5
         self.stage_channels = (net.backbone.out_channels,) * levels
+        if options.backbone_weights is not None:
+            begin_with(Body(self.backbone.body, options.arch), options.backbone_weights)
+
+    def published(self, weights: str) -> Callable[[], State]:
+        if self.arch not in PUBLISHED:
+            raise UserError(
+                f"model torchvision_detector: weights: nobody publishes '{weights}' for {self.arch}; expected "
+                f"a file, or one of {', '.join(PUBLISHED)}. backbone_weights knows ImageNet's."
+            )
+        get = torchvision_weights(self.arch, weights, "model torchvision_detector")
+        return lambda: of_coco(get(), self.last_layers, self.classes, int(self.kind == "fasterrcnn"))
 
     def forward(self, image: Tensor) -> Outputs:
         from torchvision.models.detection.image_list import ImageList
