@@ -99,8 +99,8 @@ class TorchvisionDetector(StagedModel):
     def published(self, weights: str) -> Callable[[], State]:
         if self.arch not in PUBLISHED:
             raise UserError(
-                f"model torchvision_detector: weights: nobody publishes '{weights}' for {self.arch}; expected "
-                f"a file, or one of {', '.join(PUBLISHED)}. backbone_weights knows ImageNet's."
+                f"model torchvision_detector: weights: nobody publishes '{weights}' for {self.arch}: "
+                f"expected a file, or one of {', '.join(PUBLISHED)}. backbone_weights knows ImageNet's."
             )
         get = torchvision_weights(self.arch, weights, "model torchvision_detector")
         return lambda: of_coco(get(), self.last_layers, self.classes, int(self.kind == "fasterrcnn"))
