@@ -270,9 +270,9 @@ class FileOptions(Options):
     """Labelled training images the student may use; None: all of them."""
     seed: int = 0
     """Key of the split and of the choice of labels; shared by all seeds of a sweep."""
-    mean: tuple[float, float, float] = IMAGENET_MEAN
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Taken off each channel, scaled to [0, 1]; default: ImageNet's, as torchvision's weights want it."""
-    std: tuple[float, float, float] = IMAGENET_STD
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """What each channel is divided by then."""
 
     places: ClassVar[tuple[str, ...]] = ("root", "download")
