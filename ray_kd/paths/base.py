@@ -176,7 +176,8 @@ class Path(nn.Module):
 def exact(values: Tensor) -> AbstractContextManager[Any]:
     """A context without autocast on the device of ``values``: losses subtract what is nearly equal."""
     kind = values.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else _NOTHING
+    on = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if on else _NOTHING
 
 
 def full(values: Tensor) -> Tensor:
