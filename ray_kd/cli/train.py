@@ -114,13 +114,16 @@ def teacher(
 
 
 def test_figures(summary: dict[str, Any]) -> str:
-    """The test figures of a run as a small table: last weights, and those best on validation."""
-    rows = [["test", *summary["last"]["test"]]]
-    for which in ("last", "best"):
-        figures = summary[which]
-        values = [f"{value:.4f}" for value in figures["test"].values()]
-        rows.append([f"{which} (epoch {figures['epoch']})", *values])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    """The test figures of a run, a row for each: of the last weights, and of those best on validation."""
+    both = [summary["last"], summary["best"]]
+    names = list(dict.fromkeys(name for figures in both for name in figures["test"]))
+    rows = [
+        ["test", *(f"{which} (epoch {f['epoch']})" for which, f in zip(("last", "best"), both, strict=True))]
+    ]
+    for name in names:
+        values = (figures["test"].get(name) for figures in both)
+        rows.append([name, *("" if value is None else f"{value:.4f}" for value in values)])
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
@@ -171,6 +174,8 @@ class Line:
         self._name, self._first, self._open = "", 0, False
 
     def __call__(self, spec: RunSpec, record: dict[str, Any]) -> None:
+        from ray_kd.config.registry import TASKS
+
         now, total = time.monotonic(), spec.training.epochs
         if spec.name != self._name:
             self.end()
@@ -180,7 +185,8 @@ class Line:
             return
         self._last = now
         since = record["epoch"] - self._first
-        values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == "top1")
+        monitored = TASKS.get(spec.task.component_name).monitor
+        values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == monitored)
         text = f"{spec.name}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}  {values}"
         if since and not done:
             text += f"  {(now - self._begin) / since * (total - record['epoch']):.0f} s left"

@@ -50,7 +50,7 @@ def test_train_says_only_what_it_does(run_file: Path, tmp_path: Path) -> None:
     assert code == 0, err
     only(err, TRAINED, NO_KEY)
     assert err.count("no key") == 1
-    shown = r"test +loss +top1.*", r"(last|best) \(epoch 1\) +\d\.\d{4}.*", r"records and weights: results/.*"
+    shown = r"test +last \(epoch 1\) +best \(epoch 1\)", r"\w+ +\d\.\d{4} +\d\.\d{4}", r"records.*: results/.*"
     only(out, *shown, r"next: ray-kd sweep .*")
     assert len(offline_runs(tmp_path / "results")) == 1
 
