@@ -50,8 +50,8 @@ def test_train_says_only_what_it_does(run_file: Path, tmp_path: Path) -> None:
     assert code == 0, err
     only(err, TRAINED, NO_KEY)
     assert err.count("no key") == 1
-    shown = r"test +last \(epoch 1\) +best \(epoch 1\)", r"\w+ +\d\.\d{4} +\d\.\d{4}", r"records.*: results/.*"
-    only(out, *shown, r"next: ray-kd sweep .*")
+    head = r"test +last \(epoch 1\) +best \(epoch 1\)"
+    only(out, head, r"\w+ +\d\.\d{4} +\d\.\d{4}", r"records.*: results/.*", r"next: ray-kd sweep .*")
     assert len(offline_runs(tmp_path / "results")) == 1
 
 
