@@ -91,6 +91,10 @@ class Aggregator(nn.Module):
         self._uniform = bool((self.static == 1).all())
         self.generator = generator(seed, "aggregator")
         self.steps = 0
+        self.setup()
+
+    def setup(self) -> None:
+        """Make what the method keeps (buffers, a memory); called once, at the end of construction."""
 
     def _static(self, weights: Mapping[str, float]) -> Tensor:
         paths = {loss.partition("/")[0] for loss in self.losses}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import torch
@@ -40,14 +39,7 @@ class Cov(Aggregator):
     traits = frozenset({"stateful"})
     statistics: Tensor
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
         # Rows: mean of the losses, mean of the ratios, sum of squared deviations of the ratios.
         self.register_buffer("statistics", torch.zeros(3, len(self.names)))
 

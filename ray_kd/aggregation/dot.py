@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, ClassVar
 
@@ -42,14 +42,8 @@ class Dot(GradientAggregator):
     cost: ClassVar[str] = "2"
     footprint: ClassVar[str] = "2, and a second momentum"
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
+        super().setup()
         self.parts: dict[Tensor, tuple[Tensor, Tensor]] = {}
         """Distillation's part of ``.grad``, and the norm of all of it, where a parameter has two parts."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -37,14 +37,7 @@ class Dwa(Aggregator):
     traits = frozenset({"stateful"})
     means: Tensor
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
         self.register_buffer("means", torch.full((2, len(self.names)), torch.nan, dtype=torch.float64))
         self.register_buffer("current", torch.ones(len(self.names)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -47,14 +47,7 @@ class Famo(Aggregator):
     moments: Tensor
     before: Tensor
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
         self.register_buffer("logits", torch.zeros(len(self.names)))
         self.register_buffer("moments", torch.zeros(2, len(self.names)))
         self.register_buffer("before", torch.zeros(len(self.names)))

@@ -84,14 +84,7 @@ class GradientAggregator(Aggregator):
     """Whether a loss whose gradient is 0 stays in the game (methods that keep a state for each loss)."""
     Options: ClassVar[type[AggregatorOptions]] = GradientOptions
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
         self.memory: dict[str, Array] = {}
         """What a method keeps from step to step, on the CPU; part of ``state_dict``."""
         self._scale = np.array([1.0, *self.static.double().tolist()])

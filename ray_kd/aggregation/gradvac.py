@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -12,7 +11,6 @@ from pydantic import Field
 from ray_kd.aggregation.game import GameOptions
 from ray_kd.aggregation.torchjd_base import TorchjdAggregator
 from ray_kd.aggregation.torchjd_weightings import weights_of
-from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 
 
@@ -39,14 +37,8 @@ class GradVac(TorchjdAggregator):
     weighs_zero_gradients: ClassVar[bool] = True
     weighting_name = "GradVacWeighting"
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
+        super().setup()
         size = len(self.names) + (self.options.task == "inside")
         # torchjd makes its running cosines at the first call; here they must exist before a state loads.
         weights_of(self._weighting, np.zeros((size, size)), torch.Generator())

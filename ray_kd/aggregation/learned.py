@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -49,16 +48,9 @@ class Learned(Aggregator):
     traits: ClassVar[frozenset[str]] = frozenset({"stateful", "scale_free"})
     running: Tensor
 
-    def __init__(
-        self,
-        options: Any,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
         alpha = torch.zeros(len(self.names))
-        if options.verbatim:
+        if self.options.verbatim:
             self.alpha: Tensor = nn.Parameter(alpha)
         else:
             self.register_buffer("alpha", alpha)

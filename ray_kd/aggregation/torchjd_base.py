@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ray_kd.aggregation.game import Array, Game, GradientAggregator
 from ray_kd.aggregation.torchjd_weightings import torchjd_weighting, weights_of
-from ray_kd.config.options import AggregatorOptions
 
 
 class TorchjdAggregator(GradientAggregator):
@@ -15,14 +13,8 @@ class TorchjdAggregator(GradientAggregator):
 
     weighting_name: ClassVar[str]
 
-    def __init__(
-        self,
-        options: AggregatorOptions,
-        names: Sequence[str],
-        weights: Mapping[str, float] | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, names, weights, seed)
+    def setup(self) -> None:
+        super().setup()
         self._weighting = torchjd_weighting(self.weighting_name, self.name, **self.weighting_options())
 
     def weighting_options(self) -> dict[str, Any]:
