@@ -32,9 +32,10 @@ def last_shared(losses: Sequence[Tensor], names: Sequence[str], parameters: Sequ
     are passed over: their gradients say little of the layer.
 
     Raises:
-        UserError: the losses share no parameter.
+        UserError: the losses share no parameter, or none of them has a gradient.
     """
-    shared = set.intersection(*(reached(loss) for loss in losses if loss.requires_grad))
+    found = [reached(loss) for loss in losses if loss.requires_grad]
+    shared = set.intersection(*found) if found else set()
     positions = [index for index, parameter in enumerate(parameters) if id(parameter) in shared]
     if not positions:
         raise UserError(

@@ -187,7 +187,8 @@ class Utility(GradientAggregator):
         if norms:
             base = self.base() if known else np.full(len(paths), np.nan)
             factors = base * self.gates
-        if known and self.steps > 1 and self.measures(self.steps) and 0 < lengths[0] < np.inf:
+        measured = known and self.steps > 1 and self.measures(self.steps) and 0 < lengths[0] < np.inf
+        if measured:
             self.measure(jacobian.rows[0], lengths[0], gradients)
         listed = [1.0, *factors.tolist()] if norms else [1.0] * len(parts)
         rows = jacobian.rows
@@ -198,7 +199,7 @@ class Utility(GradientAggregator):
             gradients.train_adapters(paths, (base - factors).tolist())
 
         update = self.written([1.0, *factors.tolist()], backward, task.device)
-        if known and "cosines" in self.memory:
+        if measured:  # elsewhere the cosines are those of an earlier step
             figures = np.stack([self.memory["norms"], self.memory["cosines"]])
             update.gradient_norms, update.cosines = torch.tensor(
                 figures, dtype=rows.dtype, device=rows.device

@@ -160,6 +160,19 @@ def test_a_faded_path_is_not_felt_and_its_adapter_trains() -> None:
         torch.testing.assert_close(toy.adapter.weight.grad, base["hint"] * alone)
 
 
+def test_only_a_step_that_measures_puts_norms_and_cosines_on_record() -> None:
+    """Norms are taken at steps 1, 2, 4, 8 too: there the cosines would be those of an earlier step."""
+    aggregator = create_aggregator("utility", names=list(STAGED), dense_every=3)
+    loop = Loop(aggregator, Toy(), lr=0.01)
+    updates = [loop.step() for _ in range(10)]
+    measured = [step for step, update in enumerate(updates, start=1) if update.cosines is not None]
+    assert measured == [3, 6, 9]
+    assert [
+        step for step, update in enumerate(updates, start=1) if update.gradient_norms is not None
+    ] == measured
+    assert not torch.equal(updates[2].cosines, updates[5].cosines)
+
+
 def made(tmp_path: Path, **changes: Any) -> tuple[Step, dict[str, Tensor], Any]:
     """A step of a tiny run, a batch and its targets."""
     spec = tiny(tmp_path, **{"paths": ALL_PATHS, "aggregation": "utility", **changes})
