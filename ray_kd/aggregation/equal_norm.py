@@ -14,8 +14,8 @@ class EqualNormOptions(GradientOptions):
     """Options of equal norms."""
 
     reference: Literal["average", "task", "mean"] = "average"
-    """The norm that every path's gradient gets: the task gradient's average over all steps so far, the
-    task gradient's of this step, or the mean over the paths of this step."""
+    """The norm that every path's gradient gets: the task gradient's average over all steps so far that
+    measured it (see ``every``), the task gradient's of this step, or the mean over the paths of this step."""
 
 
 @AGGREGATORS.register("equal_norm", source="common practice; GradNorm with alpha = 0, arXiv 1711.02257")
@@ -24,7 +24,7 @@ class EqualNorm(GradientAggregator):
 
     Every path pulls equally hard, whatever the scale of its loss. With the task gradient of the same
     step as the reference, distillation starves as the student fits its labels; with the average over
-    all steps so far, it does not.
+    all steps so far, it does not. With ``every: n`` that average is over the steps that measure.
     """
 
     Options = EqualNormOptions

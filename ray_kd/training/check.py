@@ -16,6 +16,7 @@ from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.models import create_model
 from ray_kd.models.weights import begin_with
 from ray_kd.paths import create_path
+from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.parts import static_weight
 
 
@@ -99,11 +100,19 @@ def _build(spec: RunSpec) -> None:
         )
         for options in spec.active_paths()
     ]
-    create_aggregator(
-        spec.aggregation,
-        names=[name for path in paths for name in path.keys],
-        weights={path.label: static_weight(path) for path in paths},
-    )
+    with torch.device("cpu"):  # it reads the weights it is given
+        aggregator = create_aggregator(
+            spec.aggregation,
+            names=[name for path in paths for name in path.keys],
+            weights={path.label: static_weight(path) for path in paths},
+        )
+    between_features = [path.label for path in paths if isinstance(path, FeaturePath)]
+    if aggregator.tensor == "logits" and between_features:
+        raise UserError(
+            f"aggregation: '{aggregator.name}' looks at every path's gradient at the student's logits; "
+            f"expected paths between logits (soft_target, logits, ...), got '{between_features[0]}', which "
+            "compares features."
+        )
 
 
 def _essence(spec: RunSpec) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from ray_kd.aggregation.torchjd_base import TorchjdAggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.testing.toy import STAGED, Loop, Toy
+from ray_kd.training.check import check_run
 from tests.aggregation.linear import aggregator_for, gradients, once, play
+from tests.helpers import tiny
 
 ALL: dict[str, type[Aggregator]] = {name: AGGREGATORS.get(name) for name in AGGREGATORS.names()}
 AMORTISED = [
@@ -146,6 +149,10 @@ def test_parameters_that_do_not_exist_are_named() -> None:
         create_aggregator("mgda", names=["apart"], parameters="last_shared")(
             task, {"apart": apart}, toy.gradients()
         )
+    with pytest.raises(UserError, match="last_shared: no parameter"):  # nothing here has a gradient
+        create_aggregator("mgda", names=["apart"], parameters="last_shared")(
+            task.detach(), {"apart": apart.detach()}, toy.gradients()
+        )
 
 
 @pytest.mark.parametrize("name", GAMES)
@@ -179,6 +186,14 @@ def test_a_path_off_the_logits_is_refused_by_ae_kd() -> None:
     given.tensors = {}
     with pytest.raises(UserError, match="'logits'"):
         aggregator(task, losses, given)
+
+
+def test_a_run_of_ae_kd_is_refused_before_anything_trains(tmp_path: Path) -> None:
+    check_run(tiny(tmp_path, paths=["soft_target", "logits"], aggregation="ae_kd"))
+    for path in ("attention_transfer", "softmax_regression", "pkt"):
+        with pytest.raises(UserError, match=f"'ae_kd' looks at .* logits; expected .*, got '{path}'"):
+            check_run(tiny(tmp_path, paths=["soft_target", path], aggregation="ae_kd"))
+        check_run(tiny(tmp_path, paths=["soft_target", path], aggregation="mgda"))
 
 
 @pytest.mark.parametrize("name", [name for name, cls in ALL.items() if cls.tier == 2])
