@@ -67,16 +67,26 @@ def _others(comparison: Comparison) -> list[str]:
     others = [cell for cell in comparison.cells if cell is not comparison.best and _significant(cell)]
     above = [cell for cell in others if cell.versus and _is_better(comparison, cell.versus)]
     below = [cell for cell in others if cell not in above]
-    name = comparison.baseline.name
+    best = comparison.best if comparison.best and _significant(comparison.best) else None
     sentences = []
-    if above:
-        also = "Also significantly" if comparison.best and _significant(comparison.best) else "Significantly"
-        sentences.append(f"{also} better than “{name}”: {_names(above)}.")
-    if below:
-        sentences.append(f"Significantly worse: {_names(below)}.")
-    if not others and not (comparison.best and _significant(comparison.best)):
-        sentences.append(f"No strategy differs significantly from “{name}”.")
+    for name, cells in _by_reference(above).items():
+        also = "Also significantly" if best and best.reference == name else "Significantly"
+        sentences.append(f"{also} better than “{name}”: {_names(cells)}.")
+    for name, cells in _by_reference(below).items():
+        sentences.append(f"Significantly worse than “{name}”: {_names(cells)}.")
+    if not others and not best:
+        names = dict.fromkeys(cell.reference for cell in comparison.cells if cell.reference)
+        listed = " or ".join(f"“{name}”" for name in names)
+        sentences.append(f"No strategy differs significantly from {listed}.")
     return sentences
+
+
+def _by_reference(cells: list[Cell]) -> dict[str, list[Cell]]:
+    """Cells by the name of what each was tested against."""
+    grouped: dict[str, list[Cell]] = {}
+    for cell in cells:
+        grouped.setdefault(cell.reference or "", []).append(cell)
+    return grouped
 
 
 def _limits(comparison: Comparison) -> list[str]:

@@ -172,7 +172,7 @@ def test_the_answer_says_when_nothing_beats_the_student_alone(tmp_path: Path) ->
     worse = {"soft target": [0.60, 0.61, 0.62], "NST": [0.79, 0.81, 0.77]}
     found = compared(tmp_path, {"student alone": [0.80, 0.805, 0.81], **worse})
     assert answer(found).startswith("No strategy had a better mean than “student alone”")
-    assert "Significantly worse: “soft target”." in answer(found)
+    assert "Significantly worse than “student alone”: “soft target”." in answer(found)
 
 
 def test_equal_figures_have_p_one_and_a_note(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_kd.analysis.answer import answer
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.comparison_table import markdown, sections
 from ray_kd.analysis.pipeline import analyze
@@ -65,3 +66,18 @@ def test_one_table_where_nothing_was_searched(tmp_path: Path) -> None:
     plain = {name: strategy for name, strategy in STRATEGIES.items() if "(" not in name}
     found = compare_cells(read_records(make_records(tmp_path, strategies=plain), "digits"))
     assert [title for title, _ in sections(found)] == [""]
+
+
+def test_the_answer_says_of_each_what_it_was_tested_against(tmp_path: Path) -> None:
+    more = {
+        "adaptive": Strategy(("soft_target",), top1=0.87),
+        "adaptive (searched)": Strategy(("soft_target",), top1=0.96),
+        "fixed (searched)": Strategy(("soft_target",), top1=0.90),
+    }
+    storage = make_records(tmp_path, strategies={**STRATEGIES, **more}, control=False, seeds=8)
+    found = answer(compare_cells(read_records(storage, "digits")))
+    assert "“adaptive (searched)” had the best mean" in found
+    assert "Also significantly better than “student alone (searched)”: “equal (searched)”." in found
+    assert "Significantly better than “student alone”: “equal”." in found
+    assert "Significantly worse than “student alone”: “adaptive”." in found
+    assert "Significantly worse than “student alone (searched)”: “fixed (searched)”." in found
