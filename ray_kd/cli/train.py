@@ -68,15 +68,12 @@ def distribute(
     from ray_kd.cluster.probe import check_cluster
     from ray_kd.cluster.train import run_distributed
     from ray_kd.training.distill import ensure_teachers, forget
-    from ray_kd.training.records import find_summary
     from ray_kd.training.resident import Resident
 
     with connect(address, spec.plugins):
         check_cluster(spec)
         ensure_teachers(spec, setting, Resident(), show)
-        earlier = find_summary(setting.store, spec.identity())
-        if fresh or (earlier is not None and earlier["status"] != "finished"):
-            forget(setting.store, f"runs/{spec.identity()}")
+        forget(setting.store, spec.identity(), fresh)
         return run_distributed(spec, lambda record: show(spec, record), setting.stop)
 
 

@@ -15,7 +15,7 @@ from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.outputs import IGNORE
-from ray_kd.storage import Store
+from ray_kd.storage import Lock, Store
 from ray_kd.training.check import check_run
 from ray_kd.training.parts import Own
 from ray_kd.training.records import find_summary
@@ -102,22 +102,40 @@ def ensure_teachers(
         summary = find_summary(setting.store, run.identity())
         if summary is None or summary["status"] != "finished":
             apart = replace(setting, track=None)  # the tracker is the student's
-            summary = _run(Training(run, apart, resident, on_wait=on_wait), summary is not None, on_epoch)
+            summary = _run(Training(run, apart, resident, on_wait=on_wait), False, on_epoch, on_wait)
         summaries.append(summary)
     return summaries
 
 
-def forget(store: Store, directory: str) -> None:
-    """Forget that a run ended, and the state it left; its records are replaced as it trains anew."""
-    for file in ("summary.json", "error.txt"):
-        store.delete(f"{directory}/{file}")
-    store.delete_tree(f"{directory}/checkpoints")
+def forget(
+    store: Store, identity: str, fresh: bool = False, on_wait: Callable[[str], None] | None = None
+) -> None:
+    """Forget that a run ended other than finished, and the state it left: it will train anew.
+
+    Args:
+        fresh: forget it however it ended, or where it was left.
+        on_wait: told, once, when another process is training the run: nothing of it is touched before
+            that one lets go.
+    """
+
+    def due() -> bool:
+        earlier = find_summary(store, identity)
+        return fresh or (earlier is not None and earlier["status"] != "finished")
+
+    directory = f"runs/{identity}"
+    if not due():
+        return
+    with Lock(store, f"{directory}/lock", on_wait=on_wait):
+        if due():
+            for file in ("summary.json", "error.txt"):
+                store.delete(f"{directory}/{file}")
+            store.delete_tree(f"{directory}/checkpoints")
 
 
-def _run(training: Training, fresh: bool, on_epoch: OnEpoch | None) -> dict[str, Any]:
-    earlier = find_summary(training.setting.store, training.identity)
-    if fresh or (earlier is not None and earlier["status"] != "finished"):
-        forget(training.setting.store, training.directory)
+def _run(
+    training: Training, fresh: bool, on_epoch: OnEpoch | None, on_wait: Callable[[str], None] | None = None
+) -> dict[str, Any]:
+    forget(training.setting.store, training.identity, fresh, on_wait)
     try:
         for record in training.epochs():
             if on_epoch is not None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch import nn
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.outputs import Outputs
 from ray_kd.training.checkpoints import StoreCheckpoints
-from ray_kd.training.distill import distill, ensure_teachers
+from ray_kd.training.distill import distill, ensure_teachers, forget
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
@@ -74,6 +75,30 @@ def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path
     assert list(second.epochs()) == []
     assert second.finish() == json.loads((tmp_path / first.directory / "summary.json").read_text())
     assert len(first.records.epochs()) == spec.training.epochs, "the records stay as they were"
+
+
+def test_to_start_over_waits_for_who_trains_the_run(tmp_path: Path) -> None:
+    spec = tiny(tmp_path, paths=[], teacher=None)
+    setting = local_setting(spec)
+    first = Training(spec, setting)
+    epochs = first.epochs()
+    next(epochs)
+    told: list[str] = []
+    waits = threading.Event()
+
+    def on_wait(text: str) -> None:
+        told.append(text)
+        waits.set()
+
+    second = threading.Thread(target=forget, args=(setting.store, first.identity, True, on_wait))
+    second.start()
+    assert waits.wait(60)
+    assert first.checkpoints.load() is not None, "the state of a run that trains is not taken from it"
+    list(epochs)
+    second.join()
+    assert "waiting for" in told[0]
+    assert first.checkpoints.load() is None
+    assert distill(spec)["status"] == "finished"
 
 
 def test_stage_that_does_not_exist(tmp_path: Path) -> None:
