@@ -23,7 +23,7 @@ from ray_kd.cluster.capacity import require_slots  # noqa: E402
 from ray_kd.config.errors import TrainingFailed, UserError  # noqa: E402
 from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Store  # noqa: E402
-from ray_kd.training.checkpoints import StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
+from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
 from ray_kd.training.records import Records, find_summary  # noqa: E402
 from ray_kd.training.run import Interrupted, Training  # noqa: E402
 from ray_kd.training.setting import Setting, local_setting  # noqa: E402
@@ -52,11 +52,11 @@ class RayCheckpoints:
             ray.train.report(metrics)
             return
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "state.pt").write_bytes(to_bytes(state))
+            Path(folder, STATE).write_bytes(to_bytes(state))
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
     def load(self) -> dict[str, Any] | None:
-        states = [state for state in (self.former.load(), self._reported()) if state is not None]
+        states = [state for state in (self.former.alone(), self._reported()) if state is not None]
         return max(states, key=lambda state: int(state["taken"]), default=None)
 
     def _reported(self) -> dict[str, Any] | None:
@@ -64,7 +64,7 @@ class RayCheckpoints:
         if checkpoint is None:
             return None
         with checkpoint.as_directory() as folder:
-            file = Path(folder, "state.pt")
+            file = Path(folder, STATE)
             return from_bytes(file.read_bytes(), str(file))
 
 
@@ -188,7 +188,7 @@ def _trainer(spec: RunSpec, identity: str, group: str | None) -> TorchTrainer:
             resources_per_worker={"CPU": asked.cpus, **({"GPU": asked.gpus} if asked.gpus else {})},
         ),
         run_config=RunConfig(
-            name="train",
+            name=SPREAD,
             storage_path=f"{spec.storage}/runs/{identity}/checkpoints",
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ray_kd.config.errors import UserError
 from ray_kd.storage import Store
+
+SPREAD = "train"
+"""The folder below ``checkpoints`` where Ray Train keeps the states of a run of several workers."""
+STATE = "state.pt"
+"""The file of each of those."""
 
 
 class StoreCheckpoints:
@@ -27,11 +34,24 @@ class StoreCheckpoints:
         self.store.write(self.path, to_bytes(state))
 
     def load(self) -> dict[str, Any] | None:
+        """The newest state, several workers' included: a run may go on with one."""
+        states = [state for state in (self.alone(), *self._spread()) if state is not None]
+        return max(states, key=lambda state: int(state["taken"]), default=None)
+
+    def alone(self) -> dict[str, Any] | None:
+        """The state that one worker left."""
         try:
             data = self.store.read(self.path)
         except FileNotFoundError:
             return None
         return from_bytes(data, self.store.path(self.path))
+
+    def _spread(self) -> Iterator[dict[str, Any]]:
+        """States that several workers left; one that was cut off while Ray Train stored it never counted."""
+        for name in self.store.names(f"{self.folder}/{SPREAD}"):
+            file = f"{self.folder}/{SPREAD}/{name}/{STATE}"
+            with contextlib.suppress(FileNotFoundError, UserError):
+                yield from_bytes(self.store.read(file), self.store.path(file))
 
     def discard(self) -> None:
         """Delete the state of a run that ended, Ray Train's included."""

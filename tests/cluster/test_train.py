@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Store
+from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.distill import distill, ensure_teachers
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
@@ -44,6 +46,9 @@ def test_two_workers_give_the_loss_curve_of_one_though_both_meet_ctrl_c(tmp_path
         before = lines(folder)
         assert 3 <= len(before) < EPOCHS
         wait_for(lambda first=first: not first.left(), 30)
+        state = StoreCheckpoints(Store(storage), f"runs/{folder.name}").load()
+        assert state is not None
+        assert state["epoch"] == len(before), "whatever number of workers goes on finds where it stopped"
 
         code, said = Command(*command).end()
         assert code == 0, said

@@ -77,6 +77,27 @@ def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path
     assert len(first.records.epochs()) == spec.training.epochs, "the records stay as they were"
 
 
+def test_what_several_workers_left_one_goes_on_from(tmp_path: Path) -> None:
+    spec = tiny(tmp_path, paths=[], teacher=None)
+    training = Training(spec, local_setting(spec))
+    epochs = training.epochs()
+    next(epochs), next(epochs)
+    epochs.close()  # type: ignore[attr-defined]
+    folder = tmp_path / training.directory
+    before = (folder / "epochs.jsonl").read_text()
+    for name in ("checkpoint_1", "checkpoint_2"):
+        (folder / "checkpoints" / "train" / name).mkdir(parents=True)
+    # The second one was torn by a kill.
+    kept = (folder / "checkpoints" / "last.pt").rename(folder / "checkpoints/train/checkpoint_1/state.pt")
+    (folder / "checkpoints/train/checkpoint_2/state.pt").write_bytes(
+        kept.read_bytes()[:500]
+    )  # torn by a kill
+    assert distill(spec)["status"] == "finished"
+    after = (folder / "epochs.jsonl").read_text()
+    assert after.startswith(before), "seconds are part of a line: nothing was trained anew"
+    assert after.count("\n") == spec.training.epochs
+
+
 def test_to_start_over_waits_for_who_trains_the_run(tmp_path: Path) -> None:
     spec = tiny(tmp_path, paths=[], teacher=None)
     setting = local_setting(spec)
