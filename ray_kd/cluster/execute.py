@@ -25,7 +25,7 @@ from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
 from ray_kd.cluster.connect import connect
 from ray_kd.cluster.job import Job
 from ray_kd.cluster.precompute import precompute_cluster
-from ray_kd.cluster.probe import check_cluster
+from ray_kd.cluster.probe import all_plugins, check_cluster
 from ray_kd.cluster.progress import Counted, Progress
 from ray_kd.cluster.scheduler import CellScheduler
 from ray_kd.cluster.searcher import PlanSearcher
@@ -60,9 +60,10 @@ def execute(agenda: Agenda, address: str | None, screen: Console | None, started
     Raises:
         UserError: no machine could hold one of the trials, or a node is not ready.
     """
-    spec = next(job.spec for job in agenda.jobs.values())
-    with connect(address, spec.plugins):
-        check_cluster(spec)
+    jobs = agenda.jobs.values()
+    specs = [job.spec for job in jobs if job.state != "done"] or [job.spec for job in jobs]
+    with connect(address, all_plugins(specs)):
+        check_cluster(*specs)
         agenda.places = require_room(agenda, alive_nodes())
         started()
         _store_targets(agenda, address, screen)

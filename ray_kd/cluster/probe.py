@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def versions(plugins: tuple[str, ...] = ()) -> dict[str, str]:
     return found
 
 
-def look(storage: str, folder: str, token: str, root: str | None, plugins: tuple[str, ...]) -> dict[str, Any]:
+def look(
+    storage: str, folder: str, token: str, roots: tuple[str, ...], plugins: tuple[str, ...]
+) -> dict[str, Any]:
     """What one node sees; runs there."""
     store = Store(storage)
     found: dict[str, Any] = {"versions": versions(plugins)}
@@ -65,23 +68,28 @@ def look(storage: str, folder: str, token: str, root: str | None, plugins: tuple
             found["wrote"] = mine
         except (OSError, UserError) as error:
             found["write_error"] = str(error)
-    if root is not None:
-        found["root"] = Path(root).exists()
+    found["missing"] = [root for root in roots if not Path(root).exists()]
     return found
 
 
-def probe(spec: RunSpec) -> list[Finding]:
-    """Probe every alive node that can hold work."""
-    store, token = Store(spec.storage), uuid.uuid4().hex
+def all_plugins(specs: Iterable[RunSpec]) -> tuple[str, ...]:
+    """The plug-ins that any of the runs names."""
+    return tuple(dict.fromkeys(name for spec in specs for name in spec.plugins))
+
+
+def probe(*specs: RunSpec) -> list[Finding]:
+    """Probe every alive node that can hold work, for runs of one storage."""
+    store, token = Store(specs[0].storage), uuid.uuid4().hex
     folder = f".probe/{token}"
-    root = getattr(spec.dataset, "root", None)
+    roots = tuple(dict.fromkeys(str(root) for spec in specs if (root := getattr(spec.dataset, "root", None))))
+    plugins = all_plugins(specs)
     store.write(f"{folder}/token", token.encode())
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     remote = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
         node["NodeID"]: remote.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(store.uri, folder, token, root, spec.plugins)
+        ).remote(store.uri, folder, token, roots, plugins)
         for node in nodes
     }
     findings: list[Finding] = []
@@ -94,7 +102,7 @@ def probe(spec: RunSpec) -> list[Finding]:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
                 findings.append(Finding(name, "answers", False, reason, "See that node's Ray logs."))
                 continue
-            findings += _judge(name, seen, store, token, versions(spec.plugins), root)
+            findings += _judge(name, seen, store, token, versions(plugins), roots)
     finally:
         store.delete_tree(folder)
         with contextlib.suppress(OSError):  # another probe may be at work
@@ -104,7 +112,7 @@ def probe(spec: RunSpec) -> list[Finding]:
 
 
 def _judge(
-    name: str, seen: dict[str, Any], store: Store, token: str, ours: dict[str, str], root: str | None
+    name: str, seen: dict[str, Any], store: Store, token: str, ours: dict[str, str], roots: tuple[str, ...]
 ) -> list[Finding]:
     findings = []
     same = seen["reads"] == token
@@ -132,28 +140,29 @@ def _judge(
                 f"Install {package} {version} there.",
             )
         )
-    if root is not None:
+    for root in roots:
+        there = root not in seen["missing"]
         findings.append(
             Finding(
                 name,
                 "dataset root",
-                bool(seen["root"]),
-                f"dataset root {root} is {'there' if seen['root'] else 'missing there'}",
+                there,
+                f"dataset root {root} is {'there' if there else 'missing there'}",
                 "Copy or mount the data at the same path on every node.",
             )
         )
     return findings
 
 
-def check_cluster(spec: RunSpec) -> None:
-    """Probe every node, where there is more than one.
+def check_cluster(*specs: RunSpec) -> None:
+    """Probe every node for what any of the runs needs, where there is more than one node.
 
     Raises:
         UserError: names every node that fails, and what to do.
     """
     if sum(node["Alive"] for node in ray.nodes()) < 2:
         return
-    bad = [finding for finding in probe(spec) if not finding.ok]
+    bad = [finding for finding in probe(*specs) if not finding.ok]
     if bad:
         lines = [f"node {finding.node}: {finding.message}. {finding.remedy}" for finding in bad]
         raise UserError("the cluster is not ready for this run.\n  " + "\n  ".join(lines))

@@ -123,8 +123,10 @@ def test_nodes_that_are_not_ready_are_named_before_the_first_trial(
     root = disk / "data"
     storage.mkdir()
     root.mkdir(parents=True)
-    base = {"plugins": ["rooted_plugin"], "dataset": {"name": "rooted", "labels": 120, "root": str(root)}}
-    spec = sweep(2, seeds=[0], base=base)
+    data = {"name": "rooted", "labels": 120}
+    base = {"plugins": ["rooted_plugin"], "dataset": {**data, "root": str(tmp_path)}}
+    cells = {"alone": {"paths": []}, "other data": {"paths": [], "dataset": {**data, "root": str(root)}}}
+    spec = sweep(2, seeds=[0], base=base, cells=cells)
     old = another_torch(tmp_path / "old")
     path = os.pathsep.join([str(old), os.environ.get("PYTHONPATH", "")])
     with new_node(cluster, 1, cut_off(storage, disk)) as lacking:
@@ -132,7 +134,7 @@ def test_nodes_that_are_not_ready_are_named_before_the_first_trial(
         try:
             with pytest.raises(UserError, match="the cluster is not ready") as caught:
                 run_sweep(spec, address=cluster.address, storage=str(storage), progress=False)
-            (tmp_path / "run.yaml").write_text(spec.plan().trials[0].spec.to_yaml())
+            (tmp_path / "run.yaml").write_text(spec.plan().trials[1].spec.to_yaml())
             doctor = Command(
                 "doctor",
                 f"--address={cluster.address}",
