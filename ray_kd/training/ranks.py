@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ray_kd.config.errors import UserError
+
 
 def average(values: Tensor, world: int) -> Tensor:
     """The mean over ranks of a tensor, in place."""
@@ -56,13 +58,24 @@ def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def anyone(flag: bool, world: int, device: torch.device) -> bool:
-    """Whether the flag is set on any rank: what one rank was told, all of them do at the same step."""
-    if world == 1:
-        return flag
-    told = torch.tensor(float(flag), device=device)
-    dist.all_reduce(told, op=dist.ReduceOp.MAX)
-    return bool(told)
+def agree(stop: bool, error: UserError | None, world: int, device: torch.device) -> bool:
+    """Whether any rank was asked to stop: what one rank was told, all of them do at the same step.
+
+    Raises:
+        UserError: one rank met it (rank 0 a full disk, say); every rank ends with it, and none waits for
+            one that has left.
+    """
+    if world > 1:
+        told = torch.tensor([float(stop), float(error is not None)], device=device)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX)
+        stop, failed = told.bool().tolist()
+        if failed:
+            texts: list[str | None] = [None] * world
+            dist.all_gather_object(texts, None if error is None else str(error))
+            raise error or UserError(next(text for text in texts if text is not None))
+    if error is not None:
+        raise error
+    return stop
 
 
 def add_up(sums: dict[str, Tensor], world: int, device: torch.device) -> dict[str, Tensor]:

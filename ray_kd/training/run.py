@@ -10,7 +10,7 @@ import copy
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -27,7 +27,7 @@ from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.means import epoch_means, require_finite
 from ray_kd.training.parts import Own, Parts, build, step_key
-from ray_kd.training.ranks import anyone
+from ray_kd.training.ranks import agree
 from ray_kd.training.records import Records, describe_environment, find_summary, now
 from ray_kd.training.resident import Resident, student_state
 from ray_kd.training.setting import Setting
@@ -85,6 +85,7 @@ class Training:
         self.best: dict[str, Any] = {}
         self.best_state: dict[str, Tensor] = {}
         self._means: dict[str, float] | None = None
+        self._error: UserError | None = None
 
     def epochs(self) -> Iterator[dict[str, Any]]:
         """Train; yields each epoch's record once it is written.
@@ -94,9 +95,10 @@ class Training:
             UserError: the run cannot be set up, or its records cannot be written.
             Interrupted: ``stop_requested`` was set.
         """
-        if self._lock is not None:
-            self._lock.acquire()
         try:
+            if self._lock is not None:
+                self._lead(self._lock.acquire)
+            self._must_stop()
             if find_summary(self.setting.store, self.identity) is None:
                 torch.set_num_threads(self.spec.training.threads)
                 yield from self._train()
@@ -132,10 +134,10 @@ class Training:
             targets = parts.targets.targets(batch)
             step.corrupt(batch, targets, step.taken - 1)
             step.remember(batch, targets)
-        if setting.leads:
-            environment = describe_environment(setting.device, step.precision)
-            environment["workers"] = setting.world
-            self.records.start(self.spec, environment, keep_epochs=self.epoch)
+        environment = describe_environment(setting.device, step.precision)
+        environment["workers"] = setting.world
+        self._lead(lambda: self.records.start(self.spec, environment, keep_epochs=self.epoch))
+        self._must_stop()
         step.module.train()
         while self.epoch < training.epochs:
             self._begin = time.perf_counter()
@@ -176,11 +178,29 @@ class Training:
                 self._save(step, None)
             if not last and (check or self.setting.world == 1) and self._must_stop():
                 self._save(step, None)
-                raise Interrupted(f"stopped in epoch {self.epoch + 1} after {step.taken} steps")
+                self._leave(f"stopped in epoch {self.epoch + 1} after {step.taken} steps")
 
     def _must_stop(self) -> bool:
-        """Whether any rank was asked to stop; several ranks look rarely, since it costs a message."""
-        return anyone(self.stop_requested.is_set(), self.setting.world, self.setting.device)
+        """Whether any rank was asked to stop; several ranks look rarely, since it costs a message.
+
+        Raises:
+            UserError: rank 0 met it since they last looked.
+        """
+        return agree(self.stop_requested.is_set(), self._error, self.setting.world, self.setting.device)
+
+    def _lead(self, write: Callable[[], object]) -> None:
+        """Do on rank 0 what it does alone; a full disk there is told to all ranks when they next agree."""
+        if self.setting.leads:
+            try:
+                write()
+            except UserError as error:
+                if self.setting.world == 1:
+                    raise
+                self._error = error
+
+    def _leave(self, reason: str) -> NoReturn:
+        """End here, with the state saved."""
+        raise self._error or Interrupted(reason)
 
     def _end_epoch(self, parts: Parts, step: Step) -> dict[str, Any]:
         require_finite(step, self.epoch)
@@ -202,17 +222,16 @@ class Training:
         self.seconds += elapsed
         record["seconds"] = round(elapsed, 4)
         self.last = record
-        if self.setting.leads:
-            self.records.epoch(record, rows)
-            if self.setting.track is not None:
-                self.setting.track.epoch(record, rows)
+        self._lead(lambda: self.records.epoch(record, rows))
+        if self.setting.leads and self.setting.track is not None:
+            self.setting.track.epoch(record, rows)
         every = self.spec.checkpoints.every_epochs
         done = self.epoch == training.epochs
-        stopping = not done and self._must_stop()
+        stopping = self._must_stop() and not done
         if (every is not None and self.epoch % every == 0) or stopping or done:
             self._save(step, record)
         if stopping:
-            raise Interrupted(f"stopped after epoch {self.epoch}")
+            self._leave(f"stopped after epoch {self.epoch}")
         return record
 
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
@@ -241,8 +260,10 @@ class Training:
             "means": self._means,
             **step.state(),
         }
-        if self.setting.leads or self.setting.checkpoints is not None:
-            self.checkpoints.save(state, record)
+        if self.setting.checkpoints is not None:
+            self.checkpoints.save(state, record)  # every rank takes part
+        else:
+            self._lead(lambda: self.checkpoints.save(state, record))
 
     def _resume(self, step: Step) -> int:
         """Load the newest state, if any; the step within the epoch to go on from."""

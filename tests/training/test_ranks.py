@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,26 @@ def rank_main(rank: int, world: int, port: int, files: list[str]) -> None:
     dist.destroy_process_group()
 
 
-def two_ranks(specs: list[RunSpec], tmp_path: Path) -> None:
+def broken_main(rank: int, world: int, port: int, files: list[str]) -> None:
+    """As above, but after the first epoch rank 0 can write no records; what it raised goes into a file."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
+    for file in files:
+        spec = RunSpec.load(file)
+        training = Training(spec, Setting(Store(spec.storage), torch.device("cpu"), rank, world))
+        try:
+            for _ in training.epochs():
+                if rank == 0:
+                    records = Path(spec.storage) / training.directory / "epochs.jsonl"
+                    records.unlink()
+                    records.mkdir()
+        except Exception as error:
+            Path(f"{file}.rank{rank}").write_text(f"{type(error).__name__}: {error}")
+    dist.destroy_process_group()
+
+
+def two_ranks(specs: list[RunSpec], tmp_path: Path, main: Callable[..., None] = rank_main) -> None:
     """Train each spec on two ranks; the processes are started once."""
     files = [tmp_path / f"spec{index}.yaml" for index in range(len(specs))]
     for file, spec in zip(files, specs, strict=True):
@@ -44,7 +66,7 @@ def two_ranks(specs: list[RunSpec], tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_main, args=(2, port, [str(file) for file in files]), nprocs=2)
+    torch.multiprocessing.spawn(main, args=(2, port, [str(file) for file in files]), nprocs=2)
 
 
 def assert_one_is_two(one: RunSpec, two: RunSpec) -> None:
@@ -123,3 +145,15 @@ def test_two_ranks_segment_as_one(tmp_path: Path) -> None:
     options = {**TINY_SCENES, "optimizer": {"lr": 0.02, "clip": 2.0}}
     paths = [{"name": "attention_transfer", "weight": 10}, "hint"]
     compare(tmp_path, [{**options, "paths": paths, "aggregation": name} for name in ("adaptive", "mgda")])
+
+
+@pytest.mark.slow
+def test_what_rank_0_cannot_write_ends_every_rank(tmp_path: Path) -> None:
+    """From the start, and after an epoch: none waits for a rank that has left."""
+    (tmp_path / "file").write_text("no folder")
+    alone: dict[str, Any] = {"paths": [], "teacher": None, "resources": {"workers": 2}}
+    two_ranks([tiny(tmp_path / "file", **alone), tiny(tmp_path / "runs", **alone)], tmp_path, broken_main)
+    for index, what in enumerate(("A file lies where a folder is needed", r"epochs\.jsonl: Is a directory")):
+        told = [(tmp_path / f"spec{index}.yaml.rank{rank}").read_text() for rank in (0, 1)]
+        assert told[0] == told[1]
+        assert re.match(f"UserError: cannot write .*{what}", told[0])
