@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ray_kd.analysis.comparison import Comparison
+from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.plot_style import (
     STYLES,
     WIDTH,
@@ -32,6 +32,8 @@ from ray_kd.analysis.records import Records
 
 LOG_FROM = 30.0
 """Values that span more than this factor get a logarithmic axis."""
+MOST = 12
+"""Strategies in one figure: the best ones, where there are more. Nobody tells more lines apart."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class Curve:
 def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
     """Effective weight of each path, one panel for each cell whose weights change; None if none do."""
     frame = _usable(records, comparison)
-    cells = [name for name in _cell_names(comparison) if _changes(frame[frame["cell"] == name])]
+    moving = [cell for cell in comparison.cells if _changes(frame[frame["cell"] == cell.name])]
+    cells = best_of(moving, comparison)
     if not cells:
         return None
     every = _labels(frame)  # a path has one colour in all figures
@@ -69,7 +72,7 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
     caption = (
         "Effective factor on the raw loss of each path, mean over an epoch: line, mean over seeds"
         f"{' (geometric)' if log else ''}; band, least to largest seed. Strategies whose weights stay as "
-        "they were set are not drawn."
+        f"they were set are not drawn{_left_out(moving)}."
     )
     return render(figure, "weights", "How the weight of each path moves", caption)
 
@@ -79,12 +82,14 @@ def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
     frame = _usable(records, comparison)
     if frame.empty:
         return None
+    known = [cell for cell in comparison.cells if (frame["cell"] == cell.name).any()]
+    cells, every = best_of(known, comparison), _labels(frame)
+    frame = frame[frame["cell"].isin(cells)]
     labels = _labels(frame)
     frame = frame.assign(label=[_label(path) for path in frame["path"]])
     keys = ["cell", "seed", "label", "epoch"]  # summing over the stages gives a path's loss
     frame = frame.groupby(keys, sort=False)["loss"].sum().reset_index()
-    cells = [name for name in _cell_names(comparison) if (frame["cell"] == name).any()]
-    looks = _looks({cell: list(frame[frame["cell"] == cell]["label"].unique()) for cell in cells}, labels)
+    looks = _looks({cell: list(frame[frame["cell"] == cell]["label"].unique()) for cell in cells}, every)
     figure, panels = _panels(len(labels), columns=2, height=2.2)
     for axes, label in zip(panels, labels, strict=True):
         mine = frame[frame["label"] == label]
@@ -100,7 +105,7 @@ def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
     caption = (
         "Loss of each path before any weight, mean over an epoch (sum over its stages), logarithmic where it "
         "stays positive: line, (geometric) mean over seeds; band, least to largest seed. Only strategies "
-        "that use the path are drawn; scales differ between panels."
+        f"that use the path are drawn{_left_out(known)}; scales differ between panels."
     )
     return render(figure, "losses", "How far each path's loss falls", caption)
 
@@ -140,8 +145,16 @@ def _looks(paths: dict[str, list[str]], labels: list[str]) -> dict[str, tuple[st
     return looks | dict(zip((cell for cell in paths if cell not in looks), cycle(free), strict=False))
 
 
-def _cell_names(comparison: Comparison) -> list[str]:
-    return [cell.name for cell in comparison.cells]
+def best_of(cells: Sequence[Cell], comparison: Comparison) -> list[str]:
+    """Names of the cells, in their order; of more than ``MOST`` those with the best means."""
+    sign = 1.0 if comparison.metric.mode == "max" else -1.0
+    ranked = sorted(cells, key=lambda cell: sign * cell.best.mean if cell.n else -math.inf, reverse=True)
+    kept = {cell.name for cell in ranked[:MOST]}
+    return [cell.name for cell in cells if cell.name in kept]
+
+
+def _left_out(cells: Sequence[Cell]) -> str:
+    return f", and of {len(cells)} the {MOST} with the best means" if len(cells) > MOST else ""
 
 
 def _label(path: str) -> str:

@@ -297,6 +297,27 @@ def test_a_path_has_one_colour_in_all_figures(
     assert len(set(looks)) == len(looks)
 
 
+def test_of_many_strategies_the_best_are_drawn(
+    records: Records, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plot_paths, "MOST", 2)
+    captions: list[str] = []
+    figures: list[Figure] = []
+
+    def render(figure: Figure, name: str, title: str, caption: str) -> None:
+        figures.append(figure)
+        captions.append(caption)
+
+    monkeypatch.setattr(plot_paths, "render", render)
+    with style():
+        plot_paths.losses_picture(records, comparison)
+    taught = [cell for cell in comparison.cells if cell.name != "student alone"]
+    best = sorted(taught, key=lambda cell: cell.best.mean)[-2:]
+    drawn = {text.get_text() for text in figures[0].legends[0].get_texts()}
+    assert drawn == {cell.name for cell in best}
+    assert f"of {len(taught)} the 2 with the best means" in captions[0]
+
+
 def test_a_figure_is_the_same_bytes_each_time(records: Records, comparison: Comparison) -> None:
     alone = dataclasses.replace(comparison, cells=comparison.cells[:2])
     empty = dataclasses.replace(records, paths=records.paths.iloc[:0])  # leaves the first figure alone
