@@ -63,6 +63,7 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
         for path, rows in frame[frame["cell"] == cell].groupby("path", sort=False):
             dash = STYLES[(_stage(str(path)) or 0) % len(STYLES)]
             _draw(axes, _curve(rows, "weight", log), colour[_label(str(path))], dash)
+    for axes, cell in zip(panels, cells, strict=True):  # once all have drawn: they share an axis
         _finish(axes, cell, log)
     _label_outer(figure, panels, 2, "Effective weight")
     stages = sorted({stage for stage in map(_stage, frame["path"].unique()) if stage is not None})

@@ -146,10 +146,15 @@ def _legend_width(columns: list[list[Line2D]]) -> float:
 
 
 def plain_log_axis(axes: Axes) -> None:
-    """A logarithmic y axis with plain numbers: 1, 2, 5 within few decades, else whole decades."""
+    """A logarithmic y axis with plain numbers: 1, 2, 5 within few decades, else whole decades.
+
+    Where panels share it, all of them must be drawn before: one panel's nearly constant values would cut off
+    the others'.
+    """
     axes.set_yscale("log")
     axis = axes.yaxis
-    low, high = axes.dataLim.intervaly
+    limits = [panel.dataLim.intervaly for panel in axes.get_shared_y_axes().get_siblings(axes)]
+    low, high = min(low for low, _ in limits), max(high for _, high in limits)
     if low > 0 and high < 3 * low:  # nearly one value: room for a second tick
         axes.set_ylim(low / 2, 2 * high)
     low, high = axis.get_view_interval()

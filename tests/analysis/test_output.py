@@ -297,6 +297,24 @@ def test_a_path_has_one_colour_in_all_figures(
     assert len(set(looks)) == len(looks)
 
 
+def test_weights_that_hardly_move_cut_off_no_other_panel(
+    records: Records, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plot_paths, "render", lambda figure, *_: figures.append(figure))
+    paths = records.paths.copy()
+    last = paths["cell"] == "adaptive by layer"
+    paths.loc[last, "weight"] = 1 + 0.01 * (paths.loc[last, "epoch"] % 2)
+    with style():
+        plot_paths.weights_picture(dataclasses.replace(records, paths=paths), comparison)
+    panels = [axes for axes in figures[0].axes if axes.get_visible()]
+    assert len(panels) == 2
+    for axes in panels:
+        low, high = axes.get_ylim()
+        values = [value for line in axes.get_lines() for value in line.get_ydata()]
+        assert low <= min(values) <= max(values) <= high
+
+
 def test_of_many_strategies_the_best_are_drawn(
     records: Records, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
