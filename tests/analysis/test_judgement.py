@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from ray_kd.analysis.answer import DASH
 from ray_kd.analysis.judgement import Judgement, difference, judge
 from ray_kd.analysis.judgement_report import report
 from ray_kd.analysis.plot_judgement import judgement_pictures
 from ray_kd.analysis.records import Plan, Records
 from ray_kd.analysis.schema import to_frame
+from ray_kd.analysis.shares_table import shares_table
 from ray_kd.config.errors import UserError
 
 SEEDS, EPOCHS = 12, 40
@@ -262,3 +264,26 @@ def test_the_report_names_every_set_and_the_figures_are_drawn() -> None:
 def test_what_cannot_be_judged_is_named() -> None:
     with pytest.raises(UserError, match="Did you mean 'utility'"):
         scene().judge("utilty")
+
+
+def test_the_table_of_shares_says_what_is_followed_and_when_what_is_spoilt_is_off() -> None:
+    def table(**pulls: float) -> str:
+        return shares_table(scene(pulls=pulls).records())
+
+    text = table(soft_target=0.7, attention_transfer=0.28, shuffled=0.02)
+    (row,) = (line for line in text.splitlines() if line.startswith("| utility, harm |"))
+    entries = [entry.strip() for entry in row.split("|")[2:-1]]
+    assert entries == [
+        f"{SEEDS}",
+        "28.0 ± 0.0 (28.0)",
+        "70.0 ± 0.0 (70.0)",
+        "2.0 ± 0.0 (2.0)",
+        f"{EPOCHS // 4 + 1} ({SEEDS} of {SEEDS})",
+    ]
+    assert "| equal |" not in text, "it measures nothing"
+    on = table(soft_target=0.5, attention_transfer=0.4, shuffled=0.1)
+    assert f"(10.0) | {DASH} (0 of {SEEDS}) |" in on
+    bare = scene()
+    bare.paths.clear()
+    with pytest.raises(UserError, match="no strategy of it measures"):
+        shares_table(bare.records())
