@@ -116,6 +116,7 @@ def notes(comparison: Comparison) -> list[str]:
         "time: training seconds of one trial, mean. n: trials in the numbers.",
         *_teacher_note(comparison),
         *_status_notes(comparison),
+        *_precision_note(comparison),
         *_search_note(comparison),
         *convergence_notes(comparison),
         *comparison.plan.notes,
@@ -173,6 +174,16 @@ def _status_notes(comparison: Comparison) -> list[str]:
         if cell.versus and cell.versus.difference.n < cell.n:
             fewer.setdefault(_pairs(cell.versus), []).append(cell)
     return lines + [f"Compared over {pairs} only: {_names(cells)}." for pairs, cells in fewer.items()]
+
+
+def _precision_note(comparison: Comparison) -> list[str]:
+    if len(comparison.precisions) < 2:
+        return []
+    parts = ", ".join(f"{count} in {name}" for name, count in sorted(comparison.precisions.items()))
+    return [
+        f"Trials differ in their arithmetic ({parts}): training.precision 'auto' follows the device. Name "
+        "one to compare like with like."
+    ]
 
 
 def _search_note(comparison: Comparison) -> list[str]:

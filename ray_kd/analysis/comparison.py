@@ -114,6 +114,8 @@ class Comparison:
     """Cells of the plan that have no trial yet: the winner of a search is known when the search ends."""
     unfinished: pd.DataFrame
     """Cell, seed, phase, status, reason and identity of every planned trial that did not finish."""
+    precisions: dict[str, int]
+    """How many of the trials in the numbers have each arithmetic, where it is known."""
 
     @property
     def baseline(self) -> Cell | None:
@@ -176,6 +178,7 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
         teachers=_teachers(trials, metric),
         later=tuple(name for name in plan.cells if name not in known),
         unfinished=unfinished[["cell", "seed", "phase", "status", "reason", "identity"]],
+        precisions=dict(Counter(compared[compared["status"] == "finished"]["precision"].dropna().map(str))),
     )
 
 

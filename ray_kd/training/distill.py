@@ -51,7 +51,9 @@ def distill(
             ``MapSplit`` says; ``validation`` and ``test`` are needed with ``train``.
         key: names your own objects, so that the run can be found again; without it, it never is.
         fresh: start over even where the run ended, or left a state.
-        setting: where to run; default: this process, first GPU or CPU.
+        setting: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` of the spec is
+            for the command line and for sweeps; here a run is tracked by ``setting.track``:
+            ``ray_kd.tracking.wandb.make_tracker(spec)``, or an object of your own.
         resident: what to keep in memory between runs.
         on_epoch: called with the spec that trains and its record after each epoch.
 

@@ -216,3 +216,14 @@ def test_controls_say_whether_training_was_long_enough(
 def test_without_controls_the_notes_say_that_nobody_checked(tmp_path: Path) -> None:
     found = compared(tmp_path, {"student alone": [0.8, 0.81], "soft target": [0.9, 0.92]})
     assert any("Convergence was not checked" in note for note in notes(found))
+
+
+def test_a_table_of_mixed_arithmetic_says_so(records: Records) -> None:
+    alike = " ".join(notes(compare_cells(records)))
+    assert "arithmetic" not in alike
+    trials = records.trials.copy()
+    trials.loc[trials["seed"] == 0, "precision"] = "bfloat16"
+    trials.loc[trials["seed"] != 0, "precision"] = "float32"
+    mixed = " ".join(notes(compare_cells(dataclasses.replace(records, trials=trials))))
+    count = ((trials["phase"] == "compare") & (trials["status"] == "finished") & (trials["seed"] == 0)).sum()
+    assert f"Trials differ in their arithmetic ({count} in bfloat16, " in mixed
