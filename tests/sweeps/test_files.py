@@ -24,7 +24,7 @@ from ray_kd.training.step import Step
 
 FOLDER = Path(__file__).parents[2] / "sweeps"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))
-ABLATIONS = {"utility_ablation"}
+ABLATIONS = {"utility_ablation", "utility_ablation_full"}
 """Compare forms of one strategy, with its default as the baseline."""
 RUNS = sorted((FOLDER / "runs").glob("*.yaml"))
 
