@@ -72,7 +72,7 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
     legend_below(figure, *filter(None, (of_paths, of_stages)))
     caption = (
         "Effective factor on the raw loss of each path, mean over an epoch: line, mean over seeds"
-        f"{' (geometric)' if log else ''}; band, least to largest seed. Strategies whose weights stay as "
+        f"{' (geometric, where none is 0)' if log else ''}; band, least to largest seed. Strategies whose weights stay as "
         f"they were set are not drawn{_left_out(moving)}."
     )
     return render(figure, "weights", "How the weight of each path moves", caption)
@@ -177,12 +177,15 @@ def _changes(frame: pd.DataFrame) -> bool:
 
 
 def _spans(values: pd.Series) -> bool:
+    """Whether weights want a logarithmic axis, on which one of 0 (a path that is off) falls to the bottom."""
     array = values.to_numpy(dtype=float)
-    return bool((array > 0).all() and array.max() > LOG_FROM * array.min())
+    above = array[array > 0]
+    return bool((array >= 0).all() and above.size and above.max() > LOG_FROM * above.min())
 
 
 def _curve(frame: pd.DataFrame, column: str, log: bool) -> Curve:
     grouped = frame.assign(value=frame[column].astype(float)).groupby("epoch")["value"]
+    log = log and bool((frame[column] > 0).all())
     means = grouped.apply(lambda seeds: math.exp(np.log(seeds).mean())) if log else grouped.mean()
     epochs = means.index.to_numpy(dtype=float)
     return Curve(epochs, means.to_numpy(), grouped.min().to_numpy(), grouped.max().to_numpy())

@@ -25,6 +25,8 @@ OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "
 out: a line of it cannot be seen on white."""
 STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GREY = "#6E6E6E"
+DEEPEST = 1e-8
+"""A logarithmic axis goes no further down, as a share of its top."""
 
 SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -158,6 +160,9 @@ def plain_log_axis(axes: Axes) -> None:
     if low > 0 and high < 3 * low:  # nearly one value: room for a second tick
         axes.set_ylim(low / 2, 2 * high)
     low, high = axis.get_view_interval()
+    if low < DEEPEST * high:  # what is as good as 0 would press the rest together
+        low = DEEPEST * high
+        axes.set_ylim(bottom=low)
     decades = math.log10(high / low)
     subs = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
     axis.set_major_locator(LogLocator(subs=subs, numticks=12))

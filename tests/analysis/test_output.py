@@ -315,6 +315,22 @@ def test_weights_that_hardly_move_cut_off_no_other_panel(
         assert low <= min(values) <= max(values) <= high
 
 
+def test_a_path_that_is_off_keeps_the_logarithmic_axis(
+    records: Records, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(plot_paths, "render", lambda figure, *_: figures.append(figure))
+    paths = records.paths.copy()
+    paths.loc[(paths["cell"] == "adaptive by path") & (paths["epoch"] > 10), "weight"] = 0.0
+    with style():
+        plot_paths.weights_picture(dataclasses.replace(records, paths=paths), comparison)
+        paths.loc[paths["epoch"] == 1, "weight"] = -1.0
+        plot_paths.weights_picture(dataclasses.replace(records, paths=paths), comparison)
+    scales = [{axes.get_yscale() for axes in figure.axes if axes.get_visible()} for figure in figures]
+    assert scales == [{"log"}, {"linear"}]
+    assert all(axes.get_ylim()[0] > 0 for axes in figures[0].axes)
+
+
 def test_of_many_strategies_the_best_are_drawn(
     records: Records, comparison: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
