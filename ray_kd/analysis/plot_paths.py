@@ -72,8 +72,8 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
     legend_below(figure, *filter(None, (of_paths, of_stages)))
     caption = (
         "Effective factor on the raw loss of each path, mean over an epoch: line, mean over seeds"
-        f"{' (geometric, where none is 0)' if log else ''}; band, least to largest seed. Strategies whose weights stay as "
-        f"they were set are not drawn{_left_out(moving)}."
+        f"{' (geometric, where none is 0)' if log else ''}; band, least to largest seed. Strategies whose "
+        f"weights stay as they were set are not drawn{_left_out(moving)}."
     )
     return render(figure, "weights", "How the weight of each path moves", caption)
 
