@@ -68,8 +68,7 @@ class Training(Strict):
     task_weight: NotNegative = 1.0
     """Factor on the task loss; 0: pure distillation."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of forward passes; auto: bfloat16 (or float16) autocast on a GPU, float32 on a CPU. A run's
-    identity holds what is written here: name one where CPU and GPU share a storage but no runs."""
+    """Arithmetic of forward passes; auto (one identity): half precision on a GPU, float32 on a CPU."""
     threads: Count = 1
     """CPU threads of one worker; part of a run, since it changes the last bits."""
     evaluate_every: Count = 1

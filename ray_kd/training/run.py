@@ -260,10 +260,9 @@ class Training:
             "means": self._means,
             **step.state(),
         }
-        if self.setting.checkpoints is not None:
-            self.checkpoints.save(state, record)  # every rank takes part
-        else:
-            self._lead(lambda: self.checkpoints.save(state, record))
+        if self.setting.checkpoints is None:
+            return self._lead(lambda: self.checkpoints.save(state, record))
+        self.checkpoints.save(state, record)  # every rank takes part
 
     def _resume(self, step: Step) -> int:
         """Load the newest state, if any; the step within the epoch to go on from."""
