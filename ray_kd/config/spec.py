@@ -7,7 +7,7 @@ import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_kd.config.errors import unknown
 from ray_kd.config.files import known_weights
@@ -23,6 +23,7 @@ from ray_kd.config.options import (
     parse_component,
 )
 from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
+from ray_kd.config.targets import Targets, TargetsField
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
 
@@ -117,28 +118,6 @@ class Tracking(Strict):
         return "off" if value is False else value
 
 
-Precision = Literal["float32", "float16", "int8"]
-
-
-class Targets(Strict):
-    """Where the paths' targets come from; ``targets: stored`` is short for ``targets: {source: stored}``."""
-
-    source: Literal["live", "stored"] = "live"
-    """live: the teacher answers in every step; stored: its answers to every view are computed once."""
-    precision: Precision = "float16"
-    """Of stored targets; int8 keeps a scale for each sample and view."""
-    precisions: dict[str, Precision] = Field(default_factory=dict)
-    """By a path's label, where it differs."""
-    top_k: Count | None = None
-    """Of stored class logits keep the k largest alone, and the mass of the others; None: all."""
-    cache: str | None = None
-    """A folder on a local disk for this machine's memory-mapped copy; None: below the storage."""
-
-    def essence(self) -> dict[str, Any]:
-        """What identity hashes; where the copy lies changes no number."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"cache"})
-
-
 class Normalise(Strict):
     """How raw images, from 0 to 1, become a network's input: (image - mean) / std, channel by channel."""
 
@@ -179,9 +158,7 @@ class RunSpec(Strict):
     student: ModelField
     teachers: dict[str, Teacher] = Field(default_factory=dict)
     paths: tuple[Path, ...] = ()
-    targets: Annotated[Targets, BeforeValidator(lambda value: _source(value))] = Field(
-        default_factory=Targets
-    )
+    targets: TargetsField = Field(default_factory=Targets)
     aggregation: AggregatorField = Field(default_factory=lambda: parse_component(AGGREGATORS, "fixed"))
     optimizer: Optimizer = Field(default_factory=Optimizer)
     schedule: Schedule = Field(default_factory=Schedule)
@@ -346,7 +323,3 @@ class RunSpec(Strict):
     def to_yaml(self) -> str:
         """The resolved spec as YAML; ``load`` reads it back to an equal spec."""
         return dump_yaml(self.to_dict())
-
-
-def _source(value: Any) -> Any:
-    return {"source": value} if isinstance(value, str) else value
