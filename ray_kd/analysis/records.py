@@ -210,6 +210,7 @@ class _Rows:
         row: Row = {
             **self.who,
             **_describe(self.run.spec),
+            "task": (self.run.spec.get("task") or {}).get("name") or self.planned.get("task"),
             "name": summary.get("name") or self.run.spec.get("name"),
             "status": status,
             "reason": reason,

@@ -287,7 +287,8 @@ class Agenda:
         if candidate.ended or not outcomes or any(outcome is None for outcome in outcomes):
             return
         ended = [outcome for outcome in outcomes if outcome is not None]
-        values = [outcome.best.get(self.plan.metric) for outcome in ended]
+        metric = self.plan.metric_of(self.jobs[candidate.identities[0]].spec)
+        values = [outcome.best.get(metric) for outcome in ended]
         known = [value for value in values if value is not None]
         if all(outcome.status == "finished" for outcome in ended) and len(known) == len(values):
             search.end(candidate, sum(known) / len(known))

@@ -116,7 +116,7 @@ def _fit(agenda: Agenda, screen: Console | None) -> None:
             warm=warm,
             identity=job.identity,
             spec=json.dumps(job.spec.to_dict()),
-            metric=agenda.plan.metric if job.trial is not None else "",
+            metric=agenda.plan.metric_of(job.spec) if job.trial is not None else "",
             ledger=f"{agenda.ledger.folder}/ledger",
             every_epoch=scheduler.group(job) is not None,
             bundles=bundles(job.spec, max(1, slots(job.spec, alive_nodes()))),

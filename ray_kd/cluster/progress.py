@@ -77,8 +77,13 @@ def _doing(job: Job) -> str:
 
 
 def _best(agenda: Agenda, trials: list[Job]) -> str | None:
-    """The cell whose finished trials are best on validation, by their mean; else the best trial yet."""
-    metric, sign = agenda.plan.metric, 1 if agenda.plan.mode == "max" else -1
+    """The cell whose finished trials are best on validation, by their mean; else the best trial yet.
+
+    None where there are several tasks, or nothing is known yet.
+    """
+    if len({job.spec.task.component_name for job in trials}) != 1:
+        return None  # no scale in common
+    metric, sign = agenda.plan.metric_of(trials[0].spec), 1 if agenda.plan.mode == "max" else -1
     cells: dict[str, list[float]] = defaultdict(list)
     for job in trials:
         if job.outcome is not None and job.outcome.status == "finished" and job.phase != "control":

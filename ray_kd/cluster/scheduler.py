@@ -16,6 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.job import Job
+from ray_kd.config.cells import strategy_name
 from ray_kd.config.sweep import Scheduler
 from ray_kd.training.records import Records
 
@@ -47,7 +48,8 @@ class CellScheduler(FIFOScheduler):
             return None
         if self.agenda.sweep.search:
             return job.cell if job.phase == "search" else None
-        if job.phase != "compare" or job.cell == self.agenda.sweep.baseline:
+        names = (job.cell, strategy_name(job.cell, job.trial.axes))
+        if job.phase != "compare" or self.agenda.sweep.baseline in names:
             return None
         return f"seed {job.trial.seed}"
 
@@ -83,7 +85,7 @@ class CellScheduler(FIFOScheduler):
 
     def _recall(self, name: str) -> None:
         """Judge against what ended in an earlier run of the sweep, too."""
-        metric, store, inner = self.agenda.plan.metric, self.agenda.ledger.store, self._groups[name]
+        store, inner = self.agenda.ledger.store, self._groups[name]
         for job in self.agenda.jobs.values():
             if job.state != "done" or job.began is not None or self.group(job) != name:
                 continue
@@ -91,6 +93,7 @@ class CellScheduler(FIFOScheduler):
             records = [
                 record for record in Records(store, f"runs/{job.identity}").epochs() if "val" in record
             ]
+            metric = self.agenda.plan.metric_of(job.spec)
             results = [{"epoch": record["epoch"], "value": record["val"].get(metric)} for record in records]
             if not results or any(result["value"] is None for result in results):
                 continue

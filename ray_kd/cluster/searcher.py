@@ -90,7 +90,7 @@ class PlanSearcher(Searcher):
             job = self.agenda.jobs[identity]
             options = self.agenda.sweep.scheduler
             reason = f"stopped by {options.name if options else 'a scheduler'} after epoch {result['epoch']}"
-            best = {} if job.best is None else {self.agenda.plan.metric: job.best}
+            best = {} if job.best is None else {self.agenda.plan.metric_of(job.spec): job.best}
             seconds = float(result.get("time_total_s") or 0.0)
             self.agenda.end(identity, Outcome("stopped", reason, seconds, result["epoch"], best))
 

@@ -15,6 +15,9 @@ Overrides = dict[str, Any]
 SEARCHED = " (searched)"
 """Ends the name of a cell whose settings a search chose."""
 
+TASK = "task"
+"""The axis whose values are tasks: cells that differ along it alone are one strategy."""
+
 
 class Cell(Strict):
     """One combination of overrides that is compared; its trials differ in the seed alone."""
@@ -23,6 +26,17 @@ class Cell(Strict):
     overrides: Overrides
     axes: dict[str, Any] = Field(default_factory=dict)
     """The values of the axes that gave it; empty for a named cell."""
+
+
+def strategy_name(cell: str, axes: Mapping[str, Any]) -> str:
+    """The name of a cell without the label of its task: ``detection, utility`` is the strategy ``utility``."""
+    if TASK not in axes:
+        return cell
+    for label in (f"{TASK}={axes[TASK]}", str(axes[TASK])):
+        for piece in (f"{label}, ", f", {label}"):
+            if piece in cell:
+                return cell.replace(piece, "", 1)
+    return cell
 
 
 def searched_name(cell: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ray_kd.config.cells import Cell, Overrides, searched_name
 from ray_kd.config.errors import UserError
+from ray_kd.config.registry import TASKS
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.yamlio import set_key
 
@@ -42,6 +43,7 @@ class Trial:
         """As plan.json keeps it."""
         keys = ("identity", "cell", "seed", "phase", "overrides", "axes")
         entry = {key: getattr(self, key) for key in keys}
+        entry["task"] = self.spec.task.component_name
         return entry if self.candidate is None else {**entry, "candidate": self.candidate}
 
 
@@ -88,6 +90,11 @@ class Plan:
             "teachers": [teacher.identity() for teacher in self.teachers],
             "notes": self.notes,
         }
+
+    def metric_of(self, spec: RunSpec) -> str:
+        """The metric by name: for ``monitor`` that of the run's own task."""
+        task: Any = TASKS.get(spec.task.component_name) if self.metric == "monitor" else None
+        return self.metric if task is None else str(task.monitor)
 
     @property
     def size(self) -> int:
@@ -192,6 +199,7 @@ def make_plan(sweep: SweepSpec) -> Plan:
         control = Cell(name=name, overrides=overrides)
         trials += [maker.make(control, seed, "control") for seed in sweep.control_seeds or sweep.seeds]
     _check_grace(sweep, trials)
+    _check_tasks(sweep, trials)
     return Plan(
         name=sweep.name,
         baseline=sweep.baseline,
@@ -222,6 +230,23 @@ def _check_grace(sweep: SweepSpec, trials: list[Trial]) -> None:
         raise UserError(
             f"sweep '{sweep.name}': scheduler.grace_epochs: expected fewer than the {shortest} epochs of the "
             f"shortest trial, got {sweep.scheduler.grace_epochs}."
+        )
+
+
+def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
+    """Figures of several tasks have no common scale: each has its own metric, and none is judged by another's."""
+    tasks = ", ".join(dict.fromkeys(trial.spec.task.component_name for trial in trials))
+    if ", " not in tasks:
+        return
+    if sweep.metric.name != "monitor":
+        raise UserError(
+            f"sweep '{sweep.name}': metric: the trials are of several tasks ({tasks}), which have no metric in "
+            f"common; expected 'monitor', each task's own, got '{sweep.metric.name}'."
+        )
+    if sweep.scheduler is not None and not sweep.search:
+        raise UserError(
+            f"sweep '{sweep.name}': scheduler: trials of several tasks ({tasks}) cannot be judged by each other; "
+            "expected none, or a search, whose candidates are judged within their own cell."
         )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ray_kd.config.cells import Cell, Overrides, product_cells, searched_name
+from ray_kd.config.cells import Cell, Overrides, product_cells, searched_name, strategy_name
 from ray_kd.config.errors import unknown
 from ray_kd.config.options import Strict
 from ray_kd.config.plan import Plan, make_plan
@@ -23,10 +23,15 @@ Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 _POPULATION = ("pbt", "pb2", "pbt_replay", "population_based_training")
 
 
+MONITOR = "monitor"
+"""Stands for the metric that each run's own task chooses its best epoch by."""
+
+
 class Metric(Strict):
     """The validation metric that ranks trials while a sweep runs; also the headline of its table."""
 
     name: str = "top1"
+    """``monitor``: what each run's own task goes by (top1, miou, map), for a sweep over several tasks."""
     mode: Literal["max", "min"] = "max"
 
 
@@ -103,7 +108,8 @@ class SweepSpec(Strict):
     """A run, or the path of its file relative to the sweep's."""
     seeds: Seeds = (0, 1, 2, 3, 4)
     baseline: str | None = None
-    """The cell that every other is compared with."""
+    """The cell that every other is compared with; with an axis ``task``, a name without the task's label
+    is that strategy in each task."""
     metric: Annotated[Metric, BeforeValidator(lambda value: _metric(value))] = Metric()
     axes: dict[str, dict[str, Overrides] | tuple[Any, ...]] = Field(default_factory=dict)
     """Axes that multiply: a dotted key with its values, or a name with labelled sets of overrides."""
@@ -155,8 +161,9 @@ class SweepSpec(Strict):
             raise ValueError("cells: the sweep has no trials; name some in 'cells', or give 'axes'")
         self._check_search()
         compared = [name for name in self.compared() if name not in self.controls]
+        compared += [strategy_name(cell.name, cell.axes) for cell in self.all_cells()]
         if self.baseline is not None and self.baseline not in compared:
-            raise ValueError(f"baseline: {_choose('cell', self.baseline, compared)}")
+            raise ValueError(f"baseline: {_choose('cell', self.baseline, dict.fromkeys(compared))}")
         return self
 
     def _check_search(self) -> None:

@@ -1,0 +1,142 @@
+"""Strategies across tasks: how they rank, and how much of the way from student alone to teacher they go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from scipy import stats
+
+from ray_kd.analysis.bootstrap import Numbers, Ratio, mean_of, ratio
+from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.analysis.stats import Interval, interval
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What there is to distil in one task."""
+
+    task: str
+    comparison: Comparison
+    teacher: float
+    """Test metric of the teacher, from the record of the run that trained it (the best, if several did)."""
+    size: Interval
+    """Teacher minus student alone over the latter's seeds, positive where the teacher is better; 95 % t-interval.
+    The teacher is one run, so its own chance is not in it."""
+
+    @property
+    def trouble(self) -> str | None:
+        """Why no gain can be expressed in it; None where it can."""
+        if self.comparison.baseline is None:
+            return "the baseline has no finished trial"
+        if math.isnan(self.teacher):
+            return "no finished run of a teacher is on record"
+        if math.isnan(self.size.low):
+            return "one seed says nothing about how sure the gap is"
+        if self.size.low <= 0 <= self.size.high:
+            return "the gap's own 95 % interval includes 0"
+        return "the teacher is worse than the student alone" if self.size.high < 0 else None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One strategy in all tasks."""
+
+    name: str
+    cells: Mapping[str, Cell]
+    """Its cell in each task that has one."""
+    ranks: Mapping[str, float]
+    """By the mean of the primary figure, 1 is best, ties share; among the strategies that every task has."""
+    gains: Mapping[str, Ratio]
+    """(student - alone) / (teacher - alone), a ratio of means over the seeds that both have, by task; where it
+    is undefined, the task is missing."""
+    mean_gain: Ratio
+    """Mean over the tasks where a gain is defined; none where the strategy lacks one of them."""
+
+    @property
+    def mean_rank(self) -> float:
+        """Mean over tasks; nan where a task lacks the strategy."""
+        return sum(self.ranks.values()) / len(self.ranks) if self.ranks else math.nan
+
+
+@dataclass(frozen=True)
+class Across:
+    """All strategies over all tasks of a sweep, in the plan's order."""
+
+    name: str
+    baseline: str | None
+    gaps: tuple[Gap, ...]
+    standings: tuple[Standing, ...]
+    notes: tuple[str, ...] = field(default=())
+    """The plan's own notes."""
+
+    @property
+    def best(self) -> Standing | None:
+        """The strategy of the best mean rank; the larger mean gain decides between equals."""
+        ranked = [standing for standing in self.standings if not math.isnan(standing.mean_rank)]
+
+        def place(standing: Standing) -> tuple[float, float]:
+            gain = standing.mean_gain.value
+            return standing.mean_rank, 0.0 if math.isnan(gain) else -gain
+
+        return min(ranked, key=place, default=None)
+
+    @property
+    def ranked(self) -> int:
+        """How many strategies have a rank."""
+        return sum(1 for standing in self.standings if standing.ranks)
+
+
+def across_tasks(name: str, comparisons: Mapping[str, Comparison], notes: tuple[str, ...] = ()) -> Across:
+    """What the comparisons of several tasks say together; strategies are paired by name."""
+    gaps = tuple(_gap(task, comparison) for task, comparison in comparisons.items())
+    cells = {task: {cell.name: cell for cell in comparison.cells} for task, comparison in comparisons.items()}
+    names = list(dict.fromkeys(strategy for of_task in cells.values() for strategy in of_task))
+    everywhere = [one for one in names if all(one in known and known[one].n for known in cells.values())]
+    ranks = {task: _ranks(comparison, everywhere) for task, comparison in comparisons.items()}
+    standings = []
+    for strategy in names:
+        mine = {task: known[strategy] for task, known in cells.items() if strategy in known}
+        found = {gap.task: _gain(gap, mine[gap.task]) for gap in gaps if not gap.trouble and gap.task in mine}
+        found = {task: gain for task, gain in found.items() if gain[0].known}
+        complete = len(found) == sum(1 for gap in gaps if not gap.trouble)
+        standings.append(
+            Standing(
+                name=strategy,
+                cells=mine,
+                ranks={task: of_task[strategy] for task, of_task in ranks.items() if strategy in of_task},
+                gains={task: gain for task, (gain, _) in found.items()},
+                mean_gain=mean_of(list(found.values())) if complete else Ratio(),
+            )
+        )
+    baseline = next((comparison.plan.baseline for comparison in comparisons.values()), None)
+    return Across(name, baseline, gaps, tuple(standings), notes)
+
+
+def _sign(comparison: Comparison) -> float:
+    return 1.0 if comparison.metric.mode == "max" else -1.0
+
+
+def _gap(task: str, comparison: Comparison) -> Gap:
+    sign = _sign(comparison)
+    teacher = max((sign * value for _, value in comparison.teachers), default=math.nan) * sign
+    alone = comparison.baseline.seeds.values() if comparison.baseline is not None else ()
+    known = [] if math.isnan(teacher) else [sign * (teacher - value) for value in alone]
+    return Gap(task, comparison, teacher, interval(known))
+
+
+def _gain(gap: Gap, cell: Cell) -> tuple[Ratio, Numbers]:
+    alone = gap.comparison.baseline
+    assert alone is not None
+    seeds = sorted(set(cell.seeds) & set(alone.seeds))
+    return ratio(
+        [cell.seeds[seed] - alone.seeds[seed] for seed in seeds],
+        [gap.teacher - alone.seeds[seed] for seed in seeds],
+    )
+
+
+def _ranks(comparison: Comparison, names: list[str]) -> dict[str, float]:
+    means = {cell.name: cell.best.mean for cell in comparison.cells if cell.name in names}
+    ranks = stats.rankdata([-_sign(comparison) * value for value in means.values()])
+    return {name: float(rank) for name, rank in zip(means, ranks, strict=True)}
