@@ -3,18 +3,18 @@
     python analysis/compare.py results                           # the only sweep of results/
     python analysis/compare.py results --sweep digits --out here # also writes here/table.md and table.csv
 
-Prints the answer, the table and what must be known to read it. The primary figure is the test metric of
-the weights that were best on validation; the test is a paired t-test against the baseline, seed by seed,
-with Holm's correction. Only finished trials of phase "compare" enter.
+Prints the answer, the table and what must be known to read it; of a sweep over several tasks a table for
+each, and one across them. The primary figure is the test metric of the weights that were best on
+validation; the test is a paired t-test against the baseline, seed by seed, with Holm's correction. Only
+finished trials of phase "compare" enter.
 """
 
 from __future__ import annotations
 
 from rich.console import Console
 
-from ray_kd.analysis.comparison import compare_cells
-from ray_kd.analysis.comparison_table import terminal
-from ray_kd.analysis.pipeline import only_sweep, write_comparison
+from ray_kd.analysis.findings import findings, shown_table, write_findings
+from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.script import run, script_parser
 
@@ -23,10 +23,10 @@ def main() -> None:
     """Compare the cells of a sweep and print the table."""
     arguments = script_parser(__doc__).parse_args()
     sweep = arguments.sweep or only_sweep(arguments.storage)
-    comparison = compare_cells(read_records(arguments.storage, sweep))
-    Console().print(terminal(comparison))
+    found = findings(read_records(arguments.storage, sweep))
+    Console().print(shown_table(found))
     if arguments.out:
-        for path in write_comparison(comparison, arguments.out).values():
+        for path in write_findings(found, arguments.out).values():
             print(path)
 
 

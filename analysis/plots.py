@@ -9,9 +9,8 @@ does. losses: the raw loss of each path.
 
 from __future__ import annotations
 
-from ray_kd.analysis.comparison import compare_cells
-from ray_kd.analysis.pipeline import only_sweep
-from ray_kd.analysis.plots import draw, write_pictures
+from ray_kd.analysis.findings import draw_findings, findings
+from ray_kd.analysis.pipeline import only_sweep, write_figures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.script import run, script_parser
@@ -22,8 +21,8 @@ def main() -> None:
     arguments = script_parser(__doc__).parse_args()
     sweep = arguments.sweep or only_sweep(arguments.storage)
     out = arguments.out or Folder.open(arguments.storage).sub(f"sweeps/{sweep}/plots")
-    records = read_records(arguments.storage, sweep)
-    for path in write_pictures(draw(records, compare_cells(records)), out).values():
+    found = findings(read_records(arguments.storage, sweep))
+    for path in write_figures(found, draw_findings(found), out).values():
         print(path)
 
 

@@ -22,8 +22,8 @@ class Gap:
     teacher: float
     """Test metric of the teacher, from the record of the run that trained it (the best, if several did)."""
     size: Interval
-    """Teacher minus student alone over the latter's seeds, positive where the teacher is better; 95 % t-interval.
-    The teacher is one run, so its own chance is not in it."""
+    """Teacher minus student alone over the latter's seeds, > 0 where the teacher is better, with its 95 %
+    t-interval. The teacher is one run, so its own chance is not in it."""
 
     @property
     def trouble(self) -> str | None:
@@ -49,8 +49,8 @@ class Standing:
     ranks: Mapping[str, float]
     """By the mean of the primary figure, 1 is best, ties share; among the strategies that every task has."""
     gains: Mapping[str, Ratio]
-    """(student - alone) / (teacher - alone), a ratio of means over the seeds that both have, by task; where it
-    is undefined, the task is missing."""
+    """(student - alone) / (teacher - alone), a ratio of means over the seeds that both have, by task; a task
+    where it is undefined is missing."""
     mean_gain: Ratio
     """Mean over the tasks where a gain is defined; none where the strategy lacks one of them."""
 

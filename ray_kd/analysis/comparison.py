@@ -15,7 +15,15 @@ from ray_kd.analysis.stats import Interval, Paired, holm, interval, paired
 from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.errors import UserError, unknown
 
-_TITLES = {"top1": "top-1", "top5": "top-5", "miou": "mIoU", "map": "mAP", "map50": "mAP50", "map75": "mAP75", "ap": "AP"}
+_TITLES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "miou": "mIoU",
+    "map": "mAP",
+    "map50": "mAP50",
+    "map75": "mAP75",
+    "ap": "AP",
+}
 _AGREEMENTS = {
     "miou": "share of test pixels on which the student's class is the teacher's",
     "map": "mAP of the student against the teacher's detections on test data",

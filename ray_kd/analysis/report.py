@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import pandas as pd
 
+from ray_kd.analysis.across import Across
+from ray_kd.analysis.across_table import across_answer, across_headings, across_notes, across_rows
 from ray_kd.analysis.answer import answer, notes
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import headings, sections
@@ -26,21 +28,69 @@ def report_html(
         root: the storage, from which the specs are quoted.
         storage: what the user calls the storage, for the commands.
     """
-    plan = comparison.plan
     sections = [
-        _section("Result", _table(comparison) + _list(notes(comparison))),
-        *(_figures(pictures)),
-        _section("How it was measured", _definitions(_method(records, comparison, root))),
-        _section("Trials that did not finish", _unfinished(comparison)),
-        _section("Environment", _definitions(_environment(records.trials))),
-        _section("Specification", _specs(records, comparison, root)),
-        _section("Reproduce", _commands(plan.name, storage)),
+        *_findings(records, comparison, pictures, root),
+        *_origin(records, comparison.plan.name, storage),
     ]
+    question = _question(records.trials, comparison)
+    return _page(comparison.plan.name, question, answer(comparison), sections)
+
+
+def tasks_report_html(
+    records: Records,
+    across: Across,
+    parts: Mapping[str, tuple[Records, Sequence[Picture]]],
+    pictures: Sequence[Picture],
+    root: Folder,
+    storage: str,
+) -> str:
+    """The report of a sweep over several tasks: what is common first, then each task.
+
+    Args:
+        parts: the records and the figures of each task, in the order of ``across.gaps``.
+        pictures: the figures across tasks.
+        root, storage: as above.
+    """
+    heads, rows = across_headings(across), across_rows(across)
+    lines = [("best" if one is across.best else "", entries) for one, entries in rows]
+    sections = [
+        _section("Across tasks", _wide(heads, [("", lines)]) + _list(across_notes(across))),
+        *_figures(pictures),
+    ]
+    for gap in across.gaps:
+        own, drawn = parts[gap.task]
+        sections += _findings(own, gap.comparison, drawn, root, f"{gap.task.capitalize()}: ")
+    sections += _origin(records, across.name, storage)
+    question = f"Which strategy is best over {len(across.gaps)} tasks?"
+    return _page(across.name, question, across_answer(across), sections)
+
+
+def _findings(
+    records: Records, comparison: Comparison, pictures: Sequence[Picture], root: Folder, lead: str = ""
+) -> list[str]:
+    """The table, its figures, and how they came about; ``lead`` opens every title."""
+    return [
+        _section(f"{lead}Result", _table(comparison) + _list(notes(comparison))),
+        *_figures(pictures, lead),
+        _section(f"{lead}How it was measured", _definitions(_method(records, comparison, root))),
+        _section(f"{lead}Trials that did not finish", _unfinished(comparison)),
+        _section(f"{lead}Specification", _specs(records, comparison, root)),
+    ]
+
+
+def _origin(records: Records, name: str, storage: str) -> list[str]:
+    return [
+        _section("Environment", _definitions(_environment(records.trials))),
+        _section("Reproduce", _commands(name, storage)),
+    ]
+
+
+def _page(name: str, question: str, found: str, sections: Sequence[str]) -> str:
     return PAGE.format(
-        title=escape(f"{plan.name}: {_question(records.trials, comparison)}"),
-        name=escape(plan.name),
-        question=escape(_question(records.trials, comparison)),
-        answer=escape(answer(comparison)),
+        title=escape(f"{name}: {question}"),
+        name=escape(name),
+        question=escape(question),
+        answer=escape(found),
         sections="\n".join(sections),
     )
 
@@ -61,29 +111,35 @@ def _list(items: Iterable[str]) -> str:
 
 
 def _table(comparison: Comparison) -> str:
-    heads = "".join(
-        f"<th>{escape(head.strip()).replace(chr(10), '<br>')}</th>" for head in headings(comparison)
-    )
+    groups = [
+        (title, [(f"{'best' if row.best else ''} {row.verdict}".strip(), row.entries) for row in group])
+        for title, group in sections(comparison)
+    ]
+    return _wide(headings(comparison), groups)
+
+
+def _wide(headings: Sequence[str], groups: Sequence[tuple[str, list[tuple[str, tuple[str, ...]]]]]) -> str:
+    """A table of groups under a title each; a row is its classes and its entries."""
+    heads = "".join(f"<th>{escape(head.strip()).replace(chr(10), '<br>')}</th>" for head in headings)
     lines = []
-    for title, group in sections(comparison):
+    for title, group in groups:
         if title:
-            lines.append(f'<tr><th colspan="{len(headings(comparison))}">{escape(title)}</th></tr>')
-        for row in group:
-            classes = " ".join(name for name in ("best" if row.best else "", row.verdict) if name)
-            first, *rest = (escape(entry) for entry in row.entries)
+            lines.append(f'<tr><th colspan="{len(headings)}">{escape(title)}</th></tr>')
+        for classes, entries in group:
+            first, *rest = (escape(entry) for entry in entries)
             cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{entry}</td>" for entry in rest)
             lines.append(f'<tr class="{classes}">{cells}</tr>')
     body = "\n".join(lines)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
-def _figures(pictures: Sequence[Picture]) -> list[str]:
+def _figures(pictures: Sequence[Picture], lead: str = "") -> list[str]:
     parts = []
     for picture in pictures:
         data = base64.b64encode(picture.svg.encode()).decode()
         image = f'<img alt="{escape(picture.title)}" src="data:image/svg+xml;base64,{data}">'
         caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
-        parts.append(_section(picture.title, f"<figure>{image}{caption}</figure>"))
+        parts.append(_section(f"{lead}{picture.title}", f"<figure>{image}{caption}</figure>"))
     return parts
 
 

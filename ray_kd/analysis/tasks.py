@@ -1,4 +1,4 @@
-"""A sweep over several tasks: the records and the comparison of each, under names that pair across tasks."""
+"""A sweep over several tasks: the records of each, under names that pair across tasks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.records import Plan, Records
 from ray_kd.config.cells import SEARCHED, TASK, strategy_name
 from ray_kd.config.errors import UserError
@@ -17,21 +16,12 @@ MONITOR = "monitor"
 """What a plan calls the metric that each run's own task goes by."""
 
 
-def compare_tasks(records: Records) -> dict[str, Comparison]:
-    """The comparison of each task of a sweep, by the task's name.
-
-    Raises:
-        UserError: as ``by_task`` and ``compare_cells``.
-    """
-    return {task: compare_cells(part) for task, part in by_task(records).items()}
-
-
 def by_task(records: Records) -> dict[str, Records]:
     """The records of one sweep, task by task in the plan's order; each has a plan of its own.
 
-    Where there are several tasks, cells are called by their strategies: ``detection, utility``, which the axis
-    ``task`` gave its first half, is ``utility`` here. The metric ``monitor`` becomes the task's own. Runs of no
-    known task (a teacher that has not begun) are left out.
+    Where there are several tasks, cells are called by their strategies: ``detection, utility``, which the
+    axis ``task`` gave its first half, is ``utility`` here. The metric ``monitor`` becomes the task's own.
+    Runs of no known task (a teacher that has not begun) are left out.
 
     Raises:
         UserError: the records have no plan.
@@ -43,7 +33,9 @@ def by_task(records: Records) -> dict[str, Records]:
     tasks = [str(task) for task in planned["task"].dropna().unique()]
     if len(tasks) < 2:
         return {(tasks or [""])[0]: dataclasses.replace(records, plan=_own(plan, trials))}
-    cells = {str(cell): str(task) for cell, task in planned[["cell", "task"]].dropna().itertuples(index=False)}
+    cells = {
+        str(cell): str(task) for cell, task in planned[["cell", "task"]].dropna().itertuples(index=False)
+    }
     labels = {task: _label(planned[planned["task"] == task]) for task in tasks}
 
     def strategy(cell: str) -> str:
@@ -53,7 +45,9 @@ def by_task(records: Records) -> dict[str, Records]:
     parts = {}
     for task in tasks:
         mine = trials[trials["task"] == task]
-        names = [cell for cell in plan.cells if cells.get(cell.removesuffix(SEARCHED), cells.get(cell)) == task]
+        names = [
+            cell for cell in plan.cells if cells.get(cell.removesuffix(SEARCHED), cells.get(cell)) == task
+        ]
         own = dataclasses.replace(
             plan,
             cells=tuple(strategy(cell) for cell in names),

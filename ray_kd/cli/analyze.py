@@ -67,4 +67,6 @@ def report(
         from ray_kd.analysis.reader import Folder
         from ray_kd.analysis.wandb_report import save_report
 
-        print(save_report(found.records, found.comparison, Folder.open(storage), entity))
+        for task, comparison in found.findings.comparisons.items():
+            part = found.findings.parts[task]
+            print(save_report(part, comparison, Folder.open(storage), entity))

@@ -29,7 +29,7 @@ class Cell(Strict):
 
 
 def strategy_name(cell: str, axes: Mapping[str, Any]) -> str:
-    """The name of a cell without the label of its task: ``detection, utility`` is the strategy ``utility``."""
+    """The name of a cell without its task's label: ``detection, utility`` is the strategy ``utility``."""
     if TASK not in axes:
         return cell
     for label in (f"{TASK}={axes[TASK]}", str(axes[TASK])):

@@ -234,19 +234,19 @@ def _check_grace(sweep: SweepSpec, trials: list[Trial]) -> None:
 
 
 def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
-    """Figures of several tasks have no common scale: each has its own metric, and none is judged by another's."""
+    """Several tasks have no scale in common: each has its own metric, and none is judged by another's."""
     tasks = ", ".join(dict.fromkeys(trial.spec.task.component_name for trial in trials))
     if ", " not in tasks:
         return
     if sweep.metric.name != "monitor":
         raise UserError(
-            f"sweep '{sweep.name}': metric: the trials are of several tasks ({tasks}), which have no metric in "
-            f"common; expected 'monitor', each task's own, got '{sweep.metric.name}'."
+            f"sweep '{sweep.name}': metric: the trials are of several tasks ({tasks}), which have no metric "
+            f"in common; expected 'monitor', each task's own, got '{sweep.metric.name}'."
         )
     if sweep.scheduler is not None and not sweep.search:
         raise UserError(
-            f"sweep '{sweep.name}': scheduler: trials of several tasks ({tasks}) cannot be judged by each other; "
-            "expected none, or a search, whose candidates are judged within their own cell."
+            f"sweep '{sweep.name}': scheduler: trials of several tasks ({tasks}) cannot be judged by each "
+            "other; expected none, or a search, whose candidates are judged within their own cell."
         )
 
 
