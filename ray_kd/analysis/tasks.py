@@ -32,7 +32,10 @@ def by_task(records: Records) -> dict[str, Records]:
     planned = trials[trials["phase"] != "teacher"]
     tasks = [str(task) for task in planned["task"].dropna().unique()]
     if len(tasks) < 2:
-        return {(tasks or [""])[0]: dataclasses.replace(records, plan=_own(plan, trials))}
+        label = _label(planned)
+        full = next((cell for cell in plan.cells if strategy_name(cell, label) == plan.baseline), plan.baseline)
+        own = dataclasses.replace(plan, baseline=full)
+        return {(tasks or [""])[0]: dataclasses.replace(records, plan=_own(own, trials))}
     cells = {
         str(cell): str(task) for cell, task in planned[["cell", "task"]].dropna().itertuples(index=False)
     }

@@ -33,8 +33,10 @@ class Strategy:
     granularity: str = "path"
     weights: dict[str, float] = field(default_factory=dict)
     top1: float = 0.90
+    task: str = "classification"
 
 
+MONITORS = {"classification": "top1", "segmentation": "miou", "detection": "map"}
 STRATEGIES: dict[str, Strategy] = {
     "student alone": Strategy(top1=0.915),
     "soft target": Strategy(("soft_target",), top1=0.935),
@@ -118,6 +120,44 @@ def make_records(
     return root
 
 
+def make_tasks(root: Path, test: dict[str, dict[str, list[float]]], epochs: int = 10) -> Path:
+    """Write the records of a sweep over tasks, called ``tasks``; returns its storage directory.
+
+    Args:
+        test: task -> strategy -> the exact test metric of the best weights, by seed. The strategy ``teacher`` is
+            the task's teacher (an empty list: none on record). One without paths, ``student alone``, is the
+            baseline, and has a control on seed 0.
+    """
+    trials: list[dict[str, Any]] = []
+    teachers, cells, controls = [], [], []
+    for task, strategies in test.items():
+        for name, values in strategies.items():
+            strategy = Strategy(() if name in (BASELINE, "teacher") else ALL[:2], "equal", task=task)
+            cell = f"{task}, {name}"
+            cells += [cell] if name != "teacher" else []
+            for seed, value in enumerate(values):
+                identity = f"{len(trials) + len(teachers):016x}"
+                _Run(cell, seed, strategy, epochs, "finished", value).write(
+                    root / "runs" / identity, identity, False
+                )
+                if name == "teacher":
+                    teachers.append(identity)
+                    continue
+                trial = {"identity": identity, "cell": cell, "seed": seed, "phase": "compare", "task": task}
+                trials.append({**trial, "overrides": {}, "axes": {"task": task, "strategy": name}})
+        control = f"{task}, {CONTROL}"
+        identity = f"{'c' * 8}{len(trials):08x}"
+        run = _Run(control, 0, Strategy(task=task), 2 * epochs, "finished", None)
+        run.write(root / "runs" / identity, identity, False)
+        controls.append(control)
+        about = {"identity": identity, "cell": control, "seed": 0, "phase": "control", "task": task}
+        trials.append({**about, "overrides": {}, "axes": {}})
+    names = {"name": "tasks", "baseline": BASELINE, "metric": "monitor", "mode": "max"}
+    plan = {**names, "teachers": teachers, "cells": [*cells, *controls], "trials": trials, "notes": []}
+    _json(root / "sweeps" / "tasks" / "plan.json", plan)
+    return root
+
+
 class _Run:
     """One made-up run."""
 
@@ -148,6 +188,8 @@ class _Run:
 
     def metrics(self, epoch: int, top1: float | None = None) -> dict[str, float]:
         top1 = self.top1(epoch) if top1 is None else top1
+        if self.strategy.task != "classification":
+            return {"loss": 2.3 * (1 - top1) + 0.05, MONITORS[self.strategy.task]: top1}
         metrics = {"loss": 2.3 * (1 - top1) + 0.05, "top1": top1, "top5": min(1.0, top1 + 0.06)}
         return {**metrics, "agreement": max(0.0, top1 - 0.01)} if self.strategy.paths else metrics
 
@@ -181,7 +223,7 @@ class _Run:
         aggregation = {"name": self.strategy.aggregation, "granularity": self.strategy.granularity, "k": 1.0}
         return {
             "name": self.cell,
-            "task": {"name": "classification"},
+            "task": {"name": self.strategy.task},
             "dataset": {"name": "digits", "labels": 200},
             "student": {"name": "small_cnn", "channels": [8, 12, 16]},
             "paths": paths,
@@ -246,7 +288,7 @@ class _Run:
             "steps": 7 * self.done,
             "seconds": 0.1 * self.done * (1 + 0.25 * len(self.strategy.paths)),
             "started": "2025-01-01T12:00:00+00:00",
-            "monitor": "top1",
+            "monitor": MONITORS[self.strategy.task],
             "mode": "max",
             "parameters": 4242,
             "last": None
