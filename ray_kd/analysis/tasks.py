@@ -33,8 +33,8 @@ def by_task(records: Records) -> dict[str, Records]:
     tasks = [str(task) for task in planned["task"].dropna().unique()]
     if len(tasks) < 2:
         label = _label(planned)
-        full = next((cell for cell in plan.cells if strategy_name(cell, label) == plan.baseline), plan.baseline)
-        own = dataclasses.replace(plan, baseline=full)
+        full = [cell for cell in plan.cells if strategy_name(cell, label) == plan.baseline]
+        own = dataclasses.replace(plan, baseline=full[0] if full else plan.baseline)
         return {(tasks or [""])[0]: dataclasses.replace(records, plan=_own(own, trials))}
     cells = {
         str(cell): str(task) for cell, task in planned[["cell", "task"]].dropna().itertuples(index=False)

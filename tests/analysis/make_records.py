@@ -124,9 +124,9 @@ def make_tasks(root: Path, test: dict[str, dict[str, list[float]]], epochs: int 
     """Write the records of a sweep over tasks, called ``tasks``; returns its storage directory.
 
     Args:
-        test: task -> strategy -> the exact test metric of the best weights, by seed. The strategy ``teacher`` is
-            the task's teacher (an empty list: none on record). One without paths, ``student alone``, is the
-            baseline, and has a control on seed 0.
+        test: task -> strategy -> the exact test metric of the best weights, by seed. The strategy ``teacher``
+            is the task's teacher (an empty list: none on record). One without paths, ``student alone``, is
+            the baseline, and has a control on seed 0.
     """
     trials: list[dict[str, Any]] = []
     teachers, cells, controls = [], [], []

@@ -1,4 +1,4 @@
-"""Several tasks in one sweep: split by task, ranks, and gains as a share of the gap, against numbers by hand."""
+"""Several tasks in one sweep: ranks, and gains as a share of the gap, against numbers by hand."""
 
 from __future__ import annotations
 

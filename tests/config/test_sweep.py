@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ray_kd.config.cells import strategy_name
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
@@ -49,6 +50,37 @@ def test_a_trial_is_the_base_with_its_overrides_and_seed() -> None:
     alike = RunSpec.parse({**BASE, "optimizer": {"lr": 0.5}, "aggregation": "equal", "seed": 1})
     assert trial.identity == alike.identity()
     assert trial.overrides == {"optimizer.lr": 0.5, "aggregation": "equal", "seed": 1}
+
+
+def test_a_sweep_over_tasks_goes_by_each_task_s_own_metric() -> None:
+    scenes = {"name": "scenes", "train": 4, "labels": 4, "validation": 2, "test": 2}
+    segmentation = {
+        "task": "segmentation",
+        "dataset": scenes,
+        "student": "scenes_segnet",
+        "teacher": {"model": "scenes_segnet"},
+    }
+    changes: dict[str, Any] = {
+        "cells": {},
+        "axes": {"task": {"classification": {}, "segmentation": segmentation}, "strategy": CELLS},
+    }
+    plan = sweep(**changes, metric="monitor").plan()
+    assert {plan.metric_of(trial.spec) for trial in plan.trials} == {"top1", "miou"}
+    assert [trial.to_json()["task"] for trial in plan.trials] == ["classification"] * 4 + ["segmentation"] * 4
+    assert len(plan.teachers) == 2
+    with pytest.raises(UserError, match="classification, segmentation.*expected 'monitor'"):
+        sweep(**changes).plan()
+    with pytest.raises(UserError, match="scheduler: trials of several tasks"):
+        sweep(**changes, metric="monitor", scheduler={"name": "asha", "grace_epochs": 1}).plan()
+    with pytest.raises(UserError, match="unknown cell 'soft targets'.*soft target"):
+        sweep(**changes, metric="monitor", baseline="soft targets")
+
+
+def test_a_strategy_s_name_is_its_cell_s_without_the_task() -> None:
+    assert strategy_name("detection, utility", {"task": "detection", "how": "utility"}) == "utility"
+    assert strategy_name("utility, detection (searched)", {"task": "detection"}) == "utility (searched)"
+    assert strategy_name("task=detection, lr=0.1", {"task": "detection"}) == "lr=0.1"
+    assert strategy_name("detection of errors", {"how": "detection of errors"}) == "detection of errors"
 
 
 def test_axes_multiply_and_name_their_cells() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ray_kd.config.cells import strategy_name
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.config.spec import INITIAL, RunSpec
@@ -110,13 +111,19 @@ def test_a_sweep_says_how_to_run_it_and_compares_with_a_baseline(file: Path) -> 
     if file.stem in ABLATIONS:
         return
     assert "student alone" in sweep.baseline
-    baselines = [trial for trial in plan.trials if trial.cell == sweep.baseline]
+    baselines = [trial for trial in plan.trials if strategy_name(trial.cell, trial.axes) == sweep.baseline]
     assert all(not trial.spec.paths for trial in baselines)
     assert sweep.controls
-    for name, control in sweep.controls.items():
-        assert "2x epochs" in name
-        epochs = {trial.spec.training.epochs for trial in baselines if trial.phase == "compare"}
-        assert control["training.epochs"] == 2 * next(iter(epochs))
+    controls = [trial for trial in plan.trials if trial.phase == "control"]
+    for control in controls:
+        assert "2x epochs" in control.cell
+        (epochs,) = {
+            trial.spec.training.epochs
+            for trial in baselines
+            if trial.phase == "compare" and trial.spec.task == control.spec.task
+        }
+        assert control.spec.training.epochs == 2 * epochs
+    assert {trial.spec.task for trial in controls} == {trial.spec.task for trial in plan.trials}
 
 
 @pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
