@@ -68,11 +68,11 @@ def test_a_sweep_over_tasks_goes_by_each_task_s_own_metric() -> None:
     assert {plan.metric_of(trial.spec) for trial in plan.trials} == {"top1", "miou"}
     assert [trial.to_json()["task"] for trial in plan.trials] == ["classification"] * 4 + ["segmentation"] * 4
     assert len(plan.teachers) == 2
-    with pytest.raises(UserError, match="classification, segmentation.*expected 'monitor'"):
+    with pytest.raises(UserError, match=r"classification, segmentation.*expected 'monitor'"):
         sweep(**changes).plan()
     with pytest.raises(UserError, match="scheduler: trials of several tasks"):
         sweep(**changes, metric="monitor", scheduler={"name": "asha", "grace_epochs": 1}).plan()
-    with pytest.raises(UserError, match="unknown cell 'soft targets'.*soft target"):
+    with pytest.raises(UserError, match=r"unknown cell 'soft targets'.*soft target"):
         sweep(**changes, metric="monitor", baseline="soft targets")
 
 
