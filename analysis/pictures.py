@@ -4,7 +4,8 @@
     python analysis/pictures.py results --sweep scenes_detection --strategy utility --images 6 --out figures
 
 One figure for each dense task of the sweep, predictions_<task>.png and .svg: masks for segmentation, boxes
-for detection, from the weights that the runs left. The distilled student is that of the best mean, or --strategy.
+for detection, from the weights that the runs left. The distilled student is that of the best mean, or of
+--strategy.
 """
 
 from __future__ import annotations

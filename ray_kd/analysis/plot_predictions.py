@@ -147,6 +147,6 @@ def _caption(found: Predictions) -> str:
     if found.task == "segmentation":
         return text + "Colours and digits are classes; white: nobody labelled the pixel."
     return text + (
-        f"Boxes of a score of {SURE} at least; broken: no object of that class with an IoU of {FOUND}. Digits "
-        "are classes."
+        f"Boxes of a score of {SURE} at least; broken: no object of that class with an IoU of {FOUND}. "
+        "Digits are classes."
     )
