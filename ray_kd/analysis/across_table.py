@@ -106,17 +106,14 @@ def _percent(value: float) -> str:
 
 def across_terminal(across: Across) -> Group:
     """The answer, the table and its notes, for a terminal of 80 columns or more."""
-    table = Table(
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, collapse_padding=True
-    )
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for index, heading in enumerate(across_headings(across)):
-        first = index == 0
+        first, widest = index == 0, max(len(line) for line in heading.split("\n"))
         table.add_column(
             heading,
             justify="left" if first else "right",
             overflow="fold",
-            no_wrap=not first,
-            min_width=12 if first else None,
+            min_width=12 if first else widest,  # an interval that finds no room goes below its gain
         )
     for standing, entries in across_rows(across):
         table.add_row(*map(Text, entries), style="bold" if standing is across.best else "")
