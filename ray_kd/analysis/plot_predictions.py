@@ -109,8 +109,8 @@ def _mask(axes: Axes, image: NDArray[np.float32], mask: Tensor, background: int)
 def _centres(where: NDArray[np.bool_]) -> list[tuple[float, float]]:
     """The middle of each connected region that is large enough to write on."""
     regions, count = ndimage.label(where, structure=np.ones((3, 3)))
-    sizes = ndimage.sum_labels(where, regions, range(1, count + 1))
-    large = [index for index, size in enumerate(sizes, start=1) if size >= SMALLEST]
+    sizes = np.bincount(regions.ravel(), minlength=count + 1)
+    large = [index for index in range(1, count + 1) if sizes[index] >= SMALLEST]
     return [(float(y), float(x)) for y, x in ndimage.center_of_mass(where, regions, large)] if large else []
 
 
