@@ -84,10 +84,10 @@ def _renamed(
 
 
 def _own(plan: Plan, trials: pd.DataFrame) -> Plan:
-    """The plan with the metric that its finished trials went by, where it says ``monitor``."""
+    """The plan with the metric that its runs, or their teacher's, went by, where it says ``monitor``."""
     if plan.metric != MONITOR:
         return plan
-    done = trials[trials["phase"] != "teacher"][["monitor", "mode"]].dropna()
+    done = trials[["monitor", "mode"]].dropna()
     if done.empty:
         return plan
     return dataclasses.replace(plan, metric=str(done.iloc[0]["monitor"]), mode=str(done.iloc[0]["mode"]))

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,18 @@ def test_a_strategy_that_a_task_lacks_has_no_rank_and_leaves_the_others_theirs(t
     assert math.isnan(standings["equal"].mean_rank)
     assert not standings["equal"].mean_gain.known
     assert standings["utility"].ranks == {"classification": 1, "segmentation": 1, "detection": 2 - 1}
+
+
+def test_a_task_whose_students_have_not_finished_waits(tmp_path: Path) -> None:
+    root = make_tasks(tmp_path, TEST)
+    for trial in json.loads((root / "sweeps" / "tasks" / "plan.json").read_text())["trials"]:
+        if trial["task"] == "detection":
+            shutil.rmtree(root / "runs" / trial["identity"])
+    found = findings(read_records(root, "tasks")).across
+    assert found is not None
+    assert found.gaps[2].trouble == "the baseline has no finished trial"
+    assert found.best is None
+    assert "no answer across tasks yet" in across_markdown(found)
 
 
 def test_analyze_writes_a_table_for_each_task_and_one_across(tmp_path: Path) -> None:
