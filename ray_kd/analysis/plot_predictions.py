@@ -71,7 +71,7 @@ def _title(column: Column, found: Predictions) -> str:
     if math.isnan(column.figure):
         return name
     metric = found.comparison.metric
-    return f"{name}\n{metric.title} {number(found.comparison, column.figure)}{metric.percent}"
+    return f"{name}\n{metric.title} {number(found.comparison, column.figure)} {metric.percent}".rstrip()
 
 
 def _pixels(image: Tensor) -> NDArray[np.float32]:
