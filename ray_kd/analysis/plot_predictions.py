@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, nms
 
 from ray_kd.analysis.answer import number
 from ray_kd.analysis.plot_style import WIDTH, Picture, render, wrapped
@@ -38,6 +39,8 @@ MUTED = (
 class written on it, so that no reader needs the colours."""
 SURE = 0.3
 """Boxes of a lower score are not drawn."""
+SAME = 0.7
+"""IoU from which only the surer of two boxes is drawn: detectors answer for each class apart."""
 FOUND = 0.5
 """IoU from which a box counts as found."""
 SMALLEST = 6
@@ -117,8 +120,11 @@ def _centres(where: NDArray[np.bool_]) -> list[tuple[float, float]]:
 def _boxes(axes: Axes, found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> None:
     """Boxes with their class; broken where there is no object of that class."""
     height = axes.get_ylim()[0] + 0.5
-    sure = found["scores"] >= SURE
-    boxes, labels = found["boxes"][sure], found["labels"][sure]
+    kept = torch.arange(len(found["labels"]))
+    if found is not truth:
+        kept = nms(found["boxes"].float(), found["scores"], SAME)  # whatever the class
+        kept = kept[found["scores"][kept] >= SURE]
+    boxes, labels = found["boxes"][kept], found["labels"][kept]
     for box, label in zip(boxes, labels.tolist(), strict=True):
         same = truth["boxes"][truth["labels"] == label]
         right = len(same) > 0 and float(box_iou(box.unsqueeze(0).float(), same.float()).max()) >= FOUND
@@ -147,6 +153,6 @@ def _caption(found: Predictions) -> str:
     if found.task == "segmentation":
         return text + "Colours and digits are classes; white: nobody labelled the pixel."
     return text + (
-        f"Boxes of a score of {SURE} at least; broken: no object of that class with an IoU of {FOUND}. "
-        "Digits are classes."
+        f"Boxes of a score of {SURE} at least, of any that share an IoU of {SAME} the surest; broken: no "
+        f"object of that class with an IoU of {FOUND}. Digits are classes."
     )
