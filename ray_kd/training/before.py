@@ -18,7 +18,8 @@ from ray_kd.data.batches import in_order
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.teacher.stored import StoredTargets
-from ray_kd.training.parts import Parts
+from ray_kd.training.check import essence_of_parts
+from ray_kd.training.parts import Own, Parts
 from ray_kd.training.probing import untouched
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
@@ -27,16 +28,27 @@ LOOKED_AT = 8
 """Samples on which the gradients' ways are looked at."""
 
 
-def check_before(spec: RunSpec, parts: Parts, setting: Setting, resident: Resident) -> None:
-    """Ask all of it; every rank has to come here.
+def check_before(
+    spec: RunSpec, parts: Parts, setting: Setting, resident: Resident, own: Own | None = None
+) -> None:
+    """Ask all of it, in a process once for the same parts; every rank has to come here.
+
+    Args:
+        own: a user's own objects among the parts; they are looked at every time.
 
     Raises:
         UserError: a path without a target, an adapter or a student that no gradient reaches, a teacher no
             better than chance.
     """
     check_teachers(spec, parts, setting, resident)
-    if len(parts.paths):
-        check_gradients(parts, setting, max(1, spec.training.batch_size // setting.world))
+    if not len(parts.paths):
+        return
+    most = max(1, spec.training.batch_size // setting.world)
+    if own is not None:
+        check_gradients(parts, setting, most)
+    else:  # a sweep's next trial differs in its seed, say
+        key = ("gradients", essence_of_parts(spec), setting.device, setting.world)
+        resident.once(key, lambda: check_gradients(parts, setting, most))
 
 
 def check_teachers(spec: RunSpec, parts: Parts, setting: Setting, resident: Resident) -> None:

@@ -45,7 +45,7 @@ def check_plan(plan: Plan) -> None:
     """
     seen: set[str] = set()
     for trial in plan.trials:
-        parts = json.dumps(_essence(trial.spec), sort_keys=True)
+        parts = json.dumps(essence_of_parts(trial.spec), sort_keys=True)
         if parts in seen:
             continue
         seen.add(parts)
@@ -115,7 +115,8 @@ def _build(spec: RunSpec) -> None:
         )
 
 
-def _essence(spec: RunSpec) -> list[Any]:
+def essence_of_parts(spec: RunSpec) -> list[Any]:
+    """What says whether a run's parts fit together: the same for all seeds and lengths of training."""
     teachers = {name: teacher.model.essence() for name, teacher in spec.teachers.items()}
     paths = [path.essence() for path in spec.active_paths()]
     views = [spec.views.essence(), *(teacher.views.essence() for teacher in spec.teachers.values())]

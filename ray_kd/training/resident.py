@@ -35,7 +35,7 @@ class Resident:
 
     def dataset(self, options: Options, device: torch.device) -> Dataset:
         """A dataset; splits that lie in memory lie on the device."""
-        return self._once(("dataset", options.full(), device), lambda: _on_device(options, device))
+        return self.once(("dataset", options.full(), device), lambda: _on_device(options, device))
 
     def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
         """A trained teacher.
@@ -44,7 +44,7 @@ class Resident:
             UserError: it was not trained yet.
         """
         key = ("teacher", teacher_key(spec, name), store.uri, device)
-        return self._once(key, lambda: self.fresh_teacher(spec, name, store, device))
+        return self.once(key, lambda: self.fresh_teacher(spec, name, store, device))
 
     def fresh_teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
         """A trained teacher that is not kept.
@@ -64,7 +64,7 @@ class Resident:
         into ``KEPT_BYTES`` are computed when asked for."""
         # Objects are part of the key by id; the tuple kept beside the answers keeps them alive.
         key = ("answers", task.name, id(teacher), id(split), device, rank, world)
-        kept: dict[int, Outputs] = self._once(key, lambda: ({}, teacher, split))[0]
+        kept: dict[int, Outputs] = self.once(key, lambda: ({}, teacher, split))[0]
 
         def answer(index: int, batch: Mapping[str, Tensor]) -> Outputs:
             if index in kept:
@@ -93,9 +93,10 @@ class Resident:
                 return evaluate(Asked(teacher), task, part, None, setting), teacher, split
             return evaluate_answers(answers, task, part, setting), teacher, split
 
-        return self._once(key, make)[0]
+        return self.once(key, make)[0]
 
-    def _once(self, key: tuple[Any, ...], make: Any) -> Any:
+    def once(self, key: tuple[Any, ...], make: Any) -> Any:
+        """What ``make`` gave when it was first called for a key."""
         text = json.dumps(key, sort_keys=True, default=str)
         if text not in self._kept:
             self._kept[text] = make()

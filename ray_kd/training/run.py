@@ -128,7 +128,7 @@ class Training:
             self._parts = None  # another process ended the run, and dropped its state, since we looked
             return
         if not step.taken:
-            check_before(self.spec, parts, setting, self.resident)
+            check_before(self.spec, parts, setting, self.resident, self.own)
         elif parts.aggregator.probes:
             batch = batches.before(self.epoch, first)
             targets = parts.targets.targets(batch)
