@@ -106,7 +106,7 @@ def _build(spec: RunSpec) -> None:
             names=[name for path in paths for name in path.keys],
             weights={path.label: static_weight(path) for path in paths},
         )
-    between_features = [path.label for path in paths if isinstance(path, FeaturePath)]
+    between_features = [path.label for path in paths if isinstance(path, FeaturePath) and path.stages]
     if aggregator.tensor == "logits" and between_features:
         raise UserError(
             f"aggregation: '{aggregator.name}' looks at every path's gradient at the student's logits; "

@@ -120,7 +120,7 @@ def test_metrics_do_not_depend_on_how_a_split_is_cut(tmp_path: Path, monkeypatch
     whole = evaluate(parts.student, parts.task, parts.dataset.test, None, setting)
     monkeypatch.setattr(
         "ray_kd.training.evaluation.in_order",
-        lambda split, device, rank, world: in_order(split, device, rank, world, size=5),
+        lambda split, device, rank, world, loader: in_order(split, device, rank, world, size=5),
     )
     assert evaluate(parts.student, parts.task, parts.dataset.test, None, setting) == pytest.approx(whole)
 

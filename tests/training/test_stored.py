@@ -64,7 +64,12 @@ def losses(parts: Parts, epochs: int = 2) -> dict[str, list[torch.Tensor]]:
     return found
 
 
-PAIRS = [(task, path) for path in PATHS.names() for task in PATHS.get(path).tasks if task in TASKS]
+PAIRS = [
+    (task, path)
+    for path in PATHS.names()
+    for task in PATHS.get(path).tasks
+    if task in TASKS and not path.startswith("roi_")  # they need a detector of two stages
+]
 
 
 @pytest.mark.parametrize(("task", "path"), PAIRS)
