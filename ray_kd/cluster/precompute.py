@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -149,12 +150,7 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
         raise cause from error
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The mistake that a worker met, dug out of what Ray wraps it in."""
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, UserError):
-            return UserError(str(error).splitlines()[-1]) if "\n" in str(error) else error
-        error = getattr(error, "cause", None) or error.__cause__
-        seen += 1
-    return None
+def _user_error(error: BaseException) -> UserError | None:
+    """The mistake that a worker met, dug out of the text that Ray wraps it in; else None."""
+    found = re.search(r"UserError: (.+?)(?:\n\s*\n|\Z)", str(error), flags=re.DOTALL)
+    return UserError(found.group(1).strip()) if found else None

@@ -25,7 +25,7 @@ from tests.helpers import TINY
 
 pytestmark = pytest.mark.slow
 
-VIEWS = 60
+VIEWS = 40
 RUN: dict[str, Any] = {
     **TINY,
     "dataset": {"name": "digits", "labels": 400},
