@@ -94,11 +94,11 @@ def check_task(spec: RunSpec) -> None:
 
 def _build(spec: RunSpec, known: Widths) -> None:
     student = _widths(spec.student, None, known)
-    teachers = {name: _widths(teacher.model, teacher.weights, known) for name, teacher in spec.teachers.items()}
+    teachers = {
+        name: _widths(teacher.model, teacher.weights, known) for name, teacher in spec.teachers.items()
+    }
     paths = [
-        create_path(
-            options, student_channels=student, teacher_channels=teachers[spec.teacher_of(options)]
-        )
+        create_path(options, student_channels=student, teacher_channels=teachers[spec.teacher_of(options)])
         for options in spec.active_paths()
     ]
     with torch.device("cpu"):  # it reads the weights it is given
