@@ -19,7 +19,6 @@ from ray_kd.paths import create_path
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.parts import static_weight
 
-
 Widths = dict[str, tuple[int, ...]]
 """Channels of each stage, by what identifies a network."""
 

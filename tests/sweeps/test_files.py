@@ -116,7 +116,7 @@ def take_a_step(spec: RunSpec, folder: Path) -> None:
 
 @cache
 def with_every_path() -> dict[Path, list[tuple[str, RunSpec]]]:
-    """Of each sweep on public data, the trial with most paths, and those that bring another path to a student."""
+    """Of each sweep on public data the trial with most paths, and those that bring a student another path."""
     chosen: dict[Path, list[tuple[str, RunSpec]]] = {}
     seen: set[str] = set()
     for file in PUBLIC_SWEEPS:
