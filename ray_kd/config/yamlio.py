@@ -14,8 +14,8 @@ from ray_kd.config.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number (YAML 1.1 asks for 1.0e-3) and keys as they are written (``on`` is
-    true there), and refuses a repeated key."""
+    """SafeLoader that reads 1e-3 as a number (YAML 1.1 asks for 1.0e-3) and keys as they are written (there
+    ``on`` is true), and refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
