@@ -117,7 +117,7 @@ def _build(spec: RunSpec, known: Widths) -> None:
 
 def _widths(options: Options, weights: str | None, known: Widths) -> tuple[int, ...]:
     """A network's channels; it is built, and its weights looked for, once."""
-    key = json.dumps([options.essence(), weights], sort_keys=True)
+    key = json.dumps([options.full(), weights], sort_keys=True, default=str)
     if key not in known:
         model = create_model(options, classes=10, channels=3)  # the data's own sizes change no stage
         if weights is not None and weights != INITIAL:
