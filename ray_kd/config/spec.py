@@ -51,11 +51,13 @@ class Optimizer(Strict):
 class Schedule(Strict):
     """The learning rate as a function of the optimizer step."""
 
-    name: Literal["constant", "step", "cosine"] = "cosine"
+    name: Literal["constant", "step", "cosine", "poly"] = "cosine"
     milestones: tuple[Count, ...] = ()
     """``step``: the epochs after which the learning rate is multiplied by ``gamma``."""
     gamma: Positive = 0.2
     """step: the factor at each milestone."""
+    power: Positive = 0.9
+    """poly: the exponent."""
     warmup_epochs: NotNegative = 0.0
     """Epochs over which the learning rate rises linearly from 0."""
 

@@ -19,9 +19,15 @@ from ray_kd.paths import create_path
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.parts import static_weight
 
+Widths = dict[str, tuple[int, ...]]
+"""Channels of each stage, by what identifies a network."""
 
-def check_run(spec: RunSpec) -> None:
+
+def check_run(spec: RunSpec, known: Widths | None = None) -> None:
     """Build student, teachers, paths and aggregator without memory, on the meta device.
+
+    Args:
+        known: networks that were built before and need not be again; this run's are added.
 
     Raises:
         UserError: stages that do not exist, widths that do not match, an aggregator that cannot take
@@ -30,7 +36,7 @@ def check_run(spec: RunSpec) -> None:
     check_task(spec)
     try:
         with torch.device("meta"):
-            _build(spec)
+            _build(spec, {} if known is None else known)
     except UserError:
         raise
     except Exception:
@@ -38,19 +44,19 @@ def check_run(spec: RunSpec) -> None:
 
 
 def check_plan(plan: Plan) -> None:
-    """The same for every trial that is known beforehand, each combination of parts once.
+    """The same for every trial that is known beforehand, each network and each combination of parts once.
 
     Raises:
         UserError: names the cell.
     """
-    seen: set[str] = set()
+    seen, known = set[str](), Widths()
     for trial in plan.trials:
         parts = json.dumps(essence_of_parts(trial.spec), sort_keys=True)
         if parts in seen:
             continue
         seen.add(parts)
         try:
-            check_run(trial.spec)
+            check_run(trial.spec, known)
         except UserError as error:
             raise UserError(f"sweep '{plan.name}', {trial.cell}: {error}") from None
 
@@ -85,19 +91,13 @@ def check_task(spec: RunSpec) -> None:
             registry.get(name).check(options, task)
 
 
-def _build(spec: RunSpec) -> None:
-    size = {"classes": 10, "channels": 3}  # the data's own sizes change no stage
-    student = create_model(spec.student, **size)
-    teachers = {name: create_model(teacher.model, **size) for name, teacher in spec.teachers.items()}
-    for name, teacher in spec.teachers.items():
-        if teacher.weights is not None and teacher.weights != INITIAL:
-            begin_with(teachers[name], teacher.weights)
+def _build(spec: RunSpec, known: Widths) -> None:
+    student = _widths(spec.student, None, known)
+    teachers = {
+        name: _widths(teacher.model, teacher.weights, known) for name, teacher in spec.teachers.items()
+    }
     paths = [
-        create_path(
-            options,
-            student_channels=student.stage_channels,
-            teacher_channels=teachers[spec.teacher_of(options)].stage_channels,
-        )
+        create_path(options, student_channels=student, teacher_channels=teachers[spec.teacher_of(options)])
         for options in spec.active_paths()
     ]
     with torch.device("cpu"):  # it reads the weights it is given
@@ -113,6 +113,17 @@ def _build(spec: RunSpec) -> None:
             f"expected paths between logits (soft_target, logits, ...), got '{between_features[0]}', which "
             "compares features."
         )
+
+
+def _widths(options: Options, weights: str | None, known: Widths) -> tuple[int, ...]:
+    """A network's channels; it is built, and its weights looked for, once."""
+    key = json.dumps([options.full(), weights], sort_keys=True, default=str)
+    if key not in known:
+        model = create_model(options, classes=10, channels=3)  # the data's own sizes change no stage
+        if weights is not None and weights != INITIAL:
+            begin_with(model, weights)
+        known[key] = tuple(model.stage_channels)
+    return known[key]
 
 
 def essence_of_parts(spec: RunSpec) -> list[Any]:

@@ -88,6 +88,10 @@ def test_exponents_are_numbers() -> None:
     assert parse_yaml("[1e-3, 5E2, -1e+1, 1.5e3, 1e]", "here") == [1e-3, 500.0, -10.0, 1500.0, "1e"]
 
 
+def test_keys_are_read_as_they_are_written() -> None:
+    assert parse_yaml("{on: features, no: off}", "here") == {"on": "features", "no": False}
+
+
 def test_resolved_spec_reads_back_to_the_same() -> None:
     spec = RunSpec.parse(BASE)
     again = RunSpec.parse(yaml.safe_load(spec.to_yaml()))

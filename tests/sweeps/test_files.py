@@ -10,18 +10,24 @@ import pytest
 import torch
 
 from ray_kd.config.cells import strategy_name
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.config.yamlio import read_yaml
+from ray_kd.data.base import Dataset
 from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
 from ray_kd.storage import Store
 from ray_kd.teacher import LiveTeacher
+from ray_kd.training.check import check_plan
 from ray_kd.training.parts import build
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
 from ray_kd.training.step import Step
+from tests.sweeps.stubs import PUBLIC, at_hand, stub
 
 FOLDER = Path(__file__).parents[2] / "sweeps"
 SWEEPS = sorted(FOLDER.glob("*.yaml"))
@@ -30,12 +36,28 @@ ABLATIONS = {"utility_ablation", "utility_ablation_full"}
 RUNS = sorted((FOLDER / "runs").glob("*.yaml"))
 
 
+def is_public(file: Path) -> bool:
+    """Whether a file is about data that nobody brings along."""
+    data = read_yaml(file)
+    run = data.get("base", data)
+    run = run if isinstance(run, dict) else read_yaml(file.parent / run)
+    return run["dataset"]["name"] in PUBLIC
+
+
+PUBLIC_SWEEPS = [file for file in SWEEPS if is_public(file)]
+PUBLIC_RUNS = [file for file in RUNS if is_public(file)]
+
+
 class Untaught(Resident):
-    """Teachers as they are initialised: what a file builds does not depend on their weights."""
+    """Teachers as they are initialised, and stubs of public data: what a file builds depends on neither."""
 
     def __init__(self) -> None:
         super().__init__()
         self.teachers: dict[tuple[str, str], LiveTeacher] = {}
+
+    def dataset(self, options: Options, device: torch.device) -> Dataset:
+        name = options.component_name
+        return stub(name) if name in PUBLIC else super().dataset(options, device)
 
     def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
         task = spec.task.component_name
@@ -92,11 +114,37 @@ def take_a_step(spec: RunSpec, folder: Path) -> None:
     assert any(not torch.equal(old, new) for old, new in changed)
 
 
-@pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
+@cache
+def with_every_path() -> dict[Path, list[tuple[str, RunSpec]]]:
+    """Of each sweep on public data the trial with most paths, and those that bring a student another path."""
+    chosen: dict[Path, list[tuple[str, RunSpec]]] = {}
+    seen: set[str] = set()
+    for file in PUBLIC_SWEEPS:
+        chosen[file] = []
+        for trial in sorted(loaded(file)[1].trials, key=lambda trial: -len(trial.spec.paths)):
+            student = str(trial.spec.student)
+            shown = {student + (path.label or path.component_name) for path in trial.spec.active_paths()}
+            if not chosen[file] or not seen.issuperset(shown):
+                seen |= shown
+                chosen[file].append((trial.cell, at_hand(trial.spec)))
+    return chosen
+
+
+@pytest.mark.parametrize("file", [file for file in SWEEPS if not is_public(file)], ids=lambda file: file.stem)
 def test_a_sweep_is_valid_and_every_kind_of_trial_trains_a_step(file: Path, tmp_path: Path) -> None:
-    sweep, plan = loaded(file)
-    assert sweep.name == file.stem
-    for cell, spec in some_of_each(plan):
+    steps_of(file, list(some_of_each(loaded(file)[1])), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", PUBLIC_SWEEPS, ids=lambda file: file.stem)
+def test_a_sweep_on_public_data_fits_together_and_trains_steps_on_stubs(file: Path, tmp_path: Path) -> None:
+    check_plan(loaded(file)[1])
+    steps_of(file, with_every_path()[file], tmp_path)
+
+
+def steps_of(file: Path, trials: list[tuple[str, RunSpec]], tmp_path: Path) -> None:
+    assert loaded(file)[0].name == file.stem
+    for cell, spec in trials:
         try:
             take_a_step(spec, tmp_path)
         except Exception as error:
@@ -128,7 +176,25 @@ def test_a_sweep_says_how_to_run_it_and_compares_with_a_baseline(file: Path) -> 
 
 @pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
 def test_a_run_is_valid_and_trains_a_step(file: Path, tmp_path: Path) -> None:
-    take_a_step(RunSpec.load(file), tmp_path)
+    spec = RunSpec.load(file)
+    assert f"ray-kd train sweeps/runs/{file.name}" in file.read_text()
+    if file in PUBLIC_RUNS:  # the base of a sweep, whose test trains it
+        assert f"base: runs/{file.name}" in (FOLDER / file.name).read_text()
+        shown = with_every_path()[FOLDER / file.name]
+        paths = {path.component_name for _, trial in shown for path in trial.active_paths()}
+        assert {path.component_name for path in spec.active_paths()} <= paths
+    else:
+        take_a_step(spec, tmp_path)
+
+
+@pytest.mark.parametrize("file", PUBLIC_RUNS, ids=lambda file: file.stem)
+def test_without_its_data_a_run_says_what_is_expected_where(file: Path, tmp_path: Path) -> None:
+    spec = RunSpec.load(file, f"dataset.root={tmp_path}/none")
+    assert spec.identity() == RunSpec.load(file).identity()
+    with pytest.raises(UserError) as error:
+        Resident().dataset(spec.dataset, torch.device("cpu"))
+    for words in (spec.dataset.component_name, f"{tmp_path}/none' does not exist", "Set dataset.root"):
+        assert words in str(error.value)
 
 
 def test_the_judgement_is_made_of_what_it_needs() -> None:
@@ -157,5 +223,9 @@ def test_no_dataset_but_those_at_hand() -> None:
     """A test must not download anything."""
     for file in RUNS:
         spec = RunSpec.load(file)
-        assert spec.dataset.component_name in ("digits", "scenes")
+        spec = at_hand(spec) if file in PUBLIC_RUNS else spec
+        assert spec.dataset.component_name in ("digits", "scenes", *PUBLIC)
         assert all(teacher.weights in (None, INITIAL) for teacher in spec.teachers.values())
+        models = (spec.student, *(teacher.model for teacher in spec.teachers.values()))
+        fetched = [getattr(model, key, None) for model in models for key in ("weights", "backbone_weights")]
+        assert not any(fetched)

@@ -23,3 +23,12 @@ def test_warm_up_rises_then_cosine_falls() -> None:
     assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 40)) for i in range(40)])
     assert learning_rate(Schedule(name="constant"), 0.3, 7, 5, 10) == 0.3
+
+
+def test_poly_falls_to_nothing_as_published() -> None:
+    """0.02 (1 - i / 40000)^0.9 over 40,000 steps (CIRKD's code)."""
+    schedule = Schedule(name="poly")
+    rates = [learning_rate(schedule, 0.02, step, 185, 200) for step in (0, 18500, 36999)]
+    assert rates == pytest.approx([0.02, 0.02 * 0.5**0.9, 0.02 * 37000**-0.9])
+    late = Schedule(name="poly", power=1.0, warmup_epochs=1)
+    assert [learning_rate(late, 1.0, step, 2, 3) for step in range(6)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
