@@ -214,7 +214,7 @@ def test_a_factory_makes_any_network() -> None:
         ({"name": "torchvision", "arch": "resnet18", "taps": ["layer1", "layer1"]}, ["distinct"]),
         ({"name": "torchvision", "arch": "resnet18", "arguments": {"wide": 2}}, ["arguments", "wide"]),
         ({"name": "torchvision", "arch": "resnet18", "weights": "IMAGENET1K_V3"}, ["IMAGENET1K_V1"]),
-        ({"name": "torchvision", "arch": "resnet18", "weights": "none.pt"}, ["cannot read 'none.pt'"]),
+        ({"name": "torchvision", "arch": "resnet18", "weights": "none.pt"}, ["no file 'none.pt'"]),
         ({"name": "resnet", "weights": "IMAGENET1K_V1"}, ["'resnet'", "torchvision"]),
     ],
 )
