@@ -23,7 +23,7 @@ from ray_kd.training.verify import verify
 from tests.cluster.faults import REPOSITORY, Command, wait_for
 from tests.helpers import TINY
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 VIEWS = 40
 RUN: dict[str, Any] = {

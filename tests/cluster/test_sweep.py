@@ -21,7 +21,7 @@ from ray_kd.training.distill import distill
 from tests.cluster.faults import MARK, holder, left_of, records, wait_for
 from tests.helpers import TINY
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_cpus")]
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("two_cpus")]
 
 CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
 

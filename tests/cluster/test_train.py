@@ -21,7 +21,7 @@ from ray_kd.training.setting import local_setting
 from tests.cluster.faults import REPOSITORY, Command, holder, lines, losses, records, wait_for
 from tests.helpers import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.alone
 
 FILE = str(REPOSITORY / "sweeps" / "runs" / "digits.yaml")
 EPOCHS = 24
