@@ -29,8 +29,8 @@ class RoiBox(AnswerPath):
 
     Deltas are those of the class that the teacher thinks likeliest, the background (class 0) left out;
     the weight is its probability, and weights are summed over all ranks. Both heads answer for the
-    teacher's best n proposals. Target: the proposals (N, n, 4), the teacher's class logits (N, n, K + 1)
-    and the deltas of that class (N, n, 4).
+    teacher's best n proposals. Target: the proposals (N, n, 4), the teacher's class logits (N, n, K + 1),
+    that class (N, n) and its deltas (N, n, 4).
 
     Source: the regression part of Chen, Choi, Yu, Han, Chandraker, NeurIPS 2017. Deviations: theirs
     pulls the student only where it is further from the object than the teacher by a margin, which
@@ -45,28 +45,34 @@ class RoiBox(AnswerPath):
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
         proposals = extra_of(teacher, "proposals", self.label, PROPOSALS).detach()
         logits, deltas = two_stage(head_of(teacher, self.label), self.label).roi(teacher, proposals)
+        chosen = likeliest(logits)
         return {
             f"{self.label}/proposals": proposals,
             f"{self.label}/logits": logits.detach(),
-            f"{self.label}/deltas": of_likeliest(deltas, logits).detach(),
+            f"{self.label}/class": chosen,  # two that are near would change places where logits are rounded
+            f"{self.label}/deltas": of_class(deltas, chosen).detach(),
         }
 
     def losses(
         self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        proposals, logits, wanted = (
-            target[f"{self.label}/{name}"] for name in ("proposals", "logits", "deltas")
+        proposals, logits, chosen, wanted = (
+            target[f"{self.label}/{name}"] for name in ("proposals", "logits", "class", "deltas")
         )
         _, deltas = two_stage(head_of(student, self.label), self.label).roi(student, proposals)
         with exact(deltas):
-            deltas = of_likeliest(full(deltas), logits)
+            deltas = of_class(full(deltas), chosen)
             teacher = self.like(wanted, deltas)
             sure = full(logits).softmax(dim=-1)[..., 1:].amax(dim=-1) * (area(proposals) > 0)
             error = F.smooth_l1_loss(deltas, teacher, reduction="none").mean(dim=-1)
             return {self.label: weighted_mean(error, sure.to(error.dtype))}
 
 
-def of_likeliest(deltas: Tensor, logits: Tensor) -> Tensor:
-    """Of deltas (N, n, K + 1, 4) those of the likeliest class but the background, (N, n, 4)."""
-    chosen = logits[..., 1:].argmax(dim=-1) + 1
+def likeliest(logits: Tensor) -> Tensor:
+    """Of logits (N, n, K + 1) the likeliest class but the background, (N, n)."""
+    return logits[..., 1:].argmax(dim=-1) + 1
+
+
+def of_class(deltas: Tensor, chosen: Tensor) -> Tensor:
+    """Of deltas (N, n, K + 1, 4) those of the class (N, n) of each, (N, n, 4)."""
     return deltas.gather(2, chosen[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)

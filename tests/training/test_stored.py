@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import PATHS
@@ -21,9 +23,11 @@ from ray_kd.training.setting import Setting
 from ray_kd.training.targets import same_targets
 from ray_kd.training.verify import verify
 from tests.helpers import tiny
+from tests.training.test_ranks import two_ranks
 
 CPU = torch.device("cpu")
 DENSE: dict[str, Any] = {"name": "scenes", "size": 32, "train": 24, "validation": 8, "test": 8}
+TWO_STAGES = {"name": "torchvision_detector", "arch": "fasterrcnn_resnet18_fpn", "proposals": 12}
 TASKS: dict[str, dict[str, Any]] = {
     "classification": {},
     "segmentation": {
@@ -42,18 +46,27 @@ TASKS: dict[str, dict[str, Any]] = {
         "teacher": {"model": {"name": "scenes_detector", "width": 8}, "weights": "initial"},
         "training": {"epochs": 1, "batch_size": 8},
     },
+    "two stages": {
+        "task": "detection",
+        "dataset": {**DENSE, "train": 16, "validation": 1, "test": 1},
+        "views": {"name": "none"},
+        "student": TWO_STAGES,
+        "teacher": {"model": TWO_STAGES, "weights": "initial"},
+        "training": {"epochs": 1, "batch_size": 8},
+    },
 }
+Losses = dict[str, list[torch.Tensor]]
 UNTAUGHT = {"model": {"name": "digits_cnn", "width": 4}, "weights": "initial"}
 
 
-def parts_of(spec: RunSpec) -> Parts:
-    return build(spec, Setting(Store(spec.storage), CPU), Resident())
+def parts_of(spec: RunSpec, resident: Resident | None = None, rank: int = 0, world: int = 1) -> Parts:
+    return build(spec, Setting(Store(spec.storage), CPU, rank, world), resident or Resident())
 
 
-def losses(parts: Parts, epochs: int = 2) -> dict[str, list[torch.Tensor]]:
+def losses(parts: Parts, epochs: int = 2, rank: int = 0, world: int = 1) -> Losses:
     """Every path's losses at the student's first weights, over the first epochs."""
-    batches = Batches(parts.dataset.train, parts.views, 8, 0, CPU)
-    found: dict[str, list[torch.Tensor]] = {}
+    batches = Batches(parts.dataset.train, parts.views, 8, 0, CPU, rank, world)
+    found: Losses = {}
     with torch.no_grad():
         for epoch in range(epochs):
             for batch in list(batches.epoch(epoch))[:2]:
@@ -64,26 +77,74 @@ def losses(parts: Parts, epochs: int = 2) -> dict[str, list[torch.Tensor]]:
     return found
 
 
-PAIRS = [
-    (task, path)
-    for path in PATHS.names()
-    for task in PATHS.get(path).tasks
-    if task in TASKS and not path.startswith("roi_")  # they need a detector of two stages
+PATHS_OF = {
+    task: [
+        path
+        for path in PATHS.names()
+        if base.get("task", "classification") in PATHS.get(path).tasks
+        and path.startswith("roi_") == (task == "two stages")
+    ]
+    for task, base in TASKS.items()
+}
+PRECISIONS = {"float32": 1e-5, "float16": 1e-2}
+"""And how far a loss may be off."""
+
+
+def spec_of(storage: Path, task: str, paths: list[str], precision: str | None) -> RunSpec:
+    """A run whose targets are stored in a precision; None: its teacher is live."""
+    targets = "live" if precision is None else {"source": "stored", "precision": precision}
+    return tiny(storage, **{"teacher": UNTAUGHT, "paths": paths, **TASKS[task]}, targets=targets)
+
+
+def assert_same_losses(stored: Losses, live: Losses, tolerance: float) -> None:
+    assert stored.keys() == live.keys()
+    for key, values in live.items():
+        found, expected = torch.stack(stored[key]), torch.stack(values)
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=1e-5, msg=key)
+
+
+ONE_BY_ONE = [
+    pytest.param(task, [path], id=f"{task}-{path}")
+    for task, paths in PATHS_OF.items()
+    if task != "two stages"
+    for path in paths
 ]
+LARGE = pytest.param("two stages", PATHS_OF["two stages"], id="two stages", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("task", "path"), PAIRS)
-def test_losses_from_stored_targets_are_the_live_teachers(task: str, path: str, tmp_path: Path) -> None:
-    base = {"teacher": UNTAUGHT, "paths": [path], **TASKS[task]}
-    live = losses(parts_of(tiny(tmp_path, **base)))
-    for precision, tolerance in (("float32", 1e-5), ("float16", 1e-2)):
-        stored = tiny(tmp_path, **base, targets={"source": "stored", "precision": precision})
-        found = losses(parts_of(stored))
-        assert found.keys() == live.keys()
-        for key, values in live.items():
-            torch.testing.assert_close(
-                torch.stack(found[key]), torch.stack(values), rtol=tolerance, atol=1e-5
-            )
+@pytest.mark.parametrize(("task", "paths"), [*ONE_BY_ONE, LARGE])
+def test_losses_from_stored_targets_are_the_live_teachers(
+    task: str, paths: list[str], tmp_path: Path
+) -> None:
+    resident = Resident()
+    live = losses(parts_of(spec_of(tmp_path, task, paths, None), resident))
+    for precision, tolerance in PRECISIONS.items():
+        stored = losses(parts_of(spec_of(tmp_path, task, paths, precision), resident))
+        assert_same_losses(stored, live, tolerance)
+
+
+def losses_main(rank: int, world: int, port: int, files: list[str]) -> None:
+    """One rank of several: the losses of each spec go into a file beside it."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    resident = Resident()
+    for file in files:
+        found = losses(parts_of(RunSpec.load(file), resident, rank, world), rank=rank, world=world)
+        torch.save(found, f"{file}.rank{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_losses_are_the_same_on_two_ranks(tmp_path: Path) -> None:
+    """All paths of a task in one run. Both ranks find nothing stored, and one computes it for both."""
+    kinds = (None, "float16")
+    specs = [spec_of(tmp_path, task, paths, kind) for task, paths in PATHS_OF.items() for kind in kinds]
+    two_ranks(specs, tmp_path, losses_main)
+    for rank in (0, 1):
+        found = [torch.load(tmp_path / f"spec{index}.yaml.rank{rank}") for index in range(len(specs))]
+        for live, stored in zip(found[::2], found[1::2], strict=True):
+            assert_same_losses(stored, live, PRECISIONS["float16"])
 
 
 def test_a_stored_run_is_the_live_run(tmp_path: Path) -> None:
