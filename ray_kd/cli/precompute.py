@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,7 +38,9 @@ def precompute(
 
     specs, name = read_specs(file, tuple(overrides or ()), storage)
     if plan:
-        show_plan(specs, name)
+        from ray_kd.cluster.plan import targets_table
+
+        Console().print(targets_table(specs, name))
         return
     from ray_kd.cli.train import Line, make_setting, stop_on_signal
     from ray_kd.cluster.quiet import quiet
@@ -133,23 +135,3 @@ def find_work(specs: list[RunSpec], trained: bool) -> list[Work]:
     from ray_kd.training.setting import local_setting
 
     return gather_work(specs, local_setting(specs[0]), Resident(), trained)
-
-
-def show_plan(specs: list[RunSpec], name: str) -> None:
-    """Rows, bytes and teacher's time, before anything runs."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from ray_kd.training.precompute import plan_targets
-
-    works = find_work(specs, trained=False)
-    found: Any = plan_targets(works, specs)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("target", "split", "shape", "stored as", "bytes a row", "rows", "in all"):
-        left = column in ("target", "split")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    for row in found.rows:
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    console.print(f"\n{name}: {found.text()}", highlight=False, soft_wrap=True)

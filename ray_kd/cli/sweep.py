@@ -13,7 +13,7 @@ from ray_kd.config.errors import UserError
 def sweep(
     file: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="A sweep file.")],
     overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print the trials, run nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print trials and stored targets, run nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,
     address: AddressOption = None,
     storage: StorageOption = None,
@@ -29,6 +29,7 @@ def sweep(
       ray-kd sweep sweeps/digits.yaml
       ray-kd sweep sweeps/digits.yaml seeds=[0,1,2] base.training.epochs=40
       ray-kd sweep sweeps/digits.yaml base.tracking.wandb=offline
+      ray-kd sweep sweeps/digits.yaml base.targets=stored
       ray-kd sweep sweeps/digits.yaml --address auto --storage s3://bucket/kd
     """
     if trials and not plan:

@@ -29,7 +29,7 @@ def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterat
         plugins: modules of the user's own that workers must import.
 
     Raises:
-        UserError: nobody answers at the address.
+        UserError: nobody answers at the address, or Ray does not start here.
     """
     if ray.is_initialized():
         yield
@@ -37,7 +37,11 @@ def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterat
     address = address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None or address == "local":
-        ray.init(address="local", include_dashboard=False, **options)
+        try:
+            ray.init(address="local", include_dashboard=False, **options)
+        except Exception as error:  # Ray has no type of its own for a start that took too long
+            ray.shutdown()
+            raise _no_start(error) from error
     else:
         _require_answer(address)
         try:
@@ -80,6 +84,16 @@ def _no_answer(address: str, reason: str) -> UserError:
         f"no Ray cluster answers at '{address}' ({reason}). Expected host:port of a head node as "
         "'ray start --head' prints it, or 'auto' on a machine of the cluster; leave --address out to "
         "start Ray here."
+    )
+
+
+def _no_start(error: Exception) -> UserError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return UserError(
+        f"Ray did not start on this machine ({lines[0] if lines else type(error).__name__}). It is given half "
+        "a minute; the usual reasons are a machine that is busy with other work, too little memory, or a "
+        "full /tmp. Look at 'top' and 'df -h /tmp' and run the same command again, which keeps what is "
+        "finished; or join a running cluster with --address. Ray's logs: /tmp/ray/session_latest/logs."
     )
 
 

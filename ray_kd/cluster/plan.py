@@ -9,10 +9,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.cluster.ledger import Ledger
+from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Trial
+from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.training.check import check_plan
+from ray_kd.training.precompute import gather_work, plan_targets
+from ray_kd.training.resident import Resident
+from ray_kd.training.setting import local_setting
+from ray_kd.training.targets import same_targets
 
 
 def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = False) -> RenderableType:
@@ -25,10 +31,12 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     Raises:
         UserError: as ``SweepSpec.plan`` and ``check_plan``.
     """
+    if storage is not None:
+        sweep = sweep.model_copy(update={"base": {**sweep.base, "storage": storage}})
     plan = sweep.plan()
     check_plan(plan)
     specs = [trial.spec for trial in plan.trials]
-    ledger = Ledger(Store(storage or specs[0].storage), sweep.name)
+    ledger = Ledger(Store(specs[0].storage), sweep.name)
     ledger.load()
     identities = [*(trial.identity for trial in plan.trials), *(run.identity() for run in plan.teachers)]
     ended = {identity: outcome.status for identity, outcome in ledger.outcomes(set(identities)).items()}
@@ -55,7 +63,39 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     text = f"{plan.size} trials, {done} of them ended already; "
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
     notes = [Text(f"Note: {note}", style="dim") for note in plan.notes]
-    return Group(table, Text(), Text(text), *notes)
+    return Group(table, Text(), Text(text), *notes, *_targets(specs))
+
+
+def _targets(specs: list[RunSpec]) -> list[RenderableType]:
+    """What the trials that are known read stored; nothing where all teachers are live."""
+    if not same_targets(specs):
+        return []
+    title = Text("Stored targets", style="bold")
+    try:
+        return [Text(), title, targets_table([spec for spec in specs if spec.targets.source == "stored"])]
+    except UserError as error:  # data that are not here, say: trials are planned all the same
+        return [Text(), title, Text(f"Not estimated: {error}")]
+
+
+def targets_table(specs: list[RunSpec], name: str = "") -> RenderableType:
+    """Rows, bytes and teacher's time of stored targets; measures the teacher for a moment.
+
+    Args:
+        specs: all runs that are to read them.
+        name: theirs, said before the sentences.
+
+    Raises:
+        UserError: none of them reads any, or there are no data.
+    """
+    works = gather_work(specs, local_setting(specs[0]), Resident(), trained=False)
+    found = plan_targets(works, specs)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("target", "split", "shape", "stored as", "bytes a row", "rows", "in all"):
+        left = column in ("target", "split")
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
+    for row in found.rows:
+        table.add_row(*row)
+    return Group(table, Text(), Text(f"{name}: {found.text()}" if name else found.text()))
 
 
 def _groups(trials: list[Trial]) -> dict[tuple[str, str], list[Trial]]:

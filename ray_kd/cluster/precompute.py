@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -41,13 +40,21 @@ class TeacherActor:
         self._works: dict[str, dict[tuple[str, str], Work]] = {}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the shards of a batch."""
-        for text in batch["shard"]:
-            task = json.loads(str(text))
+        """Compute the shards of a batch; for each the user's mistake that was met, or an empty text.
+
+        A mistake that was raised here would lose its type on the way: Ray Data wraps it in an exception of
+        its own, and Python pickles no ``__cause__``.
+        """
+        return {"mistake": np.array([self._compute(json.loads(str(text))) for text in batch["shard"]])}
+
+    def _compute(self, task: dict[str, Any]) -> str:
+        try:
             work = self._known(task["storage"], task["runs"])[task["store"], task["split"]]
             group, shard = Group.from_json(task["group"]), Shard(**task["shard"])
             compute_shard(work.source, group, shard, work.dataset, work.views, work.task, work.load())
-        return {"shard": batch["shard"]}
+        except UserError as error:
+            return str(error)
+        return ""
 
     def _known(self, storage: str, file: str) -> dict[tuple[str, str], Work]:
         """Dataset, teachers and paths of the runs in a file below the storage, loaded once."""
@@ -139,18 +146,8 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-    try:
-        for done, _ in enumerate(rows.iter_rows(), start=1):
-            if on_shard is not None:
-                on_shard(done, len(tasks))
-    except ray.exceptions.RayError as error:
-        cause = _user_error(error)
-        if cause is None:
-            raise
-        raise cause from error
-
-
-def _user_error(error: BaseException) -> UserError | None:
-    """The mistake that a worker met, dug out of the text that Ray wraps it in; else None."""
-    found = re.search(r"UserError: (.+?)(?:\n\s*\n|\Z)", str(error), flags=re.DOTALL)
-    return UserError(found.group(1).strip()) if found else None
+    for done, row in enumerate(rows.iter_rows(), start=1):
+        if row["mistake"]:
+            raise UserError(str(row["mistake"]))
+        if on_shard is not None:
+            on_shard(done, len(tasks))

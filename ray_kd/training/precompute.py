@@ -139,7 +139,9 @@ class TargetPlan:
 
     Attributes:
         rows: cells of a table: target, split, shape, stored as, bytes of a row, rows, bytes in all.
-        total: bytes of all shards; the memory-mapped copy of the training split's takes as much again.
+        total: bytes of all shards.
+        copied: bytes of a machine's memory-mapped copy.
+        missing: shards that are not stored yet.
         teacher: seconds that the teacher needs, on this machine.
         live: seconds that it would need to answer in every trial.
         trials: how many trials read them.
@@ -148,18 +150,25 @@ class TargetPlan:
     rows: Sequence[tuple[str, ...]]
     total: int
     copied: int
+    missing: int
     teacher: float
     live: float
     trials: int
 
     def text(self) -> str:
         """In a few sentences."""
+        whole = sized(self.total + self.copied)
+        copied = f"{sized(self.copied)} for each machine's memory-mapped copy"
         lines = [
-            f"{sized(self.total)} of shards, and {sized(self.copied)} for each machine's memory-mapped copy.",
+            f"{sized(self.total)} of shards, and {copied}: {whole} on one machine.",
             f"The teacher answers for {spell(self.teacher)} (measured here on a few batches); "
             f"live, in {self.trials} trials, it would answer for {spell(self.live)}.",
         ]
-        if self.live <= self.teacher:
+        if not self.missing:
+            lines.append("All of it is stored already.")
+        elif self.live > self.teacher:
+            lines.append(f"Saved: {spell(self.live - self.teacher)} of the teacher's time.")
+        else:
             lines.append("Nothing is saved: fewer views (views.count) or more trials would.")
         return "\n".join(lines)
 
@@ -195,7 +204,8 @@ def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
                     live += each * len(source.ids) * spec.training.epochs
         else:
             live += each * many
-    return TargetPlan(rows, total, copied, teacher, live, len(students))
+    missing = sum(len(shards) for work in works for _, shards in work.source.missing())
+    return TargetPlan(rows, total, copied, missing, teacher, live, len(students))
 
 
 def sized(count: float) -> str:

@@ -69,6 +69,21 @@ def test_a_plan_is_printed_and_nothing_runs(cli: Cli, sweep_file: Path, tmp_path
     assert not storage.exists()
 
 
+def test_a_plan_says_what_stored_targets_come_to(cli: Cli, sweep_file: Path, tmp_path: Path) -> None:
+    storage = tmp_path / "results"
+    said = cli("sweep", sweep_file, "--plan", "--storage", storage, "base.targets=stored")
+    assert said.code == 0
+    figures = {line.split()[0]: line.split()[1:] for line in said.out.splitlines() if " float" in line}
+    assert figures["logits"] == ["train", "10", "float16", "20", "360", "7.2", "kB"]
+    said_all = " ".join(said.out.split())
+    total = 360 * 20 + (359 + 539) * 40
+    assert f"{total / 1000:.3g} kB of shards, and {total / 1000:.3g} kB for each machine's" in said_all
+    assert f"{2 * total / 1000:.3g} kB on one machine. The teacher answers for" in said_all
+    assert "live, in 2 trials, it would answer for" in said_all
+    assert "of the teacher's time." in said_all, "two trials show each view once, and ask twice"
+    assert not storage.exists()
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage folder with a sweep, one trial of which failed."""
