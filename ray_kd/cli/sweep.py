@@ -13,7 +13,7 @@ from ray_kd.config.errors import UserError
 def sweep(
     file: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="A sweep file.")],
     overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print trials and stored targets, run nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it comes to, run nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,
     address: AddressOption = None,
     storage: StorageOption = None,

@@ -89,11 +89,12 @@ def _no_answer(address: str, reason: str) -> UserError:
 
 def _no_start(error: Exception) -> UserError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
     return UserError(
-        f"Ray did not start on this machine ({lines[0] if lines else type(error).__name__}). It is given half "
-        "a minute; the usual reasons are a machine that is busy with other work, too little memory, or a "
-        "full /tmp. Look at 'top' and 'df -h /tmp' and run the same command again, which keeps what is "
-        "finished; or join a running cluster with --address. Ray's logs: /tmp/ray/session_latest/logs."
+        f"Ray did not start on this machine ({reason}). It is given half a minute; the usual reasons are a "
+        "machine that is busy with other work, too little memory, or a full /tmp. Look at 'top' and 'df -h "
+        "/tmp' and run the same command again, which keeps what is finished; or join a running cluster with "
+        "--address. Ray's logs: /tmp/ray/session_latest/logs."
     )
 
 

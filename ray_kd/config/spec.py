@@ -149,6 +149,12 @@ class Teacher(Strict):
     training: Training = Field(default_factory=Training)
     seed: int = 0
 
+    @property
+    def on_purpose(self) -> bool:
+        """Whether it may teach though it is no better than chance."""
+        permuted = self.weights is None and self.training.labels == "permuted"
+        return self.at_chance == "go_on" or self.weights == INITIAL or permuted
+
 
 class RunSpec(Strict):
     """One run: a student trained on a task, by paths from teachers, under an aggregation."""

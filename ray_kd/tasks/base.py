@@ -70,6 +70,10 @@ class Task(ABC):
         """What of a teacher's outputs the metrics read; it is kept for a whole split."""
         return Outputs(logits=teacher.logits)
 
+    def answered(self, answer: Outputs) -> Outputs:
+        """What ``answer`` kept, as outputs that a meter reads: how good is the teacher itself?"""
+        return answer
+
     def meter(self) -> Meter:
         """A fresh meter."""
         return SumMeter(self)

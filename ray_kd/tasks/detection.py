@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -59,6 +59,10 @@ class Detection(Task):
         """The teacher's detections, and its logits."""
         return Outputs(logits=teacher.logits, extra=head_of(teacher).detections(teacher))
 
+    def answered(self, answer: Outputs) -> Outputs:
+        """Without a loss, which detections do not have."""
+        return Outputs(extra=answer.extra, head=cast(DetectionHead, Answered()))
+
     def meter(self) -> DetectionMeter:
         return DetectionMeter(self)
 
@@ -66,6 +70,16 @@ class Detection(Task):
         if metrics.get("map50", 1.0) >= 0.01:  # undefined where no image has an object
             return None
         return f"mAP50 {metrics['map50']:.4f}, where boxes at random give about 0"
+
+
+class Answered:
+    """The head of outputs that are detections already."""
+
+    def detections(self, outputs: Outputs) -> dict[str, Tensor]:
+        return outputs.extra
+
+    def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        return {}
 
 
 class DetectionMeter:

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.spec import INITIAL, RunSpec, Teacher
+from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import in_order
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
-from ray_kd.teacher.stored import StoredTargets
 from ray_kd.training.check import essence_of_parts
 from ray_kd.training.parts import Own, Parts
 from ray_kd.training.probing import untouched
@@ -57,13 +56,12 @@ def check_teachers(spec: RunSpec, parts: Parts, setting: Setting, resident: Resi
     Raises:
         UserError: names the teacher, its figure and what guessing gives.
     """
-    stored = isinstance(parts.targets, StoredTargets)
-    for place, (name, live) in enumerate(parts.teachers.items()):
-        if _on_purpose(spec.teachers[name]) or (stored and place):  # the first one's answers are stored
+    for name, live in parts.teachers.items():
+        if spec.teachers[name].on_purpose:
             continue
-        answers = parts.judge("validation") if stored and parts.judge is not None else None
+        answers = parts.stored(name) if parts.stored is not None else None
         figures = resident.figures(live, parts.task, parts.dataset.validation, answers, setting)
-        reason = None if figures is None else parts.task.chance(figures)
+        reason = parts.task.chance(figures)
         if reason is not None:
             key = f"teachers.{name}"
             raise UserError(
@@ -72,11 +70,6 @@ def check_teachers(spec: RunSpec, parts: Parts, setting: Setting, resident: Resi
                 f"what its images are normalised with ({key}.normalise). If that is the point: "
                 f"{key}.at_chance: go_on."
             )
-
-
-def _on_purpose(teacher: Teacher) -> bool:
-    permuted = teacher.weights is None and teacher.training.labels == "permuted"
-    return teacher.at_chance == "go_on" or teacher.weights == INITIAL or permuted
 
 
 def check_gradients(parts: Parts, setting: Setting, most: int) -> None:

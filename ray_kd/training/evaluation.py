@@ -49,14 +49,11 @@ def evaluate(
 
 
 @torch.no_grad()
-def evaluate_answers(answers: Answers, task: Task, split: Split, setting: Setting) -> dict[str, float] | None:
-    """The task's metrics of answers themselves, where they are whole outputs; None where they are not."""
+def evaluate_answers(answers: Answers, task: Task, split: Split, setting: Setting) -> dict[str, float]:
+    """The task's metrics of answers themselves."""
     meter = task.meter()
     for index, batch in enumerate(in_order(split, setting.device, setting.rank, setting.world)):
-        outputs = answers(index, batch)
-        if outputs.extra:
-            return None
-        meter.update(outputs, batch, None)
+        meter.update(task.answered(answers(index, batch)), batch, None)
     return _result(meter, setting)
 
 

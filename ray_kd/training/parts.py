@@ -28,7 +28,7 @@ from ray_kd.teacher.stored import StoredTargets
 from ray_kd.training.evaluation import Answers
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
-from ray_kd.training.stored import open_stored
+from ray_kd.training.stored import Opened, open_stored
 from ray_kd.training.targets import make_task, make_views
 
 
@@ -56,6 +56,8 @@ class Parts:
     aggregator: Aggregator
     judge: Callable[[str], Answers] | None = None
     """The answers of the teacher that fidelity is measured against, the first one, to a split by name."""
+    stored: Callable[[str], Answers] | None = None
+    """Where targets are stored: a teacher's answers to the validation split, by its name."""
 
 
 def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None = None) -> Parts:
@@ -95,10 +97,12 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     aggregator = create_aggregator(spec.aggregation, names=losses, weights=weights, seed=spec.seed)
     targets: Teachers | StoredTargets
     judge: Callable[[str], Answers] | None = None
+    told: Callable[[str], Answers] | None = None
     if stored:
         load = partial(resident.fresh_teacher, spec, store=setting.store, device=device)
         opened = open_stored(spec, dataset, views, task, teachers, paths, load, setting)
-        targets, judge = opened.targets, opened.answers
+        targets, told = opened.targets, partial(opened.answers, "validation")
+        judge = partial(_first_answers, opened, next(iter(teachers)))
     else:
         targets = Teachers(teachers, paths, labels)
         if teachers:
@@ -114,7 +118,12 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
         paths=modules.to(device),
         aggregator=aggregator.to(device),
         judge=judge,
+        stored=told,
     )
+
+
+def _first_answers(opened: Opened, teacher: str, split: str) -> Answers:
+    return opened.answers(split, teacher)
 
 
 def _live_answers(

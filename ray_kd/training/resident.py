@@ -78,22 +78,22 @@ class Resident:
 
     def figures(
         self, teacher: LiveTeacher, task: Task, split: Split, answers: Answers | None, setting: Setting
-    ) -> dict[str, float] | None:
+    ) -> dict[str, float]:
         """A teacher's own metrics on ``JUDGED`` samples of a split, computed once; every rank comes here.
 
         Args:
-            answers: the teacher's stored answers, read in place of asking it; None where those it stored
-                are no whole outputs (a detector's boxes).
+            answers: the teacher's stored answers, read in place of asking it.
         """
         key = ("figures", task.name, id(teacher), id(split), setting.device, setting.rank, setting.world)
 
-        def make() -> tuple[dict[str, float] | None, LiveTeacher, Split]:
+        def make() -> tuple[dict[str, float], LiveTeacher, Split]:
             part = EverySoMany(split, -(-len(split) // JUDGED))
             if answers is None:
                 return evaluate(Asked(teacher), task, part, None, setting), teacher, split
             return evaluate_answers(answers, task, part, setting), teacher, split
 
-        return self.once(key, make)[0]
+        figures: dict[str, float] = self.once(key, make)[0]
+        return figures
 
     def once(self, key: tuple[Any, ...], make: Any) -> Any:
         """What ``make`` gave when it was first called for a key."""

@@ -27,10 +27,10 @@ from ray_kd.training.targets import Source, compute, sources, unflat
 
 @dataclass
 class Opened:
-    """A run's targets, and the teacher's answers on the evaluation splits."""
+    """A run's targets, and what its teachers answered to an evaluation split: (split, teacher)."""
 
     targets: StoredTargets
-    answers: Callable[[str], Answers]
+    answers: Callable[[str, str], Answers]
 
 
 def open_stored(
@@ -68,8 +68,8 @@ def open_stored(
             for label, names in source.entries.items():
                 entries[label] = {entry: columns[name] for entry, name in names.items()}
     targets = StoredTargets(dataset.train.ids, spec.distinct_views(), entries, setting.device)
-    judged = {source.split: source for source in wanted if source.split != "train"}
-    return Opened(targets, lambda split: _answers(judged[split], cache, setting.device))
+    judged = {(source.split, source.store.about["teacher"]): source for source in wanted}
+    return Opened(targets, lambda *which: _answers(judged[which], cache, setting.device))
 
 
 def cache_of(spec: RunSpec, store: Store) -> Store:

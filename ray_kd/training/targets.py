@@ -31,7 +31,7 @@ from ray_kd.teacher.layout import Group, Shard, TargetStore
 from ray_kd.teacher.shards import write_shard
 
 EVALUATION = ("validation", "test")
-"""Splits of which the teacher's answers are kept, for fidelity."""
+"""Splits of which the first teacher's answers are kept, for fidelity."""
 OnShard = Callable[[int, int], None]
 """Told (shards done, shards in all) after each shard."""
 
@@ -140,14 +140,16 @@ def sources(
                     source.columns[stored_as] = column
                     source.entries.setdefault(path.label, {})[entry] = stored_as
             found.append(source)
-        if place == 0:
-            for split in EVALUATION:
-                source = Source(target_store, split, getattr(dataset, split).ids, 1)
-                answer = task.answer(_one(model, getattr(dataset, split), None))
-                for entry, values in flat(answer).items():
-                    column = Column(Encoding.of(values, "float32"), entry, None)
-                    source.columns[f"answer.{task.name}/{entry}"] = column
-                found.append(source)
+        splits = EVALUATION if place == 0 else () if spec.teachers[name].on_purpose else ("validation",)
+        for split in splits:
+            source = Source(target_store, split, getattr(dataset, split).ids, 1)
+            answer = task.answer(_one(model, getattr(dataset, split), None))
+            if place:  # fidelity is the first one's; of another it is asked whether it beats chance
+                answer = task.answered(answer)
+            for entry, values in flat(answer).items():
+                column = Column(Encoding.of(values, "float32"), entry, None)
+                source.columns[f"answer.{task.name}/{entry}"] = column
+            found.append(source)
     return found
 
 

@@ -134,9 +134,37 @@ def test_a_teacher_at_chance_stops_the_run_unless_it_is_meant(tmp_path: Path) ->
     assert stopping.identity() == going.identity(), "it changes no number"
     assert distill(going)["status"] == "finished"
     assert distill(with_weights(tmp_path, "initial"))["status"] == "finished"
-    stored = RunSpec.parse({**stopping.to_dict(), "targets": {"source": "stored"}})
-    with pytest.raises(UserError, match=r"no better than chance on validation: top-1 0\.\d+"):
-        distill(stored)
+
+
+def test_every_teacher_is_judged_by_its_stored_answers(tmp_path: Path) -> None:
+    """A second teacher too, and a detector."""
+    files = {}
+    for name, width, channels in (("digits_cnn", 4, 1), ("scenes_detector", 8, 3)):
+        files[name] = str(tmp_path / f"{name}.safetensors")
+        model = create_model(name, classes=10, channels=channels, width=width)
+        save_file(model.state_dict(), files[name])
+    untrained = {"model": {"name": "digits_cnn", "width": 4}, "weights": files["digits_cnn"]}
+    teachers = {"good": {**untrained, "weights": weights(tmp_path)}, "other": untrained}
+    paths = [{"name": "soft_target", "teacher": "good"}, {"name": "hint", "teacher": "other"}]
+    several = {**TINY, "teachers": teachers, "paths": paths, "targets": "stored", "storage": str(tmp_path)}
+    del several["teacher"]
+    with pytest.raises(UserError, match=r"teacher 'other' is no better than chance on validation: top-1 0\."):
+        distill(RunSpec.parse(several))
+    detector = {
+        "task": "detection",
+        "dataset": {"name": "scenes", "size": 32, "train": 8, "validation": 8, "test": 8},
+        "views": "none",
+        "student": {"name": "scenes_detector", "width": 4},
+        "teacher": {"model": {"name": "scenes_detector", "width": 8}, "weights": files["scenes_detector"]},
+        "training": {"epochs": 1, "batch_size": 8},
+        "paths": ["class_logit"],
+    }
+    said = []
+    for targets in ("live", "stored"):
+        with pytest.raises(UserError, match=r"no better than chance on validation: mAP50 0\.00") as error:
+            distill(tiny(tmp_path, **detector, targets=targets))
+        said.append(str(error.value))
+    assert said[0] == said[1]
 
 
 def test_a_teacher_is_judged_once_in_a_process(tmp_path: Path) -> None:
