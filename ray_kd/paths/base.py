@@ -84,6 +84,11 @@ class Path(nn.Module):
         self.seed = seed
         self.strength, self.recording = 1.0, True
         self.student_channels, self.teacher_channels = tuple(student_channels), tuple(teacher_channels)
+        self.setup()
+
+    def setup(self) -> None:
+        """Make what the path keeps (adapters, a memory) and refuse options that do not fit; called once,
+        at the end of construction. A subclass of a path with stages calls ``super().setup()`` first."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -139,6 +144,14 @@ class Path(nn.Module):
 
     def bind(self, teacher: nn.Module) -> None:
         """Take frozen parts of the teacher that the loss needs (its head, say); they are copied."""
+
+    def refuse_stages(self, compared: str) -> None:
+        """Raise a UserError where ``stages`` is set, in a path that compares no stages."""
+        if self.options.stages is not None:
+            raise UserError(
+                f"path '{self.label}': stages: expected none, since it compares {compared}, got "
+                f"{self.options.stages}."
+            )
 
     def begin_epoch(self, epoch: int) -> None:
         """Called by the training loop before each epoch (0-based), after a resume too.

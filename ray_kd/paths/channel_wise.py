@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ray_kd.config.errors import UserError
 from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import IGNORE, Outputs
@@ -18,7 +17,6 @@ from ray_kd.paths.base import exact, full, logits_of
 from ray_kd.paths.dense import class_map, resized
 from ray_kd.paths.feature import FeaturePath, Pointwise, match_size
 from ray_kd.paths.gather import normaliser
-from ray_kd.streams import forked
 
 
 class ChannelWiseOptions(PathOptions):
@@ -50,36 +48,16 @@ class ChannelWise(FeaturePath):
     default_stages: ClassVar[tuple[int, ...] | None] = (-1,)
     Options = ChannelWiseOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
-        chosen: Any = self.options
-        self.adapters = nn.ModuleDict()
-        if chosen.on == "logits":
-            if chosen.stages is not None:
-                raise UserError(
-                    f"path '{self.label}': stages: expected none, since it compares logits, got "
-                    f"{chosen.stages}; on: features compares stages."
-                )
+    def setup(self) -> None:
+        super().setup()
+        if self.options.on == "logits":
+            self.refuse_stages("logits (on: features compares stages)")
             self.stages, self.stage_keys = (), ()
             return
         self.published_weight = 50.0  # type: ignore[misc]
-        for stage in self.stages:
-            into, out = self.student_channels[stage], self.teacher_channels[stage]
-            if into == out:
-                continue
-            if chosen.adapter is None:
-                raise UserError(
-                    f"path '{self.label}': adapter null needs equal channels, but stage {stage} has "
-                    f"{into} in the student and {out} in the teacher; use adapter: conv."
-                )
-            with forked(seed, "adapter", self.label, stage):
-                self.adapters[str(stage)] = Pointwise(into, out, kernel_size=1, bias=False)
+        self.make_adapters(
+            lambda into, out: Pointwise(into, out, kernel_size=1, bias=False), where_equal=False
+        )
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -102,10 +80,6 @@ class ChannelWise(FeaturePath):
             size = teacher.shape[-2:]
             ignored = class_map(batch["mask"], size) == IGNORE if "mask" in batch else None
             return {self.label: self.divergence(resized(logits, size), teacher, ignored)}
-
-    def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        found: Tensor = self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
-        return found
 
     def stage_target(self, feature: Tensor) -> Tensor:
         return feature

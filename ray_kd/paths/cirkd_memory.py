@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ray_kd.config.errors import UserError
 from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
@@ -19,7 +18,6 @@ from ray_kd.paths.dense import class_map, pixel_rows
 from ray_kd.paths.feature import FeaturePath, Pointwise, adapter, match_size
 from ray_kd.paths.gather import all_rows, normaliser
 from ray_kd.paths.queues import Queues, regions_and_pixels
-from ray_kd.streams import forked
 
 
 class CirkdMemoryOptions(PathOptions):
@@ -65,34 +63,15 @@ class CirkdMemory(FeaturePath):
     default_stages: ClassVar[tuple[int, ...] | None] = (-1,)
     Options = CirkdMemoryOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
         chosen: Any = self.options
-        self.adapters, self.pixels, self.regions = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        self.make_adapters(projector, where_equal=True)
+        self.pixels, self.regions = nn.ModuleDict(), nn.ModuleDict()
         for stage in self.stages:
-            into, out = self.student_channels[stage], self.teacher_channels[stage]
-            self.pixels[str(stage)] = Queues(chosen.pixels, out)
-            self.regions[str(stage)] = Queues(chosen.regions, out)
-            if chosen.adapter is None:
-                if into != out:
-                    raise UserError(
-                        f"path '{self.label}': adapter null needs equal channels, but stage {stage} has "
-                        f"{into} in the student and {out} in the teacher; use adapter: projector."
-                    )
-                continue
-            with forked(seed, "adapter", self.label, stage):
-                last = Pointwise(out, out, kernel_size=1, bias=False)
-                self.adapters[str(stage)] = nn.Sequential(*adapter(into, out, relu=True), last)
-
-    def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        found: Tensor = self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
-        return found
+            width = self.teacher_channels[stage]
+            self.pixels[str(stage)] = Queues(chosen.pixels, width)
+            self.regions[str(stage)] = Queues(chosen.regions, width)
 
     def stage_target(self, feature: Tensor) -> Tensor:
         return F.normalize(feature, dim=1)
@@ -141,3 +120,9 @@ class CirkdMemory(FeaturePath):
         regions, pixels = regions_and_pixels(maps, classes, count, self.options.per_class)
         for memory, (values, labels) in ((self.pixels, pixels), (self.regions, regions)):
             memory[str(stage)].push(F.normalize(values, dim=1), labels, count)  # type: ignore[operator]
+
+
+def projector(into: int, out: int) -> nn.Sequential:
+    """1x1 convolution + BatchNorm + ReLU + 1x1 convolution."""
+    last = Pointwise(out, out, kernel_size=1, bias=False)
+    return nn.Sequential(*adapter(into, out, relu=True), last)

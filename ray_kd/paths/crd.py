@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -62,18 +62,12 @@ class Crd(FeaturePath):
     default_stages: ClassVar[tuple[int, ...] | None] = (-1,)
     Options = CrdOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
         chosen: Any = self.options
         self.contrasts = nn.ModuleDict()
         for stage in self.stages:
-            with forked(seed, "adapter", self.label, stage):
+            with forked(self.seed, "adapter", self.label, stage):
                 self.contrasts[str(stage)] = Contrast(
                     self.student_channels[stage],
                     self.teacher_channels[stage],

@@ -17,7 +17,6 @@ from ray_kd.outputs import Outputs
 from ray_kd.paths.base import Path, exact, feature_of, full
 from ray_kd.paths.feature import FeaturePath, match_size
 from ray_kd.paths.gather import normaliser
-from ray_kd.streams import forked
 
 
 class LevelOptions(PathOptions):
@@ -37,29 +36,9 @@ class LevelPath(FeaturePath):
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
     Options: ClassVar[type[PathOptions]] = LevelOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
-        self.adapters = nn.ModuleDict()
-        for stage in self.stages:
-            into, out = self.student_channels[stage], self.teacher_channels[stage]
-            if into == out:
-                continue
-            if self.options.adapter is None:
-                raise UserError(
-                    f"path '{self.label}': adapter null needs equal channels, but level {stage} has "
-                    f"{into} in the student and {out} in the teacher; use adapter: conv."
-                )
-            with forked(seed, "adapter", self.label, stage):
-                self.adapters[str(stage)] = nn.Conv2d(into, out, kernel_size=1)
-
-    def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        return self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
+    def setup(self) -> None:
+        super().setup()
+        self.make_adapters(lambda into, out: nn.Conv2d(into, out, kernel_size=1), where_equal=False)
 
     def stage_target(self, feature: Tensor) -> Tensor:
         return feature
@@ -99,19 +78,8 @@ class AnswerPath(Path):
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
-        if options.stages is not None:
-            raise UserError(
-                f"path '{self.label}': stages: expected none, since it compares the answers of all "
-                f"levels, got {options.stages}."
-            )
+    def setup(self) -> None:
+        self.refuse_stages("the answers of all levels")
 
     def like(self, target: Tensor, answer: Tensor) -> Tensor:
         """The teacher's answers in the student's dtype.

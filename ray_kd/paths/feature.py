@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -25,14 +25,9 @@ class FeaturePath(Path):
     default_stages: ClassVar[tuple[int, ...] | None] = None
     """Stages its source attaches it to; None: all. Negative counts from the deepest."""
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
+        options = self.options
         count = min(len(self.student_channels), len(self.teacher_channels))
         wanted = options.stages if options.stages is not None else self.default_stages
         if wanted is None:
@@ -47,6 +42,27 @@ class FeaturePath(Path):
         if len(set(self.stages)) != len(self.stages) or not self.stages:
             raise UserError(f"path '{self.label}': stages must be distinct and not empty, got {wanted}.")
         self.stage_keys = tuple(f"{self.label}/stage{stage}" for stage in self.stages)
+        self.adapters = nn.ModuleDict()
+
+    def make_adapters(self, make: Callable[[int, int], nn.Module], where_equal: bool) -> None:
+        """Give stages an adapter, each from a random stream of its own; none where ``adapter`` is null.
+
+        Args:
+            make: a module from the student's and the teacher's channels.
+            where_equal: whether stages of equal widths get one too.
+        """
+        kind = self.options.adapter
+        for stage in self.stages:
+            into, out = self.student_channels[stage], self.teacher_channels[stage]
+            if kind is None and into != out:
+                default = type(self.options).model_fields["adapter"].default
+                raise UserError(
+                    f"path '{self.label}': adapter null needs equal channels, but stage {stage} has "
+                    f"{into} in the student and {out} in the teacher; use adapter: {default}."
+                )
+            if kind is not None and (where_equal or into != out):
+                with forked(self.seed, "adapter", self.label, stage):
+                    self.adapters[str(stage)] = make(into, out)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -71,8 +87,8 @@ class FeaturePath(Path):
         return losses
 
     def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        """The student's feature in the teacher's terms; here: as it is."""
-        return feature
+        """The student's feature in the teacher's terms: through the stage's adapter, where it has one."""
+        return self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
 
     @abstractmethod
     def stage_target(self, feature: Tensor) -> Tensor:
@@ -127,29 +143,10 @@ class AdaptedPath(FeaturePath):
 
     Options: ClassVar[type[PathOptions]] = AdaptedOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
-        self.adapters = nn.ModuleDict()
-        for stage in self.stages:
-            into, out = self.student_channels[stage], self.teacher_channels[stage]
-            if self.options.adapter is None:
-                if into != out:
-                    raise UserError(
-                        f"path '{self.label}': adapter null needs equal channels, but stage {stage} has "
-                        f"{into} in the student and {out} in the teacher; use adapter: conv_bn."
-                    )
-                continue
-            with forked(seed, "adapter", self.label, stage):
-                self.adapters[str(stage)] = adapter(into, out, relu=self.options.adapter == "conv_bn_relu")
-
-    def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        return self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
+    def setup(self) -> None:
+        super().setup()
+        relu = self.options.adapter == "conv_bn_relu"
+        self.make_adapters(lambda into, out: adapter(into, out, relu), where_equal=True)
 
 
 class Pointwise(nn.Conv2d):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, feature_of, full
@@ -79,14 +78,8 @@ class Fgd(LevelPath):
     needs: ClassVar[tuple[str, ...]] = ("image", "boxes", "box_label")
     Options = FgdOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
         chosen: Any = self.options
         given = {name: getattr(chosen, name) for name in Strengths._fields}
         self.strengths = PRESETS[chosen.preset]._replace(
@@ -94,7 +87,7 @@ class Fgd(LevelPath):
         )
         self.relations = nn.ModuleDict()
         for stage in self.stages:
-            with forked(seed, "relation", self.label, stage):
+            with forked(self.seed, "relation", self.label, stage):
                 width = self.teacher_channels[stage]
                 self.relations[str(stage)] = nn.ModuleList([Relation(width), Relation(width)])
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ray_kd.config.errors import UserError
 from ray_kd.config.options import PathOptions
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import Path, exact, full, logits_of
@@ -40,18 +39,8 @@ class LogitPath(Path):
     target_options: ClassVar[tuple[str, ...] | None] = ()
     Options: ClassVar[type[PathOptions]] = LogitOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
-        if options.stages is not None:
-            raise UserError(
-                f"path '{self.label}': stages: expected none, since it compares logits, got {options.stages}."
-            )
+    def setup(self) -> None:
+        self.refuse_stages("logits")
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
         return {self.label: logits_of(teacher, self.label).detach()}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.data.draws import uniform
 from ray_kd.outputs import Outputs
@@ -47,19 +46,13 @@ class Mgd(LevelPath):
     zero_at_teacher: ClassVar[bool] = False
     Options = MgdOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
         self.epoch = 0
         self.generators = nn.ModuleDict()
         for stage in self.stages:
             width = self.teacher_channels[stage]
-            with forked(seed, "generation", self.label, stage):
+            with forked(self.seed, "generation", self.label, stage):
                 self.generators[str(stage)] = nn.Sequential(
                     nn.Conv2d(width, width, kernel_size=3, padding=1),
                     nn.ReLU(),

@@ -48,20 +48,14 @@ class Review(FeaturePath):
     zero_at_teacher: ClassVar[bool] = False
     Options = ReviewOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
         self.stages = tuple(sorted(self.stages))
         self.stage_keys = tuple(f"{self.label}/stage{stage}" for stage in self.stages)
         into = [self.student_channels[stage] for stage in self.stages]
         out = [self.teacher_channels[stage] for stage in self.stages]
         width = self.options.width or min(512, into[-1])
-        with forked(seed, "adapter", self.label):
+        with forked(self.seed, "adapter", self.label):
             self.fusions = nn.ModuleList(
                 [Fusion(a, width, b, fuse=True) for a, b in zip(into, out, strict=True)]
                 + [Fusion(into[-1], width, out[-1], fuse=False)]

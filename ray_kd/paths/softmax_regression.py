@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, feature_of, full, logits_of
@@ -44,14 +43,8 @@ class SoftmaxRegression(AdaptedPath):
     Options = SoftmaxRegressionOptions
     head: nn.Module | None
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
         last = min(len(self.student_channels), len(self.teacher_channels)) - 1
         if self.stages != (last,):
             raise UserError(

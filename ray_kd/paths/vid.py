@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, cast
 
 import torch
@@ -45,19 +44,13 @@ class Vid(FeaturePath):
     zero_at_teacher: ClassVar[bool] = False
     Options = VidOptions
 
-    def __init__(
-        self,
-        options: PathOptions,
-        student_channels: Sequence[int],
-        teacher_channels: Sequence[int],
-        seed: int = 0,
-    ) -> None:
-        super().__init__(options, student_channels, teacher_channels, seed)
+    def setup(self) -> None:
+        super().setup()
         self.means, self.scales = nn.ModuleDict(), nn.ParameterDict()
         start = math.log(math.expm1(self.options.initial_variance - 1e-5))
         for stage in self.stages:
             into, out = self.student_channels[stage], self.teacher_channels[stage]
-            with forked(seed, "adapter", self.label, stage):
+            with forked(self.seed, "adapter", self.label, stage):
                 self.means[str(stage)] = nn.Sequential(
                     nn.Conv2d(into, out, 1, bias=False),
                     nn.ReLU(),
