@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ray_kd.analysis import analyze
 from ray_kd.analysis.comparison import Comparison, compare_cells
+from ray_kd.analysis.pipeline import Analysis
 from ray_kd.analysis.records import Records, read_records
 from tests.analysis.make_records import TROUBLED, make_records
 
@@ -27,3 +29,9 @@ def records(storage: Path) -> Records:
 def comparison(records: Records) -> Comparison:
     """The comparison of that sweep."""
     return compare_cells(records)
+
+
+@pytest.fixture(scope="session")
+def analysis(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """What ``analyze`` made of that sweep, in a folder of its own."""
+    return analyze(storage, out=tmp_path_factory.mktemp("out"))

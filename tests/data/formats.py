@@ -1,4 +1,4 @@
-"""Tiny valid copies of the public datasets, in their own formats, on disk."""
+"""Tiny valid copies of the public datasets, in their own formats, on disk; and reading them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import torchvision
 from PIL import Image
+from torch import Tensor
+
+from ray_kd.config.options import parse_component
+from ray_kd.config.registry import DATASETS
+from ray_kd.data.base import Dataset
 
 VOC = "VOCdevkit/VOC2012"
 
@@ -137,3 +143,15 @@ def make_coco(root: Path, train: int = 8, val: int = 4) -> None:
         file = root / "annotations" / f"instances_{part}.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(content))
+
+
+def load(name: str, root: Path, **options: Any) -> Dataset:
+    made: Dataset = DATASETS.get(name)(
+        parse_component(DATASETS, {"name": name, "root": str(root), **options})
+    )
+    return made
+
+
+def whole(split: Any) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = split.gather(torch.arange(len(split)))
+    return found

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import parse_component
@@ -21,6 +20,7 @@ from ray_kd.data.permuted import permuted_labels
 from ray_kd.outputs import IGNORE
 from tests.data.formats import (
     VOC,
+    load,
     make_cifar,
     make_cityscapes,
     make_coco,
@@ -28,19 +28,8 @@ from tests.data.formats import (
     make_tiny_imagenet,
     make_voc,
     picture,
+    whole,
 )
-
-
-def load(name: str, root: Path, **options: Any) -> Dataset:
-    made: Dataset = DATASETS.get(name)(
-        parse_component(DATASETS, {"name": name, "root": str(root), **options})
-    )
-    return made
-
-
-def whole(split: Any) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = split.gather(torch.arange(len(split)))
-    return found
 
 
 def assert_apart(data: Dataset) -> None:

@@ -5,37 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import parse_component
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.base import Dataset
 from tests.data.formats import (
     VOC,
+    load,
     make_cifar,
     make_cityscapes,
     make_coco,
     make_folder,
     make_voc,
+    whole,
 )
-
-
-def load(name: str, root: Path, **options: Any) -> Dataset:
-    made: Dataset = DATASETS.get(name)(
-        parse_component(DATASETS, {"name": name, "root": str(root), **options})
-    )
-    return made
-
-
-def whole(split: Any) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = split.gather(torch.arange(len(split)))
-    return found
-
 
 MAKERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "image_folder": (make_folder, "train"),

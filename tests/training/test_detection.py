@@ -6,22 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-from ray_kd.config.registry import DATASETS, VIEWS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import in_order
 from ray_kd.data.order import epoch_order
-from ray_kd.models import create_model
 from ray_kd.training.distill import distill, ensure_teachers
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.parts import build
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Interrupted, Training
-from ray_kd.training.schedule import learning_rate
 from ray_kd.training.setting import local_setting
+from tests.training.runs import assert_same, bare_training, weights
 from tests.training.test_ranks import assert_one_is_two, two_ranks
 
 TINY: dict[str, Any] = {
@@ -55,41 +50,11 @@ def tiny(storage: Path, **changes: Any) -> RunSpec:
     return RunSpec.parse({**TINY, "storage": str(storage), **changes})
 
 
-def weights(storage: Path, summary: dict[str, Any]) -> dict[str, Tensor]:
-    return load_file(storage / "runs" / summary["identity"] / "student.safetensors")
-
-
-def bare_training(spec: RunSpec) -> dict[str, Tensor]:
-    """The plain baseline, written as anybody would."""
-    data = DATASETS.get("scenes")(spec.dataset)
-    views = VIEWS.get("jitter")(spec.views)
-    model = create_model(spec.student, classes=10, channels=3, seed=spec.seed)
-    options = spec.optimizer
-    sgd = torch.optim.SGD(
-        model.parameters(), options.lr, options.momentum, weight_decay=options.weight_decay, fused=True
-    )
-    step = 0
-    for epoch in range(spec.training.epochs):
-        order = epoch_order(len(data.train), spec.training.batch_size, spec.seed, epoch)
-        for index in order:
-            batch = views(data.train.gather(index), views.of_epoch(epoch), data.train)
-            rate = learning_rate(spec.schedule, options.lr, step, len(order), spec.training.epochs)
-            sgd.param_groups[0]["lr"] = rate
-            sgd.zero_grad()
-            outputs = model(batch["image"])
-            outputs.head.loss(outputs, batch).backward()
-            sgd.step()
-            step += 1
-    return model.state_dict()
-
-
 def test_without_paths_a_run_is_plain_training_and_the_student_leaves_alone(tmp_path: Path) -> None:
     spec = tiny(tmp_path)
     summary = distill(spec)
-    state, expected = weights(tmp_path, summary), bare_training(spec)
-    assert state.keys() == expected.keys()
-    for name in state:
-        assert torch.equal(state[name], expected[name]), name
+    expected = bare_training(spec, lambda out, batch: out.head.loss(out, batch), classes=10, channels=3)
+    assert_same(weights(tmp_path, summary), expected)
     test = summary["last"]["test"]
     assert {"map", "map50", "map75", "map_small", "loss"} <= test.keys()
     assert summary["monitor"] == "map"
@@ -107,8 +72,7 @@ def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         next(epochs)
     summary = distill(spec)
-    for name, value in weights(whole, expected).items():
-        assert torch.equal(weights(parts, summary)[name], value), name
+    assert_same(weights(whole, expected), weights(parts, summary))
     assert summary["last"]["test"] == expected["last"]["test"]
 
 
