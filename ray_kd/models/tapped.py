@@ -108,7 +108,10 @@ class TappedModel(StagedModel):
                 try:
                     image = torch.empty(1, channels, size, size, device="meta")
                     outputs: Outputs = functional_call(self, bare, (image,))
-                except (NotImplementedError, RuntimeError):  # a network that cannot do without values
+                except (NotImplementedError, RuntimeError):
+                    # A network that cannot do without values: an operator that meta tensors do not have is
+                    # the first, a value that is asked for (item(), a shape that depends on one) the second.
+                    # A mistake of the network's own is a RuntimeError too, and comes again from here.
                     outputs = self(torch.zeros(1, channels, size, size))
         finally:
             self._seen.clear()

@@ -117,6 +117,8 @@ def build(arch: str, known: list[str], arguments: dict[str, Any], where: str) ->
             with torch.device("cpu"):
                 net = models.get_model(arch, weights=None, **arguments).to("meta")
     except (TypeError, ValueError) as error:
+        # The architecture is known by now and nothing is read from disk, so what is left for the builder
+        # to refuse is what it was given: names it does not take, and values.
         raise UserError(f"{where}: {arch}: arguments: {error}.") from error
     return net
 

@@ -79,7 +79,9 @@ def another_torch(folder: Path) -> Path:
 def cut_off(*folders: Path) -> list[str]:
     """A command's prefix: what follows sees empty folders in these places, as on another machine.
 
-    Skips where the system lets nobody have mounts of their own.
+    A real node that lacks a folder needs mounts of its own. root has them on any Linux, and so has anybody
+    else whose kernel allows user namespaces (most do; Ubuntu from 23.10 on restricts them). What refuses both
+    is a container without CAP_SYS_ADMIN, as Docker starts them: there, and only there, this skips.
     """
     for flags in ("-m", "-Urm"):
         prefix = ["unshare", flags, "bash", "-c"]

@@ -253,3 +253,9 @@ def test_measuring_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(map(torch.equal, net.state_dict().values(), kept.values()))
+
+
+def test_a_mistake_in_the_network_itself_comes_out_as_it_is() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 6, 3))
+    with pytest.raises(RuntimeError, match=r"expected input.* to have 5 channels, but got 4"):
+        TappedModel(net, ["0"], "student").measure(3, 16)
