@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from ray_kd.config.errors import UserError, nearest
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import State
@@ -67,6 +68,13 @@ class TorchvisionSegmentation(TappedModel):
         return Outputs(logits=classifier(features if self.arch.startswith("lraspp") else features["out"]))
 
     def published(self, weights: str) -> Callable[[], State]:
+        if self.arch in SMALL:
+            like = nearest(self.arch, [arch for arch in architectures() if arch not in SMALL])
+            raise UserError(
+                f"model torchvision_segmentation: weights: nobody publishes '{weights}' for {self.arch}: "
+                f"expected a file, or arch: {like}, which has some. backbone_weights: IMAGENET1K_V1 begins "
+                "with ImageNet's."
+            )
         return torchvision_weights(self.arch, weights, "model torchvision_segmentation")
 
 

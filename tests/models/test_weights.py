@@ -83,6 +83,72 @@ def test_a_fresh_head_keeps_the_draw_and_takes_the_rest(tmp_path: Path) -> None:
     assert_same(model.stages, source.stages)
 
 
+DENSE = [
+    ({"name": "scenes_segnet", "width": 4}, 11, "head.weight"),
+    ({"name": "scenes_detector", "width": 4}, 10, "head.0.weight"),
+    (
+        {"name": "torchvision_segmentation", "arch": "lraspp_mobilenet_v3_large"},
+        5,
+        "classifier.low_classifier.weight",
+    ),
+    (
+        {"name": "torchvision_detector", "arch": "fcos_resnet18_fpn"},
+        5,
+        "head.classification_head.cls_logits.weight",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "classes", "name"), DENSE, ids=[model["name"] for model, *_ in DENSE])
+def test_networks_of_dense_tasks_take_a_file_and_report_what_does_not_fit(
+    tmp_path: Path, model: dict[str, Any], classes: int, name: str
+) -> None:
+    def made(classes: int, **options: Any) -> Any:
+        return create_model(classes=classes, channels=3, **model, **options)
+
+    source, file = made(classes, seed=5), str(tmp_path / "weights.safetensors")
+    state = source.state_dict()
+    save_file(state, file)
+    assert_same(made(classes, weights=file), source)
+    with pytest.raises(UserError, match=rf"do not fit .* of another shape .*{classes} classes.*head: fresh"):
+        made(classes + 1, weights=file)
+    other, drawn = made(classes + 1, weights=file, head="fresh"), made(classes + 1)
+    for key, value in other.state_dict().items():
+        assert torch.equal(value, state[key] if value.shape == state[key].shape else drawn.state_dict()[key])
+    assert other.state_dict()[name].shape != state[name].shape
+    save_file({"backbone.extra": torch.ones(1), **{k: v for k, v in state.items() if k != name}}, file)
+    with pytest.raises(UserError, match=rf"1 missing \({name}\); 1 unexpected \(backbone\.extra\)"):
+        made(classes, weights=file)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (
+            {"name": "torchvision_segmentation", "arch": "deeplabv3_resnet18", "weights": "IMAGENET1K_V1"},
+            ["deeplabv3_resnet18", "arch: deeplabv3_resnet101", "backbone_weights: IMAGENET1K_V1"],
+        ),
+        (
+            {"name": "torchvision_segmentation", "arch": "deeplabv3_resnet50", "weights": "COCO_V1"},
+            ["COCO_WITH_VOC_LABELS_V1"],
+        ),
+        (
+            {"name": "torchvision_detector", "arch": "retinanet_resnet18_fpn", "weights": "COCO_V1"},
+            ["retinanet_resnet50_fpn", "backbone_weights"],
+        ),
+        ({"name": "scenes_detector", "weights": "COCO_V1"}, ["'scenes_detector'", ".safetensors"]),
+        ({"name": "scenes_detector", "weights": "none.pt"}, ["no file 'none.pt'"]),
+    ],
+)
+def test_weights_that_nobody_publishes_are_refused_with_what_there_is(
+    model: dict[str, Any], says: list[str]
+) -> None:
+    with torch.device("meta"), pytest.raises(UserError) as error:
+        create_model(classes=5, channels=3, **model)
+    for word in ["weights", model["weights"], *says]:
+        assert word in str(error.value), str(error.value)
+
+
 def test_weights_are_known_by_their_content(tmp_path: Path) -> None:
     one, two = tmp_path / "one.pt", tmp_path / "two.pt"
     torch.save(net(seed=5).state_dict(), one)

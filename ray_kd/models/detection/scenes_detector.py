@@ -54,6 +54,7 @@ class ScenesDetector(StagedModel):
     """
 
     tasks = ("detection",)
+    last_layers = ("head.0",)
     Options = ScenesDetectorOptions
 
     def __init__(self, options: ScenesDetectorOptions, classes: int, channels: int) -> None:
