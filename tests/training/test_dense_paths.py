@@ -93,7 +93,7 @@ def train(spec: RunSpec, resident: Resident) -> list[dict[str, Any]]:
     rows = lines(Path(spec.storage), summary["identity"], "paths")
     assert rows
     assert all(math.isfinite(row[key]) for row in rows for key in ("loss", "weight"))
-    dense = DENSE[spec.task]
+    dense = DENSE[spec.task.component_name]
     begin = create_model(spec.student, classes=dense.classes, channels=3, seed=spec.seed).state_dict()
     end = weights(Path(spec.storage), summary)
     assert all(values.isfinite().all() for values in end.values())
