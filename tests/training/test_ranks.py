@@ -36,7 +36,7 @@ TAPPED: dict[str, Any] = {
     "optimizer": {"lr": 0.01},
 }
 """Stages that are hooks on modules by their path, which DDP puts another name before. (Shallow: at the full
-depth of a mobilenet_v2, on maps of one pixel, float order alone changed the losses by 0.6 % in four steps.)"""
+depth of a mobilenet_v2, on maps of one pixel, float order alone moved the losses by 0.6 % in four steps.)"""
 
 PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 10}, "nst"]
 
