@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ray_kd.cluster.connect import connect
+from ray_kd.cluster.quiet import native_quiet
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Lock, Store
@@ -125,7 +126,9 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
     """Let a pool of actors work off the tasks; as many as the machines hold."""
     import ray.data  # a second of import, only where it is used
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the other one writes to Ray's session logs
+            handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     total, asked = ray.cluster_resources(), spec.resources
@@ -146,8 +149,9 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-    for done, row in enumerate(rows.iter_rows(), start=1):
-        if row["mistake"]:
-            raise UserError(str(row["mistake"]))
-        if on_shard is not None:
-            on_shard(done, len(tasks))
+    with native_quiet():
+        for done, row in enumerate(rows.iter_rows(), start=1):
+            if row["mistake"]:
+                raise UserError(str(row["mistake"]))
+            if on_shard is not None:
+                on_shard(done, len(tasks))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 
 SWITCHES = {
     "RAY_AUTH_MODE": "token",  # the default, said aloud, which silences its warning
@@ -30,3 +32,37 @@ def quiet() -> None:
             os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\..*")
+
+
+@contextmanager
+def native_quiet() -> Iterator[None]:
+    """Within the block what native code writes to standard error is dropped; what Python says is shown.
+
+    Ray's native code has no switch for what it says there. It writes the same to its session logs.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    sys.stderr.flush()
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        with (
+            open(kept, "w", buffering=1, errors="replace", closefd=False) as shown,
+            redirect_stderr(shown if _is_standard(sys.stderr) else sys.stderr),
+        ):
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _is_standard(stream: object) -> bool:
+    """Whether a stream writes where native code does: not a notebook's."""
+    try:
+        return bool(stream.fileno() == 2)  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False

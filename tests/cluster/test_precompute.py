@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -15,9 +16,14 @@ import pytest
 import torch
 import yaml
 
+from ray_kd.cluster.precompute import precompute_cluster
 from ray_kd.cluster.sweep import run_sweep
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
+from ray_kd.training.precompute import gather_work
+from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
 from ray_kd.training.verify import verify
 from tests.cluster.faults import REPOSITORY, Command, wait_for
@@ -70,6 +76,8 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
 
     code, said = Command("precompute", str(file), "--storage", str(storage)).end()
     assert code == 0, said
+    ours = r"tiny: teacher's answers.*|\d+ shards stored\.|  .*targets/\w+|  check it: ray-kd verify .*"
+    assert not [line for line in said.splitlines() if not re.fullmatch(ours, line)], "Ray's own lines"
     assert (
         f"{VIEWS - len(before)} shards stored" in said or f"{VIEWS - len(before) + 2} shards stored" in said
     )
@@ -101,6 +109,25 @@ def test_a_sweep_computes_its_teachers_answers_once(tmp_path: Path) -> None:
     again = run_sweep(spec, storage=str(tmp_path), progress=False)
     assert again.started == 0
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets/*/*/*.parquet")}
+
+    # One more path adds that path alone. What a teacher cannot write is the user's to mend: one message.
+    run = RunSpec.parse({**base, "paths": ["logits", "hint"], "storage": str(tmp_path)})
+    setting = Setting(Store(str(tmp_path)), torch.device("cpu"))
+    (work,) = [work for work in gather_work([run], setting, Resident()) if work.source.missing()]
+    ((group, missing),) = work.source.missing()
+    assert [name.partition("/")[0] for name in group.columns] == ["feature"] * len(group.columns)
+    where = Path(work.source.store.files.path(group.identity)) / f"{missing[1].name}.parquet"
+    (where / "in the way").mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"^cannot write .*{where.name}"):
+        precompute_cluster([run])
+    (where / "in the way").rmdir()
+    where.rmdir()
+    assert precompute_cluster([run]) >= 1
+    assert precompute_cluster([run]) == 0
+    assert (
+        written.items()
+        <= {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets/*/*/*.parquet")}.items()
+    )
 
 
 def test_a_full_disk_while_targets_are_stored(tmp_path: Path) -> None:
