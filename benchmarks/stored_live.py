@@ -4,7 +4,7 @@
 
 Runs a sweep with live teachers, and with targets stored in float16 and in int8; runs of one cell and seed
 begin with the same weights and see the same batches. Prints, for each cell, the test metric of the last
-weights: mean and standard deviation over seeds of the live runs, and what stored ones differ by, pair by pair.
+weights: mean and standard deviation of the live runs, and what stored ones differ by, pair by pair.
 """
 
 from __future__ import annotations
