@@ -225,15 +225,19 @@ class Counted:
     def __init__(self, name: str, screen: Console | None, every: float = 5.0) -> None:
         self.name, self.screen, self.every = name, screen, every
         self._begin = self._last = time.monotonic()
+        self._first: float | None = None
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
+        if self._first is None:
+            self._first = now
         if done < total and now - self._last < self.every:
             return
         self._last = now
-        left = (now - self._begin) / done * (total - done)
-        text = f"teacher's answers, {done} of {total} shards stored"
-        self.tell(f"{text}; {clock(now - self._begin)} elapsed, about {clock(left)} left")
+        text = f"teacher's answers, {done} of {total} shards stored; {clock(now - self._begin)} elapsed"
+        if 1 < done < total:  # what came before the first one is Ray's start
+            text += f", about {clock((now - self._first) / (done - 1) * (total - done))} left"
+        self.tell(text)
 
     def tell(self, text: str) -> None:
         """Show a sentence."""
