@@ -27,7 +27,7 @@ from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
 from ray_kd.training.verify import verify
 from tests.cluster.faults import REPOSITORY, Command, wait_for
-from tests.helpers import TINY
+from tests.helpers import TINY, TINY_SCENES
 
 pytestmark = pytest.mark.alone
 
@@ -91,21 +91,24 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
 
 
 @pytest.mark.usefixtures("two_cpus")
-def test_a_sweep_computes_its_teachers_answers_once(tmp_path: Path) -> None:
+def test_a_sweep_over_two_tasks_computes_its_teachers_answers_once(tmp_path: Path) -> None:
     cells: dict[str, Any] = {
         "alone": {"paths": []},
         "soft": {"paths": ["soft_target"]},
         "both": {"paths": ["logits", "nst"], "aggregation": "adaptive"},
+        "scenes": {**TINY_SCENES, "paths": ["soft_target", "attention_transfer"]},
     }
     base = {**TINY, "targets": "stored"}
-    data = {"name": "tiny", "base": base, "seeds": [0, 1], "baseline": "alone", "cells": cells}
+    data = {"name": "tiny", "base": base, "seeds": [0, 1], "metric": "monitor", "cells": cells}
     spec = SweepSpec.parse(data)
     first = run_sweep(spec, storage=str(tmp_path), progress=False)
-    assert (first.finished, first.failed) == (6, 0), first.message()
+    assert (first.finished, first.failed) == (8, 0), first.message()
     groups = {path.parent.name for path in tmp_path.glob("targets/*/*/group.json")}
-    assert len(groups) == 3, "one for the union of all paths; validation's and test's answers"
+    assert len(groups) == 2 * 3, (
+        "of each task one for the union of all paths; validation's and test's answers"
+    )
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets/*/*/*.parquet")}
-    assert len(written) == 3 + 2
+    assert len(written) == (3 + 2) + (2 + 2)
     again = run_sweep(spec, storage=str(tmp_path), progress=False)
     assert again.started == 0
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets/*/*/*.parquet")}
