@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_kd.config.spec import RunSpec
+from tests.data.formats import make_folder
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -35,6 +36,23 @@ TINY_SCENES: dict[str, Any] = {
     "training": {"epochs": 2, "batch_size": 8},
 }
 """Changes that make a tiny run one of segmentation: two epochs of four steps."""
+
+
+def on_files(root: Path, loaders: int) -> dict[str, Any]:
+    """Changes that make a tiny run one on image files, which so many processes read ahead.
+
+    The files are written below ``root`` unless they are there: 16 to train on, in two classes.
+    """
+    if not (root / "pets").exists():
+        make_folder(root / "pets", 10)
+    return {
+        "dataset": {"name": "image_folder", "root": str(root / "pets"), "size": 16, "validation": 0.2},
+        "views": "photo",
+        "training": {"epochs": 2, "batch_size": 4},
+        "optimizer": {"lr": 0.02},
+        "resources": {"loaders": loaders},
+    }
+
 
 ALL_PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 10}, "nst"]
 

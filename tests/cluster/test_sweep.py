@@ -16,10 +16,11 @@ import pytest
 
 from ray_kd.cluster.sweep import SweepResult, run_sweep
 from ray_kd.config.errors import UserError
+from ray_kd.config.spec import Resources
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.training.distill import distill
 from tests.cluster.faults import MARK, holder, left_of, records, wait_for
-from tests.helpers import TINY
+from tests.helpers import TINY, on_files
 
 pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("two_cpus")]
 
@@ -68,10 +69,15 @@ def test_a_sweep_with_a_nan_goes_on_and_a_second_call_starts_nothing(tmp_path: P
 
 
 def test_a_trial_in_an_actor_gives_the_numbers_of_a_bare_run(tmp_path: Path) -> None:
-    spec = sweep(seeds=[3])
+    """So does one whose files other processes read: in an actor they are children of its own."""
+    cells = {**CELLS, "files": {"paths": [], **on_files(tmp_path, loaders=2)}}
+    spec = sweep(seeds=[3], cells=cells)
     run(spec, tmp_path / "swept")
+    alone = Resources()
     for trial in spec.plan().trials:
-        bare = distill(trial.spec.model_copy(update={"storage": str(tmp_path / "bare")}))
+        here = trial.spec.model_copy(update={"storage": str(tmp_path / "bare"), "resources": alone})
+        assert here.identity() == trial.identity
+        bare = distill(here)
         swept = summary(tmp_path / "swept", trial.identity)
         assert (swept["last"], swept["best"]) == (bare["last"], bare["best"])
 
