@@ -48,7 +48,11 @@ def on_files(root: Path, loaders: int) -> dict[str, Any]:
     return {
         "dataset": {"name": "image_folder", "root": str(root / "pets"), "size": 16, "validation": 0.2},
         "views": "photo",
-        "teacher": {**TINY["teacher"], "dataset": {"labels": 16}},
+        "teacher": {
+            **TINY["teacher"],
+            "dataset": {"labels": 16},
+            "training": {"epochs": 1, "batch_size": 8},
+        },
         "training": {"epochs": 2, "batch_size": 4},
         "optimizer": {"lr": 0.02},
         "resources": {"loaders": loaders},
