@@ -75,7 +75,7 @@ def main() -> None:
         print(
             f"torch {torch.__version__}, {arguments.images} JPEGs, {mean / 1000:.0f} kB each", file=sys.stderr
         )
-        print("| loaders | loader alone, images/s | model alone, images/s | together at most | waits |")
+        print("| loaders | loader alone, images/s | model alone, images/s | together at most | what waits |")
         print("|---|---|---|---|---|")
         for loaders in arguments.loaders:
             spec = make_spec(Path(folder), loaders, arguments.batch)
