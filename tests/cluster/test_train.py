@@ -124,7 +124,9 @@ def test_two_workers_whose_files_other_processes_read_give_the_numbers_of_one(tm
     changes = {**on_files(tmp_path, loaders=2), "paths": []}
     spread = {**changes["resources"], "workers": 2}
     spec = tiny(tmp_path / "spread", **{**changes, "resources": spread})
-    ensure_teachers(spec, local_setting(spec), Resident())
+    apart = tiny(tmp_path / "spread", **{**changes, "resources": {}})
+    assert apart.identity() == spec.identity()
+    ensure_teachers(apart, local_setting(apart), Resident())
     summary = run_distributed(spec, lambda record: None)
     bare = distill(tiny(tmp_path / "bare", **{**changes, "resources": {}}))
     assert summary["identity"] == bare["identity"]
