@@ -28,6 +28,7 @@ from ray_kd.data.base import Split
 from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
 from ray_kd.teacher.live import LiveTeacher, Targets
+from ray_kd.teacher.mapped import MappedColumn
 from ray_kd.teacher.stored import StoredTargets
 from ray_kd.training.parts import Parts, build, step_key
 from ray_kd.training.precompute import Work, gather_work, precompute
@@ -215,6 +216,7 @@ def reading(repeats: int) -> None:
         parts = build(spec, local_setting(spec), Resident())
         assert isinstance(parts.targets, StoredTargets)
         (column,) = parts.targets.entries["hint"].values()
+        assert isinstance(column, MappedColumn)
         array = np.array(column.values)
         index = np.random.default_rng(0).permutation(len(array))
         order = [index[start : start + 50] for start in range(0, len(index), 50)] * 20
@@ -290,7 +292,8 @@ def memory(repeats: int) -> None:
                     parts.targets.targets(batch)
             grown = own_memory() - before
             assert isinstance(parts.targets, StoredTargets)
-            held = sum(c.values.nbytes for e in parts.targets.entries.values() for c in e.values()) / 2**20
+            columns = [c for c in parts.targets.columns if isinstance(c, MappedColumn)]
+            held = sum(column.values.nbytes for column in columns) / 2**20
             print(f"  store of {held:6.1f} MB: {grown:6.1f} MB")
 
 

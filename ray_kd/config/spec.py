@@ -62,6 +62,15 @@ class Schedule(Strict):
     """Epochs over which the learning rate rises linearly from 0."""
 
 
+class Order(Strict):
+    """Samples shuffled a few stretches of the set at a time."""
+
+    block: Count
+    """Samples that lie side by side."""
+    window: Count
+    """Blocks, drawn from the whole set, whose samples are shuffled together."""
+
+
 class Training(Strict):
     """How long and in what batches."""
 
@@ -79,6 +88,9 @@ class Training(Strict):
     labels: Literal["given", "permuted"] = "given"
     """permuted: the training labels are dealt out anew among the samples, once (keyed by the seed); a run
     that learns nothing true, for a teacher that is wrong on purpose. Validation and test keep theirs."""
+    order: Order | None = None
+    """{block: 1000, window: 8}: in each epoch 8 blocks of 1000 samples that lie side by side are shuffled
+    together, then the next 8, for sets too large to be read in any order; None: all samples are."""
     sync_batchnorm: bool = True
     """Several workers normalise over the global batch, as one worker would."""
 

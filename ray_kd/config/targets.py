@@ -23,12 +23,22 @@ class Targets(Strict):
     """By a path's label, where it differs."""
     top_k: Count | None = None
     """Of stored class logits keep the k largest alone, and the mass of the others; None: all."""
+    read: Literal["mapped", "stream"] = "mapped"
+    """How a run reads them: mapped: from a copy of all of them, that a machine makes once; stream: Ray Data
+    brings each batch's targets and files out of the shards, and nothing is copied. The same numbers."""
+    held: Count = 8
+    """stream: how many shards, of about 64 MB each, a reader keeps in memory."""
     cache: str | None = None
     """A folder on a local disk for this machine's memory-mapped copy; None: below the storage."""
 
     def essence(self) -> dict[str, Any]:
-        """What identity hashes; where the copy lies changes no number."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"cache"})
+        """What identity hashes; how they are read changes no number."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"read", "held", "cache"})
+
+    @property
+    def streamed(self) -> bool:
+        """Whether a run reads its targets out of the shards."""
+        return self.source == "stored" and self.read == "stream"
 
 
 def _source(value: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from ray_kd.config.spec import Order
 from ray_kd.data.base import Split, TensorSplit
-from ray_kd.data.loading import Loader, Request
+from ray_kd.data.loading import CARRIED, Loader, Request
 from ray_kd.data.order import epoch_order, steps_per_epoch
 from ray_kd.data.views import Views
 
@@ -17,6 +19,9 @@ CHUNK = 2048
 
 PIXELS = 1 << 23
 """Numbers in the images of one evaluation batch at most."""
+
+CARRIED_BYTES = 1 << 23
+"""Bytes of targets that travel with the samples read at once, about."""
 
 
 class Batches:
@@ -30,6 +35,7 @@ class Batches:
         device: where batches go.
         rank, world: which share of each global batch is this rank's.
         loader: what reads ``split``; None: one that reads it here.
+        order: how samples are shuffled; None: all of them.
 
     Raises:
         UserError: fewer samples than one batch, or views that cannot act on this split.
@@ -45,28 +51,43 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         loader: Loader | None = None,
+        order: Order | None = None,
     ) -> None:
         self.split, self.views, self.batch_size, self.seed = split, views, batch_size, seed
-        self.device, self.rank, self.world = device, rank, world
+        self.device, self.rank, self.world, self.order = device, rank, world, order
         self.steps = steps_per_epoch(len(split), batch_size)
         self.loader = loader or Loader({"train": split}, views, device)
         self._name = self.loader.name_of(split) or "train"
         self._at_once = 1
         if isinstance(split, TensorSplit):
-            chunk = min(CHUNK, PIXELS // max(1, split.images[0].numel()))
+            carried = CARRIED_BYTES // max(1, self.loader.carries)
+            chunk = min(CHUNK, PIXELS // max(1, split.images[0].numel()), carried)
             self._at_once = max(1, chunk * world // batch_size)
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Tensor]]:
         """The batches of an epoch (0-based) from step ``start`` on, up to step ``stop``."""
-        order = epoch_order(len(self.split), self.batch_size, self.seed, epoch, self.rank, self.world)
-        view = self.views.of_epoch(epoch)
-        raw_view = view if self.views.per_sample else None
-        parts = order[start:stop].split(self._at_once)
-        for many in self.loader(Request(self._name, part.flatten(), raw_view) for part in parts):
-            shown = dict(many) if self.views.per_sample else self.views(many, view, self.split)
-            shown["view"] = torch.full_like(shown["sample"], view)
-            for step in zip(*(value.split(order.shape[1]) for value in shown.values()), strict=True):
+        view, size = self.views.of_epoch(epoch), self.batch_size // self.world
+        for many in self.loader(self.requests(epoch, start, stop)):
+            carried = {name: value for name, value in many.items() if name.startswith(CARRIED)}
+            own = {name: value for name, value in many.items() if name not in carried}
+            shown = own if self.views.per_sample else self.views(own, view, self.split)
+            shown = {**shown, **carried, "view": torch.full_like(shown["sample"], view)}
+            for step in zip(*(value.split(size) for value in shown.values()), strict=True):
                 yield dict(zip(shown, step, strict=True))
+
+    def requests(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Request]:
+        """What the loader is asked for the same batches."""
+        order = epoch_order(
+            len(self.split), self.batch_size, self.seed, epoch, self.rank, self.world, self.order
+        )
+        view = self.views.of_epoch(epoch)
+        for part in order[start:stop].split(self._at_once):
+            yield Request(self._name, part.flatten(), view if self.views.per_sample else None, view)
+
+    def announce(self, epoch: int, start: int, epochs: int) -> None:
+        """Tell the loader what it will be asked for: from a step of an epoch (0-based) to the last epoch."""
+        every = (self.requests(e, start if e == epoch else 0) for e in range(epoch, epochs))
+        self.loader.announce(chain.from_iterable(every))
 
     def before(self, epoch: int, start: int) -> dict[str, Tensor]:
         """The batch that precedes step ``start`` of an epoch (0-based); there has to be one."""

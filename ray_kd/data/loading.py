@@ -34,6 +34,9 @@ AHEAD = 2
 REPLACED = 3
 """How often a loader replaces its processes after one of them died."""
 
+CARRIED = "stored/"
+"""Begins the names of what is no part of the samples and comes with them: their encoded targets."""
+
 _PRELOADED = ["torch", "torchvision.transforms.v2", "ray_kd.data.files"]
 
 
@@ -45,11 +48,13 @@ class Request:
         split: the name of the split.
         index: its samples (B,).
         view: which view of them, where the views act on raw samples; None: as evaluation sees them.
+        shown: which view training shows of them; None: it is no training batch.
     """
 
     split: str
     index: Tensor
     view: int | None = None
+    shown: int | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +130,8 @@ class Loader:
                 "expected views of whole batches ('ray-kd list views' says which those are)."
             )
         self.rows, self.device, self.processes = Rows(splits, views), device, processes
+        self.carries = 0
+        """Bytes of targets that come with a training sample."""
         self._plan: Sequence[Request] = ()
         self._loader: DataLoader | None = None
         self._died = 0
@@ -132,6 +139,9 @@ class Loader:
     def name_of(self, split: Split) -> str | None:
         """What this loader calls a split; None: it does not know it."""
         return next((name for name, known in self.rows.splits.items() if known is split), None)
+
+    def announce(self, requests: Iterator[Request]) -> None:
+        """Be told of all training batches that will be asked for, in this order, from now on."""
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[dict[str, Tensor]]:
         """The batches of the requests, in their order, on the device and as ``gather`` gives them.

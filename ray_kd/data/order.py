@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.spec import Order
 from ray_kd.streams import generator
 
 
@@ -23,14 +24,30 @@ def steps_per_epoch(samples: int, batch_size: int) -> int:
     return samples // batch_size
 
 
+def shuffled(samples: int, seed: int, epoch: int, order: Order | None = None) -> Tensor:
+    """All sample indices in the order of an epoch; with ``order`` a window of blocks after the other."""
+    draw = generator(seed, "order", epoch)
+    if order is None:
+        return torch.randperm(samples, generator=draw)
+    blocks = torch.arange(samples).split(order.block)
+    drawn = [blocks[place] for place in torch.randperm(len(blocks), generator=draw).tolist()]
+    windows = [torch.cat(drawn[at : at + order.window]) for at in range(0, len(drawn), order.window)]
+    return torch.cat([window[torch.randperm(len(window), generator=draw)] for window in windows])
+
+
 def epoch_order(
-    samples: int, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+    samples: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world: int = 1,
+    order: Order | None = None,
 ) -> Tensor:
     """The sample indices of one rank for one epoch, (steps, batch_size / world).
 
     The global batch is the same for any number of ranks; each rank has an equal share of it.
     """
     steps = steps_per_epoch(samples, batch_size)
-    order = torch.randperm(samples, generator=generator(seed, "order", epoch))
-    batches = order[: steps * batch_size].view(steps, batch_size)
+    batches = shuffled(samples, seed, epoch, order)[: steps * batch_size].view(steps, batch_size)
     return batches[:, rank::world].contiguous()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -56,8 +56,13 @@ def write_shard(
     store.files.write_json(f"{place}.json", noted)
 
 
-def read_shard(store: TargetStore, group: Group, shard: Shard) -> tuple[Tensor, dict[str, Tensor]]:
+def read_shard(
+    store: TargetStore, group: Group, shard: Shard, names: Collection[str] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Sample ids (B,) and encoded targets, uint8 (B, nbytes), of a shard whose checksum holds.
+
+    Args:
+        names: of the columns that are wanted; None: all.
 
     Raises:
         UserError: it is missing or damaged; says what to do.
@@ -75,10 +80,11 @@ def read_shard(store: TargetStore, group: Group, shard: Shard) -> tuple[Tensor, 
             f"stored targets: {path} is damaged: {len(data)} bytes that do not give its checksum "
             f"({noted['bytes']} bytes were written). Delete it, then {remedy}."
         )
-    table = pq.read_table(io.BytesIO(data)).combine_chunks()
+    wanted = {name: group.columns[name] for name in (group.columns if names is None else names)}
+    table = pq.read_table(io.BytesIO(data), columns=["sample", *wanted]).combine_chunks()
     samples = torch.from_numpy(table["sample"].to_numpy().copy())
     rows = {}
-    for name, encoding in group.columns.items():
+    for name, encoding in wanted.items():
         column = table[name].chunk(0)
         flat = np.frombuffer(column.buffers()[1], np.uint8)[column.offset * encoding.nbytes :]
         rows[name] = torch.from_numpy(flat[: len(table) * encoding.nbytes].copy()).view(-1, encoding.nbytes)

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
+from ray_kd.data.loading import CARRIED
+from ray_kd.teacher.encoding import Encoding
 from ray_kd.teacher.live import Targets
-from ray_kd.teacher.mapped import MappedColumn
+
+
+class Readable(Protocol):
+    """A stored column: a ``MappedColumn`` or a ``ShardColumn``."""
+
+    encoding: Encoding
+
+    def gather(self, index: np.ndarray) -> Tensor:
+        """The encoded rows at ``index`` (view * samples + place), uint8 (B, nbytes)."""
+        ...
+
+
+def carried_name(number: int) -> str:
+    """What a batch calls the rows of column ``number`` that came with it."""
+    return f"{CARRIED}{number}"
 
 
 class StoredTargets:
@@ -27,7 +44,7 @@ class StoredTargets:
         self,
         ids: Tensor,
         views: int,
-        entries: Mapping[str, Mapping[str, MappedColumn]],
+        entries: Mapping[str, Mapping[str, Readable]],
         device: torch.device,
     ) -> None:
         ids = ids.cpu()
@@ -36,7 +53,7 @@ class StoredTargets:
         self._in_place = bool((ids == torch.arange(len(ids))).all())
         self.samples, self.views, self.entries, self.device = len(ids), views, entries, device
         # Paths of one kind share a column, which is read and decoded once a batch.
-        self._columns: Sequence[MappedColumn] = list(
+        self.columns: Sequence[Readable] = list(
             dict.fromkeys(column for entry in entries.values() for column in entry.values())
         )
 
@@ -46,10 +63,14 @@ class StoredTargets:
         Raises:
             UserError: a sample or view that the store does not have, or a damaged block.
         """
-        index = self._rows(batch["sample"].cpu().numpy(), batch["view"].cpu().numpy())
+        if self.columns and carried_name(0) in batch:
+            encoded = [batch[carried_name(number)] for number in range(len(self.columns))]
+        else:
+            index = self._rows(batch["sample"].cpu().numpy(), batch["view"].cpu().numpy())
+            encoded = [column.gather(index) for column in self.columns]
         read = {
-            column: column.encoding.decode(column.gather(index).to(self.device, non_blocking=True))
-            for column in self._columns
+            column: column.encoding.decode(rows.to(self.device, non_blocking=True))
+            for column, rows in zip(self.columns, encoded, strict=True)
         }
         return {
             label: {entry: read[column] for entry, column in entries.items()}

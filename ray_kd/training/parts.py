@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,6 @@ from ray_kd.aggregation import Aggregator, create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
-from ray_kd.data.permuted import permuted_labels
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
 from ray_kd.models.sync_norm import synchronise
@@ -26,6 +24,7 @@ from ray_kd.teacher import LiveTeacher, Teachers
 from ray_kd.teacher.normalise import renormalisation
 from ray_kd.teacher.stored import StoredTargets
 from ray_kd.training.evaluation import Answers
+from ray_kd.training.reading import Reading, as_trained
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
 from ray_kd.training.stored import Opened, open_stored
@@ -58,6 +57,8 @@ class Parts:
     """The answers of the teacher that fidelity is measured against, the first one, to a split by name."""
     stored: Callable[[str], Answers] | None = None
     """Where targets are stored: a teacher's answers to the validation split, by its name."""
+    reading: Reading | None = None
+    """What another process needs to read the batches and their targets, where they are streamed."""
 
 
 def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None = None) -> Parts:
@@ -68,10 +69,7 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     """
     own = own or Own()
     device = setting.device
-    dataset = own.dataset or resident.dataset(spec.dataset, device)
-    if spec.training.labels == "permuted":
-        dataset = copy.copy(dataset)  # other runs of this process share the original
-        dataset.train = permuted_labels(dataset.train, spec.seed)
+    dataset = as_trained(spec, own.dataset or resident.dataset(spec.dataset, device))
     task, views = make_task(spec, dataset), make_views(spec, dataset)
     student = own.student or create_model(
         spec.student, classes=task.classes, channels=dataset.channels, seed=spec.seed
@@ -98,10 +96,11 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     targets: Teachers | StoredTargets
     judge: Callable[[str], Answers] | None = None
     told: Callable[[str], Answers] | None = None
+    reading: Reading | None = None
     if stored:
         load = partial(resident.fresh_teacher, spec, store=setting.store, device=device)
         opened = open_stored(spec, dataset, views, task, teachers, paths, load, setting)
-        targets, told = opened.targets, partial(opened.answers, "validation")
+        targets, told, reading = opened.targets, partial(opened.answers, "validation"), opened.reading
         judge = partial(_first_answers, opened, next(iter(teachers)))
     else:
         targets = Teachers(teachers, paths, labels)
@@ -119,6 +118,7 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
         aggregator=aggregator.to(device),
         judge=judge,
         stored=told,
+        reading=reading,
     )
 
 

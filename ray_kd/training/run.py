@@ -19,12 +19,13 @@ from torch import Tensor
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
-from ray_kd.data.loading import Loader, default_processes
+from ray_kd.data.loading import Loader
 from ray_kd.paths import Path
 from ray_kd.storage import Lock
 from ray_kd.training.before import check_before
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.evaluation import evaluate
+from ray_kd.training.loaders import make_loader
 from ray_kd.training.means import epoch_means, require_finite
 from ray_kd.training.parts import Own, Parts, build, step_key
 from ray_kd.training.ranks import agree
@@ -112,6 +113,7 @@ class Training:
     def _train(self) -> Iterator[dict[str, Any]]:
         parts = self._parts = build(self.spec, self.setting, self.resident, self.own)
         training, setting = self.spec.training, self.setting
+        self._loader = make_loader(self.spec, parts, setting)
         batches = Batches(
             parts.dataset.train,
             parts.views,
@@ -120,7 +122,8 @@ class Training:
             setting.device,
             setting.rank,
             setting.world,
-            self._make_loader(parts),
+            self._loader,
+            training.order,
         )
         step = self._step = Step(self.spec, parts, setting, batches.steps)
         first = self._resume(step)
@@ -139,6 +142,7 @@ class Training:
         self._lead(lambda: self.records.start(self.spec, environment, keep_epochs=self.epoch))
         self._must_stop()
         step.module.train()
+        batches.announce(self.epoch, first, training.epochs)
         while self.epoch < training.epochs:
             self._begin = time.perf_counter()
             if first == 0:
@@ -149,14 +153,6 @@ class Training:
             self._run_epoch(batches, parts, step, first)
             first = 0
             yield self._end_epoch(parts, step)
-
-    def _make_loader(self, parts: Parts) -> Loader:
-        """What reads this run's batches."""
-        resources, device, data = self.spec.resources, self.setting.device, parts.dataset
-        processes = default_processes(resources.loaders, resources.cpus, device)
-        splits = {"train": data.train, "validation": data.validation, "test": data.test}
-        self._loader = Loader(splits, parts.views, device, processes)
-        return self._loader
 
     def _stop_loading(self) -> None:
         if self._loader is not None:

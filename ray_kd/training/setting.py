@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from ray_kd.config.spec import RunSpec
+from ray_kd.data.loading import Request
+from ray_kd.data.streaming import Answer
 from ray_kd.storage import Store
+
+if TYPE_CHECKING:
+    from ray_kd.training.reading import Reading
 
 
 class CheckpointPort(Protocol):
@@ -36,6 +42,16 @@ class Tracker(Protocol):
         ...
 
 
+class StreamPort(Protocol):
+    """What reads a run's training batches ahead, targets and files together."""
+
+    def __call__(
+        self, reading: Reading, requests: Iterator[Request], readers: int
+    ) -> Iterator[tuple[Request, Answer]]:
+        """A generator of the answers to requests in their order, read by so many processes."""
+        ...
+
+
 @dataclass
 class Setting:
     """Where a run runs.
@@ -46,6 +62,7 @@ class Setting:
         rank, world: this process among those that train together.
         checkpoints: where states are kept; None: ``checkpoints/last.pt`` of the run's directory.
         track: a tracker, or None.
+        stream: what reads the batches of a run whose targets are streamed; None: the run itself, here.
         stop: set it from anywhere, and the run saves its state at the next step and ends.
     """
 
@@ -55,6 +72,7 @@ class Setting:
     world: int = 1
     checkpoints: CheckpointPort | None = None
     track: Tracker | None = None
+    stream: StreamPort | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property

@@ -17,20 +17,27 @@ from ray_kd.paths import Path
 from ray_kd.storage import Store
 from ray_kd.tasks import Task
 from ray_kd.teacher import LiveTeacher
+from ray_kd.teacher.direct import HeldShards, ShardColumn
 from ray_kd.teacher.layout import Group
 from ray_kd.teacher.mapped import MappedColumn, is_mapped, map_columns
-from ray_kd.teacher.stored import StoredTargets
+from ray_kd.teacher.stored import Readable, StoredTargets
 from ray_kd.training.evaluation import Answers
+from ray_kd.training.reading import Reading, require_near, shard_columns
 from ray_kd.training.setting import Setting
 from ray_kd.training.targets import Source, compute, sources, unflat
 
 
 @dataclass
 class Opened:
-    """A run's targets, and what its teachers answered to an evaluation split: (split, teacher)."""
+    """A run's targets, and what its teachers answered to an evaluation split: (split, teacher).
+
+    Attributes:
+        reading: what another process needs to read its batches; None where a mapped copy is read.
+    """
 
     targets: StoredTargets
     answers: Callable[[str, str], Answers]
+    reading: Reading | None = None
 
 
 def open_stored(
@@ -52,24 +59,29 @@ def open_stored(
     Raises:
         UserError: damaged shards, a full disk.
     """
-    cache = cache_of(spec, setting.store)
+    cache = None if spec.targets.streamed else cache_of(spec, setting.store)
     modules = {name: teacher.model for name, teacher in teachers.items()}
     wanted = sources(spec, dataset, modules, paths, setting.store)
     for source in wanted:
         name = source.store.about["teacher"]
-        if _all_mapped(source, cache):
-            source.store.require(teachers[name].digest)
-        else:
+        if cache is None or not _all_mapped(source, cache):
             compute(source, dataset, views, task, lambda name=name: load(name))  # type: ignore[misc]
-    entries: dict[str, dict[str, MappedColumn]] = {}
+        source.store.require(teachers[name].digest)
+    held = HeldShards(spec.targets.held)
+    entries: dict[str, dict[str, Readable]] = {}
     for source in wanted:
         if source.split == "train":
-            columns = _open(source, cache)
+            columns = _open(source, cache, held)
             for label, names in source.entries.items():
                 entries[label] = {entry: columns[name] for entry, name in names.items()}
     targets = StoredTargets(dataset.train.ids, spec.distinct_views(), entries, setting.device)
     judged = {(source.split, source.store.about["teacher"]): source for source in wanted}
-    return Opened(targets, lambda *which: _answers(judged[which], cache, setting.device))
+    reading = None
+    if cache is None:
+        direct = tuple(column for column in targets.columns if isinstance(column, ShardColumn))
+        require_near(spec, direct)
+        reading = Reading({**spec.to_dict(), "storage": setting.store.uri}, direct)
+    return Opened(targets, lambda *which: _answers(judged[which], cache, setting.device), reading)
 
 
 def cache_of(spec: RunSpec, store: Store) -> Store:
@@ -105,15 +117,18 @@ def _all_mapped(source: Source, cache: Store) -> bool:
     )
 
 
-def _open(source: Source, cache: Store) -> dict[str, MappedColumn]:
+def _open(source: Source, cache: Store | None, held: HeldShards) -> Mapping[str, Readable]:
+    """A source's columns by name, from this machine's copy or, without ``cache``, from the shards."""
+    if cache is None:
+        return shard_columns(source, held)
     found: dict[str, MappedColumn] = {}
     for group, names in _groups(source):
         found.update(map_columns(source.store, group, names, source.views, cache))
     return found
 
 
-def _answers(source: Source, cache: Store, device: torch.device) -> Answers:
-    columns = _open(source, cache)
+def _answers(source: Source, cache: Store | None, device: torch.device) -> Answers:
+    columns = _open(source, cache, HeldShards(1))  # they are read in order
     entries = {column.entry: columns[name] for name, column in source.columns.items()}
     stored = StoredTargets(source.ids, 1, {"answer": entries}, device)
 

@@ -1,0 +1,141 @@
+"""Stored targets and the files of their samples, streamed to a rank by Ray Data.
+
+A row of the Ray dataset is a request: which samples, under which view. Actors beside the rank read what is
+stored for them out of the Parquet shards, and the samples themselves, and hand both back in the order of
+the requests, which is the order of training: streamed or not, a run is the same run. An actor that dies
+costs the requests it was at, which Ray has another one answer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Generator, Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from ray_kd.cluster.quiet import quiet
+from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.data.loading import Failure, Request
+from ray_kd.data.streaming import Answer
+from ray_kd.training.reading import Reader, Reading
+
+quiet()
+import ray  # noqa: E402 (its switches come first)
+
+RETRIES = 3
+"""How often a reader that died is started again, and how often a request is asked again."""
+AHEAD_BYTES = 1 << 28
+"""Answers that wait to be taken, about; they lie in Ray's object store."""
+REQUESTS = 10_000
+"""Requests that one pipeline answers; then its actors are started anew, which takes seconds."""
+
+
+def stream(
+    reading: Reading, requests: Iterator[Request], readers: int = 1
+) -> Iterator[tuple[Request, Answer]]:
+    """The answers to requests, in their order; needs a Ray that this process is connected to.
+
+    Args:
+        reading: of the run.
+        requests: read as far ahead as a pipeline goes.
+        readers: actors that read.
+
+    Raises:
+        TrainingFailed: a reader died again and again.
+    """
+    while asked := list(islice(requests, REQUESTS)):
+        answers = _answers(reading, asked, readers)
+        try:
+            for request in asked:
+                yield request, next(answers)
+        finally:
+            answers.close()
+
+
+class ReaderActor:
+    """One of those who read."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+        self._reader: Reader | None = None
+        torch.set_num_threads(1)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """The answers to a table of requests; what the user has to mend travels as text."""
+        answers, failures = [], []
+        for text in batch["request"].to_pylist():
+            answer, failure = b"", ""
+            try:
+                self._reader = self._reader or Reader(self._reading)
+                rows = self._reader(unpacked(text))
+                answer = save({name: value.as_subclass(Tensor).contiguous() for name, value in rows.items()})
+            except UserError as error:
+                failure = str(error)
+            answers.append(answer)
+            failures.append(failure)
+        return pa.table({"answer": pa.array(answers, pa.large_binary()), "failure": pa.array(failures)})
+
+
+def packed(request: Request) -> str:
+    """A request as text."""
+    return json.dumps([request.split, request.index.tolist(), request.view, request.shown])
+
+
+def unpacked(text: str) -> Request:
+    """The inverse of ``packed``."""
+    split, index, view, shown = json.loads(text)
+    return Request(split, torch.tensor(index, dtype=torch.int64), view, shown)
+
+
+def _answers(reading: Reading, requests: list[Request], readers: int) -> Generator[Answer, None, None]:
+    batches = iter(_pipeline(reading, requests, min(readers, len(requests))))
+    try:
+        for table in batches:
+            for answer, failure in zip(table["answer"], table["failure"].to_pylist(), strict=True):
+                yield Failure(failure) if failure else load(bytes(answer.as_buffer()))
+    except ray.exceptions.RayError as error:
+        raise TrainingFailed(
+            f"the readers of stored targets failed ({str(error).splitlines()[0]}); Ray's logs may say why. "
+            "A usual reason is too little memory: lower targets.held or resources.loaders."
+        ) from error
+    finally:
+        close = getattr(batches, "close", None)
+        if close is not None:
+            close()
+
+
+def _pipeline(reading: Reading, requests: list[Request], readers: int) -> Any:
+    import ray.data  # a second of import, only where it is used
+    from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=AHEAD_BYTES)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    with DataContext.current(context), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the bounds have no other name yet
+        rows: Any = ray.data.from_items(
+            [{"request": packed(request)} for request in requests], override_num_blocks=len(requests)
+        )
+        rows = rows.map_batches(
+            ReaderActor,
+            fn_constructor_args=(reading,),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=readers),
+            num_cpus=0,  # as a loader's processes, they share what their rank reserved
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+            scheduling_strategy=here,
+        )
+        return rows.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)

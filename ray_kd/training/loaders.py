@@ -1,0 +1,23 @@
+"""What reads a run's batches: itself, processes of its own, or a stream."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.loading import Loader, default_processes
+from ray_kd.data.streaming import StreamLoader
+from ray_kd.training.parts import Parts
+from ray_kd.training.setting import Setting
+
+
+def make_loader(spec: RunSpec, parts: Parts, setting: Setting) -> Loader:
+    """The loader of a run's splits; ``resources.loaders: 0`` has everything read in this process."""
+    resources, device, data = spec.resources, setting.device, parts.dataset
+    processes = default_processes(resources.loaders, resources.cpus, device)
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    reading, stream = parts.reading, setting.stream
+    if reading is None or stream is None or not reading.columns or resources.loaders == 0:
+        return Loader(splits, parts.views, device, processes)
+    ahead = partial(stream, reading, readers=max(1, processes))
+    return StreamLoader(splits, parts.views, device, processes, ahead, reading.row_bytes)

@@ -1,0 +1,109 @@
+"""Training batches with their stored targets, read anywhere: by the run itself or for it by others."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import Order, RunSpec
+from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.data.loading import Request, Rows
+from ray_kd.data.permuted import permuted_labels
+from ray_kd.teacher.direct import HeldShards, ShardColumn, spread
+from ray_kd.teacher.stored import carried_name
+from ray_kd.training.resident import Resident
+from ray_kd.training.targets import Source, make_views
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a process has to know to read a run's training batches; it travels to other processes.
+
+    Attributes:
+        run: the resolved spec.
+        columns: the targets' columns, in the order of ``StoredTargets.columns``.
+    """
+
+    run: dict[str, Any]
+    columns: tuple[ShardColumn, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a sample's targets."""
+        return sum(column.encoding.nbytes for column in self.columns)
+
+
+class Reader:
+    """Answers requests: the samples as ``Rows`` reads them, and what is stored for them.
+
+    Args:
+        reading: of the run.
+
+    Raises:
+        UserError: the dataset cannot be read here.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        spec = RunSpec.parse(reading.run)
+        dataset = as_trained(spec, Resident().dataset(spec.dataset, torch.device("cpu")))
+        self.split, self.columns = dataset.train, reading.columns
+        self.rows = Rows({"train": self.split}, make_views(spec, dataset))
+
+    def __call__(self, request: Request) -> dict[str, Tensor]:
+        """The rows of a request of training samples; of a set in memory, which a run has, the targets alone.
+
+        Raises:
+            UserError: a shard or a file that is missing or damaged.
+        """
+        rows = {} if isinstance(self.split, TensorSplit) else self.rows.read(request)
+        index = ((request.shown or 0) * len(self.split) + request.index).numpy()
+        return {**rows, **{carried_name(n): column.gather(index) for n, column in enumerate(self.columns)}}
+
+
+def as_trained(spec: RunSpec, dataset: Dataset) -> Dataset:
+    """A dataset as a run trains on it, its labels permuted where the run asks for it."""
+    if spec.training.labels != "permuted":
+        return dataset
+    dataset = copy.copy(dataset)  # other runs of this process share the original
+    dataset.train = permuted_labels(dataset.train, spec.seed)
+    return dataset
+
+
+def shard_columns(source: Source, held: HeldShards) -> dict[str, ShardColumn]:
+    """The columns of a source, read out of their shards."""
+    groups = source.groups()
+    found = {}
+    for name, group in groups.items():
+        if group is not None:
+            names = [other for other, same in groups.items() if same == group]
+            found[name] = ShardColumn(source.store, group, name, names, held)
+    return found
+
+
+def require_near(spec: RunSpec, columns: Sequence[ShardColumn]) -> None:
+    """Refuse an order that would have every batch read more shards than a reader keeps.
+
+    Raises:
+        UserError: says what would do.
+    """
+    groups = list({column.group.identity: column.group for column in columns}.values())
+    held = spec.targets.held
+    most = sum(spread(group, spec.training.order) for group in groups)
+    if most <= held:
+        return
+    block = max(group.rows for group in groups)
+    each = sum(spread(group, Order(block=block, window=1)) for group in groups)
+    window, enough = max(1, held // each), max(held, each)
+    size = sum(spread(group, spec.training.order) * group.rows * group.row_bytes for group in groups)
+    raise UserError(
+        f"targets.read: stream: training's order goes over {most} shards at a time, and a reader keeps "
+        f"{held} (targets.held): each batch would read shards anew. Expected an order of blocks, such as "
+        f"training.order={{block: {block}, window: {window}}} with targets.held={enough}, "
+        f"or targets.held={most}, which takes up to {size / 1e9:.3g} GB in each reader."
+    )
