@@ -50,7 +50,8 @@ def train(
     show = Line()
     with stop_on_signal(setting):
         if spec.resources.workers == 1 and address is None:
-            summary = distill(spec, fresh=fresh, setting=setting, on_epoch=show)
+            with reading_ahead(spec, setting):
+                summary = distill(spec, fresh=fresh, setting=setting, on_epoch=show)
         else:
             summary = distribute(spec, setting, address, fresh, show)
     show.end()
@@ -58,6 +59,20 @@ def train(
     print(test_figures(summary))
     print(f"records and weights: {shown(where)}")
     print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other ways to distil)")
+
+
+@contextmanager
+def reading_ahead(spec: RunSpec, setting: Setting) -> Iterator[None]:
+    """Within the block a run whose targets are streamed has a Ray that streams them."""
+    if not spec.targets.streamed or not spec.active_paths() or spec.resources.loaders == 0:
+        yield
+        return
+    from ray_kd.cluster.connect import connect
+    from ray_kd.cluster.stream import stream
+
+    with connect(None, spec.plugins):
+        setting.stream = stream
+        yield
 
 
 def distribute(

@@ -30,7 +30,7 @@ quiet()
 import ray  # noqa: E402 (its switches come first)
 
 RETRIES = 3
-"""How often a reader that died is started again, and how often a request is asked again."""
+"""How often a request whose reader died is asked again; readers start again as often as that takes."""
 AHEAD_BYTES = 1 << 28
 """Answers that wait to be taken, about; they lie in Ray's object store."""
 REQUESTS = 10_000
@@ -123,7 +123,7 @@ def _pipeline(reading: Reading, requests: list[Request], readers: int) -> Any:
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=AHEAD_BYTES)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     with DataContext.current(context), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the bounds have no other name yet
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the bound has no other name yet
         rows: Any = ray.data.from_items(
             [{"request": packed(request)} for request in requests], override_num_blocks=len(requests)
         )
@@ -134,7 +134,6 @@ def _pipeline(reading: Reading, requests: list[Request], readers: int) -> Any:
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=readers),
             num_cpus=0,  # as a loader's processes, they share what their rank reserved
-            max_restarts=RETRIES,
             max_task_retries=RETRIES,
             scheduling_strategy=here,
         )

@@ -20,6 +20,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchConfig, TorchTrainer, get_device  # noqa: E402
 
 from ray_kd.cluster.capacity import require_slots  # noqa: E402
+from ray_kd.cluster.stream import stream  # noqa: E402
 from ray_kd.config.errors import TrainingFailed, UserError  # noqa: E402
 from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Store  # noqa: E402
@@ -79,6 +80,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         checkpoints=RayCheckpoints(StoreCheckpoints(store, f"runs/{spec.identity()}")),
+        stream=stream,
     )
     if setting.leads and spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker

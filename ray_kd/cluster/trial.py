@@ -13,6 +13,7 @@ import torch
 from ray.tune import PlacementGroupFactory, Trainable
 
 from ray_kd.cluster.runs import Distributed, InProcess, Run
+from ray_kd.cluster.stream import stream
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.training.resident import Resident
@@ -177,6 +178,7 @@ def start_run(task: Assignment, resident: Resident) -> Run:
     if spec.resources.workers > 1:
         return Distributed(spec, group)
     setting = local_setting(spec)
+    setting.stream = stream
     if spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker
 
