@@ -2,7 +2,7 @@
 
     python benchmarks/targets.py                    # all of it, about five minutes of one core
     python benchmarks/targets.py epoch --repeats 3
-    python benchmarks/targets.py sweep              # or bytes, sizes, reading, precompute, memory
+    python benchmarks/targets.py sweep              # or bytes, sizes, reading, streaming, precompute, memory
 
 CPU time of one thread, which other users of the machine disturb less than the clock on the wall; what is
 compared takes turns in one process. Teachers are untrained: only time and bytes are measured.
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -30,6 +30,7 @@ from ray_kd.models import create_model
 from ray_kd.teacher.live import LiveTeacher, Targets
 from ray_kd.teacher.mapped import MappedColumn
 from ray_kd.teacher.stored import StoredTargets
+from ray_kd.training.loaders import make_loader
 from ray_kd.training.parts import Parts, build, step_key
 from ray_kd.training.precompute import Work, gather_work, precompute
 from ray_kd.training.resident import Resident
@@ -235,6 +236,41 @@ def reading(repeats: int) -> None:
     print(f"  {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
+def streaming(repeats: int) -> None:
+    """Samples a second, by the clock, of batches with their targets: from the copy, the shards, Ray Data."""
+    from ray_kd.cluster.connect import connect
+    from ray_kd.cluster.stream import stream
+
+    ways: dict[str, tuple[str, Any]] = {
+        "mapped": ("mapped", None),
+        "shards, read here": ("stream", None),
+        "Ray Data, one reader": ("stream", stream),
+    }
+    found: dict[str, list[float]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as storage, connect():
+        for _ in range(repeats):
+            for name, (read, port) in ways.items():
+                targets = {"source": "stored", "precision": "float32", "read": read}
+                spec = run_spec(storage, targets=targets, paths=["hint"])
+                setting = local_setting(spec)
+                setting.stream = port
+                parts = build(spec, setting, Resident())
+                loader = make_loader(spec, parts, setting)
+                batches = Batches(parts.dataset.train, parts.views, 50, 0, setting.device, loader=loader)
+                batches.announce(0, 0, 101)
+                begin = 0.0
+                for number in range(101):
+                    for batch in batches.epoch(number):
+                        parts.targets.targets(batch)
+                    begin = begin or time.perf_counter()  # readers start in the first epoch
+                found[name].append(100 * batches.steps * 50 / (time.perf_counter() - begin))
+                loader.close()
+    size = sum(column.encoding.nbytes for column in cast(StoredTargets, parts.targets).columns)
+    print(f"Samples a second with targets of {size / 1e3:.1f} kB each, images and views included")
+    for name, rates in found.items():
+        print(f"  {name:22} {statistics.median(rates):9,.0f}   ({min(rates):,.0f} to {max(rates):,.0f})")
+
+
 def storing(repeats: int) -> None:
     """Storing a view of the whole set beside a bare loop of the teacher over the same batches."""
     ratios = []
@@ -308,6 +344,7 @@ def main() -> None:
         "bytes": count_bytes,
         "sizes": sizes,
         "reading": reading,
+        "streaming": streaming,
         "precompute": storing,
         "memory": memory,
     }

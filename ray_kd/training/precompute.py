@@ -140,7 +140,7 @@ class TargetPlan:
     Attributes:
         rows: cells of a table: target, split, shape, stored as, bytes of a row, rows, bytes in all.
         total: bytes of all shards.
-        copied: bytes of a machine's memory-mapped copy.
+        copied: bytes of a machine's memory-mapped copy; 0 where all runs stream.
         missing: shards that are not stored yet.
         teacher: seconds that the teacher needs, on this machine.
         live: seconds that it would need to answer in every trial.
@@ -157,8 +157,8 @@ class TargetPlan:
 
     def text(self) -> str:
         """In a few sentences."""
+        copied = f"{sized(self.copied)} for each machine's memory-mapped copy" if self.copied else "no copy"
         whole = sized(self.total + self.copied)
-        copied = f"{sized(self.copied)} for each machine's memory-mapped copy"
         lines = [
             f"{sized(self.total)} of shards, and {copied}: {whole} on one machine.",
             f"The teacher answers for {spell(self.teacher)} (measured here on a few batches); "
@@ -182,6 +182,7 @@ def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
     """
     rows, total, copied, teacher, live = [], 0, 0, 0.0, 0.0
     students = [spec for spec in specs if spec.active_paths()]
+    mapped = any(not spec.targets.streamed for spec in students)
     for work in works:
         source = work.source
         many = len(source.ids) * source.views
@@ -191,7 +192,7 @@ def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
             shape = "x".join(map(str, encoding.shape)) or "1"
             figures = (shape, encoding.word, f"{encoding.nbytes:,}", f"{many:,}", sized(size))
             rows.append((name.rpartition("@")[0] or name, source.split, *figures))
-            total, copied = total + size, copied + size
+            total, copied = total + size, copied + size * mapped
         each = seconds_per_sample(work)
         teacher += each * many
         if source.split == "train":

@@ -11,12 +11,16 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
+from ray_kd.cluster.sweep import run_sweep
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
+from ray_kd.config.sweep import SweepSpec
 from ray_kd.training.distill import distill
 from ray_kd.training.run import Interrupted
 from ray_kd.training.setting import Setting, local_setting
+from tests.cluster.faults import Command, losses
 from tests.data.formats import make_folder
 from tests.helpers import TINY
 
@@ -102,3 +106,38 @@ def test_it_is_the_mapped_run_though_a_reader_is_killed_and_it_stops_in_an_epoch
     with pytest.raises(UserError, match=rf"{shard.name} is damaged.*precompute"):
         distill(spec.model_copy(update={"seed": 1}), setting=setting)
     assert other.taken >= 8, "the first view's shard is whole"
+
+
+def test_two_ranks_are_the_mapped_ones(tmp_path: Path) -> None:
+    from ray_kd.cluster.train import run_distributed
+
+    found = []
+    for read in ("mapped", "stream"):
+        run = files(tmp_path / "images", targets=targets(read), resources={"workers": 2})
+        spec = RunSpec.parse({**run, "storage": str(tmp_path / read)})
+        summary = run_distributed(spec)
+        found.append((weights(tmp_path / read, summary), losses(tmp_path / read / "runs" / spec.identity())))
+    assert found[0] == found[1]
+    assert not (tmp_path / "stream" / "targets" / "mapped").exists()
+
+
+def test_trials_of_a_sweep_and_a_command_on_another_filesystem(tmp_path: Path) -> None:
+    run = files(tmp_path / "images", targets=targets("stream"))
+    cells: dict[str, Any] = {"both": {}, "one": {"paths": ["soft_target"]}}
+    data = {"name": "tiny", "base": run, "seeds": [0], "baseline": "one", "cells": cells}
+    done = run_sweep(SweepSpec.parse(data), storage=str(tmp_path / "sweep"), progress=False)
+    assert (done.finished, done.failed) == (2, 0), done.message()
+    assert not (tmp_path / "sweep" / "targets" / "mapped").exists()
+
+    (tmp_path / "far").mkdir()
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    command = ("train", str(tmp_path / "run.yaml"), "--storage", f"fsspec+file://{tmp_path / 'far'}")
+    code, said = Command(*command).end()
+    assert code == 0, said
+    assert "Error" not in said
+    (folder,) = (path.parent for path in tmp_path.glob("far/runs/*/summary.json"))
+    far = (folder / "student.safetensors").read_bytes()
+    assert far == (tmp_path / "sweep" / "runs" / folder.name / "student.safetensors").read_bytes()
+    mapped = distill(RunSpec.parse({**run, "targets": targets("mapped"), "storage": str(tmp_path / "m")}))
+    assert mapped["identity"] == folder.name
+    assert far == weights(tmp_path / "m", mapped)

@@ -121,13 +121,14 @@ def test_on_another_filesystem_of_pyarrow(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of a few rows."""
-    monkeypatch.setattr("ray_kd.teacher.layout.SHARD_BYTES", 250)
+    monkeypatch.setattr("ray_kd.teacher.layout.SHARD_BYTES", 400)
 
 
 @pytest.mark.usefixtures("small")
 def test_an_order_over_more_shards_than_are_kept_is_refused_with_one_that_does(tmp_path: Path) -> None:
     def run(**changes: Any) -> RunSpec:
-        return spec_of(tmp_path / "r", "stream", paths=["soft_target"], **changes)
+        targets = {"held": 4, **changes.pop("targets", {})}
+        return spec_of(tmp_path / "r", "stream", paths=["soft_target"], targets=targets, **changes)
 
     with pytest.raises(UserError, match=r"goes over \d+ shards.*training\.order=\{block: (\d+)") as told:
         distill(run())
