@@ -68,9 +68,10 @@ def reading_ahead(spec: RunSpec, setting: Setting) -> Iterator[None]:
         yield
         return
     from ray_kd.cluster.connect import connect
+    from ray_kd.cluster.quiet import native_quiet
     from ray_kd.cluster.stream import stream
 
-    with connect(None, spec.plugins):
+    with connect(None, spec.plugins), native_quiet():
         setting.stream = stream
         yield
 

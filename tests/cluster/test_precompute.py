@@ -55,6 +55,7 @@ def actors(command: Command) -> list[psutil.Process]:
     return [process for process in command.left() if "TeacherActor" in " ".join(process.cmdline())]
 
 
+@pytest.mark.timeout(600)
 def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_path: Path) -> None:
     file, storage = tmp_path / "run.yaml", tmp_path / "results"
     file.write_text(yaml.safe_dump(RUN))

@@ -24,7 +24,7 @@ from tests.cluster.faults import Command, losses
 from tests.data.formats import make_folder
 from tests.helpers import TINY
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("two_cpus")]
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("two_cpus")]
 
 UNTAUGHT = {"model": {"name": "digits_cnn", "width": 4}, "weights": "initial"}
 
@@ -135,6 +135,7 @@ def test_trials_of_a_sweep_and_a_command_on_another_filesystem(tmp_path: Path) -
     code, said = Command(*command).end()
     assert code == 0, said
     assert "Error" not in said
+    assert "core_worker" not in said
     (folder,) = (path.parent for path in tmp_path.glob("far/runs/*/summary.json"))
     far = (folder / "student.safetensors").read_bytes()
     assert far == (tmp_path / "sweep" / "runs" / folder.name / "student.safetensors").read_bytes()
