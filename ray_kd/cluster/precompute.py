@@ -21,7 +21,7 @@ import numpy as np
 
 from ray_kd.cluster.connect import connect
 from ray_kd.cluster.quiet import native_quiet
-from ray_kd.config.errors import UserError
+from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.layout import Group, Shard
@@ -79,6 +79,7 @@ def precompute_cluster(
 
     Raises:
         UserError: a teacher is not trained, the disk is full, nobody answers at the address.
+        TrainingFailed: teachers died again and again.
     """
     specs = same_targets(specs)
     if not specs:
@@ -149,9 +150,15 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-    with native_quiet():
-        for done, row in enumerate(rows.iter_rows(), start=1):
-            if row["mistake"]:
-                raise UserError(str(row["mistake"]))
-            if on_shard is not None:
-                on_shard(done, len(tasks))
+    try:
+        with native_quiet():
+            for done, row in enumerate(rows.iter_rows(), start=1):
+                if row["mistake"]:
+                    raise UserError(str(row["mistake"]))
+                if on_shard is not None:
+                    on_shard(done, len(tasks))
+    except ray.exceptions.RayError as error:
+        raise TrainingFailed(
+            f"the pool of teachers failed ({str(error).splitlines()[0]}); what is stored is kept, and the "
+            "same command goes on. Ray's logs may say why; a usual reason is too little memory for a teacher."
+        ) from error
