@@ -105,4 +105,7 @@ def _noise(values: Tensor, sample: Tensor, stream: tuple[int | str, ...]) -> Ten
     ordered = torch.empty_like(noise)
     ordered[sample.argsort().cpu()] = noise
     spread, mean = torch.std_mean(values.to(torch.float32), dim=0, correction=0)
-    return (mean + spread * ordered.to(values.device)).to(values.dtype)
+    drawn = mean + spread * ordered.to(values.device)
+    if not values.is_floating_point():  # a class, say: one that occurs
+        drawn = drawn.round().clamp(values.min(), values.max())
+    return drawn.to(values.dtype)

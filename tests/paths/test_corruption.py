@@ -125,6 +125,14 @@ def test_noise_has_the_moments_of_each_entry() -> None:
     assert abs(float(torch.corrcoef(both)[0, 1])) < 0.06
 
 
+def test_noise_in_place_of_classes_is_classes_that_occur() -> None:
+    of = batch()
+    classes = (of["sample"] % 3 + 2).view(-1, 1).expand(-1, 5).contiguous()
+    spoilt = corrupt("noise", {"class": classes}, of, step=0, seed=0)["class"]
+    assert spoilt.dtype == torch.int64
+    assert set(spoilt.flatten().tolist()) == {2, 3, 4}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_spoil_the_global_batch(kind: Corruption) -> None:
     whole = batch()
