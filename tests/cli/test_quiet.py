@@ -55,7 +55,7 @@ def test_train_says_only_what_it_does(run_file: Path, tmp_path: Path) -> None:
     assert len(offline_runs(tmp_path / "results")) == 1
 
 
-@pytest.mark.alone
+@pytest.mark.ray
 def test_a_sweep_says_only_what_it_does_and_tracks_each_trial(sweep_file: Path, tmp_path: Path) -> None:
     code, out, err = run(tmp_path, "sweep", sweep_file, "base.tracking.wandb=offline", "resources.cpus=0.5")
     assert code == 0, err
@@ -74,7 +74,7 @@ def test_a_sweep_says_only_what_it_does_and_tracks_each_trial(sweep_file: Path, 
         assert [row["epoch"] for row in history(runs[trial.identity])] == [1, 2, 3]
 
 
-@pytest.mark.alone
+@pytest.mark.ray
 def test_ctrl_c_says_how_to_go_on(run_file: Path, tmp_path: Path) -> None:
     command = ["train", run_file, "paths=[]", "teacher=null", "training.epochs=300"]
     process, until = start(tmp_path, *command), time.monotonic() + 90

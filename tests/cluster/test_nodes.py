@@ -26,7 +26,7 @@ from ray_kd.training.distill import distill
 from tests.cluster.faults import Command, holder, lines, losses, records, wait_for
 from tests.helpers import TINY
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from ray_kd.training.verify import verify
 from tests.cluster.faults import REPOSITORY, Command, wait_for
 from tests.helpers import TINY, TINY_SCENES
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.ray
 
 VIEWS = 40
 RUN: dict[str, Any] = {
@@ -55,7 +55,6 @@ def actors(command: Command) -> list[psutil.Process]:
     return [process for process in command.left() if "TeacherActor" in " ".join(process.cmdline())]
 
 
-@pytest.mark.timeout(600)
 def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_path: Path) -> None:
     file, storage = tmp_path / "run.yaml", tmp_path / "results"
     file.write_text(yaml.safe_dump(RUN))

@@ -24,7 +24,7 @@ from tests.cluster.faults import Command, losses
 from tests.data.formats import make_folder
 from tests.helpers import TINY
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("two_cpus")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_cpus")]
 
 UNTAUGHT = {"model": {"name": "digits_cnn", "width": 4}, "weights": "initial"}
 
@@ -109,11 +109,12 @@ def test_it_is_the_mapped_run_though_a_reader_is_killed_and_it_stops_in_an_epoch
 
 
 def test_two_ranks_are_the_mapped_ones(tmp_path: Path) -> None:
+    """Whose files a process beside each rank reads."""
     from ray_kd.cluster.train import run_distributed
 
     found = []
     for read in ("mapped", "stream"):
-        run = files(tmp_path / "images", targets=targets(read), resources={"workers": 2})
+        run = files(tmp_path / "images", targets=targets(read), resources={"workers": 2, "loaders": 1})
         spec = RunSpec.parse({**run, "storage": str(tmp_path / read)})
         summary = run_distributed(spec)
         found.append((weights(tmp_path / read, summary), losses(tmp_path / read / "runs" / spec.identity())))

@@ -22,7 +22,7 @@ from ray_kd.training.distill import distill
 from tests.cluster.faults import MARK, holder, left_of, records, wait_for
 from tests.helpers import TINY, on_files
 
-pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("two_cpus")]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_cpus")]
 
 CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
 

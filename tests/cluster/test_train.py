@@ -19,9 +19,9 @@ from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
 from tests.cluster.faults import REPOSITORY, Command, holder, lines, losses, records, wait_for
-from tests.helpers import on_files, tiny
+from tests.helpers import tiny
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.ray
 
 FILE = str(REPOSITORY / "sweeps" / "runs" / "digits.yaml")
 EPOCHS = 14
@@ -115,22 +115,3 @@ def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: P
     assert again[-1]["seconds"] != torn[-1]["seconds"], "killed on a checkpoint: nothing was trained twice"
     assert losses(folder) == pytest.approx(losses(tmp_path / "bare" / "runs" / bare["identity"]), rel=5e-3)
     assert summary["last"]["val"]["loss"] == pytest.approx(bare["last"]["val"]["loss"], rel=5e-3)
-
-
-@pytest.mark.usefixtures("two_cpus")
-def test_two_workers_whose_files_other_processes_read_give_the_numbers_of_one(tmp_path: Path) -> None:
-    from ray_kd.cluster.train import run_distributed
-
-    changes = {**on_files(tmp_path, loaders=2), "paths": []}
-    spread = {**changes["resources"], "workers": 2}
-    spec = tiny(tmp_path / "spread", **{**changes, "resources": spread})
-    apart = tiny(tmp_path / "spread", **{**changes, "resources": {}})
-    assert apart.identity() == spec.identity()
-    ensure_teachers(apart, local_setting(apart), Resident())
-    summary = run_distributed(spec, lambda record: None)
-    bare = distill(tiny(tmp_path / "bare", **{**changes, "resources": {}}))
-    assert summary["identity"] == bare["identity"]
-    curves = [losses(tmp_path / place / "runs" / bare["identity"]) for place in ("spread", "bare")]
-    assert len(curves[0]) == 2
-    assert curves[0] == pytest.approx(curves[1], rel=1e-4)
-    assert summary["last"]["test"]["loss"] == pytest.approx(bare["last"]["test"]["loss"], rel=1e-4)
