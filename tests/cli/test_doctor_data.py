@@ -28,7 +28,7 @@ def test_who_waits() -> None:
     assert speed(1000, 1000, 0).together == 500
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_both_are_measured_and_advice_is_given(cli: Cli, tmp_path: Path, run_file: Path) -> None:
     said = cli("doctor", "--data", run_file, "--storage", tmp_path / "s")
     assert said.code == 0, said.err
