@@ -19,13 +19,12 @@ help:
 demo: setup
 	$(BIN)/ray-kd demo
 
-# Tests that start Ray wait for its processes more than they compute: two files of them at a time.
+# Tests run side by side; those that start Ray, which wants all cores, one by one after them.
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
-TWO_FILES := -n 2 --dist loadfile
 
 test: check
 	$(BIN)/python -m pytest -m "not ray" $(SIDE_BY_SIDE)
-	$(BIN)/python -m pytest -m ray $(TWO_FILES)
+	$(BIN)/python -m pytest -m ray tests/cli tests/cluster
 
 test-fast: check
 	$(BIN)/python -m pytest -m "not slow and not ray" $(SIDE_BY_SIDE)

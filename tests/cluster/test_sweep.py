@@ -212,7 +212,7 @@ def test_trials_of_two_workers_run_under_ray_train_and_leave_no_placement_group(
     import ray
 
     spec = sweep(
-        epochs=80,
+        epochs=60,
         cells={"alone": {"paths": [], "teacher": None}},
         resources={"workers": 2},
         search={"method": "grid", "space": {"optimizer.lr": [0.1, 1e-7]}, "cells": ["alone"]},
@@ -224,12 +224,12 @@ def test_trials_of_two_workers_run_under_ray_train_and_leave_no_placement_group(
     ended = {identity: summary(tmp_path, identity) for identity in rates}
     (stopped,) = [one for one in ended.values() if one["status"] == "stopped"]
     assert rates[stopped["identity"]] == 1e-7
-    assert 8 <= stopped["epochs"] < 80
+    assert 8 <= stopped["epochs"] < 60
     assert "asha" in stopped["reason"]
     finished = [identity for identity, one in ended.items() if one["status"] == "finished"]
     assert len(finished) >= 2, "the winner trained after the stopped one"
     for identity in finished:
-        assert [record["epoch"] for record in epochs(tmp_path, identity)] == list(range(1, 81))
+        assert [record["epoch"] for record in epochs(tmp_path, identity)] == list(range(1, 61))
         environment = json.loads((tmp_path / "runs" / identity / "environment.json").read_text())
         assert environment["workers"] == 2
     assert not list((tmp_path / "runs").glob("*/checkpoints"))
