@@ -7,7 +7,7 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-fast check setup lock clean
+.PHONY: help demo test test-ray test-others test-fast check setup lock clean
 
 help:
 	@echo "make demo       set up, and compare nine ways to distil on handwritten digits (5 minutes)"
@@ -19,15 +19,20 @@ help:
 demo: setup
 	$(BIN)/ray-kd demo
 
-# Tests run side by side; those that start Ray, which wants all cores, one by one after them.
-SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
+# Tests that start Ray run one by one, as each wants two cores now and then; all others beside them.
+OTHERS := $(shell $(PYTHON) -c 'import os; print(max(1, min(8, (os.cpu_count() or 2) - 1)))')
 
 test: check
-	$(BIN)/python -m pytest -m "not ray" $(SIDE_BY_SIDE)
+	$(MAKE) --no-print-directory -j 2 test-ray test-others
+
+test-ray:
 	$(BIN)/python -m pytest -m ray tests/cli tests/cluster
 
+test-others:
+	$(BIN)/python -m pytest -m "not ray" -n $(OTHERS) --dist worksteal
+
 test-fast: check
-	$(BIN)/python -m pytest -m "not slow and not ray" $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest -m "not slow and not ray" -n logical --maxprocesses 8 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

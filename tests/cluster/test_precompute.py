@@ -76,7 +76,7 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
 
     code, said = Command("precompute", str(file), "--storage", str(storage)).end()
     assert code == 0, said
-    ours = r"tiny: (teacher's answers|waiting for) .*|\d+ shards stored\.|  .*targets/\w+|  check it: .*"
+    ours = r"tiny: (teacher's answers|waiting for)\b.*|\d+ shards stored\.|  .*targets/\w+|  check it: .*"
     assert not [line for line in said.splitlines() if not re.fullmatch(ours, line)], "Ray's own lines"
     assert (
         f"{VIEWS - len(before)} shards stored" in said or f"{VIEWS - len(before) + 2} shards stored" in said
