@@ -11,7 +11,6 @@ from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
-    from ray_kd.training.precompute import Work
 
 
 def precompute(
@@ -45,7 +44,9 @@ def precompute(
     from ray_kd.cli.train import Line, make_setting, stop_on_signal
     from ray_kd.cluster.quiet import quiet
     from ray_kd.training.distill import ensure_teachers
+    from ray_kd.training.precompute import gather_work
     from ray_kd.training.resident import Resident
+    from ray_kd.training.setting import local_setting
     from ray_kd.training.targets import same_targets
 
     quiet()
@@ -61,7 +62,8 @@ def precompute(
     say = Counted(name, Console(stderr=True))
     done = precompute_cluster(specs, address, say, say.tell)
     print(f"{done} shards stored." if done else "nothing to do: all targets are stored.")
-    for folder in sorted({work.source.store.files.path() for work in find_work(specs, trained=True)}):
+    works = gather_work(specs, local_setting(specs[0]), Resident())
+    for folder in sorted({work.source.store.files.path() for work in works}):
         print(f"  {shown(folder)}")
         print(f"  check it: ray-kd verify {shown(folder)}")
 
@@ -126,12 +128,3 @@ def read_specs(file: str, overrides: tuple[str, ...], storage: str | None) -> tu
         return [trial.spec for trial in sweep.plan().trials], sweep.name
     spec = RunSpec.load(file, *overrides, *(f"storage={one}" for one in place), "targets.source=stored")
     return [spec], spec.name
-
-
-def find_work(specs: list[RunSpec], trained: bool) -> list[Work]:
-    """What the runs want stored."""
-    from ray_kd.training.precompute import gather_work
-    from ray_kd.training.resident import Resident
-    from ray_kd.training.setting import local_setting
-
-    return gather_work(specs, local_setting(specs[0]), Resident(), trained)
