@@ -157,12 +157,13 @@ class TargetPlan:
 
     def text(self) -> str:
         """In a few sentences."""
+        trials = "one trial" if self.trials == 1 else f"{self.trials} trials"
         copied = f"{sized(self.copied)} for each machine's memory-mapped copy" if self.copied else "no copy"
         whole = sized(self.total + self.copied)
         lines = [
             f"{sized(self.total)} of shards, and {copied}: {whole} on one machine.",
             f"The teacher answers for {spell(self.teacher)} (measured here on a few batches); "
-            f"live, in {self.trials} trials, it would answer for {spell(self.live)}.",
+            f"live, in {trials}, it would answer for {spell(self.live)}.",
         ]
         if not self.missing:
             lines.append("All of it is stored already.")
