@@ -53,7 +53,7 @@ _TRIAL: tuple[Column, ...] = (
     ("last_epoch", INTEGER, "epoch of the last weights"),
     ("best_epoch", INTEGER, "epoch of the weights that were best on validation"),
     ("device", TEXT, "device it trained on"),
-    ("device_name", TEXT, "model of that device"),
+    ("device_name", TEXT, "model of that device; a processor's with the instructions that PyTorch uses"),
     ("precision", TEXT, "arithmetic of the forward passes"),
     ("threads", INTEGER, "CPU threads of one worker"),
     ("host", TEXT, "machine it trained on"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -103,7 +104,7 @@ def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """What a run ran on: versions, commit, device."""
     ray = sys.modules.get("ray")
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "ray_kd": ray_kd.__version__,
         "torch": torch.__version__,
@@ -116,6 +117,17 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "host": socket.gethostname(),
         "commit": _commit(),
     }
+
+
+def _processor() -> str:
+    """The processor's model, and the instructions that PyTorch uses on it: both move the last digits."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):  # only Linux has the file, and not on every architecture the line
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        model = next(
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
+        )
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 _commits: dict[str, str | None] = {}
