@@ -1,0 +1,222 @@
+"""Records of several draws of one sweep -> what all of them say, and what only some of them say.
+
+    python analysis/draws.py results/draw_0 results/draw_1000 results/draw_2000 --out docs/results/demo
+
+A draw is the same sweep with other seeds, another teacher, or on another processor; each lies in a storage
+of its own. Prints each strategy's difference to the baseline in each draw; with --out it writes draws.md and
+draws.png too. A strategy is called better or worse only where every draw says so (Holm-corrected within it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from ray_kd.analysis.answer import DASH, number
+from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
+from ray_kd.analysis.pipeline import only_sweep
+from ray_kd.analysis.plot_comparison import BETTER, UNDECIDED, WORSE
+from ray_kd.analysis.plot_style import GREY, WIDTH, Picture, legend_below, render, style, wrapped
+from ray_kd.analysis.plots import write_pictures
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.records import read_records
+from ray_kd.analysis.script import run, script_parser
+from ray_kd.config.errors import UserError
+
+FOCUS = 12.0
+"""A difference of more points than this lies off the scale of the figure."""
+MARKERS = "osD^vPX<>*"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One run of the sweep."""
+
+    label: str
+    comparison: Comparison
+    machine: str
+    """Device and PyTorch's version; several where trials differ."""
+
+
+def read_draw(storage: str, sweep: str | None, label: str | None) -> Draw:
+    """The comparison in one storage.
+
+    Raises:
+        UserError: no such storage or sweep, or it has no finished baseline.
+    """
+    root = Folder.open(storage)
+    name = sweep or only_sweep(root)
+    records = read_records(root, name)
+    comparison = compare_cells(records)
+    if comparison.baseline is None:
+        raise UserError(f"{storage}: the baseline of sweep '{name}' has no finished trial to compare with.")
+    finished = records.trials[records.trials["status"] == "finished"]
+    machines = {f"{row.device_name}, torch {row.torch}" for row in finished.itertuples()}
+    return Draw(label or Path(storage).name, comparison, "; ".join(sorted(machines)))
+
+
+def verdict(draw: Draw, name: str) -> str:
+    """better or worse where the draw's test is significant, open where not, DASH where it has no test."""
+    cell = _cell(draw, name)
+    if cell is None or cell.versus is None:
+        return DASH
+    if not cell.versus.significant:
+        return "open"
+    return "better" if draw.comparison.metric.better(cell.versus.difference.mean, 0.0) else "worse"
+
+
+def agreed(draws: list[Draw], name: str) -> str:
+    """What all draws say of a strategy; open where they differ, or none of them decides."""
+    verdicts = {verdict(draw, name) for draw in draws}
+    return verdicts.pop() if len(verdicts) == 1 else "open"
+
+
+def markdown(draws: list[Draw]) -> str:
+    """The table of all draws and what must be known to read it."""
+    first = draws[0].comparison
+    names = [cell.name for cell in first.cells if cell.name != first.plan.baseline]
+    unit = ", points" if first.metric.rate else ""
+    lines = [
+        f"Difference to “{first.plan.baseline}” in test {first.metric.title}{unit}, ± half-width of its 95 % "
+        "t-interval over the seeds of a draw; \\* marks p < 0.05 after Holm's correction within the draw.",
+        "",
+        _row(["strategy", *(draw.label for draw in draws), "all draws"]),
+        _row(["---", *["---:"] * len(draws), "---"]),
+    ]
+    for name in names:
+        entries = [_difference(draw, name) for draw in draws]
+        said = agreed(draws, name)
+        lines.append(_row([name, *entries, f"**{said}**" if said in ("better", "worse") else said]))
+    alone = [_mean(draw) for draw in draws]
+    lines.append(_row([f"*{first.plan.baseline}, test {first.metric.title}*", *alone, ""]))
+    lines.append(_row(["*teacher*", *(_teacher(draw) for draw in draws), ""]))
+    lines.append(_row(["*converged*", *(_converged(draw) for draw in draws), ""]))
+    lines.append("")
+    lines += [f"- {draw.label}: {_seeds(draw)}; {draw.machine}." for draw in draws]
+    return "\n".join([*lines, ""])
+
+
+def _row(entries: list[str]) -> str:
+    return "| " + " | ".join(entries) + " |"
+
+
+def _cell(draw: Draw, name: str) -> Cell | None:
+    return next((cell for cell in draw.comparison.cells if cell.name == name), None)
+
+
+def _difference(draw: Draw, name: str) -> str:
+    cell = _cell(draw, name)
+    if cell is None or cell.versus is None:
+        return DASH
+    difference = cell.versus.difference
+    text = f"{number(draw.comparison, difference.mean, sign=True)} ± "
+    return text + number(draw.comparison, difference.half_width) + ("\\*" if cell.versus.significant else "")
+
+
+def _mean(draw: Draw) -> str:
+    cell = draw.comparison.baseline
+    assert cell is not None  # read_draw asked for it
+    return f"{number(draw.comparison, cell.best.mean)} ± {number(draw.comparison, cell.best.half_width)}"
+
+
+def _teacher(draw: Draw) -> str:
+    return ", ".join(number(draw.comparison, value) for _, value in draw.comparison.teachers) or DASH
+
+
+def _converged(draw: Draw) -> str:
+    words = {True: "yes", False: "no", None: "not known"}
+    return ", ".join(words[doubling.converged] for doubling in draw.comparison.doublings) or "not checked"
+
+
+def _seeds(draw: Draw) -> str:
+    cell = draw.comparison.baseline
+    seeds = sorted(cell.seeds) if cell is not None else []
+    consecutive = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
+    return f"seeds {seeds[0]} to {seeds[-1]}" if consecutive else f"seeds {', '.join(map(str, seeds))}"
+
+
+def picture(draws: list[Draw]) -> Picture:
+    """One row a strategy, one interval a draw: what moves from draw to draw is chance."""
+    first = draws[0].comparison
+    names = [cell.name for cell in first.cells if cell.name != first.plan.baseline]
+    figure = Figure(figsize=(WIDTH, 0.6 + (0.14 + 0.1 * len(draws)) * len(names)))
+    axes = figure.subplots()
+    for row, name in enumerate(names):
+        for index, draw in enumerate(draws):
+            place = row + (index - (len(draws) - 1) / 2) * 0.7 / len(draws)
+            _draw_difference(axes, place, draw, name, MARKERS[index % len(MARKERS)])
+    axes.axvline(0.0, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
+    axes.set_yticks(range(len(names)), [wrapped(name, 34) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    unit = " (points)" if first.metric.rate else ""
+    axes.set_xlabel(f"Test {first.metric.title}: difference to “{first.plan.baseline}”{unit}")
+    shown = [
+        Line2D([], [], marker=MARKERS[index % len(MARKERS)], color=GREY, lw=1.4, ms=5, label=draw.label)
+        for index, draw in enumerate(draws)
+    ]
+    kinds = ((BETTER, "significantly better in its draw"), (WORSE, "worse"), (UNDECIDED, "undecided"))
+    colours = [Line2D([], [], color=colour, lw=3, label=label) for colour, label in kinds]
+    legend_below(figure, shown, colours, most=4)
+    caption = (
+        f"Difference to “{first.plan.baseline}” with its 95 % interval, by strategy and draw; a strategy "
+        "helps or harms where all of its draws say so. Arrows point at differences off the scale."
+    )
+    return render(figure, "draws", "The same comparison drawn several times", caption)
+
+
+def _draw_difference(axes: Axes, place: float, draw: Draw, name: str, marker: str) -> None:
+    cell = _cell(draw, name)
+    if cell is None or cell.versus is None:
+        return
+    metric, difference = draw.comparison.metric, cell.versus.difference
+    colour = {"better": BETTER, "worse": WORSE}.get(verdict(draw, name), UNDECIDED)
+    mean, low, high = (metric.scale * value for value in (difference.mean, difference.low, difference.high))
+    if metric.rate and abs(mean) > FOCUS:
+        edge = FOCUS if mean > 0 else -FOCUS
+        axes.plot([edge], [place], ">" if mean > 0 else "<", color=colour, ms=5, clip_on=False)
+        text = number(draw.comparison, difference.mean, sign=True)
+        beside = (8 if mean < 0 else -8, 0)
+        axes.annotate(
+            text, (edge, place), beside, textcoords="offset points", color=colour, fontsize=7, va="center"
+        )
+        return
+    axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt", zorder=3)
+    axes.plot([mean], [place], marker, color=colour, ms=4.5, zorder=4)
+
+
+def main() -> None:
+    """Tabulate and draw the draws of one sweep."""
+    parser = script_parser(__doc__)
+    parser.add_argument("more", nargs="*", metavar="STORAGE", help="storages of the other draws")
+    parser.add_argument(
+        "--label", action="append", metavar="TEXT", help="a draw's name, in order; once for each"
+    )
+    arguments = parser.parse_args()
+    storages = [arguments.storage, *arguments.more]
+    labels = arguments.label or [None] * len(storages)
+    if len(labels) != len(storages):
+        raise UserError(
+            f"--label: {len(labels)} given for {len(storages)} draws; expected one for each, or none."
+        )
+    draws = [
+        read_draw(storage, arguments.sweep, label) for storage, label in zip(storages, labels, strict=True)
+    ]
+    text = markdown(draws)
+    print(text)
+    if arguments.out:
+        with style():
+            pictures = [picture(draws)]
+        print(Folder.open(arguments.out).write("draws.md", text))
+        for path in write_pictures(pictures, arguments.out).values():
+            print(path)
+
+
+if __name__ == "__main__":
+    run(main)
