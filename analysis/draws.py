@@ -145,14 +145,23 @@ def picture(draws: list[Draw]) -> Picture:
     names = [cell.name for cell in first.cells if cell.name != first.plan.baseline]
     figure = Figure(figsize=(WIDTH, 0.6 + (0.14 + 0.1 * len(draws)) * len(names)))
     axes = figure.subplots()
+    away = []
     for row, name in enumerate(names):
         for index, draw in enumerate(draws):
-            place = row + (index - (len(draws) - 1) / 2) * 0.7 / len(draws)
-            _draw_difference(axes, place, draw, name, MARKERS[index % len(MARKERS)])
+            cell, place = _cell(draw, name), row + (index - (len(draws) - 1) / 2) * 0.7 / len(draws)
+            if cell is None or cell.versus is None:
+                continue
+            if first.metric.rate and abs(first.metric.scale * cell.versus.difference.mean) > FOCUS:
+                away.append((place, draw, cell))
+            else:
+                _draw_difference(axes, place, draw, cell, MARKERS[index % len(MARKERS)])
+    axes.set_xlim(axes.get_xlim())  # what is drawn from here on moves no limit
+    for place, draw, cell in away:
+        _point_at(axes, place, draw, cell)
     axes.axvline(0.0, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
     axes.set_yticks(range(len(names)), [wrapped(name, 34) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="y", length=0, pad=8 if away else 3.5)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     unit = " (points)" if first.metric.rate else ""
@@ -161,34 +170,49 @@ def picture(draws: list[Draw]) -> Picture:
         Line2D([], [], marker=MARKERS[index % len(MARKERS)], color=GREY, lw=1.4, ms=5, label=draw.label)
         for index, draw in enumerate(draws)
     ]
-    kinds = ((BETTER, "significantly better in its draw"), (WORSE, "worse"), (UNDECIDED, "undecided"))
+    kinds = (
+        (BETTER, "significantly better in its draw"),
+        (WORSE, "significantly worse"),
+        (UNDECIDED, "undecided"),
+    )
     colours = [Line2D([], [], color=colour, lw=3, label=label) for colour, label in kinds]
     legend_below(figure, shown, colours, most=4)
     caption = (
-        f"Difference to “{first.plan.baseline}” with its 95 % interval, by strategy and draw; a strategy "
-        "helps or harms where all of its draws say so. Arrows point at differences off the scale."
+        f"Difference to “{first.plan.baseline}” with its 95 % interval (not corrected), by strategy and "
+        "draw. Colours: the test within a draw, Holm-corrected. Arrows point at differences off the scale."
     )
     return render(figure, "draws", "The same comparison drawn several times", caption)
 
 
-def _draw_difference(axes: Axes, place: float, draw: Draw, name: str, marker: str) -> None:
-    cell = _cell(draw, name)
-    if cell is None or cell.versus is None:
-        return
-    metric, difference = draw.comparison.metric, cell.versus.difference
-    colour = {"better": BETTER, "worse": WORSE}.get(verdict(draw, name), UNDECIDED)
+def _draw_difference(axes: Axes, place: float, draw: Draw, cell: Cell, marker: str) -> None:
+    assert cell.versus is not None  # the caller has looked
+    metric, difference, colour = draw.comparison.metric, cell.versus.difference, _colour(draw, cell)
     mean, low, high = (metric.scale * value for value in (difference.mean, difference.low, difference.high))
-    if metric.rate and abs(mean) > FOCUS:
-        edge = FOCUS if mean > 0 else -FOCUS
-        axes.plot([edge], [place], ">" if mean > 0 else "<", color=colour, ms=5, clip_on=False)
-        text = number(draw.comparison, difference.mean, sign=True)
-        beside = (8 if mean < 0 else -8, 0)
-        axes.annotate(
-            text, (edge, place), beside, textcoords="offset points", color=colour, fontsize=7, va="center"
-        )
-        return
     axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt", zorder=3)
     axes.plot([mean], [place], marker, color=colour, ms=4.5, zorder=4)
+
+
+def _point_at(axes: Axes, place: float, draw: Draw, cell: Cell) -> None:
+    """An arrow at the edge beyond which the difference lies, and its figure in words."""
+    assert cell.versus is not None  # the caller has looked
+    mean, colour = cell.versus.difference.mean, _colour(draw, cell)
+    left = mean < 0
+    edge, arrow, aside = axes.get_xlim()[0 if left else 1], "<" if left else ">", 7 if left else -7
+    axes.plot([edge], [place], arrow, color=colour, ms=5, clip_on=False)
+    axes.annotate(
+        number(draw.comparison, mean, sign=True),
+        (edge, place),
+        (aside, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="center",
+        color=colour,
+        fontsize=7,
+    )
+
+
+def _colour(draw: Draw, cell: Cell) -> str:
+    return {"better": BETTER, "worse": WORSE}.get(verdict(draw, cell.name), UNDECIDED)
 
 
 def main() -> None:
