@@ -17,7 +17,12 @@ StorageOption = Annotated[
 ]
 AddressOption = Annotated[
     str | None,
-    typer.Option("--address", help="A running Ray cluster (host:port or auto).", show_default=False),
+    typer.Option(
+        "--address",
+        help="A running Ray cluster (host:port or auto).",
+        envvar="RAY_ADDRESS",
+        show_default=False,
+    ),
 ]
 
 

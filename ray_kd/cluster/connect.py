@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ray_kd.cluster.authentication import authentication
 from ray_kd.cluster.quiet import quiet
 from ray_kd.config.errors import UserError
 
 quiet()
 import ray  # noqa: E402 (its switches come first)
+import ray.util.client  # noqa: E402
+from ray._private import services  # noqa: E402 (how Ray itself resolves ``auto``)
+from ray.exceptions import RpcError  # noqa: E402
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -29,29 +33,51 @@ def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterat
         plugins: modules of the user's own that workers must import.
 
     Raises:
-        UserError: nobody answers at the address, or Ray does not start here.
+        UserError: nobody answers at the address, the cluster turns us away, or Ray does not start here.
     """
     if ray.is_initialized():
+        if ray.util.client.ray.is_connected():
+            raise _ray_client("the connection that this process has")
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = _resolve(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if address is None or address == "local":
+    with ExitStack() as stack:
         try:
-            ray.init(address="local", include_dashboard=False, **options)
+            if address is not None:
+                _require_answer(address)
+            stack.enter_context(authentication(address))
+            if address is None:
+                ray.init(address="local", include_dashboard=False, **options)
+            else:
+                ray.init(address=address, runtime_env=ship(plugins), **options)
+        except UserError:
+            raise
         except Exception as error:  # Ray has no type of its own for a start that took too long
             ray.shutdown()
-            raise _no_start(error) from error
-    else:
-        _require_answer(address)
-        try:
-            ray.init(address=address, runtime_env=ship(plugins), **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise _no_answer(address, str(error).splitlines()[0]) from error
-    try:
+            raise (_no_start(error) if address is None else _not_joined(address, error)) from error
+        stack.callback(ray.shutdown)
         yield
-    finally:
-        ray.shutdown()
+
+
+def _resolve(address: str | None) -> str | None:
+    """``host:port`` of the cluster to join; None: Ray is to be started here.
+
+    Raises:
+        UserError: ``auto`` finds none, or ray-kd cannot work through such an address.
+    """
+    if not address or address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
+    if not address or address == "local":
+        return None
+    if address.startswith("ray://"):
+        raise _ray_client(f"the address '{address}'")
+    if address != "auto":
+        return address
+    try:
+        return str(services.canonicalize_bootstrap_address(address))
+    except (ConnectionError, ValueError) as error:
+        raise _no_answer(address, _reason(error)) from error
 
 
 def ship(plugins: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -70,12 +96,12 @@ def ship(plugins: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _require_answer(address: str) -> None:
     """Fail within seconds where Ray itself would try for a minute."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if address == "auto" or not colon or not port.isdigit():
-        return
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        raise _no_answer(address, "this is not host:port")
     try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
         raise _no_answer(address, str(error)) from error
 
 
@@ -87,15 +113,48 @@ def _no_answer(address: str, reason: str) -> UserError:
     )
 
 
-def _no_start(error: Exception) -> UserError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
+def _ray_client(what: str) -> UserError:
     return UserError(
-        f"Ray did not start on this machine ({reason}). It is given half a minute; the usual reasons are a "
-        "machine that is busy with other work, too little memory, or a full /tmp. Look at 'top' and 'df -h "
-        "/tmp' and run the same command again, which keeps what is finished; or join a running cluster with "
-        "--address. Ray's logs: /tmp/ray/session_latest/logs."
+        f"{what} is Ray Client's (ray://), through which ray-kd cannot work: its driver has to run on the "
+        "cluster. Run the same command on a machine of the cluster with --address auto, or with the "
+        "host:port that 'ray start --head' prints; or send it there: 'ray job submit --address "
+        "http://HEAD:8265 -- ray-kd ...'."
     )
+
+
+def _not_joined(address: str, error: Exception) -> UserError:
+    if isinstance(error, RpcError | TimeoutError):
+        return _no_answer(address, _reason(error))
+    if "Version mismatch" in str(error):
+        versions = " ".join(str(error).split())
+        return UserError(
+            f"the Ray cluster at '{address}' has other versions than this machine ({versions}). Install the "
+            "same ones on both: requirements.lock names them."
+        )
+    return UserError(
+        f"Ray could not join the cluster at '{address}' ({type(error).__name__}: {_reason(error)}). Run the "
+        "command on a machine of the cluster, where 'ray status' says whether the cluster is well. Ray's "
+        "logs: /tmp/ray/session_latest/logs."
+    )
+
+
+def _no_start(error: Exception) -> UserError:
+    if isinstance(error, OSError) and ".ray" in str(error.filename):
+        return UserError(
+            f"Ray cannot write its token to ~/.ray/auth_token ({_reason(error)}). Make the folder writable, "
+            "or set RAY_AUTH_TOKEN to a long secret of your own."
+        )
+    return UserError(
+        f"Ray did not start on this machine ({_reason(error)}). It is given half a minute; the usual reasons "
+        "are a machine that is busy with other work, too little memory, or a full /tmp. Look at 'top' and "
+        "'df -h /tmp' and run the same command again, which keeps what is finished; or join a running "
+        "cluster with --address. Ray's logs: /tmp/ray/session_latest/logs."
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def describe() -> list[dict[str, Any]]:

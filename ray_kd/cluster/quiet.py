@@ -11,8 +11,11 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 
+AUTH_MODE, TOKEN = "RAY_AUTH_MODE", "token"
+TOKEN_IS_RAYS = os.environ.get(AUTH_MODE) != TOKEN or "ray" in sys.modules
+"""Whether it is Ray that sets this mode, if it is found set later: it does so when it starts a cluster."""
+
 SWITCHES = {
-    "RAY_AUTH_MODE": "token",  # the default, said aloud, which silences its warning
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
@@ -27,9 +30,7 @@ SWITCHES = {
 def quiet() -> None:
     """Set the switches that the user has not set."""
     for name, value in SWITCHES.items():
-        # Ray reads its mode of authentication when it is imported: set later, driver and cluster disagree.
-        if name != "RAY_AUTH_MODE" or "ray" not in sys.modules:
-            os.environ.setdefault(name, value)
+        os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"ray\..*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"ray\..*")
 
