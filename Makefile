@@ -7,12 +7,14 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-ray test-others test-fast check setup lock clean
+.PHONY: help demo test test-ray test-others test-outcome test-elsewhere test-fast check setup lock clean
 
 help:
 	@echo "make demo       set up, and compare nine ways to distil on handwritten digits (5 minutes)"
-	@echo "make test       set up, lint, type-check, run every test"
-	@echo "make test-fast  the same without the tests that take long or start Ray"
+	@echo "make test       set up, lint, type-check, run every test; those about outcomes of training once more"
+	@echo "                with another processor's arithmetic"
+	@echo "make test-fast  the same without the tests that take long or start Ray, and as this machine is"
+	@echo "make test-elsewhere  only those about outcomes: two other processors' arithmetic, three sets of seeds"
 	@echo "make setup      only set up .venv (quick the second time)"
 	@echo "make lock       resolve requirements.lock anew"
 
@@ -22,14 +24,30 @@ demo: setup
 # Tests that start Ray run one by one, as each wants two cores now and then; all others beside them.
 OTHERS := $(shell $(PYTHON) -c 'import os; print(max(1, min(8, (os.cpu_count() or 2) - 1)))')
 
+# Other processors, by the instructions that PyTorch may use: floats are added up in another order there, so that
+# a training comes out otherwise, as it would with other seeds.
+SSE41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+OUTCOME := $(BIN)/python -m pytest -m "outcome and not ray" -n $(OTHERS) --dist worksteal
+
+# Two at a time; test-outcome begins when one of the two before it has ended.
 test: check
-	$(MAKE) --no-print-directory -j 2 test-ray test-others
+	$(MAKE) --no-print-directory -j 2 test-ray test-others test-outcome
 
 test-ray:
 	$(BIN)/python -m pytest -m ray tests/cli tests/cluster
 
 test-others:
 	$(BIN)/python -m pytest -m "not ray" -n $(OTHERS) --dist worksteal
+
+test-outcome:
+	$(SSE41) $(OUTCOME)
+
+test-elsewhere: setup
+	set -e; for shift in 0 1000 2000; do \
+	  $(SSE41) $(OUTCOME) --seed-shift $$shift; \
+	  $(AVX2) $(OUTCOME) --seed-shift $$shift; \
+	done
 
 test-fast: check
 	$(BIN)/python -m pytest -m "not slow and not ray" -n logical --maxprocesses 8 --dist worksteal

@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, so that numbers repeat."""
+"""What every test starts from: one thread, so that numbers repeat; seeds that can be moved."""
 
 from __future__ import annotations
 
@@ -6,7 +6,32 @@ import pytest
 import torch
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed-shift",
+        type=int,
+        default=0,
+        metavar="N",
+        help="add N to every seed of the tests marked 'outcome': what they assert has to hold there too",
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A marked test whose seeds stay where they are would pass under any ``--seed-shift`` unasked."""
+    for item in items:
+        if item.get_closest_marker("outcome") and "seed_shift" not in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(f"{item.nodeid} is marked 'outcome' and takes no seed_shift")
+
+
+@pytest.fixture(scope="session")
+def seed_shift(request: pytest.FixtureRequest) -> int:
+    """What a test marked 'outcome' adds to all of its seeds (``tests.helpers.shifted`` does for a run)."""
+    shift: int = request.config.getoption("--seed-shift")
+    return shift
+
+
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread(request: pytest.FixtureRequest) -> None:
     torch.set_num_threads(1)
-    torch.manual_seed(0)
+    marked = request.node.get_closest_marker("outcome") is not None
+    torch.manual_seed(request.config.getoption("--seed-shift") if marked else 0)

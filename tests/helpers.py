@@ -65,3 +65,17 @@ ALL_PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 1
 def tiny(storage: Path, **changes: Any) -> RunSpec:
     """A run of a second: three epochs of four steps."""
     return RunSpec.parse({**TINY, "storage": str(storage), **changes})
+
+
+def shifted(spec: RunSpec, by: int) -> RunSpec:
+    """The run with every seed in it moved: its own, its data's, its views', its teachers'."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: kept + by if key == "seed" and isinstance(kept, int) else moved(kept)
+                for key, kept in value.items()
+            }
+        return [moved(one) for one in value] if isinstance(value, list) else value
+
+    return RunSpec.parse(moved(spec.to_dict()))

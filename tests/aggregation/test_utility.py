@@ -25,7 +25,7 @@ from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
 from ray_kd.training.step import Step
-from tests.helpers import ALL_PATHS, tiny
+from tests.helpers import ALL_PATHS, shifted, tiny
 
 SHUFFLED = {"name": "soft_target", "corrupt": "shuffle", "label": "shuffled"}
 
@@ -209,25 +209,34 @@ def test_targets_are_exchanged_for_a_strangers() -> None:
     assert turned.tolist() == [10, 50, 70, 30]
 
 
-def digits(storage: Path, paths: list[Any], epochs: int, **aggregation: Any) -> RunSpec:
-    """A student of 200 digits under utility."""
-    return RunSpec.parse(
-        {
-            "dataset": {"name": "digits", "labels": 200},
-            "views": {"name": "shift", "count": 4},
-            "student": {"name": "digits_cnn", "width": 3},
-            "teacher": {
-                "model": {"name": "digits_cnn", "width": 12},
-                "views": {"name": "affine"},
-                "training": {"epochs": 20, "batch_size": 50},
-            },
-            "paths": paths,
-            "aggregation": {"name": "utility", **aggregation},
-            "optimizer": {"lr": 0.05},
-            "training": {"epochs": epochs, "batch_size": 50, "evaluate_every": 100},
-            "storage": str(storage),
-        }
-    )
+STUDENTS = range(3)
+"""Seeds of the students of each test below: one training is an accident, the mean of three is not."""
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the one teacher of all of them."""
+    return tmp_path_factory.mktemp("storage")
+
+
+def digits(storage: Path, shift: int, paths: list[Any], epochs: int, **aggregation: Any) -> list[RunSpec]:
+    """Students of 200 digits under utility, four steps an epoch, two of them measured."""
+    run = {
+        "dataset": {"name": "digits", "labels": 200},
+        "views": {"name": "shift", "count": 4},
+        "student": {"name": "digits_cnn", "width": 3},
+        "teacher": {
+            "model": {"name": "digits_cnn", "width": 12},
+            "views": {"name": "affine"},
+            "training": {"epochs": 12, "batch_size": 50},
+        },
+        "paths": paths,
+        "aggregation": {"name": "utility", "dense_every": 2, **aggregation},
+        "optimizer": {"lr": 0.05},
+        "training": {"epochs": epochs, "batch_size": 50, "evaluate_every": 100},
+        "storage": str(storage),
+    }
+    return [shifted(RunSpec.parse({**run, "seed": seed}), shift) for seed in STUDENTS]
 
 
 def rows_of(spec: RunSpec) -> list[dict[str, Any]]:
@@ -235,31 +244,54 @@ def rows_of(spec: RunSpec) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_a_harmful_path_is_switched_off_and_a_useful_one_is_not(tmp_path: Path) -> None:
+@pytest.mark.outcome
+def test_a_harmful_path_is_switched_off_and_a_useful_one_is_not(storage: Path, seed_shift: int) -> None:
+    """While the teacher has something to teach: figures are means over the last 10 of 25 epochs, all judged.
+
+    Over the seeds tried a useful path's t is 3 to 6 there, that of the others -3 to 1; in training for longer
+    the first falls too, as the student comes to fit its labels (docs/utility.md, Where it fails).
+    """
     noise = {"name": "attention_transfer", "corrupt": "shuffle", "label": "noise"}
-    spec = digits(tmp_path, ["soft_target", SHUFFLED, noise], epochs=50, dense_every=2)
-    distill(spec)
-    rows = rows_of(spec)
-    assert {row["gate"] for row in rows[:3]} == {1.0}, "no judgement without evidence"
-    useful, harmful, useless = rows[-3:]
-    assert useful["measurements"] >= 100
-    assert useful["t"] > 2 > max(useless["t"], harmful["t"])
-    assert useful["gate"] == 1
-    assert useful["share"] > 0.9
-    assert harmful["gate"] == harmful["share"] == harmful["weight"] == 0
-    assert useless["share"] < 0.05
-    assert sum(row["share"] for row in rows[-3:]) == pytest.approx(1)
+    late: dict[str, list[list[float]]] = {"t": [], "gate": [], "share": []}
+    for spec in digits(storage, seed_shift, ["soft_target", SHUFFLED, noise], epochs=25, burn_in=30):
+        distill(spec)
+        rows = rows_of(spec)
+        assert [row["measurements"] for row in rows[::3]] == [2.0 * epoch for epoch in range(1, 26)]
+        assert {row["gate"] for row in rows[: 3 * 3]} == {1.0}, "no judgement without evidence"
+        for row in rows:
+            assert (row["share"] > 0) == (row["gate"] > 0)
+            if row["measurements"] >= 30:
+                assert row["gate"] == 0 or row["t"] > 1
+                assert row["gate"] == 1 or row["t"] < 2.5
+        assert sum(row["share"] for row in rows[-3:]) in (0, pytest.approx(1))
+        for name, values in late.items():
+            values.append([np.mean([row[name] for row in rows[i::3][-10:]]) for i in range(3)])
+    useful, harmful, useless = np.mean(late["t"], axis=0)
+    assert useful > 2 > 1 > max(harmful, useless)
+    useful, harmful, useless = np.mean(late["gate"], axis=0)
+    assert useful > 0.7
+    assert max(harmful, useless) < 0.3
+    useful, harmful, useless = np.mean(late["share"], axis=0)
+    assert useful > 0.6 > 0.2 > max(harmful, useless)
 
 
-def test_a_path_comes_back_when_it_is_mended(tmp_path: Path) -> None:
-    spec = digits(tmp_path, [SHUFFLED], epochs=60, dense_every=2, burn_in=10, memory=15)
-    setting = local_setting(spec)
-    ensure_teachers(spec, setting, Resident())
-    training = Training(spec, setting)
-    for record in training.epochs():
-        if record["epoch"] == 20:
-            assert training._step is not None
-            training._step.corrupted = []
-    gates = [row["gate"] for row in rows_of(spec)]
-    assert gates[19] == 0
-    assert gates[-1] == 1
+@pytest.mark.outcome
+def test_a_path_comes_back_when_it_is_mended(storage: Path, seed_shift: int) -> None:
+    """Off while it is spoilt, in epochs 6 to 15, and on again afterwards for some time, if not for good.
+
+    The highest gate it has again is 0.6 to 1, over the students tried; of one that is not mended, 0 to 0.1.
+    """
+    spoilt, mended = [], []
+    for spec in digits(storage, seed_shift, [SHUFFLED], epochs=30, burn_in=10, memory=15):
+        setting = local_setting(spec)
+        ensure_teachers(spec, setting, Resident())
+        training = Training(spec, setting)
+        for record in training.epochs():
+            if record["epoch"] == 15:
+                assert training._step is not None
+                training._step.corrupted = []
+        gates = [row["gate"] for row in rows_of(spec)]
+        spoilt.append(np.mean(gates[5:15]))
+        mended.append(max(gates[15:]))
+    assert np.mean(spoilt) < 0.3
+    assert np.mean(mended) > 0.5

@@ -142,15 +142,20 @@ def test_detections_are_best_first_and_one_for_each_object_and_class() -> None:
     assert found["boxes"][0, :2].tolist() == [[4, 4, 20, 20]] * 2
 
 
-def test_a_detector_learns_a_batch() -> None:
-    model, scene = detector(width=8), batch(images=6)
-    sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    losses = []
-    for _ in range(60):
-        outputs = model(scene["image"])
-        loss = outputs.head.loss(outputs, scene)
-        sgd.zero_grad()
-        loss.backward()
-        sgd.step()
-        losses.append(float(loss.detach()))
-    assert losses[-1] < 0.5 * losses[0]
+@pytest.mark.outcome
+def test_a_detector_learns_a_batch(seed_shift: int) -> None:
+    """What is left of the loss after 60 steps: a quarter to two fifths of it, over the seeds tried."""
+    left = []
+    for seed in (seed_shift, seed_shift + 1, seed_shift + 2):
+        model, scene = detector(width=8, seed=seed), batch(seed, images=6)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        losses = []
+        for _ in range(60):
+            outputs = model(scene["image"])
+            loss = outputs.head.loss(outputs, scene)
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            losses.append(float(loss.detach()))
+        left.append(losses[-1] / losses[0])
+    assert np.mean(left) < 0.6

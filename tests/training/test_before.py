@@ -24,7 +24,7 @@ from ray_kd.training.distill import distill, ensure_teachers
 from ray_kd.training.parts import Parts, build
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import local_setting
-from tests.helpers import TINY, tiny
+from tests.helpers import TINY, shifted, tiny
 
 
 class DetachedOptions(AdaptedOptions):
@@ -64,15 +64,24 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> type[Detached]:
     return Detached
 
 
-def weights(storage: Path, name: str = "trained") -> str:
-    """A trained teacher's file, made once for a folder."""
+def weights(storage: Path, shift: int = 0, name: str = "trained") -> str:
+    """A trained teacher's file, made once for a folder. (Its top-1 is 0.9, where 0.15 is asked for.)"""
     file = storage / f"{name}.safetensors"
     if not file.exists():
         taught = {**TINY["teacher"], "training": {"epochs": 30, "batch_size": 50}}
-        spec = tiny(storage / "teacher", paths=[], teacher=taught)
+        spec = shifted(tiny(storage / "teacher", paths=[], teacher=taught), shift)
         ensure_teachers(spec, local_setting(spec), Resident())
         run = spec.teacher_run("teacher").identity()
         file.write_bytes((storage / "teacher" / "runs" / run / "best.safetensors").read_bytes())
+    return str(file)
+
+
+def untaught(file: Path) -> str:
+    """A file of weights that give every image the same answer: at chance, whatever they were drawn from."""
+    model = create_model("digits_cnn", classes=10, channels=1, width=4)
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    save_file(model.state_dict(), file)
     return str(file)
 
 
@@ -124,8 +133,7 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_teacher_at_chance_stops_the_run_unless_it_is_meant(tmp_path: Path) -> None:
-    file = str(tmp_path / "untrained.safetensors")
-    save_file(create_model("digits_cnn", classes=10, channels=1, width=4).state_dict(), file)
+    file = untaught(tmp_path / "untrained.safetensors")
     with pytest.raises(UserError) as error:
         distill(with_weights(tmp_path, file))
     for word in ("teacher 'teacher'", "no better than chance", "top-1 0.", "0.1000", "at_chance: go_on"):
@@ -136,26 +144,24 @@ def test_a_teacher_at_chance_stops_the_run_unless_it_is_meant(tmp_path: Path) ->
     assert distill(with_weights(tmp_path, "initial"))["status"] == "finished"
 
 
-def test_every_teacher_is_judged_by_its_stored_answers(tmp_path: Path) -> None:
+@pytest.mark.outcome
+def test_every_teacher_is_judged_by_its_stored_answers(tmp_path: Path, seed_shift: int) -> None:
     """A second teacher too, and a detector."""
-    files = {}
-    for name, width, channels in (("digits_cnn", 4, 1), ("scenes_detector", 8, 3)):
-        files[name] = str(tmp_path / f"{name}.safetensors")
-        model = create_model(name, classes=10, channels=channels, width=width)
-        save_file(model.state_dict(), files[name])
-    untrained = {"model": {"name": "digits_cnn", "width": 4}, "weights": files["digits_cnn"]}
-    teachers = {"good": {**untrained, "weights": weights(tmp_path)}, "other": untrained}
+    untrained = {"model": {"name": "digits_cnn", "width": 4}, "weights": untaught(tmp_path / "u.safetensors")}
+    detects = str(tmp_path / "detector.safetensors")
+    save_file(create_model("scenes_detector", classes=10, channels=3, width=8).state_dict(), detects)
+    teachers = {"good": {**untrained, "weights": weights(tmp_path, seed_shift)}, "other": untrained}
     paths = [{"name": "soft_target", "teacher": "good"}, {"name": "hint", "teacher": "other"}]
     several = {**TINY, "teachers": teachers, "paths": paths, "targets": "stored", "storage": str(tmp_path)}
     del several["teacher"]
     with pytest.raises(UserError, match=r"teacher 'other' is no better than chance on validation: top-1 0\."):
-        distill(RunSpec.parse(several))
+        distill(shifted(RunSpec.parse(several), seed_shift))
     detector = {
         "task": "detection",
         "dataset": {"name": "scenes", "size": 32, "train": 8, "validation": 8, "test": 8},
         "views": "none",
         "student": {"name": "scenes_detector", "width": 4},
-        "teacher": {"model": {"name": "scenes_detector", "width": 8}, "weights": files["scenes_detector"]},
+        "teacher": {"model": {"name": "scenes_detector", "width": 8}, "weights": detects},
         "training": {"epochs": 1, "batch_size": 8},
         "paths": ["class_logit"],
     }
@@ -167,8 +173,10 @@ def test_every_teacher_is_judged_by_its_stored_answers(tmp_path: Path) -> None:
     assert said[0] == said[1]
 
 
-def test_a_teacher_is_judged_once_in_a_process(tmp_path: Path) -> None:
-    spec, resident = with_weights(tmp_path, weights(tmp_path)), Resident()
+@pytest.mark.outcome
+def test_a_teacher_is_judged_once_in_a_process(tmp_path: Path, seed_shift: int) -> None:
+    spec = shifted(with_weights(tmp_path, weights(tmp_path, seed_shift)), seed_shift)
+    resident = Resident()
     asked: list[int] = []
     parts = parts_of(spec, resident)
     parts.teachers["teacher"].model.register_forward_hook(

@@ -16,6 +16,7 @@ from ray_kd.training.parts import build
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Interrupted, Training
 from ray_kd.training.setting import local_setting
+from tests.helpers import shifted
 from tests.training.runs import assert_same, bare_training, weights
 from tests.training.test_ranks import assert_one_is_two, two_ranks
 
@@ -76,8 +77,11 @@ def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     assert summary["last"]["test"] == expected["last"]["test"]
 
 
-def test_metrics_do_not_depend_on_how_a_split_is_cut(tmp_path: Path, monkeypatch: Any) -> None:
-    spec = tiny(tmp_path)
+@pytest.mark.outcome
+def test_metrics_do_not_depend_on_how_a_split_is_cut(
+    tmp_path: Path, monkeypatch: Any, seed_shift: int
+) -> None:
+    spec = shifted(tiny(tmp_path), seed_shift)
     setting = local_setting(spec)
     distill(spec)
     parts = build(spec, setting, Resident())

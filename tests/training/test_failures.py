@@ -25,11 +25,12 @@ from ray_kd.training.distill import distill, ensure_teachers, forget
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
-from tests.helpers import ALL_PATHS, tiny
+from tests.helpers import ALL_PATHS, shifted, tiny
 
 
-def test_nan_ends_the_run_with_its_reason(tmp_path: Path) -> None:
-    spec = tiny(tmp_path, paths=["logits"], optimizer={"lr": 1e20})
+@pytest.mark.outcome
+def test_nan_ends_the_run_with_its_reason(tmp_path: Path, seed_shift: int) -> None:
+    spec = shifted(tiny(tmp_path, paths=["logits"], optimizer={"lr": 1e20}), seed_shift)
     with pytest.raises(TrainingFailed, match=r"NaN or infinite in epoch \d"):
         distill(spec)
     folder = tmp_path / "runs" / spec.identity()

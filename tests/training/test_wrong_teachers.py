@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ray_kd.config.spec import RunSpec
@@ -15,7 +16,7 @@ from ray_kd.training.distill import distill, ensure_teachers
 from ray_kd.training.parts import build
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import local_setting
-from tests.helpers import TINY
+from tests.helpers import TINY, shifted
 
 BIG = {"name": "digits_cnn", "width": 16}
 WRONG: dict[str, Any] = {
@@ -61,8 +62,12 @@ def test_an_untrained_teacher_is_the_same_every_time_and_needs_no_training(tmp_p
     assert distill(run)["status"] == "finished"
 
 
-def test_a_wrong_teacher_fits_its_permuted_labels_and_is_at_chance_on_true_ones(tmp_path: Path) -> None:
-    run = spec(tmp_path, "wrong")
+@pytest.mark.outcome
+def test_a_wrong_teacher_fits_its_permuted_labels_and_is_at_chance_on_true_ones(
+    tmp_path: Path, seed_shift: int
+) -> None:
+    """Over the seeds tried it fits all of its labels, and says 7 to 12 % of the true ones."""
+    run = shifted(spec(tmp_path, "wrong"), seed_shift)
     ensure_teachers(run, local_setting(run), Resident())
     teacher = build(run, local_setting(run), Resident()).teachers["wrong"]
     teaching = run.teacher_run("wrong")
