@@ -89,7 +89,10 @@ def precompute_cluster(
     if not works:
         return 0
     locks = {work.source.store.folder: work.source.store.root for work in works}
-    held = [Lock(root, f"{folder}/lock", on_wait=on_wait) for folder, root in sorted(locks.items())]
+    held = [
+        Lock(root, f"{folder}/lock", on_wait=on_wait, what="stored targets")
+        for folder, root in sorted(locks.items())
+    ]
     for lock in held:
         lock.acquire()
     try:

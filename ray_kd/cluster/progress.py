@@ -16,6 +16,7 @@ from rich.text import Text
 
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.job import Job
+from ray_kd.config.words import clock
 
 LINE_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
@@ -125,13 +126,6 @@ def _left(agenda: Agenda, trials: list[Job], teachers: list[Job]) -> float | Non
         (job.spec.training.epochs - job.epoch) * overall for job in teachers if job.state == "running"
     ]
     return max(sum(seconds) / max(1, agenda.places), max(seconds, default=0.0))
-
-
-def clock(seconds: float) -> str:
-    """``1:05`` or ``2:01:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @dataclass

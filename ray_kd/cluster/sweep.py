@@ -13,10 +13,10 @@ from rich.console import Console
 
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.ledger import Ledger
-from ray_kd.cluster.progress import clock
 from ray_kd.cluster.quiet import quiet
 from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
 from ray_kd.tracking.wandb import require_wandb
@@ -150,7 +150,7 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
         if screen is not None:
             screen.print(f"sweep {name}: {text}", highlight=False, soft_wrap=True)
 
-    lock = Lock(store, f"sweeps/{name}/lock", on_wait=say)
+    lock = Lock(store, f"sweeps/{name}/lock", on_wait=say, what="another process that runs it")
     if not lock.acquire(timeout=lock.ttl + 10):
         raise UserError(
             f"sweep '{name}' is being run by another process (see {store.path(f'sweeps/{name}/lock')}). "

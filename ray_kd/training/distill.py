@@ -116,8 +116,8 @@ def forget(
 
     Args:
         fresh: forget it however it ended, or where it was left.
-        on_wait: told, once, when another process is training the run: nothing of it is touched before
-            that one lets go.
+        on_wait: told now and then while another process is training the run: nothing of it is touched
+            before that one lets go.
     """
 
     def due() -> bool:
@@ -127,7 +127,7 @@ def forget(
     directory = f"runs/{identity}"
     if not due():
         return
-    with Lock(store, f"{directory}/lock", on_wait=on_wait):
+    with Lock(store, f"{directory}/lock", on_wait=on_wait, what=f"run {identity}"):
         if due():
             for file in ("summary.json", "error.txt"):
                 store.delete(f"{directory}/{file}")

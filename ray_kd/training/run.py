@@ -51,7 +51,7 @@ class Training:
         resident: things kept from run to run in this process; default: nothing is shared.
         own: a user's own model or dataset objects in place of the spec's.
         identity: overrides the spec's identity (needed when ``own`` changes what is trained).
-        on_wait: told, once, when another process is training the same run.
+        on_wait: told now and then while another process is training the same run; default: the log.
 
     Attributes:
         identity: 16 hexadecimal digits.
@@ -76,7 +76,8 @@ class Training:
         self.records = Records(setting.store, self.directory)
         self.checkpoints = setting.checkpoints or StoreCheckpoints(setting.store, self.directory)
         self.stop_requested = setting.stop
-        self._lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait) if setting.leads else None
+        lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
+        self._lock = lock if setting.leads else None
         self._parts: Parts | None = None
         self._step: Step | None = None
         self._loader: Loader | None = None
