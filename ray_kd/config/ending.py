@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
+from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.faults import environment_fault
 
 
@@ -30,12 +31,26 @@ class Ending(StrEnum):
 
 STATES = (*(ending.value for ending in Ending), "running", "missing")
 """What a planned trial may be: ended in one of these ways, at work, or not begun."""
+NOT_ENDED = ("unfinished", "running", "missing")
+"""Those of them that the same command still changes."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop; its state is saved, and the same command goes on from it."""
 
 
 def ending_of(error: BaseException) -> Ending:
     """How a run ended that met an error."""
     unfinished = isinstance(error, KeyboardInterrupt) or environment_fault(error) is not None
     return Ending.UNFINISHED if unfinished else Ending.FAILED
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a run ended that met an error, as its record keeps it."""
+    known = environment_fault(error) or error
+    return (
+        str(known) if isinstance(known, (TrainingFailed, UserError)) else f"{type(error).__name__}: {error}"
+    )
 
 
 def exit_code(endings: Iterable[Ending]) -> int:

@@ -94,7 +94,8 @@ def ensure_teachers(
     """Train every teacher of a run that has not been trained yet; their summaries.
 
     Raises:
-        UserError: a teacher's training failed.
+        TrainingFailed: a teacher's loss is no longer finite.
+        UserError: a teacher cannot be set up, or (``EnvironmentFault``) the machine failed it.
     """
     summaries = []
     for name in spec.needed_teachers():

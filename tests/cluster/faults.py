@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,17 @@ def losses(folder: Path) -> list[float]:
 def holder(folder: Path) -> int:
     """The process that trains a run (rank 0, where there are several)."""
     return int((folder / "lock").read_text().split(":")[1])
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Within the block this process can write no byte to a file; Python ignores the signal of it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Command:
