@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         fault = environment_fault(error)
         if fault is not None:
-            print(f"ray-kd: {fault}\nunfinished: the same command goes on from here.", file=sys.stderr)
+            print(f"ray-kd: {fault} Unfinished: the same command goes on from here.", file=sys.stderr)
             sys.exit(3)
         if isinstance(error, UserError):
             print(f"ray-kd: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,17 @@ def full_disk() -> Iterator[None]:
 
 
 class Command:
-    """``ray-kd ...`` in a process of its own, all of whose descendants can be found."""
+    """``ray-kd ...`` in a process of its own, all of whose descendants can be found.
 
-    def __init__(self, *arguments: str, **variables: str) -> None:
+    Args:
+        prefix: a command that starts it.
+    """
+
+    def __init__(self, *arguments: str, prefix: Sequence[str] = (), **variables: str) -> None:
         self.mark = uuid.uuid4().hex
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from ray_kd.cli.main import main; main()", *arguments],
+            [*prefix, sys.executable, "-c", "from ray_kd.cli.main import main; main()", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
