@@ -150,9 +150,13 @@ class TrialActor(Trainable):
         if run is None or run.closed:
             return
         verdict = None
-        with contextlib.suppress(FileNotFoundError, UserError):
+        with contextlib.suppress(OSError, UserError):
             verdict = run.store.read_json(f"{self._task.ledger}/{self._task.identity}.json")
-        run.leave(verdict["reason"] if verdict and verdict["status"] == Ending.STOPPED else None)
+        try:
+            run.leave(verdict["reason"] if verdict and verdict["status"] == Ending.STOPPED else None)
+        except Exception as error:
+            if ending_of(error) is not Ending.UNFINISHED:  # it then goes on from the state before
+                raise
 
 
 def parse(task: Assignment) -> RunSpec:

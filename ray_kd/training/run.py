@@ -317,6 +317,7 @@ class Training:
         """
         summary = self._summary(ending_of(error), reason_of(error))
         if summary["status"] == Ending.UNFINISHED:
+            self._stop_loading()
             return summary
         return self._end(summary, "".join(traceback.format_exception(error)))
 

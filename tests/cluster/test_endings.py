@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,11 @@ from ray_kd.cluster.progress import snapshot
 from ray_kd.config.ending import Ending
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.storage import Store
+from ray_kd.training.run import Training
+from ray_kd.training.setting import local_setting
 from tests.cluster.faults import full_disk
 from tests.cluster.test_agenda import agenda, drain, end, sweep
+from tests.helpers import tiny
 
 
 @pytest.fixture
@@ -145,3 +149,39 @@ def test_a_search_with_unfinished_candidates_waits_for_them(store: Store) -> Non
     cells = [job.cell for job in drain(again)]
     assert lost.cell in cells
     assert "taught (searched)" in cells
+
+
+def test_a_trial_that_waits_for_a_lock_tells_the_sweep(tmp_path: Path) -> None:
+    """It comes back to its driver meanwhile: it can be stopped, and what it waits for is shown."""
+    from ray_kd.cluster.runs import InProcess
+
+    spec = tiny(tmp_path, paths=[], teacher=None)
+    setting = local_setting(spec)
+    lock = f"runs/{spec.identity()}/lock"
+    setting.store.write(lock, b"another-host:17:0123abcd 1.000")
+    run = InProcess(Training(spec, setting))
+    assert run.next_record(time.monotonic() + 0.3) is None
+    assert not run.ended
+    assert run.waits is not None
+    assert "waiting for run 'tiny'" in run.waits
+    assert "process 17 on another-host" in run.waits
+    run.leave(None)
+    assert setting.store.exists(lock), "it is the other one's"
+
+    on = agenda(Store(tmp_path / "sweep"))
+    teacher = on.next()
+    assert teacher is not None
+    on.running(teacher.identity)
+    on.progress(teacher.identity, 0, None, run.waits)
+    assert snapshot(on).waits == (run.waits,)
+    on.progress(teacher.identity, 1, None)
+    assert snapshot(on).waits == ()
+
+    run = InProcess(Training(spec, setting))
+    assert run.next_record(time.monotonic() + 0.3) is None
+    setting.store.delete(lock)
+    while not run.ended:
+        run.next_record(time.monotonic() + 5)
+    assert run.waits is None
+    assert run.finish()["status"] == "finished"
+    assert not setting.store.exists(lock)
