@@ -7,6 +7,7 @@ import math
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.convergence import Doubling
 from ray_kd.analysis.stats import Paired
+from ray_kd.config.ending import NOT_ENDED
 
 DASH = "\N{EN DASH}"
 """Stands where there is no value."""
@@ -91,7 +92,7 @@ def _by_reference(cells: list[Cell]) -> dict[str, list[Cell]]:
 
 def _limits(comparison: Comparison) -> list[str]:
     planned = sum(cell.planned for cell in comparison.cells)
-    waiting = sum(cell.statuses.get(s, 0) for cell in comparison.cells for s in ("running", "missing"))
+    waiting = sum(cell.statuses.get(s, 0) for cell in comparison.cells for s in NOT_ENDED)
     sentences = []
     if waiting and comparison.best is not None:
         sentences.append(f"This is preliminary: {waiting} of {planned} trials have not ended.")

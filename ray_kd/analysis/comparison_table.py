@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ray_kd.analysis.answer import DASH, answer, notes, number, p_value
 from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.config.ending import STATES
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ CSV_COLUMNS = (
     "metric",
     "planned",
     "n",
-    *("finished", "failed", "stopped", "running", "missing"),
+    *STATES,
     *("best_mean", "best_low", "best_high"),
     *("last_mean", "last_low", "last_high"),
     *("agreement_mean", "agreement_low", "agreement_high"),
@@ -169,7 +170,7 @@ def as_csv(comparison: Comparison) -> str:
             comparison.metric.name,
             cell.planned,
             cell.n,
-            *(cell.statuses.get(s, 0) for s in ("finished", "failed", "stopped", "running", "missing")),
+            *(cell.statuses.get(state, 0) for state in STATES),
         ]
         for figure in (cell.best, cell.last, cell.agreement, difference):
             values += [figure.mean, figure.low, figure.high] if figure else [math.nan] * 3

@@ -112,11 +112,11 @@ def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
 
 
 def _usable(records: Records, comparison: Comparison) -> pd.DataFrame:
-    """Path rows of compared trials: of each cell the finished ones, or while there is none the running."""
+    """Path rows of compared trials: of each cell the finished ones; without one, what there is so far."""
     trials = records.trials[records.trials["phase"] == "compare"]
     kept: set[tuple[str, str]] = set()
     for cell in comparison.cells:
-        for status in ("finished", "running"):
+        for status in ("finished", "running", "unfinished"):
             rows = trials[(trials["cell"] == cell.name) & (trials["status"] == status)]
             if len(rows):
                 kept.update((cell.name, str(identity)) for identity in rows["identity"])

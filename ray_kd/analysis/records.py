@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ import yaml
 
 from ray_kd.analysis.reader import Folder, each
 from ray_kd.analysis.schema import TABLES, to_frame
+from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.storage import Store
+from ray_kd.storage import Store, is_held
 
 Row = dict[str, Any]
 
@@ -34,6 +36,9 @@ ENVIRONMENT = (
     "commit",
 )
 """Keys of environment.json that become columns."""
+
+IN_TEST = 600.0
+"""Seconds after its last epoch in which a run without a summary counts as running."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,8 @@ class _Run:
     summary: Row | None
     epochs: list[Row]
     paths: list[Row]
+    at_work: bool = False
+    """Whether a process trains it just now."""
 
 
 def _read_runs(root: Folder, planned: list[Row]) -> dict[str, _Run]:
@@ -160,17 +167,32 @@ def _read_runs(root: Folder, planned: list[Row]) -> dict[str, _Run]:
         if identity not in there:
             return _Run(False, {}, {}, None, [], [])
         folder = root.sub(f"runs/{identity}")
-        summary = folder.json("summary.json")  # first: a run that ends meanwhile is then read as running
+        held = is_held(root.store, f"{folder.prefix}lock")
+        summary = folder.json("summary.json")  # early: a run that ends meanwhile is then read as running
+        spec, epochs = parse_spec(folder.text("spec.yaml")), _latest(folder.stream("epochs"), "epoch")
         return _Run(
             present=True,
-            spec=parse_spec(folder.text("spec.yaml")),
+            spec=spec,
             environment=folder.json("environment.json") or {},
             summary=summary if isinstance(summary, dict) else None,
-            epochs=_latest(folder.stream("epochs"), "epoch"),
+            epochs=epochs,
             paths=_latest(folder.stream("paths"), "epoch", "path"),
+            at_work=held or (summary is None and _in_test(folder, spec, epochs)),
         )
 
     return dict(zip(identities, each(read, identities, root.threads), strict=True))
+
+
+def _in_test(folder: Folder, spec: Row, epochs: list[Row]) -> bool:
+    """Whether a run has just trained its last epoch: test data are read without its lock."""
+    last = epochs[-1]["epoch"] if epochs else None
+    if last is None or last != (spec.get("training") or {}).get("epochs"):
+        return False
+    file = "epochs.jsonl" if folder.store.is_local else f"epochs/{last:06d}.json"
+    try:
+        return time.time() - folder.store.modified(f"{folder.prefix}{file}") < IN_TEST
+    except FileNotFoundError:
+        return False
 
 
 def parse_spec(text: str | None) -> Row:
@@ -233,18 +255,24 @@ class _Rows:
         return sum(seconds) if seconds else None
 
     def _status(self) -> tuple[str, str | None]:
-        """The run's own summary is the truth; the ledger speaks only for a run that left none."""
+        """The run's own summary is the truth; the ledger speaks only for a run that left none.
+
+        One that left none and that nobody trains is unfinished: interrupted, or its process was killed.
+        """
         summary, ledger = self.run.summary, self.ledger
         elsewhere = self.who["sweep"] is not None and not ledger
-        if summary is not None and summary.get("status") == "stopped" and elsewhere:
+        if summary is not None and summary.get("status") == Ending.STOPPED and elsewhere:
             return "missing", "so far only trained until a scheduler of another sweep stopped it"
         if summary is not None and summary.get("status"):
             return str(summary["status"]), summary.get("reason") or ledger.get("reason")
-        if ledger.get("status") in ("failed", "stopped"):
-            return str(ledger["status"]), ledger.get("reason")
-        if ledger.get("status") == "finished":
+        if self.run.at_work:
+            return "running", None
+        ending = noted(ledger)
+        if ending is Ending.FINISHED:
             return "missing", "the ledger calls it finished, but its record is gone"
-        return ("running", None) if self.run.present else ("missing", None)
+        if ending is not None:
+            return ending.value, ledger.get("reason")
+        return (Ending.UNFINISHED.value, None) if self.run.present else ("missing", None)
 
     def epochs(self) -> Iterator[Row]:
         for entry in self.run.epochs:

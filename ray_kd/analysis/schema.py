@@ -29,7 +29,12 @@ _WHO: tuple[Column, ...] = (
 
 _TRIAL: tuple[Column, ...] = (
     ("name", TEXT, "name in the run's spec"),
-    ("status", TEXT, "finished, failed, stopped (by a scheduler), running (no summary yet) or missing"),
+    (
+        "status",
+        TEXT,
+        "finished, failed, stopped (by a scheduler), blocked (its teacher failed), unfinished (interrupted, "
+        "or the storage failed it), running or missing",
+    ),
     ("reason", TEXT, "why it failed or was stopped"),
     ("axes", TEXT, "the values of the sweep's axes, a JSON object"),
     ("task", TEXT, "registered name of the task"),

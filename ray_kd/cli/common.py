@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,12 @@ def shown(path: str | Path) -> str:
     except ValueError:
         return text
     return text if relative.startswith("..") else relative
+
+
+def typed(verb: str, *arguments: str, **options: str | None) -> str:
+    """A command as the user types it; options that are None are left out."""
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    return shlex.join(["ray-kd", verb, *arguments, *given])
 
 
 def builtin_file(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_kd.cli.common import AddressOption, StorageOption, builtin_file, shown
+from ray_kd.cli.common import AddressOption, StorageOption, builtin_file, shown, typed
 from ray_kd.cli.sweep import compare
 
 
@@ -17,7 +17,9 @@ def demo(storage: StorageOption = None, address: AddressOption = None) -> None:
       ray-kd demo --storage /shared/kd --address auto    on a cluster
     """
     file = builtin_file("digits.yaml")
-    compare(str(file), (), address, storage)
+    again = typed("demo", address=address, storage=storage)
+    retry = typed("sweep", shown(file), "--retry-failed", address=address, storage=storage)
+    compare(str(file), (), address, storage, again, retry)
     print("what next:")
     print("  ray-kd status                                   every trial and where it stands")
     print("  ray-kd list paths                               ways for a teacher to teach")

@@ -19,6 +19,7 @@ from ray_kd.cli.status import status
 from ray_kd.cli.sweep import sweep
 from ray_kd.cli.train import teacher, train
 from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.faults import environment_fault
 
 HELP = """
 Which distillation paths, weighted how, make this student best - and can the
@@ -83,15 +84,25 @@ for name, verb in VERBS:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run ``ray-kd``; exits 0 when done, 1 when training failed, 2 for a user's mistake, 130 on Ctrl-C."""
+    """Run ``ray-kd``.
+
+    It exits 0 when all is finished, 1 when something failed, 2 for a user's mistake, 3 when something is
+    unfinished because the machine failed (run it again), 130 on Ctrl-C.
+    """
     try:
         app(arguments)
-    except UserError as error:
-        print(f"ray-kd: {error}", file=sys.stderr)
-        sys.exit(2)
-    except TrainingFailed as error:
-        print(f"ray-kd: training failed: {error}", file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        fault = environment_fault(error)
+        if fault is not None:
+            print(f"ray-kd: {fault} Unfinished: the same command goes on from here.", file=sys.stderr)
+            sys.exit(3)
+        if isinstance(error, UserError):
+            print(f"ray-kd: {error}", file=sys.stderr)
+            sys.exit(2)
+        if isinstance(error, TrainingFailed):
+            print(f"ray-kd: training failed: {error}", file=sys.stderr)
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ def status(
     """Where the trials of a sweep stand.
 
     A row for each cell, while the sweep runs or after it; below, each failed
-    trial with its reason and where its traceback lies.
+    trial with its reason and where its traceback lies, and the reasons of
+    trials that are blocked (their teacher failed) or unfinished.
 
     Examples:
       ray-kd status
@@ -29,9 +30,11 @@ def status(
 
     from ray_kd.analysis import read_records
     from ray_kd.analysis.pipeline import only_sweep
+    from ray_kd.config.ending import STATES, Ending
 
     trials = read_records(storage, sweep or only_sweep(storage)).trials
-    states = ["finished", "running", "failed", "stopped", "missing"]
+    always = ("finished", "running", "failed", "missing")
+    states = [state for state in STATES if state in always or (trials["status"] == state).any()]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell")
     for state in states:
@@ -42,6 +45,12 @@ def status(
         counts = group["status"].value_counts()
         table.add_row(str(cell), *(str(counts.get(state, 0) or "") for state in states))
     Console().print(table)
-    for row in trials[trials["status"] == "failed"].itertuples():
+    for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         print(f"failed: {row.cell}, seed {row.seed}: {row.reason}")
         print(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")
+    for ending in (Ending.BLOCKED, Ending.UNFINISHED):
+        rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
+        for row in rest.itertuples():
+            print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
+    if (trials["status"] == Ending.UNFINISHED.value).any():
+        print("The command that began it goes on with what is unfinished.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown, typed
 from ray_kd.config.errors import UserError
 
 
@@ -22,7 +22,8 @@ def sweep(
     """Train what a comparison still lacks, then print its table.
 
     Trials run side by side with Ray Tune. Ctrl-C is safe: the same command
-    goes on, and repeats no finished trial.
+    goes on, and repeats no finished trial. Exit code 1: a trial failed or has
+    no teacher; 3: trials are unfinished, since the storage failed them.
 
     Examples:
       ray-kd sweep sweeps/digits.yaml --plan
@@ -42,7 +43,8 @@ def sweep(
 
         Console().print(plan_table(SweepSpec.load(file, *(overrides or ())), storage, trials))
         return
-    compare(file, tuple(overrides or ()), address, storage, retry_failed)
+    again = typed("sweep", file, *(overrides or ()), address=address, storage=storage)
+    compare(file, tuple(overrides or ()), address, storage, again, f"{again} --retry-failed", retry_failed)
 
 
 def compare(
@@ -50,9 +52,16 @@ def compare(
     overrides: tuple[str, ...],
     address: str | None,
     storage: str | None,
+    again: str,
+    retry: str,
     retry_failed: bool = False,
 ) -> None:
-    """Run a sweep, analyse it, and say where everything lies."""
+    """Run a sweep, analyse it, and say where everything lies and what to type next.
+
+    Args:
+        again: the command that goes on with what is unfinished.
+        retry: the command that trains failed trials anew.
+    """
     from rich.console import Console
 
     from ray_kd.analysis import analyze
@@ -61,9 +70,15 @@ def compare(
 
     quiet()
     result = run_sweep(file, *overrides, address=address, storage=storage, retry_failed=retry_failed)
-    if result.interrupted:
-        raise typer.Exit(130)
+    if result.exit_code == 3:
+        print(f"next: {again}     (goes on with the {result.unfinished} unfinished trials)")
+    if not result.complete:
+        raise typer.Exit(result.exit_code)
     found = analyze(result.storage, result.name)
     Console().print(found.table)
     print(f"\ntables, plots and report: {shown(f'{result.storage}/sweeps/{result.name}')}")
     print(f"  open {shown(f'{result.storage}/sweeps/{result.name}/report.html')}")
+    if result.exit_code:
+        lost = f"{result.failed + result.blocked} of {result.total} trials failed or have no teacher"
+        print(f"{lost}. Mend what the reasons above say, then: {retry}")
+        raise typer.Exit(result.exit_code)

@@ -7,6 +7,7 @@ winner of a cell's search joins as soon as its candidates have ended.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,9 @@ from ray_kd.cluster.job import Job
 from ray_kd.cluster.ledger import Ledger, Outcome
 from ray_kd.cluster.search import Candidate, CellSearch
 from ray_kd.config.cells import Cell, searched_name
+from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
+from ray_kd.config.faults import fault_in
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
 
@@ -95,11 +98,17 @@ class Agenda:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left: all has ended, or the agenda was halted."""
-        if self.teachers_only:
+        """Whether nothing is left: all has ended, or what has not waits for a run that is unfinished."""
+        if self.halted or self.teachers_only:
             return self.halted or (self.out == 0 and self._first_ready() is None)
         ended = all(job.state == "done" for job in self.jobs.values() if job.trial is not None)
-        return self.halted or (ended and all(search.complete for search in self.searches))
+        return ended and (all(search.complete for search in self.searches) or self._stuck)
+
+    @property
+    def _stuck(self) -> bool:
+        """Whether a search waits for candidates that are unfinished."""
+        unfinished = (job.outcome is not None and not job.outcome.status.final for job in self.jobs.values())
+        return not self.ready and any(unfinished)
 
     def _first_ready(self) -> Job | None:
         needed = {need for job in self._queue for need in job.needs}
@@ -108,9 +117,13 @@ class Agenda:
                 continue  # all that it taught has ended already
             if job.trial is not None and self.teachers_only:
                 continue
-            if all(self.jobs[need].state == "done" for need in job.needs):
+            if all(self._taught(need) for need in job.needs):
                 return job
         return None
+
+    def _taught(self, identity: str) -> bool:
+        outcome = self.jobs[identity].outcome
+        return outcome is not None and outcome.status is Ending.FINISHED
 
     # What happens
 
@@ -119,10 +132,10 @@ class Agenda:
         job = self.jobs[identity]
         job.state, job.began = "running", time.monotonic()
 
-    def progress(self, identity: str, epoch: int, value: float | None) -> None:
-        """A run reported an epoch."""
+    def progress(self, identity: str, epoch: int, value: float | None, waits: str | None = None) -> None:
+        """A run reported an epoch, or what it waits for."""
         job = self.jobs[identity]
-        job.epoch = epoch
+        job.epoch, job.waits = epoch, waits
         if value is not None:
             choose = max if self.plan.mode == "max" else min
             job.value, job.best = value, value if job.best is None else choose(job.best, value)
@@ -131,13 +144,15 @@ class Agenda:
         """A run ended; all that hangs on it follows."""
         job = self.jobs[identity]
         self._settle(job, outcome)
-        self._fail_untaught()
+        self._settle_untaught()
         self._advance_searches()
 
     def crashed(self, identity: str, reason: str) -> bool:
         """The process of a run died; True when it will be started again."""
         job = self.jobs[identity]
-        earlier = self.ledger.outcomes([identity]).get(identity)
+        earlier = None
+        with contextlib.suppress(OSError):  # the storage does not answer: it says nothing of an end
+            earlier = self.ledger.outcomes([identity]).get(identity)
         if earlier is not None:  # it died after its last breath
             self.end(identity, earlier)
             return False
@@ -146,28 +161,35 @@ class Agenda:
             job.state, job.began = "waiting", None
             self._queue.insert(0, job)
             return True
+        fault = fault_in(reason)
+        if fault is not None:
+            self.end(identity, Outcome(Ending.UNFINISHED, str(fault), 0.0, job.epoch, {}))
+            return False
         path = f"runs/{identity}/error.txt"
-        self.ledger.store.write(path, reason.encode())
+        self.ledger.keep(path, reason.encode())
         last = (reason.strip().splitlines() or ["no reason given"])[-1]
         text = f"its worker process died {job.crashes} times; the last time: {last[:300]}"
-        self.end(identity, Outcome("failed", text, 0.0, job.epoch, {}, path))
+        self.end(identity, Outcome(Ending.FAILED, text, 0.0, job.epoch, {}, path))
         return False
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         job.state, job.outcome = "done", outcome
         if job in self._queue:
             self._queue.remove(job)
-        if job.trial is not None:
-            self.ledger.write(job.identity, job.cell, job.trial.seed, job.phase, outcome)
+        if job.trial is not None or not self._taught(job.identity):
+            self.ledger.write(job.identity, job.cell, job.spec.seed, job.phase, outcome)
 
-    def _fail_untaught(self) -> None:
-        """A trial whose teacher failed cannot run: it failed too."""
+    def _settle_untaught(self) -> None:
+        """A trial whose teacher failed is blocked; one whose teacher is unfinished is so itself."""
         for job in list(self._queue):
             for need in job.needs:
                 teacher = self.jobs[need]
-                if teacher.outcome is not None and teacher.outcome.status != "finished":
-                    reason = f"its teacher ({teacher.spec.name}) failed: {teacher.outcome.reason}"
-                    self._settle(job, Outcome("failed", reason, 0.0, 0, {}, teacher.outcome.error))
+                if teacher.outcome is not None and not self._taught(need):
+                    failed = teacher.outcome.status.final
+                    reason = f"its teacher ({teacher.spec.name}) {'failed' if failed else 'is unfinished'}: "
+                    ending = Ending.BLOCKED if failed else Ending.UNFINISHED
+                    outcome = Outcome(ending, f"{reason}{teacher.outcome.reason}", 0.0, 0, {})
+                    self._settle(job, replace(outcome, error=teacher.outcome.error))
                     break
 
     # Taking trials in
@@ -187,7 +209,7 @@ class Agenda:
         self._queue = sorted([*self._queue, *new.values()], key=_order)
         earlier = self.ledger.outcomes(new)
         for identity, outcome in earlier.items():
-            if outcome.status == "failed" and self.retry_failed:
+            if outcome.status is Ending.FAILED and self.retry_failed:
                 self.ledger.stale.add(identity)
             else:
                 self._settle(new[identity], outcome)
@@ -197,7 +219,7 @@ class Agenda:
         self.plan.teachers += [
             job.spec for job in new.values() if job.trial is None and job.identity not in known
         ]
-        self._fail_untaught()
+        self._settle_untaught()
 
     def _needs(self, trial: Trial) -> tuple[str, ...]:
         needs = []
@@ -284,16 +306,17 @@ class Agenda:
 
     def _value(self, search: CellSearch, candidate: Candidate) -> None:
         outcomes = [self.jobs[identity].outcome for identity in candidate.identities]
-        if candidate.ended or not outcomes or any(outcome is None for outcome in outcomes):
-            return
         ended = [outcome for outcome in outcomes if outcome is not None]
+        open_yet = len(ended) < len(outcomes) or any(one.status is Ending.UNFINISHED for one in ended)
+        if candidate.ended or not outcomes or open_yet:
+            return
         metric = self.plan.metric_of(self.jobs[candidate.identities[0]].spec)
         values = [outcome.best.get(metric) for outcome in ended]
         known = [value for value in values if value is not None]
-        if all(outcome.status == "finished" for outcome in ended) and len(known) == len(values):
+        if all(outcome.status is Ending.FINISHED for outcome in ended) and len(known) == len(values):
             search.end(candidate, sum(known) / len(known))
             return
-        stopped = [outcome for outcome in ended if outcome.status == "stopped"]
+        stopped = [outcome for outcome in ended if outcome.status is Ending.STOPPED]
         partial = (stopped[0].epochs, sum(known) / len(known)) if stopped and known else None
         search.end(candidate, None, partial)
 

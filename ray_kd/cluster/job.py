@@ -19,6 +19,7 @@ class Job:
         needs: identities of the teachers it loads.
         epoch: the last epoch reported.
         value, best: the last validation metric, and the best one so far.
+        waits: what it waits for where it runs, in a sentence.
     """
 
     identity: str
@@ -32,6 +33,7 @@ class Job:
     value: float | None = None
     best: float | None = None
     began: float | None = None
+    waits: str | None = None
 
     @property
     def cell(self) -> str:

@@ -1,21 +1,24 @@
 """The ledger of a sweep: which trials ended, and how. Its one writer is the driver.
 
 ``runs/<identity>/summary.json`` says how a run ended; the ledger says that this sweep has taken note, and
-keeps what a run could not say itself (its worker died, its teacher failed). Both are written whole, so a
-sweep that was killed at any moment goes on from what they say.
+keeps what a run could not say itself (its worker died, its teacher failed, the machine failed it). Both are
+written whole, so a sweep that was killed at any moment goes on from what they say. What cannot be written
+(the disk is full) is kept in memory and written with what comes next: a lost note costs nothing that ended.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError
+from ray_kd.config.faults import EnvironmentFault
 from ray_kd.storage import Store
-
-Status = Literal["finished", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Outcome:
         error: path of its traceback below the storage, for failed runs that left one.
     """
 
-    status: Status
+    status: Ending
     reason: str | None
     seconds: float
     epochs: int
@@ -38,14 +41,14 @@ class Outcome:
     @classmethod
     def of(cls, summary: dict[str, Any]) -> Outcome:
         """From a run's summary."""
-        failed = summary["status"] == "failed"
+        status = Ending(summary["status"])
         return cls(
-            status=summary["status"],
+            status=status,
             reason=summary.get("reason"),
             seconds=float(summary.get("seconds") or 0.0),
             epochs=int(summary.get("epochs") or 0),
             best=dict((summary.get("best") or {}).get("val") or {}),
-            error=f"runs/{summary['identity']}/error.txt" if failed else None,
+            error=f"runs/{summary['identity']}/error.txt" if status is Ending.FAILED else None,
         )
 
 
@@ -62,6 +65,7 @@ class Ledger:
         self.entries: dict[str, dict[str, Any]] = {}
         self.stale: set[str] = set()
         """Runs whose summary does not count here: it has to go before they train."""
+        self._unwritten: dict[str, bytes] = {}
 
     def load(self) -> None:
         """Read every entry; one that is damaged counts as absent, since its run's summary is the truth."""
@@ -72,20 +76,21 @@ class Ledger:
     def outcomes(self, identities: Iterable[str]) -> dict[str, Outcome]:
         """How each of these runs ended, for those that count as ended in this sweep.
 
-        A run that a scheduler of another sweep stopped is none of ours: it has to train on.
+        A run that a scheduler of another sweep stopped is none of ours: it has to train on. One that was
+        blocked or unfinished has not ended: it is looked at anew.
         """
         identities = list(identities)
         summaries = self._each([f"runs/{identity}/summary.json" for identity in identities])
         found = {}
         for identity, summary in zip(identities, summaries, strict=True):
             entry = self.entries.get(identity)
-            noted = entry["status"] if entry else None
+            ending = noted(entry)
             if summary is None:
-                if entry is not None and noted == "failed":
+                if entry is not None and ending is Ending.FAILED:
                     found[identity] = Outcome(
-                        "failed", entry.get("reason"), entry.get("seconds") or 0.0, 0, {}, entry.get("error")
+                        ending, entry.get("reason"), entry.get("seconds") or 0.0, 0, {}, entry.get("error")
                     )
-            elif summary["status"] != "stopped" or noted == "stopped":
+            elif summary["status"] != Ending.STOPPED or ending is Ending.STOPPED:
                 found[identity] = Outcome.of(summary)
             else:
                 self.stale.add(identity)
@@ -98,14 +103,14 @@ class Ledger:
             "cell": cell,
             "seed": seed,
             "phase": phase,
-            "status": outcome.status,
+            "status": outcome.status.value,
             "reason": outcome.reason,
             "seconds": outcome.seconds,
         }
         if outcome.error is not None:
             entry["error"] = outcome.error
         if self.entries.get(identity) != entry:
-            self.store.write_json(f"{self.folder}/ledger/{identity}.json", entry)
+            self.keep_json(f"{self.folder}/ledger/{identity}.json", entry)
             self.entries[identity] = entry
 
     def forget(self, identity: str) -> None:
@@ -116,7 +121,7 @@ class Ledger:
         summary = self.read_json(f"runs/{identity}/summary.json")
         self.store.delete(f"runs/{identity}/summary.json")
         self.store.delete(f"runs/{identity}/error.txt")
-        if "failed" in ((entry or {}).get("status"), (summary or {}).get("status")):
+        if Ending.FAILED in ((entry or {}).get("status"), (summary or {}).get("status")):
             self.store.delete_tree(f"runs/{identity}/checkpoints")
 
     def read_plan(self) -> dict[str, Any] | None:
@@ -125,11 +130,31 @@ class Ledger:
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Write plan.json."""
-        self.store.write_json(f"{self.folder}/plan.json", plan)
+        self.keep_json(f"{self.folder}/plan.json", plan)
 
     def write_sweep(self, text: str) -> None:
         """Write the resolved sweep file."""
-        self.store.write(f"{self.folder}/sweep.yaml", text.encode())
+        self.keep(f"{self.folder}/sweep.yaml", text.encode())
+
+    def keep(self, path: str, data: bytes) -> None:
+        """Write a file, now or with what comes next."""
+        self._unwritten[path] = data
+        with contextlib.suppress(EnvironmentFault):
+            self.flush()
+
+    def keep_json(self, path: str, value: Any) -> None:
+        """The same for a JSON file."""
+        self.keep(path, (json.dumps(value, indent=2) + "\n").encode())
+
+    def flush(self) -> None:
+        """Write what could not be written before.
+
+        Raises:
+            EnvironmentFault: it still cannot.
+        """
+        for path in list(self._unwritten):
+            self.store.write(path, self._unwritten[path])
+            del self._unwritten[path]
 
     def read_json(self, path: str) -> dict[str, Any] | None:
         """A JSON mapping; None where there is none, or a damaged one."""

@@ -22,6 +22,7 @@ import numpy as np
 from ray_kd.cluster.connect import connect
 from ray_kd.cluster.quiet import native_quiet
 from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.faults import EnvironmentFault, environment_fault
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.layout import Group, Shard
@@ -41,21 +42,27 @@ class TeacherActor:
         self._works: dict[str, dict[tuple[str, str], Work]] = {}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the shards of a batch; for each the user's mistake that was met, or an empty text.
+        """Compute the shards of a batch; for each the mistake or the machine's fault, or an empty text.
 
-        A mistake that was raised here would lose its type on the way: Ray Data wraps it in an exception of
-        its own, and Python pickles no ``__cause__``.
+        What was raised here would lose its type on the way: Ray Data wraps it in an exception of its own,
+        and Python pickles no ``__cause__``.
         """
-        return {"mistake": np.array([self._compute(json.loads(str(text))) for text in batch["shard"]])}
+        met = [self._compute(json.loads(str(text))) for text in batch["shard"]]
+        return {"mistake": np.array([text for text, _ in met]), "fault": np.array([own for _, own in met])}
 
-    def _compute(self, task: dict[str, Any]) -> str:
+    def _compute(self, task: dict[str, Any]) -> tuple[str, str]:
         try:
             work = self._known(task["storage"], task["runs"])[task["store"], task["split"]]
             group, shard = Group.from_json(task["group"]), Shard(**task["shard"])
             compute_shard(work.source, group, shard, work.dataset, work.views, work.task, work.load())
-        except UserError as error:
-            return str(error)
-        return ""
+        except (UserError, OSError) as error:
+            fault = environment_fault(error)
+            if fault is not None:
+                return "", str(fault)
+            if not isinstance(error, UserError):
+                raise
+            return str(error), ""
+        return "", ""
 
     def _known(self, storage: str, file: str) -> dict[tuple[str, str], Work]:
         """Dataset, teachers and paths of the runs in a file below the storage, loaded once."""
@@ -78,7 +85,8 @@ def precompute_cluster(
     """Compute what runs' stored targets lack, on a cluster or on this machine; how many shards that were.
 
     Raises:
-        UserError: a teacher is not trained, the disk is full, nobody answers at the address.
+        UserError: a teacher is not trained, nobody answers at the address.
+        EnvironmentFault: the disk is full, say; the same call goes on.
         TrainingFailed: teachers died again and again.
     """
     specs = same_targets(specs)
@@ -89,10 +97,13 @@ def precompute_cluster(
     if not works:
         return 0
     locks = {work.source.store.folder: work.source.store.root for work in works}
-    held = [Lock(root, f"{folder}/lock", on_wait=on_wait) for folder, root in sorted(locks.items())]
-    for lock in held:
-        lock.acquire()
+    held = [
+        Lock(root, f"{folder}/lock", on_wait=on_wait, what="stored targets")
+        for folder, root in sorted(locks.items())
+    ]
     try:
+        for lock in held:
+            lock.acquire()
         tasks = [task for work in works for task in _tasks(work)]
         if tasks:
             with connect(address, specs[0].plugins), _runs_file(specs, setting.store) as file:
@@ -153,11 +164,16 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
     try:
         with native_quiet():
             for done, row in enumerate(rows.iter_rows(), start=1):
+                if row["fault"]:
+                    raise EnvironmentFault(str(row["fault"]))
                 if row["mistake"]:
                     raise UserError(str(row["mistake"]))
                 if on_shard is not None:
                     on_shard(done, len(tasks))
     except ray.exceptions.RayError as error:
+        fault = environment_fault(error)
+        if fault is not None:
+            raise fault from error
         raise TrainingFailed(
             f"the pool of teachers failed ({str(error).splitlines()[0]}); what is stored is kept, and the "
             "same command goes on. Ray's logs may say why; a usual reason is too little memory for a teacher."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -16,6 +16,8 @@ from rich.text import Text
 
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.job import Job
+from ray_kd.config.ending import Ending
+from ray_kd.config.words import clock
 
 LINE_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
@@ -26,46 +28,46 @@ class Snapshot:
     """The state of a sweep at one moment; trials are counted by identity, teachers apart."""
 
     total: int
-    finished: int
-    failed: int
-    stopped: int
+    endings: Counter[Ending]
     running: tuple[str, ...]
     teachers: tuple[str, ...]
+    waits: tuple[str, ...]
+    """What those wait for that have a place and cannot begin."""
     best: str | None
     left: float | None
     """Seconds that are left, estimated; None before anything is known."""
 
     @property
     def ended(self) -> int:
-        """Trials that ended, however."""
-        return self.finished + self.failed + self.stopped
+        """Trials that ended, however; those that are unfinished did not."""
+        return self.endings.total() - self.endings[Ending.UNFINISHED]
 
     @property
     def waiting(self) -> int:
         """Trials that have not begun."""
-        return self.total - self.ended - len(self.running)
+        return self.total - self.endings.total() - len(self.running)
 
     def counts(self) -> str:
         """``12 of 50 trials done, 2 running, ...``"""
         text = (
             f"{self.ended} of {self.total} trials done, {len(self.running)} running, {self.waiting} waiting"
         )
-        text += f", {self.failed} failed"
-        return text + (f", {self.stopped} stopped early" if self.stopped else "")
+        text += f", {self.endings[Ending.FAILED]} failed"
+        rest = {Ending.STOPPED: "stopped early", Ending.BLOCKED: "blocked", Ending.UNFINISHED: "unfinished"}
+        more = (f", {self.endings[ending]} {word}" for ending, word in rest.items() if self.endings[ending])
+        return text + "".join(more)
 
 
 def snapshot(agenda: Agenda) -> Snapshot:
     """The state of ``agenda`` now."""
     trials = [job for job in agenda.jobs.values() if job.trial is not None]
     teachers = [job for job in agenda.jobs.values() if job.trial is None]
-    statuses = [job.outcome.status for job in trials if job.outcome is not None]
     return Snapshot(
         total=len(trials) + sum(entry.count for entry in agenda.plan.later),
-        finished=statuses.count("finished"),
-        failed=statuses.count("failed"),
-        stopped=statuses.count("stopped"),
+        endings=Counter(job.outcome.status for job in trials if job.outcome is not None),
         running=tuple(_doing(job) for job in trials if job.state == "running"),
         teachers=tuple(_doing(job) for job in teachers if job.state == "running"),
+        waits=tuple(job.waits for job in agenda.jobs.values() if job.state == "running" and job.waits),
         best=_best(agenda, trials),
         left=_left(agenda, trials, teachers),
     )
@@ -86,7 +88,7 @@ def _best(agenda: Agenda, trials: list[Job]) -> str | None:
     metric, sign = agenda.plan.metric_of(trials[0].spec), 1 if agenda.plan.mode == "max" else -1
     cells: dict[str, list[float]] = defaultdict(list)
     for job in trials:
-        if job.outcome is not None and job.outcome.status == "finished" and job.phase != "control":
+        if job.outcome is not None and job.outcome.status is Ending.FINISHED and job.phase != "control":
             cells[job.cell].append(job.outcome.best.get(metric, float("nan")))
     means = {cell: sum(values) / len(values) for cell, values in cells.items()}
     means = {cell: mean for cell, mean in means.items() if mean == mean}
@@ -125,13 +127,6 @@ def _left(agenda: Agenda, trials: list[Job], teachers: list[Job]) -> float | Non
         (job.spec.training.epochs - job.epoch) * overall for job in teachers if job.state == "running"
     ]
     return max(sum(seconds) / max(1, agenda.places), max(seconds, default=0.0))
-
-
-def clock(seconds: float) -> str:
-    """``1:05`` or ``2:01:05``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @dataclass
@@ -189,6 +184,7 @@ class Progress:
             parts.append("; ".join(now.teachers))
         if now.best is not None:
             parts.append(f"best so far: {now.best}")
+        parts += now.waits[:1]
         if self.notice is not None:
             parts.append(self.notice)
         return "; ".join([*parts, self._times()])
@@ -207,6 +203,7 @@ class Progress:
         if now.best is not None:
             lines.append(Text.assemble("best so far: ", (now.best, "bold")))
         lines += [Text(text, style="dim") for text in (*now.teachers, *now.running)[:8]]
+        lines += [Text(text, style="yellow") for text in now.waits[:2]]
         if self.notice is not None:
             lines.append(Text(self.notice, style="yellow"))
         lines.append(Text(self._times()))

@@ -12,11 +12,13 @@ from typing import Any, cast
 
 import ray
 
+from ray_kd.config.ending import Interrupted
 from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.faults import EnvironmentFault, environment_fault
 from ray_kd.config.spec import RunSpec
-from ray_kd.storage import Store
+from ray_kd.storage import Lock, Store
 from ray_kd.training.records import Records, find_summary
-from ray_kd.training.run import Interrupted, Training
+from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
 
 PATIENCE = 8.0
@@ -30,6 +32,17 @@ class Run(ABC):
     ended = False
     """All epochs are trained; ``finish`` gives the summary."""
     closed = False
+    waits: str | None = None
+    """What it waits for, in a sentence: another process trains it, or seems to."""
+
+    def _note(self, text: str) -> None:
+        self.waits = text
+
+    def _may_begin(self, lock: Lock | None, until: float) -> bool:
+        """Whether nobody else trains the run; waits for that until then."""
+        free = lock is None or lock.held or lock.acquire(timeout=max(0.0, until - time.monotonic()))
+        self.waits = None if free else self.waits
+        return free
 
     @abstractmethod
     def next_record(self, until: float) -> dict[str, Any] | None:
@@ -54,8 +67,14 @@ class InProcess(Run):
     def __init__(self, training: Training) -> None:
         self.training, self.store = training, training.setting.store
         self._epochs = cast("Generator[dict[str, Any]]", training.epochs())
+        self._begun = False
+        if training.lock is not None:
+            training.lock.on_wait = self._note
 
     def next_record(self, until: float) -> dict[str, Any] | None:
+        if not self._begun and not self._may_begin(self.training.lock, until):
+            return None
+        self._begun = True
         record = next(self._epochs, None)
         if record is None or record["epoch"] == self.training.spec.training.epochs:
             self.ended = True
@@ -73,6 +92,8 @@ class InProcess(Run):
 
     def leave(self, reason: str | None) -> None:
         self.closed = True
+        if not self._begun:
+            return
         if reason is None:
             self.training.stop_requested.set()
             with contextlib.suppress(Interrupted):
@@ -95,11 +116,18 @@ class Distributed(Run):
         self._records = Records(self.store, f"runs/{self.identity}")
         self._seen = 0
         self._waiting: list[dict[str, Any]] = []
-        self._task = ray.remote(num_cpus=0, max_retries=0)(_distribute).remote(
-            json.dumps(spec.to_dict()), group
-        )
+        what = f"run '{spec.name}'"
+        self._lock = Lock(self.store, f"runs/{self.identity}/lock", on_wait=self._note, what=what)
+        self._group = group
+        self._task: Any = None
 
     def next_record(self, until: float) -> dict[str, Any] | None:
+        if self._task is None:
+            if not self._may_begin(self._lock, until):
+                return None
+            self._lock.release()  # rank 0 takes it
+            task = ray.remote(num_cpus=0, max_retries=0)(_distribute)
+            self._task = task.remote(json.dumps(self.spec.to_dict()), self._group)
         while True:
             if self._waiting:
                 self._seen += 1
@@ -118,6 +146,8 @@ class Distributed(Run):
     def finish(self) -> dict[str, Any]:
         outcome: dict[str, Any] = ray.get(self._task)
         summary = outcome.get("summary") or find_summary(self.store, self.identity)
+        if summary is None and "fault" in outcome:
+            raise EnvironmentFault(outcome["fault"])
         if summary is None and "user" in outcome:
             raise UserError(outcome["user"])
         if summary is None:
@@ -134,6 +164,8 @@ class Distributed(Run):
         from ray_kd.cluster.train import ask_to_stop
 
         self.closed = True
+        if self._task is None:
+            return
         with contextlib.suppress(Exception):  # who was told to stop writes nothing after us
             ask_to_stop(self.store, self.identity)
             ray.wait([self._task], timeout=PATIENCE)
@@ -162,11 +194,12 @@ def _distribute(spec: str, group: str | None) -> dict[str, Any]:
 
     try:
         return {"summary": run_distributed(RunSpec.parse(json.loads(spec)), group=group)}
-    except UserError as error:
-        return {"user": str(error)}
     except Interrupted:
         return {"error": "the workers were asked to stop."}
-    except TrainingFailed as error:
-        return {"error": str(error)}
-    except Exception:
-        return {"error": traceback.format_exc()}
+    except Exception as error:
+        fault = environment_fault(error)
+        if fault is not None:
+            return {"fault": str(fault)}
+        if isinstance(error, UserError):
+            return {"user": str(error)}
+        return {"error": str(error) if isinstance(error, TrainingFailed) else traceback.format_exc()}

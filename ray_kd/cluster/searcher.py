@@ -11,6 +11,7 @@ from ray.tune.search import Searcher
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.job import Job
 from ray_kd.cluster.ledger import Outcome
+from ray_kd.config.ending import Ending
 
 MOST_WARM = 8
 """Warm-ups at most: on a large cluster, places that wait for a teacher are better left to others."""
@@ -65,7 +66,8 @@ class PlanSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self._identities:
-            self.agenda.progress(self._identities[trial_id], result["epoch"], result.get("value"))
+            identity, waits = self._identities[trial_id], result.get("waits")
+            self.agenda.progress(identity, result["epoch"], result.get("value"), waits)
 
     def on_error(self, trial_id: str, reason: str) -> None:
         """Why a trial's process failed; comes before its ``on_trial_complete``."""
@@ -92,7 +94,7 @@ class PlanSearcher(Searcher):
             reason = f"stopped by {options.name if options else 'a scheduler'} after epoch {result['epoch']}"
             best = {} if job.best is None else {self.agenda.plan.metric_of(job.spec): job.best}
             seconds = float(result.get("time_total_s") or 0.0)
-            self.agenda.end(identity, Outcome("stopped", reason, seconds, result["epoch"], best))
+            self.agenda.end(identity, Outcome(Ending.STOPPED, reason, seconds, result["epoch"], best))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: see the class."""

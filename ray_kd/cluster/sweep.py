@@ -13,10 +13,12 @@ from rich.console import Console
 
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.ledger import Ledger
-from ray_kd.cluster.progress import clock
 from ray_kd.cluster.quiet import quiet
+from ray_kd.config.ending import Ending, exit_code
 from ray_kd.config.errors import UserError
+from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
 from ray_kd.tracking.wandb import require_wandb
@@ -30,8 +32,11 @@ class SweepResult:
     Attributes:
         storage: where its records lie; ``ray_kd.read_records(storage, name)`` reads them.
         total, finished, failed, stopped: trials by identity, those of earlier runs of the sweep included.
+        blocked: trials whose teacher failed.
+        unfinished: all others: interrupted, left by a fault of the machine, or not begun.
         started: trials and teachers that this call started.
-        failures: ``{"cell", "seed", "reason", "error"}`` of each failed trial; error: its traceback's path.
+        failures: ``{"ending", "cell", "seed", "reason", "error"}`` of each trial that is failed or blocked,
+            or that the machine failed; error: its traceback's path.
         interrupted: it was asked to stop (Ctrl-C); the same call goes on.
         warmup_seconds: from the call to the first trial's first step; 0 where nothing was started.
         training_seconds: from there to the end of the last trial.
@@ -43,6 +48,7 @@ class SweepResult:
     finished: int = 0
     failed: int = 0
     stopped: int = 0
+    blocked: int = 0
     started: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
@@ -50,30 +56,44 @@ class SweepResult:
     training_seconds: float = 0.0
 
     @property
+    def unfinished(self) -> int:
+        """Trials that the same call goes on with."""
+        return self.total - self.finished - self.failed - self.stopped - self.blocked
+
+    @property
     def complete(self) -> bool:
         """Whether every trial ended."""
-        return not self.interrupted
+        return not self.interrupted and not self.unfinished
+
+    @property
+    def exit_code(self) -> int:
+        """0: all finished; 1: something failed; 3: something is unfinished; 130: it was interrupted."""
+        found = [ending for ending in Ending if getattr(self, ending.value)]
+        return 130 if self.interrupted else exit_code(found)
 
     def message(self) -> str:
         """What to tell the user at the end, in a few lines."""
-        ended = self.finished + self.failed + self.stopped
         lines = [f"{self.name}: {self.finished} of {self.total} trials finished"]
         lines[0] += f", {self.failed} failed" if self.failed else ""
+        lines[0] += f", {self.blocked} blocked" if self.blocked else ""
         lines[0] += f", {self.stopped} stopped early" if self.stopped else ""
+        lines[0] += f", {self.unfinished} unfinished" if self.unfinished else ""
         lines[0] += f" ({self.started} started now, {clock(self.training_seconds)})" if self.started else ""
-        reasons: dict[tuple[str, str | None], list[str]] = {}
+        reasons: dict[tuple[Ending, str, str | None], list[str]] = {}
         for failure in self.failures:
             trial = f"{failure['cell']}, seed {failure['seed']}"
-            reasons.setdefault((failure["reason"], failure["error"]), []).append(trial)
-        for (reason, error), who in list(reasons.items())[:5]:
+            reasons.setdefault((failure["ending"], failure["reason"], failure["error"]), []).append(trial)
+        for (ending, reason, error), who in list(reasons.items())[:5]:
             more = f" and {len(who) - 1} more" if len(who) > 1 else ""
-            lines.append(f"  failed: {who[0]}{more}: {_last_line(reason)}")
+            lines.append(f"  {ending}: {who[0]}{more}: {_last_line(reason)}")
             if error:
                 lines.append(f"    traceback: {self.storage}/{error}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
-        if self.interrupted:
-            lines.append(f"Stopped. {ended} trials are kept; the same command goes on with the others.")
+        if not self.complete:
+            ended = self.total - self.unfinished
+            word = "Stopped. " if self.interrupted else ""
+            lines.append(f"{word}{ended} trials are kept; the same command goes on with the others.")
         return "\n".join(lines)
 
 
@@ -105,6 +125,7 @@ def run_sweep(
 
     Raises:
         UserError: the sweep cannot be planned, is being run elsewhere, or no machine could hold a trial.
+        EnvironmentFault: the storage cannot be read or written; the same call goes on.
     """
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)
@@ -128,6 +149,11 @@ def run_sweep(
         result = _result(agenda, store, called)
         if screen is not None:
             screen.print(result.message(), highlight=False, soft_wrap=True)
+        try:
+            ledger.flush()
+        except EnvironmentFault:
+            if result.complete:
+                raise
         return result
 
 
@@ -150,7 +176,7 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
         if screen is not None:
             screen.print(f"sweep {name}: {text}", highlight=False, soft_wrap=True)
 
-    lock = Lock(store, f"sweeps/{name}/lock", on_wait=say)
+    lock = Lock(store, f"sweeps/{name}/lock", on_wait=say, what="another process that runs it")
     if not lock.acquire(timeout=lock.ttl + 10):
         raise UserError(
             f"sweep '{name}' is being run by another process (see {store.path(f'sweeps/{name}/lock')}). "
@@ -174,16 +200,12 @@ def _result(agenda: Agenda, store: Store, called: float) -> SweepResult:
     for job in trials:
         if job.outcome is None:
             continue
-        setattr(result, job.outcome.status, getattr(result, job.outcome.status) + 1)
-        if job.outcome.status == "failed" and job.trial is not None:
-            result.failures.append(
-                {
-                    "cell": job.cell,
-                    "seed": job.trial.seed,
-                    "reason": job.outcome.reason,
-                    "error": job.outcome.error,
-                }
-            )
+        ending = job.outcome.status
+        if ending is not Ending.UNFINISHED:
+            setattr(result, ending.value, getattr(result, ending.value) + 1)
+        if ending not in (Ending.FINISHED, Ending.STOPPED):
+            about = {"ending": ending, "cell": job.cell, "seed": job.spec.seed}
+            result.failures.append({**about, "reason": job.outcome.reason, "error": job.outcome.error})
     began = [job.began for job in agenda.jobs.values() if job.began is not None]
     if began:
         result.warmup_seconds = min(began) - called

@@ -21,12 +21,14 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device  # noqa: E402
 
 from ray_kd.cluster.capacity import require_slots  # noqa: E402
 from ray_kd.cluster.stream import stream  # noqa: E402
+from ray_kd.config.ending import Interrupted  # noqa: E402
 from ray_kd.config.errors import TrainingFailed, UserError  # noqa: E402
+from ray_kd.config.faults import EnvironmentFault, environment_fault  # noqa: E402
 from ray_kd.config.spec import RunSpec  # noqa: E402
-from ray_kd.storage import Store  # noqa: E402
+from ray_kd.storage import Lock, Store  # noqa: E402
 from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
 from ray_kd.training.records import Records, find_summary  # noqa: E402
-from ray_kd.training.run import Interrupted, Training  # noqa: E402
+from ray_kd.training.run import Training  # noqa: E402
 from ray_kd.training.setting import Setting, local_setting  # noqa: E402
 
 RESTARTS = 3
@@ -99,7 +101,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         training.fail(error)
         return {"failed": str(error)}
     except UserError as error:
-        return {"user": str(error)}
+        fault = environment_fault(error)
+        return {"user": str(error)} if fault is None else {"fault": str(fault)}
 
 
 def ask_to_stop(store: Store, identity: str) -> None:
@@ -147,6 +150,7 @@ def run_distributed(
 
     Raises:
         UserError: no slot could ever hold it, or a worker met a user's mistake.
+        EnvironmentFault: the machine failed it; the same call goes on.
         TrainingFailed: a loss is no longer finite.
         Interrupted: ``stop`` was set; the same call goes on.
     """
@@ -157,16 +161,23 @@ def run_distributed(
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     require_slots(spec, nodes, f"run '{spec.name}'")
     absolute = spec.model_copy(update={"storage": store.uri})
+    with Lock(store, f"runs/{identity}/lock", what=f"run '{spec.name}'"):
+        pass  # rank 0 takes it, where nobody would hear that it waits
     store.delete(f"runs/{identity}/stop")
     try:
         outcome = _fit(_trainer(absolute, identity, group), absolute, on_record, stop or threading.Event())
     except ray.train.TrainingFailedError as error:
+        fault = environment_fault(error)
+        if fault is not None:
+            raise fault from error
         summary = Training(absolute, local_setting(absolute)).fail(error)
         raise TrainingFailed(f"the workers failed {RESTARTS + 1} times: {summary['reason']}") from error
     finally:
         store.delete(f"runs/{identity}/stop")
     if "interrupted" in outcome:
         raise Interrupted(outcome["interrupted"])
+    if "fault" in outcome:
+        raise EnvironmentFault(outcome["fault"])
     if "user" in outcome:
         raise UserError(outcome["user"])
     StoreCheckpoints(store, f"runs/{identity}").discard()

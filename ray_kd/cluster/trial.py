@@ -14,6 +14,7 @@ from ray.tune import PlacementGroupFactory, Trainable
 
 from ray_kd.cluster.runs import Distributed, InProcess, Run
 from ray_kd.cluster.stream import stream
+from ray_kd.config.ending import Ending, ending_of, reason_of
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.training.resident import Resident
@@ -106,7 +107,7 @@ class TrialActor(Trainable):
                 return {"epoch": self._epoch, **result, **_last(self._run.finish())}
         except Exception as error:
             return {"epoch": self._epoch, **result, **_last(self._fail(error))}
-        return {"epoch": self._epoch, **result}
+        return {"epoch": self._epoch, "waits": self._run.waits, **result}
 
     def _preload(self) -> None:
         """Load what the first run needs before it begins: its time is then training alone."""
@@ -128,7 +129,7 @@ class TrialActor(Trainable):
         return float(record["val"][self._task.metric])
 
     def _fail(self, error: Exception) -> dict[str, Any]:
-        """The summary of a failed run; written where that is possible."""
+        """The summary of a run that met an error; written where it failed and that is possible."""
         run, self._run = self._run, None
         try:
             if run is None:
@@ -136,11 +137,10 @@ class TrialActor(Trainable):
                 run = InProcess(Training(spec, local_setting(spec), self._resident))
             return run.fail(error)
         except Exception:  # a full disk or another version, say: the driver's ledger keeps the reason
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             return {
                 "identity": self._task.identity,
-                "status": "failed",
-                "reason": reason,
+                "status": ending_of(error).value,
+                "reason": reason_of(error),
                 "epochs": self._epoch,
             }
 
@@ -150,9 +150,13 @@ class TrialActor(Trainable):
         if run is None or run.closed:
             return
         verdict = None
-        with contextlib.suppress(FileNotFoundError, UserError):
+        with contextlib.suppress(OSError, UserError):
             verdict = run.store.read_json(f"{self._task.ledger}/{self._task.identity}.json")
-        run.leave(verdict["reason"] if verdict and verdict["status"] == "stopped" else None)
+        try:
+            run.leave(verdict["reason"] if verdict and verdict["status"] == Ending.STOPPED else None)
+        except Exception as error:
+            if ending_of(error) is not Ending.UNFINISHED:  # it then goes on from the state before
+                raise
 
 
 def parse(task: Assignment) -> RunSpec:

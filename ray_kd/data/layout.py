@@ -58,7 +58,7 @@ def fetch(name: str, root: str, needed: Sequence[str], download: Callable[[], ob
     if not missing(root, needed):
         return
     Path(root).mkdir(parents=True, exist_ok=True)
-    with Lock(Store(root), ".download.lock"):
+    with Lock(Store(root), ".download.lock", what=f"the download of dataset {name}"):
         if missing(root, needed):
             try:
                 download()

@@ -1,6 +1,6 @@
 """Where records, checkpoints and tables lie: a local or shared path, or an object store."""
 
-from ray_kd.storage.lock import Lock
+from ray_kd.storage.lock import Lock, is_held
 from ray_kd.storage.store import Store
 
-__all__ = ["Lock", "Store"]
+__all__ = ["Lock", "Store", "is_held"]

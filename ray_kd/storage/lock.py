@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -11,7 +13,22 @@ import uuid
 from collections.abc import Callable
 from types import TracebackType
 
+from ray_kd.config.faults import EnvironmentFault
+from ray_kd.config.words import clock
 from ray_kd.storage.store import Store
+
+TTL = 60.0
+"""Seconds without renewal after which a lock counts as left behind."""
+TELL_AFTER = 10.0
+"""Seconds from the first word of who waits to the second; each pause after it is twice as long."""
+TELL_AT_LEAST = 600.0
+"""The longest of these pauses."""
+
+_CONTENT = re.compile(r"(?P<host>[^:\s]+):(?P<pid>\d+):[0-9a-f]{8} \d+\.\d{3}")
+"""What a whole lock says; one that was cut off names a wrong process."""
+
+Stamp = tuple[bytes, float]
+"""What a lock file holds and when it was written: it is alive as long as this changes."""
 
 
 class Lock:
@@ -21,47 +38,65 @@ class Lock:
         store: where the lock file lies.
         path: the lock file.
         ttl: seconds without renewal after which the lock counts as left behind.
-        on_wait: called once with a sentence when somebody else holds the lock.
+        on_wait: called with a sentence when somebody else holds the lock, and again at growing intervals;
+            default: the log, which a program that set up none shows on standard error.
+        what: what is waited for, in words; default: the file.
     """
 
     def __init__(
-        self, store: Store, path: str, ttl: float = 60.0, on_wait: Callable[[str], None] | None = None
+        self,
+        store: Store,
+        path: str,
+        ttl: float = TTL,
+        on_wait: Callable[[str], None] | None = None,
+        what: str | None = None,
     ) -> None:
-        self.store, self.path, self.ttl, self.on_wait = store, path, ttl, on_wait
+        self.store, self.path, self.ttl, self.what = store, path, ttl, what or store.path(path)
+        self.on_wait = on_wait or logging.getLogger(__name__).warning
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
         self._renewal: threading.Thread | None = None
+        self._file, self._guard = _Watched(store, path), _Watched(store, f"{path}.takeover")
+        self._asked: float | None = None
+        self._told, self._pause = 0.0, 0.0
+
+    @property
+    def held(self) -> bool:
+        """Whether it is held here."""
+        return self._renewal is not None
 
     def acquire(self, timeout: float | None = None) -> bool:
-        """Wait for the lock; False when ``timeout`` seconds passed without it."""
-        start, told, seen, since = time.monotonic(), False, b"", time.monotonic()
+        """Wait for the lock; False when ``timeout`` seconds passed without it: asked again, it waits on."""
+        start = time.monotonic()
+        self._asked = start if self._asked is None else self._asked
         while not self.store.create_exclusive(self.path, self._content()):
-            content = self._read()
-            if content != seen:
-                # Expiry is timed by our own clock, from the last change we saw: clocks of nodes differ.
-                seen, since = content, time.monotonic()
-            if content and (_holder_is_dead(content) or time.monotonic() - since > self.ttl):
-                self._take_over(content)
-                continue
-            if not told and self.on_wait is not None and content:
-                self.on_wait(f"waiting for {content.decode().split()[0]}, which holds {self.path}")
-                told = True
+            stamp, age = self._file.look()
+            if stamp is not None:
+                expired = _holder_is_dead(stamp[0]) or age > self.ttl
+                if expired and self._take_over(stamp):
+                    continue
+                self._tell(stamp[0], max(0.0, self.ttl - age))
             if timeout is not None and time.monotonic() - start > timeout:
                 return False
             time.sleep(min(0.2, self.ttl / 10))
+        self._asked, self._pause = None, 0.0
         self._stop.clear()
         self._renewal = threading.Thread(target=self._renew, daemon=True)
         self._renewal.start()
         return True
 
     def release(self) -> None:
-        """Give the lock back; somebody else's is left alone."""
+        """Give the lock back; somebody else's is left alone.
+
+        Where the file cannot be deleted (a disk that became read-only) it is left to expire.
+        """
         self._stop.set()
         if self._renewal is not None:
             self._renewal.join()
             self._renewal = None
-        if self._read().startswith(self.owner.encode()):
-            self.store.delete(self.path)
+            with contextlib.suppress(OSError):
+                if self._mine():
+                    self.store.delete(self.path)
 
     def __enter__(self) -> Lock:
         self.acquire()
@@ -75,44 +110,110 @@ class Lock:
     def _content(self) -> bytes:
         return f"{self.owner} {time.time():.3f}".encode()
 
-    def _read(self) -> bytes:
+    def _mine(self) -> bool:
         try:
-            return self.store.read(self.path)
+            return self.store.read(self.path).startswith(self.owner.encode())
         except FileNotFoundError:
-            return b""
+            return False
 
-    def _take_over(self, content: bytes) -> None:
-        """Delete an expired lock, one waiter at a time, so that nobody deletes a successor's."""
-        guard = f"{self.path}.takeover"
-        if not self.store.create_exclusive(guard, self._content()):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - self.store.modified(guard) > self.ttl:
-                    self.store.delete(guard)
-            time.sleep(0.05)
+    def _tell(self, content: bytes, left: float) -> None:
+        """Say what is waited for, for how long already, who holds it, and what ends it; not too often."""
+        now = time.monotonic()
+        if self._pause and now - self._told < self._pause:
             return
+        self._told, self._pause = now, min(2 * self._pause or TELL_AFTER, TELL_AT_LEAST)
+        waited = clock(now - (self._asked or now))
+        self.on_wait(
+            f"waiting for {self.what} for {waited} now: {_holder(content)} holds "
+            f"{self.store.path(self.path)}. It ends when that one is done, or in {clock(left)} if it gives "
+            "no more sign of life. If you know that nobody is at work there, delete the file."
+        )
+
+    def _take_over(self, stamp: Stamp) -> bool:
+        """Delete an expired lock, one waiter at a time, so that nobody deletes a successor's.
+
+        False: another one is at it, or died at this very place and has left its guard, which expires too.
+        """
+        guard = self._guard.path
+        if not self.store.create_exclusive(guard, self._content()):
+            left, age = self._guard.look()
+            if left is not None and age > self.ttl and self._guard.stamp() == left:
+                self.store.delete(guard)
+            return False
         try:
-            if self._read() == content:
+            if self._file.stamp() == stamp:
                 self.store.delete(self.path)
         finally:
             self.store.delete(guard)
+        return True
 
     def _renew(self) -> None:
         while not self._stop.wait(self.ttl / 4):
             # A renewal that fails once (a slow disk) is tried again before the lock expires.
             with contextlib.suppress(Exception):
-                if self._read().startswith(self.owner.encode()):
-                    self.store.write(self.path, self._content())
+                if self._mine():
+                    try:
+                        self.store.write(self.path, self._content())
+                    except EnvironmentFault:
+                        self.store.touch(self.path)
+
+
+class _Watched:
+    """A file that somebody else renews, and for how long it has not changed.
+
+    That is timed by our own clock, from the last change that we saw: clocks of nodes and of the storage
+    differ. What the file holds does not matter: it may be empty, or damaged.
+    """
+
+    def __init__(self, store: Store, path: str) -> None:
+        self.store, self.path = store, path
+        self._seen: Stamp | None = None
+        self._since = 0.0
+
+    def stamp(self) -> Stamp | None:
+        """What it holds and when it was written; None: there is none."""
+        try:
+            return self.store.read(self.path), self.store.modified(self.path)
+        except FileNotFoundError:
+            return None
+
+    def look(self) -> tuple[Stamp | None, float]:
+        """Its stamp now, and for how many seconds it has not changed."""
+        stamp, now = self.stamp(), time.monotonic()
+        if stamp is None or stamp != self._seen:
+            self._seen, self._since = stamp, now
+        return stamp, now - self._since
+
+
+def is_held(store: Store, path: str, ttl: float = TTL) -> bool:
+    """Whether somebody is at work under a lock, as far as one look tells.
+
+    It compares the file's date with this machine's clock, so it may err where the two differ by more than
+    ``ttl``: good enough to be shown, and not to take a lock over.
+    """
+    try:
+        content, written = store.read(path), store.modified(path)
+    except FileNotFoundError:
+        return False
+    return not _holder_is_dead(content) and time.time() - written < 2 * ttl
+
+
+def _holder(content: bytes) -> str:
+    """Who holds a lock, in words."""
+    match = _CONTENT.fullmatch(content.decode(errors="replace"))
+    if match is None:
+        return "nobody knows who (the file is empty or damaged)"
+    return f"process {match['pid']} on {match['host']}"
 
 
 def _holder_is_dead(content: bytes) -> bool:
     """Whether the holder ran on this machine and is gone: then nobody has to wait for the expiry."""
-    host, _, rest = content.decode(errors="replace").partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
+    match = _CONTENT.fullmatch(content.decode(errors="replace"))
+    if match is None or match["host"] != socket.gethostname():
         return False
     try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
+        os.kill(int(match["pid"]), 0)
+    except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:
         return False

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.faults import FAULTS, EnvironmentFault
 
 
 class Store:
@@ -96,7 +97,7 @@ class Store:
             raise self.unwritable(path, error) from error
 
     def append(self, path: str, record: dict[str, Any]) -> None:
-        """Add one JSON line to a local file and flush it.
+        """Add one JSON line to a local file, all of it or nothing.
 
         Raises:
             UserError: as ``write``.
@@ -104,8 +105,7 @@ class Store:
         line = json.dumps(record, separators=(", ", ": ")) + "\n"
         full = self.path(path)
         try:
-            with open(full, "a", encoding="utf-8") as file:
-                file.write(line)
+            _append_whole(full, line.encode())
         except FileNotFoundError:
             os.makedirs(os.path.dirname(full), exist_ok=True)
             self.append(path, record)
@@ -158,7 +158,7 @@ class Store:
             self._filesystem.delete_dir(self.path(folder))
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
-        """Make a file that must not exist yet; True when it was made here.
+        """Make a file that must not exist yet; True when it was made here. A failed write leaves none behind.
 
         On an object store, which has no exclusive creation, the file is written, and read back after a
         moment: of several writers the last one has it.
@@ -168,17 +168,36 @@ class Store:
                 return False
             self.write(path, data)
             time.sleep(0.5)
-            return self.read(path) == data
+            try:
+                return self.read(path) == data
+            except FileNotFoundError:  # another one had it, and is done
+                return False
         full = self.path(path)
         try:
             os.makedirs(os.path.dirname(full), exist_ok=True)
             with open(full, "xb") as file:
-                file.write(data)
+                try:
+                    file.write(data)
+                    file.flush()
+                except BaseException:
+                    os.unlink(full)
+                    raise
         except FileExistsError:
             return False
         except OSError as error:
             raise self.unwritable(path, error) from error
         return True
+
+    def touch(self, path: str) -> None:
+        """Date a file anew; on a disk this needs no room, and works where nothing can be written.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        if self.is_local:
+            os.utime(self.path(path))
+        else:
+            self.write(path, self.read(path))
 
     def modified(self, path: str) -> float:
         """When a file was last written, in seconds since the epoch.
@@ -208,17 +227,16 @@ class Store:
 
     def unwritable(self, path: str, error: OSError) -> UserError:
         """The error for a file that cannot be written, with what to do."""
-        remedy = {
-            errno.ENOSPC: "The disk is full: free some space, or choose another place with 'storage'.",
-            errno.EDQUOT: "The quota is used up: free some space, or choose another place with 'storage'.",
-            errno.EFBIG: "The file would pass the limit on file sizes (ulimit -f).",
-            errno.EACCES: "Choose a folder you may write to with 'storage'.",
-            errno.EROFS: "It is read-only: choose another place with 'storage'.",
-            errno.ENOTDIR: "A file lies where a folder is needed: choose another place with 'storage'.",
-            errno.EEXIST: "A file lies where a folder is needed: choose another place with 'storage'.",
-        }.get(error.errno or 0, "Choose another place with 'storage'.")
-        reason = error.strerror or str(error)
-        return UserError(f"cannot write {self.path(path)}: {reason}. {remedy}")
+        number = error.errno or 0
+        elsewhere = "choose another place with 'storage'."
+        reason = f"cannot write {self.path(path)}: {error.strerror or error}"
+        if number in FAULTS:
+            return EnvironmentFault(f"{reason}. {FAULTS[number]} Or {elsewhere}")
+        if number == errno.EACCES:
+            return UserError(f"{reason}. Choose a folder you may write to with 'storage'.")
+        if number in (errno.ENOTDIR, errno.EEXIST):
+            return UserError(f"{reason}. A file lies where a folder is needed: {elsewhere}")
+        return UserError(f"{reason}. C{elsewhere[1:]}")
 
 
 def _write_whole(full: str, data: bytes) -> None:
@@ -236,6 +254,21 @@ def _write_whole(full: str, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _append_whole(full: str, data: bytes) -> None:
+    """Append; what could be written in part is taken back."""
+    descriptor = os.open(full, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        before, rest = os.fstat(descriptor).st_size, memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        except BaseException:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

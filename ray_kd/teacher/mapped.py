@@ -79,14 +79,14 @@ def map_columns(
 
     Args:
         cache: a local folder.
-        on_wait: told, once, when another process is making the copy.
+        on_wait: told now and then while another process is making the copy; default: the log.
 
     Raises:
         UserError: a shard is missing or damaged, the disk is full.
     """
     found = _found(store, group, columns, views, cache)
     if len(found) < len(columns):
-        with Lock(cache, f"{store.identity}/lock", on_wait=on_wait):
+        with Lock(cache, f"{store.identity}/lock", on_wait=on_wait, what="a copy of stored targets"):
             found = _found(store, group, columns, views, cache)
             lost = [column for column in columns if column not in found]
             if lost:

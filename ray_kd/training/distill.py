@@ -94,7 +94,8 @@ def ensure_teachers(
     """Train every teacher of a run that has not been trained yet; their summaries.
 
     Raises:
-        UserError: a teacher's training failed.
+        TrainingFailed: a teacher's loss is no longer finite.
+        UserError: a teacher cannot be set up, or (``EnvironmentFault``) the machine failed it.
     """
     summaries = []
     for name in spec.needed_teachers():
@@ -116,8 +117,8 @@ def forget(
 
     Args:
         fresh: forget it however it ended, or where it was left.
-        on_wait: told, once, when another process is training the run: nothing of it is touched before
-            that one lets go.
+        on_wait: told now and then while another process is training the run: nothing of it is touched
+            before that one lets go.
     """
 
     def due() -> bool:
@@ -127,7 +128,7 @@ def forget(
     directory = f"runs/{identity}"
     if not due():
         return
-    with Lock(store, f"{directory}/lock", on_wait=on_wait):
+    with Lock(store, f"{directory}/lock", on_wait=on_wait, what=f"run {identity}"):
         if due():
             for file in ("summary.json", "error.txt"):
                 store.delete(f"{directory}/{file}")

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.faults import EnvironmentFault
 
 
 def average(values: Tensor, world: int) -> Tensor:
@@ -70,9 +71,9 @@ def agree(stop: bool, error: UserError | None, world: int, device: torch.device)
         dist.all_reduce(told, op=dist.ReduceOp.MAX)
         stop, failed = told.bool().tolist()
         if failed:
-            texts: list[str | None] = [None] * world
-            dist.all_gather_object(texts, None if error is None else str(error))
-            raise error or UserError(next(text for text in texts if text is not None))
+            mine = None if error is None else (str(error), isinstance(error, EnvironmentFault))
+            text, machine = next(one for one in gather_objects(mine, world) if one is not None)
+            raise error or (EnvironmentFault(text) if machine else UserError(text))
     if error is not None:
         raise error
     return stop

@@ -16,7 +16,9 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.ending import Ending, Interrupted, ending_of, reason_of
+from ray_kd.config.errors import UserError
+from ray_kd.config.faults import environment_fault
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader
@@ -38,10 +40,6 @@ CHECK_EVERY = 200
 """Steps between two looks at whether the losses are still finite; each look waits for the device."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop; its state is saved, and the same command goes on from it."""
-
-
 class Training:
     """One run.
 
@@ -51,11 +49,12 @@ class Training:
         resident: things kept from run to run in this process; default: nothing is shared.
         own: a user's own model or dataset objects in place of the spec's.
         identity: overrides the spec's identity (needed when ``own`` changes what is trained).
-        on_wait: told, once, when another process is training the same run.
+        on_wait: told now and then while another process is training the same run; default: the log.
 
     Attributes:
         identity: 16 hexadecimal digits.
         directory: ``runs/<identity>`` below the storage.
+        lock: what keeps others from training the run; ``epochs`` waits for it, unless it is held already.
         stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
     """
 
@@ -76,7 +75,8 @@ class Training:
         self.records = Records(setting.store, self.directory)
         self.checkpoints = setting.checkpoints or StoreCheckpoints(setting.store, self.directory)
         self.stop_requested = setting.stop
-        self._lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait) if setting.leads else None
+        lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
+        self.lock = lock if setting.leads else None
         self._parts: Parts | None = None
         self._step: Step | None = None
         self._loader: Loader | None = None
@@ -97,8 +97,8 @@ class Training:
             Interrupted: ``stop_requested`` was set.
         """
         try:
-            if self._lock is not None:
-                self._lead(self._lock.acquire)
+            if self.lock is not None and not self.lock.held:
+                self._lead(self.lock.acquire)
             self._must_stop()
             if find_summary(self.setting.store, self.identity) is None:
                 torch.set_num_threads(self.spec.training.threads)
@@ -107,8 +107,8 @@ class Training:
             self._stop_loading()
             raise
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            if self.lock is not None:
+                self.lock.release()
 
     def _train(self) -> Iterator[dict[str, Any]]:
         parts = self._parts = build(self.spec, self.setting, self.resident, self.own)
@@ -189,10 +189,10 @@ class Training:
         if self.setting.leads:
             try:
                 write()
-            except UserError as error:
-                if self.setting.world == 1:
+            except (UserError, OSError) as error:
+                self._error = environment_fault(error) or (error if isinstance(error, UserError) else None)
+                if self.setting.world == 1 or self._error is None:
                     raise
-                self._error = error
 
     def _leave(self, reason: str) -> NoReturn:
         """End here, with the state saved."""
@@ -289,7 +289,7 @@ class Training:
         if parts is None or self.epoch < self.spec.training.epochs:
             raise RuntimeError("finish() comes after epochs() has ended")
         last_state = student_state(parts.student)
-        summary = self._summary("finished", None)
+        summary = self._summary(Ending.FINISHED, None)
         summary["last"] = {
             "epoch": self.epoch,
             "val": self.last.get("val"),
@@ -305,24 +305,28 @@ class Training:
 
     def stop(self, reason: str) -> dict[str, Any]:
         """End the run early, as a scheduler does: no test figures, and no place in a significance test."""
-        summary = self._summary("stopped", reason)
+        summary = self._summary(Ending.STOPPED, reason)
         summary["last"] = {"epoch": self.epoch, "val": self.last.get("val"), "test": None}
         summary["best"] = {**self.best, "test": None} if self.best else None
         return self._end(summary)
 
     def fail(self, error: BaseException) -> dict[str, Any]:
-        """End the run as failed, its reason in the summary and its traceback in ``error.txt``."""
-        expected = isinstance(error, (TrainingFailed, UserError))
-        reason = str(error) if expected else f"{type(error).__name__}: {error}"
-        text = "".join(traceback.format_exception(error))
-        return self._end(self._summary("failed", reason), text)
+        """End the run as failed, its reason in the summary and its traceback in ``error.txt``.
 
-    def _summary(self, status: str, reason: str | None) -> dict[str, Any]:
+        What the machine did ends no run: nothing is written, and the same command goes on from its state.
+        """
+        summary = self._summary(ending_of(error), reason_of(error))
+        if summary["status"] == Ending.UNFINISHED:
+            self._stop_loading()
+            return summary
+        return self._end(summary, "".join(traceback.format_exception(error)))
+
+    def _summary(self, ending: Ending, reason: str | None) -> dict[str, Any]:
         student = self._parts.student if self._parts else None
         return {
             "identity": self.identity,
             "name": self.spec.name,
-            "status": status,
+            "status": ending.value,
             "reason": reason,
             "epochs": self.epoch,
             "steps": self._step.taken if self._step else 0,

@@ -181,7 +181,7 @@ def compute(
     """
     if not source.missing():
         return 0
-    with Lock(source.store.root, f"{source.store.folder}/lock", on_wait=on_wait):
+    with Lock(source.store.root, f"{source.store.folder}/lock", on_wait=on_wait, what="stored targets"):
         work = [(group, shard) for group, shards in source.missing() for shard in shards]
         if not work:
             return 0

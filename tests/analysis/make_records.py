@@ -71,7 +71,7 @@ def make_records(
 
     Args:
         objects: the object-store layout (``epochs/000001.json``) instead of lines.
-        statuses: (cell, seed) -> failed, stopped, running or missing; the others finished.
+        statuses: (cell, seed) -> failed, stopped, blocked, unfinished, running or missing; others finished.
         values: (cell, seed) -> exact test top-1 of the best weights.
         control: add trials of the baseline with twice the epochs, phase ``control``.
         search: so many trials of phase ``search``, with absurdly good numbers.
@@ -86,14 +86,18 @@ def make_records(
         axes = {"paths": list(strategy.paths), "aggregation": strategy.aggregation, "seed": seed}
         trials.append({**trial, "overrides": {"seed": seed}, "axes": axes})
         status = statuses.get((cell, seed), "finished")
-        if status == "missing":
+        entry = {**trial, "status": status, "reason": f"it is {status}", "seconds": 0.0}
+        note = root / "sweeps" / sweep / "ledger" / f"{identity}.json"
+        if status == "blocked":
+            _json(note, entry)
+        if status in ("missing", "blocked"):
             return
         run = _Run(cell, seed, strategy, length, status, values.get((cell, seed)))
         run.write(root / "runs" / identity, identity, objects)
-        if status != "running":
-            reason = run.reason()
-            entry = {**trial, "status": status, "reason": reason, "seconds": 3.0}
-            _json(root / "sweeps" / sweep / "ledger" / f"{identity}.json", entry)
+        if status == "running":
+            (root / "runs" / identity / "lock").write_text("another-host:1:0123abcd 1.000")
+        elif status != "unfinished":
+            _json(note, {**entry, "reason": run.reason(), "seconds": 3.0})
 
     for cell, strategy in cells.items():
         for seed in range(seeds):
@@ -206,7 +210,7 @@ class _Run:
         else:
             (folder / "epochs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
             (folder / "paths.jsonl").write_text("".join(json.dumps(path) + "\n" for path in paths))
-        if self.status == "running":
+        if self.status in ("running", "unfinished"):
             if not objects:  # a half-written last line, as a live or killed run leaves it
                 with (folder / "epochs.jsonl").open("a") as file:
                     file.write(f'{{"epoch": {self.done + 1}, "step": 12, "train": {{"lo')

@@ -65,7 +65,7 @@ def test_the_primary_figure_is_of_the_best_weights_and_last_stands_beside_it(
     assert cell.best.mean != cell.last.mean
 
 
-@pytest.mark.parametrize("status", ["failed", "stopped", "running", "missing"])
+@pytest.mark.parametrize("status", ["failed", "stopped", "blocked", "unfinished", "running", "missing"])
 def test_only_finished_trials_enter(tmp_path: Path, status: str) -> None:
     """A stopped trial with a test figure of 1.0 in its summary changes nothing."""
     values = {"student alone": [0.8, 0.82, 0.81, 0.80], "soft target": [0.85, 0.88, 0.87, 1.0]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.storage import Store
+from ray_kd.storage import Lock, Store
 from tests.analysis.make_records import STRATEGIES, TROUBLED, make_records
 
 
@@ -129,7 +131,7 @@ def test_without_a_sweep_every_run_is_read(tmp_path: Path) -> None:
     everything = read_records(root)
     assert set(everything.trials["identity"]) == {path.name for path in (root / "runs").iterdir()}
     row = everything.trials[everything.trials["identity"] == lonely.name].iloc[0]
-    assert (row["name"], row["seed"], row["status"]) == ("mine", 3, "running")
+    assert (row["name"], row["seed"], row["status"]) == ("mine", 3, "unfinished")
     assert pd.isna(row["sweep"])
     assert everything.plan is None
 
@@ -146,6 +148,51 @@ def test_the_ledger_speaks_for_a_run_that_left_no_summary(tmp_path: Path) -> Non
     assert nst["status"].tolist() == ["failed", "missing"]
     assert nst["reason"].tolist()[0] == "the worker was killed"
     assert "gone" in nst["reason"].tolist()[1]
+
+
+def test_a_run_that_nobody_trains_is_unfinished_and_not_running(tmp_path: Path) -> None:
+    root = small(tmp_path / "results", statuses={("NST", 0): "running", ("NST", 1): "unfinished"})
+
+    def states() -> list[str]:
+        trials = read_records(root, "digits").trials
+        found: list[str] = trials[trials["cell"] == "NST"]["status"].tolist()
+        return found
+
+    assert states() == ["running", "unfinished"]
+    lock = root / "runs" / f"{2:016x}" / "lock"
+    os.utime(lock, (time.time() - 3600, time.time() - 3600))
+    assert states() == ["unfinished", "unfinished"], "nobody has renewed the lock for an hour"
+    lock.write_bytes(b"")
+    assert states() == ["running", "unfinished"]
+    with Lock(Store(root), f"runs/{3:016x}/lock"):
+        assert states() == ["running", "running"]
+    assert states() == ["running", "unfinished"]
+
+
+def test_between_its_last_epoch_and_its_summary_a_run_is_running(tmp_path: Path) -> None:
+    root = small(tmp_path / "results")
+    folder = root / "runs" / f"{2:016x}"
+    (folder / "summary.json").unlink()
+    (root / "sweeps" / "digits" / "ledger" / f"{2:016x}.json").unlink()
+    row = read_records(root, "digits").trials.iloc[2]
+    assert (row["cell"], row["status"]) == ("NST", "running")
+    os.utime(folder / "epochs.jsonl", (time.time() - 3600, time.time() - 3600))
+    assert read_records(root, "digits").trials.iloc[2]["status"] == "unfinished"
+
+
+def test_the_ledger_says_why_a_trial_is_blocked_or_unfinished(tmp_path: Path) -> None:
+    """One written by the version before calls a blocked trial failed."""
+    statuses = {("NST", 0): "missing", ("NST", 1): "unfinished"}
+    root = small(tmp_path / "results", statuses=statuses)
+    ledger = root / "sweeps" / "digits" / "ledger"
+    old = {"status": "failed", "reason": "its teacher (small) failed: NaN"}
+    new = {"status": "unfinished", "reason": "cannot write x: Read-only file system."}
+    for index, entry in ((2, old), (3, new)):
+        (ledger / f"{index:016x}.json").write_text(json.dumps({"identity": f"{index:016x}", **entry}))
+    trials = read_records(root, "digits").trials
+    nst = trials[trials["cell"] == "NST"]
+    assert nst["status"].tolist() == ["blocked", "unfinished"]
+    assert nst["reason"].tolist() == [old["reason"], new["reason"]]
 
 
 def test_a_run_that_another_sweep_stopped_is_still_to_come(tmp_path: Path) -> None:

@@ -151,11 +151,12 @@ def limited(command: list[str], megabytes: float) -> Said:
 def test_a_full_disk(cli: Cli, run_file: Path, tmp_path: Path) -> None:
     storage = tmp_path / "results"
     said = limited(["teacher", str(run_file), "--storage", str(storage)], 0.004)
-    assert said.code == 2
+    assert said.code == 3
     message = [line for line in said.err.splitlines() if "epoch" not in line]
     assert len(message) == 1, said.err
     assert message[0].startswith("ray-kd: cannot write")
     assert "File too large" in message[0]
+    assert message[0].endswith("Unfinished: the same command goes on from here.")
     (folder,) = (storage / "runs").iterdir()
     left = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert not {name for name in left if ".writing" in name or name.endswith((".pt", ".safetensors"))}

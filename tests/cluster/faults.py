@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +56,29 @@ def holder(folder: Path) -> int:
     return int((folder / "lock").read_text().split(":")[1])
 
 
-class Command:
-    """``ray-kd ...`` in a process of its own, all of whose descendants can be found."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Within the block this process can write no byte to a file; Python ignores the signal of it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-    def __init__(self, *arguments: str, **variables: str) -> None:
+
+class Command:
+    """``ray-kd ...`` in a process of its own, all of whose descendants can be found.
+
+    Args:
+        prefix: a command that starts it.
+    """
+
+    def __init__(self, *arguments: str, prefix: Sequence[str] = (), **variables: str) -> None:
         self.mark = uuid.uuid4().hex
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from ray_kd.cli.main import main; main()", *arguments],
+            [*prefix, sys.executable, "-c", "from ray_kd.cli.main import main; main()", *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

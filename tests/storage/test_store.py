@@ -80,6 +80,34 @@ except UserError as error:
 """
 
 
+FULL = """
+import resource, sys
+from ray_kd.config.faults import EnvironmentFault
+from ray_kd.storage import Store
+store = Store(sys.argv[1])
+store.append("lines", {"epoch": 1})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))
+for what, write in {
+    "lock": lambda: store.create_exclusive("lock", b"x" * 50),
+    "lines": lambda: store.append("lines", {"epoch": 2}),
+}.items():
+    try:
+        write()
+    except EnvironmentFault as error:
+        print(what, error)
+"""
+
+
+def test_a_full_disk_leaves_no_empty_lock_and_no_half_line(tmp_path: Path) -> None:
+    """Of both the first bytes could be written."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["lock", "lines"], done.stdout
+    assert os.listdir(tmp_path) == ["lines"]
+    assert (tmp_path / "lines").read_text() == '{"epoch": 1}\n'
+
+
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
     """A limit on file sizes stands in for a full disk: the write fails in the middle."""
     store = Store(tmp_path)

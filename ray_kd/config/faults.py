@@ -1,0 +1,101 @@
+"""Whose error it is: the machine's (a full disk, a read-only or lost mount) or the run's own.
+
+A run that meets the machine's error is unfinished and not failed: once the machine is mended, the same
+command goes on with it. ``environment_fault`` alone tells the two apart, wherever the error was raised and
+whatever it was wrapped in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+
+from ray_kd.config.errors import TrainingFailed, UserError
+
+_AWAY = "The disk or its mount does not answer: see whether it is mounted, and what the system's log says."
+FAULTS: dict[int, str] = {
+    errno.ENOSPC: "The disk is full: free some space.",
+    errno.EDQUOT: "The quota is used up: free some space.",
+    errno.EFBIG: "The file would pass the limit on file sizes (ulimit -f).",
+    errno.EROFS: "It is read-only: have it mounted for writing.",
+    # EREMOTEIO is Linux's alone.
+    **{
+        getattr(errno, name): _AWAY
+        for name in ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO")
+        if hasattr(errno, name)
+    },
+}
+"""The machine's errors by number, each with what to do."""
+
+_NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
+"""How Python, pyarrow and Rust (safetensors) write the number of an error into a text."""
+_UNMISTAKABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
+"""Errors that are recognised by their words alone; those of the others occur in other texts, too."""
+
+
+class EnvironmentFault(UserError):
+    """The machine failed, and not the run: it is unfinished, and the same command goes on with it.
+
+    The command line prints it without a traceback and exits with code 3.
+    """
+
+
+def environment_fault(error: BaseException) -> EnvironmentFault | None:
+    """The machine's error in ``error`` or in what it came from, in words; None: it is the run's own."""
+    for one in _chain(error):
+        if isinstance(one, EnvironmentFault):
+            return one
+        number = _number(one)
+        if number is not None:
+            if isinstance(error, (UserError, TrainingFailed)):  # in words already, and it knows more
+                return EnvironmentFault(str(error))
+            return EnvironmentFault(_words(one, number))
+    return None
+
+
+def fault_in(text: str) -> EnvironmentFault | None:
+    """The machine's error that the last line of a traceback names; None: it names another."""
+    last = (text.strip().splitlines() or [""])[-1]
+    return EnvironmentFault(last) if _in_text(last) is not None else None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that it came from, nearest first; Ray keeps these in attributes of its own."""
+    queue, seen = [error], set[int]()
+    while queue:
+        one = queue.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        found = [one.__cause__, None if one.__suppress_context__ else one.__context__]
+        found += [getattr(one, "cause", None), getattr(one, "controller_failure", None)]
+        for several in (getattr(one, "worker_failures", None), getattr(one, "exceptions", None)):
+            found += several.values() if isinstance(several, dict) else several or ()
+        queue += [each for each in found if isinstance(each, BaseException)]
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        return error.errno if error.errno in FAULTS else None
+    return _in_text(str(error))
+
+
+def _in_text(text: str) -> int | None:
+    for groups in _NUMBERED.findall(text):
+        number = int(groups[0] or groups[1])
+        if number in FAULTS:
+            return number
+    if "inline_container.cc" in text and "unexpected pos" in text:
+        return errno.ENOSPC  # torch.save to a path found that not all of it was written
+    return next((number for number in _UNMISTAKABLE if os.strerror(number) in text), None)
+
+
+def _words(error: BaseException, number: int) -> str:
+    where = getattr(error, "filename", None)
+    if where is not None:
+        return f"{where}: {os.strerror(number)}. {FAULTS[number]}"
+    line = (str(error).strip().splitlines() or [os.strerror(number)])[-1]
+    return f"{line.rstrip('.')}. {FAULTS[number]}"
