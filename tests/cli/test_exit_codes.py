@@ -17,11 +17,11 @@ from tests.cluster.faults import full_disk
 def test_a_sweep_whose_trials_all_fail_says_so(cli: Cli, sweep_file: Path, tmp_path: Path) -> None:
     """The teacher fails too: whom it would have taught is blocked."""
     storage = tmp_path / "results"
-    changes = ("cells.alone.teacher=null", "base.optimizer.lr=1e25", "resources.cpus=0.5")
+    changes = ("cells.alone.teacher=null", "base.optimizer.lr=1e25", "base.teacher.optimizer.lr=1e25")
     said = cli("sweep", sweep_file, *changes, "--storage", storage)
     assert said.code == 1, said.err
-    assert "small: 0 of 4 trials finished, " in said.err
-    assert "  blocked: " in said.err
+    assert "small: 0 of 4 trials finished, 2 failed, 2 blocked" in said.err
+    assert "  blocked: taught, seed 0 and 1 more: its teacher (" in said.err
     assert "failed: the task loss became NaN" in said.err
     last = said.out.strip().splitlines()[-1]
     assert last.startswith("4 of 4 trials failed or have no teacher. Mend what the reasons above say, then: ")
