@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from ray_kd.cluster.plan import plan_table
 from ray_kd.cluster.sweep import run_sweep
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
@@ -300,3 +301,7 @@ def test_the_same_holds_for_teachers_and_sweeps(tmp_path: Path, module: Any) -> 
         distill(spec, fresh=True)
     with pytest.raises(UserError, match=r"\[3, .*\[5, "):
         run_sweep(sweep, progress=False)
+    with pytest.raises(UserError, match=r"\[3, .*\[5, "):
+        plan_table(sweep)
+    with pytest.raises(UserError, match=r"\[3, .*\[5, "):
+        Resident().teacher(spec, "teacher", local_setting(spec).store, torch.device("cpu"))
