@@ -26,7 +26,7 @@ from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Store  # noqa: E402
 from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
 from ray_kd.training.objects import require_same  # noqa: E402
-from ray_kd.training.records import Records, find_summary, read_summary  # noqa: E402
+from ray_kd.training.records import BESIDE, Records, find_summary, read_summary  # noqa: E402
 from ray_kd.training.run import Interrupted, Training  # noqa: E402
 from ray_kd.training.setting import Setting, local_setting  # noqa: E402
 
@@ -179,6 +179,8 @@ def run_distributed(
     if "failed" in outcome:
         raise TrainingFailed(outcome["failed"])
     ended = outcome.get("summary") or find_summary(store, identity)
+    if ended is not None and directory.endswith(f"/{BESIDE}"):
+        store.delete_tree(directory)  # it has taken the earlier run's place
     if ended is None:
         raise TrainingFailed("the workers ended without a summary; Ray's logs may say why.")
     return dict(ended)

@@ -125,7 +125,8 @@ class Records:
         files = [f for f in self.store.names(beside) if f not in ("checkpoints", "epochs", "paths")]
         for file in sorted(files, key=lambda file: file == "summary.json"):
             self.store.move(f"{beside}/{file}", f"{place}/{file}")
-        self.store.delete_tree(beside)
+        if not self.store.exists(f"{beside}/checkpoints"):  # else Ray Train still works with them
+            self.store.delete_tree(beside)
 
     def _has_finished(self, directory: str) -> bool:
         """Whether a run lies there that finished, or may have: a damaged summary is no failure."""
