@@ -29,7 +29,8 @@ from ray_kd.config.registry import AGGREGATORS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
-from ray_kd.training.parts import Own, build
+from ray_kd.training.objects import Own
+from ray_kd.training.parts import build
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import local_setting
 from ray_kd.training.step import Step

@@ -27,7 +27,8 @@ from ray_kd.data.base import Dataset, TensorSplit
 from ray_kd.data.batches import Batches
 from ray_kd.data.order import epoch_order
 from ray_kd.models import create_model
-from ray_kd.training.parts import Own, Parts, build, step_key
+from ray_kd.training.objects import Own
+from ray_kd.training.parts import Parts, build, step_key
 from ray_kd.training.resident import Resident
 from ray_kd.training.schedule import learning_rate
 from ray_kd.training.setting import Setting, local_setting

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.setting import Setting
 
+GOES_ON = "the same command goes on from here"
+AGAIN = "with --fresh it starts over again; without, a run that had finished is found, and another goes on"
+
 
 def train(
     file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="A run file.")],
@@ -48,7 +51,7 @@ def train(
     spec = RunSpec.load(file, *(overrides or ()), *extra)
     setting = make_setting(spec)
     show = Line()
-    with stop_on_signal(setting):
+    with stop_on_signal(setting, AGAIN if fresh else GOES_ON):
         if spec.resources.workers == 1 and address is None:
             with reading_ahead(spec, setting):
                 summary = distill(spec, fresh=fresh, setting=setting, on_epoch=show)
@@ -83,14 +86,14 @@ def distribute(
     from ray_kd.cluster.connect import connect
     from ray_kd.cluster.probe import check_cluster
     from ray_kd.cluster.train import run_distributed
-    from ray_kd.training.distill import ensure_teachers, forget
+    from ray_kd.training.distill import begin_anew, ensure_teachers
     from ray_kd.training.resident import Resident
 
     with connect(address, spec.plugins):
         check_cluster(spec)
         ensure_teachers(spec, setting, Resident(), show)
-        forget(setting.store, spec.identity(), fresh)
-        return run_distributed(spec, lambda record: show(spec, record), setting.stop)
+        directory = begin_anew(setting.store, spec.identity(), fresh)
+        return run_distributed(spec, lambda record: show(spec, record), setting.stop, directory=directory)
 
 
 def teacher(
@@ -161,8 +164,12 @@ def make_setting(spec: RunSpec) -> Setting:
 
 
 @contextmanager
-def stop_on_signal(setting: Setting) -> Iterator[None]:
-    """Ctrl-C saves the state at the next step; a second one ends at once."""
+def stop_on_signal(setting: Setting, then: str = GOES_ON) -> Iterator[None]:
+    """Ctrl-C saves the state at the next step; a second one ends at once.
+
+    Args:
+        then: what the user is told of the next command.
+    """
 
     def ask(number: int, frame: Any) -> None:
         if setting.stop.is_set():
@@ -173,7 +180,7 @@ def stop_on_signal(setting: Setting) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:  # here, since Typer lets none of them through
-        print(f"\nray-kd: {error or 'stopped'}; the same command goes on from here.", file=sys.stderr)
+        print(f"\nray-kd: {error or 'stopped'}; {then}.", file=sys.stderr)
         raise typer.Exit(130) from error
     finally:
         signal.signal(signal.SIGINT, before)

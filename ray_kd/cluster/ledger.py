@@ -119,6 +119,8 @@ class Ledger:
         entry = self.entries.pop(identity, None)
         self.store.delete(f"{self.folder}/ledger/{identity}.json")
         summary = self.read_json(f"runs/{identity}/summary.json")
+        if (summary or {}).get("status") == "finished":
+            return  # since it was looked at, somebody else has finished it
         self.store.delete(f"runs/{identity}/summary.json")
         self.store.delete(f"runs/{identity}/error.txt")
         if Ending.FAILED in ((entry or {}).get("status"), (summary or {}).get("status")):

@@ -15,6 +15,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.training.check import check_plan
+from ray_kd.training.objects import require_same_runs
 from ray_kd.training.precompute import gather_work, plan_targets
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import local_setting
@@ -36,7 +37,9 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     plan = sweep.plan()
     check_plan(plan)
     specs = [trial.spec for trial in plan.trials]
-    ledger = Ledger(Store(specs[0].storage), sweep.name)
+    store = Store(specs[0].storage)
+    require_same_runs(store, [*plan.teachers, *specs])
+    ledger = Ledger(store, sweep.name)
     ledger.load()
     identities = [*(trial.identity for trial in plan.trials), *(run.identity() for run in plan.teachers)]
     ended = {identity: outcome.status for identity, outcome in ledger.outcomes(set(identities)).items()}

@@ -23,6 +23,7 @@ from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
 from ray_kd.tracking.wandb import require_wandb
 from ray_kd.training.check import check_plan
+from ray_kd.training.objects import require_same_runs
 
 
 @dataclass
@@ -134,6 +135,7 @@ def run_sweep(
     check_plan(plan)
     for trial in plan.trials:
         require_wandb(trial.spec)
+    require_same_runs(store, [*plan.teachers, *(trial.spec for trial in plan.trials)])
     screen = (console or Console(stderr=True)) if progress else None
     with _only_driver(store, sweep.name, screen):
         ledger = Ledger(store, sweep.name)

@@ -27,7 +27,8 @@ from ray_kd.config.faults import EnvironmentFault, environment_fault  # noqa: E4
 from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Lock, Store  # noqa: E402
 from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
-from ray_kd.training.records import Records, find_summary  # noqa: E402
+from ray_kd.training.objects import require_same  # noqa: E402
+from ray_kd.training.records import BESIDE, Records, find_summary, read_summary  # noqa: E402
 from ray_kd.training.run import Training  # noqa: E402
 from ray_kd.training.setting import Setting, local_setting  # noqa: E402
 
@@ -81,16 +82,16 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         torch.device(get_device()),
         rank=context.get_world_rank(),
         world=context.get_world_size(),
-        checkpoints=RayCheckpoints(StoreCheckpoints(store, f"runs/{spec.identity()}")),
+        checkpoints=RayCheckpoints(StoreCheckpoints(store, config["directory"])),
         stream=stream,
     )
     if setting.leads and spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker
 
         setting.track = make_tracker(spec, config["group"])
-    training = Training(spec, setting)
+    training = Training(spec, setting, directory=config["directory"])
     try:
-        with _heeding(setting, training.directory):
+        with _heeding(setting, f"runs/{training.identity}"):
             for _ in training.epochs():
                 pass
         return {"summary": training.finish()}
@@ -134,6 +135,7 @@ def run_distributed(
     on_record: Callable[[dict[str, Any]], None] | None = None,
     stop: threading.Event | None = None,
     group: str | None = None,
+    directory: str | None = None,
 ) -> dict[str, Any]:
     """Train one run on ``resources.workers`` workers of the connected cluster.
 
@@ -144,6 +146,7 @@ def run_distributed(
         on_record: called with each epoch's record as it is written.
         stop: set it, and the workers save their state and end.
         group: what W&B groups the run by.
+        directory: where it is written, as ``begin_anew`` says; default: ``runs/<identity>``.
 
     Returns:
         The run's summary.
@@ -155,8 +158,10 @@ def run_distributed(
         Interrupted: ``stop`` was set; the same call goes on.
     """
     store, identity = Store(spec.storage), spec.identity()
-    earlier = find_summary(store, identity)
+    directory = directory or f"runs/{identity}"
+    earlier = read_summary(store, directory)
     if earlier is not None:
+        require_same(store, directory, spec)
         return earlier
     nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
     require_slots(spec, nodes, f"run '{spec.name}'")
@@ -165,12 +170,13 @@ def run_distributed(
         pass  # rank 0 takes it, where nobody would hear that it waits
     store.delete(f"runs/{identity}/stop")
     try:
-        outcome = _fit(_trainer(absolute, identity, group), absolute, on_record, stop or threading.Event())
+        trainer = _trainer(absolute, directory, group)
+        outcome = _fit(trainer, absolute, directory, on_record, stop or threading.Event())
     except ray.train.TrainingFailedError as error:
         fault = environment_fault(error)
         if fault is not None:
             raise fault from error
-        summary = Training(absolute, local_setting(absolute)).fail(error)
+        summary = Training(absolute, local_setting(absolute), directory=directory).fail(error)
         raise TrainingFailed(f"the workers failed {RESTARTS + 1} times: {summary['reason']}") from error
     finally:
         store.delete(f"runs/{identity}/stop")
@@ -180,20 +186,23 @@ def run_distributed(
         raise EnvironmentFault(outcome["fault"])
     if "user" in outcome:
         raise UserError(outcome["user"])
-    StoreCheckpoints(store, f"runs/{identity}").discard()
+    StoreCheckpoints(store, directory).discard()
     if "failed" in outcome:
         raise TrainingFailed(outcome["failed"])
     ended = outcome.get("summary") or find_summary(store, identity)
+    if ended is not None and directory.endswith(f"/{BESIDE}"):
+        store.delete_tree(directory)  # it has taken the earlier run's place
     if ended is None:
         raise TrainingFailed("the workers ended without a summary; Ray's logs may say why.")
     return dict(ended)
 
 
-def _trainer(spec: RunSpec, identity: str, group: str | None) -> TorchTrainer:
+def _trainer(spec: RunSpec, directory: str, group: str | None) -> TorchTrainer:
     asked = spec.resources
+    told = {"spec": json.dumps(spec.to_dict()), "group": group, "directory": directory}
     return TorchTrainer(
         train_worker,
-        train_loop_config={"spec": json.dumps(spec.to_dict()), "group": group},
+        train_loop_config=told,
         torch_config=TorchConfig(backend="nccl" if asked.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=asked.workers,
@@ -202,7 +211,7 @@ def _trainer(spec: RunSpec, identity: str, group: str | None) -> TorchTrainer:
         ),
         run_config=RunConfig(
             name=SPREAD,
-            storage_path=f"{spec.storage}/runs/{identity}/checkpoints",
+            storage_path=f"{spec.storage}/{directory}/checkpoints",
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -212,6 +221,7 @@ def _trainer(spec: RunSpec, identity: str, group: str | None) -> TorchTrainer:
 def _fit(
     trainer: TorchTrainer,
     spec: RunSpec,
+    directory: str,
     on_record: Callable[[dict[str, Any]], None] | None,
     stop: threading.Event,
 ) -> dict[str, Any]:
@@ -220,7 +230,7 @@ def _fit(
     Meanwhile this thread passes on each epoch's record as rank 0 writes it.
     """
     store, identity = Store(spec.storage), spec.identity()
-    records, box = Records(store, f"runs/{identity}"), dict[str, Any]()
+    records, box = Records(store, directory), dict[str, Any]()
 
     def fit() -> None:
         try:

@@ -150,6 +150,21 @@ class Store:
         elif self.exists(path):
             self._filesystem.delete_file(self.path(path))
 
+    def move(self, path: str, to: str) -> None:
+        """Put a file in the place of another, which need not exist.
+
+        Raises:
+            UserError: as ``write``.
+        """
+        try:
+            if self.is_local:
+                os.makedirs(os.path.dirname(self.path(to)), exist_ok=True)
+                os.replace(self.path(path), self.path(to))
+            else:
+                self._filesystem.move(self.path(path), self.path(to))
+        except OSError as error:
+            raise self.unwritable(to, error) from error
+
     def delete_tree(self, folder: str) -> None:
         """Delete a folder and all below it; nothing happens where there is none."""
         if self.is_local:

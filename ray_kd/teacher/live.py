@@ -17,6 +17,15 @@ from ray_kd.teacher.normalise import Renormalise
 Targets = dict[str, Mapping[str, Tensor]]
 
 
+def digest_of(model: nn.Module) -> str:
+    """16 hexadecimal digits of a network's weights."""
+    found = hashlib.sha256()
+    for name, values in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 class LiveTeacher:
     """A frozen network in evaluation mode.
 
@@ -35,11 +44,7 @@ class LiveTeacher:
     @cached_property
     def digest(self) -> str:
         """16 hexadecimal digits of its weights."""
-        found = hashlib.sha256()
-        for name, values in sorted(self.model.state_dict().items()):
-            found.update(name.encode())
-            found.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return found.hexdigest()[:16]
+        return digest_of(self.model)
 
     @torch.no_grad()
     def outputs(self, images: Tensor) -> Outputs:

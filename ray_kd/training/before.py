@@ -18,7 +18,8 @@ from ray_kd.data.batches import in_order
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.training.check import essence_of_parts
-from ray_kd.training.parts import Own, Parts
+from ray_kd.training.objects import Own
+from ray_kd.training.parts import Parts
 from ray_kd.training.probing import untouched
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path as FilePath
@@ -17,8 +18,9 @@ from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.outputs import IGNORE
 from ray_kd.storage import Lock, Store
 from ray_kd.training.check import check_run
-from ray_kd.training.parts import Own
-from ray_kd.training.records import find_summary
+from ray_kd.training.objects import Own, require_same_runs
+from ray_kd.training.ranks import broadcast_object
+from ray_kd.training.records import BESIDE, Records, find_summary
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
 from ray_kd.training.setting import Setting, local_setting
@@ -49,8 +51,10 @@ def distill(
         teacher: your own trained module in place of the spec's teachers.
         train, validation, test: your own map-style datasets of (image tensor, label), or of mappings as
             ``MapSplit`` says; ``validation`` and ``test`` are needed with ``train``.
-        key: names your own objects, so that the run can be found again; without it, it never is.
-        fresh: start over even where the run ended, or left a state.
+        key: names your own objects, so that the run can be found again: with other ones it is refused.
+            Without a key every call trains a run of its own, in a folder of its own.
+        fresh: start over even where the run ended, or left a state; one that has finished stays where it
+            is until its replacement has finished.
         setting: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` of the spec is
             for the command line and for sweeps; here a run is tracked by ``setting.track``:
             ``ray_kd.tracking.wandb.make_tracker(spec)``, or an object of your own.
@@ -72,13 +76,14 @@ def distill(
     if own is None:
         check_run(spec)
     else:
-        identity = _own_identity(spec, own)
-        fresh = fresh or key is None
+        identity = str(broadcast_object(_own_identity(spec, own), setting.world))
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     try:
         if teacher is None:
             ensure_teachers(spec, setting, resident, on_epoch)
-        return _run(Training(spec, setting, resident, own=own, identity=identity), fresh, on_epoch)
+        directory = begin_anew(setting.store, identity or spec.identity(), fresh)
+        training = Training(spec, setting, resident, own=own, identity=identity, directory=directory)
+        return _run(training, on_epoch)
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
@@ -95,50 +100,59 @@ def ensure_teachers(
 
     Raises:
         TrainingFailed: a teacher's loss is no longer finite.
-        UserError: a teacher cannot be set up, or (``EnvironmentFault``) the machine failed it.
+        UserError: a teacher cannot be set up, code of the user's makes another teacher now, or
+            (``EnvironmentFault``) the machine failed it.
     """
     summaries = []
     for name in spec.needed_teachers():
         if spec.teachers[name].weights is not None:
             continue
         run = spec.teacher_run(name)
+        require_same_runs(setting.store, [run])
         summary = find_summary(setting.store, run.identity())
         if summary is None or summary["status"] != "finished":
+            begin_anew(setting.store, run.identity(), on_wait=on_wait)
             apart = replace(setting, track=None)  # the tracker is the student's
-            summary = _run(Training(run, apart, resident, on_wait=on_wait), False, on_epoch, on_wait)
+            summary = _run(Training(run, apart, resident, on_wait=on_wait), on_epoch)
         summaries.append(summary)
     return summaries
 
 
-def forget(
+def begin_anew(
     store: Store, identity: str, fresh: bool = False, on_wait: Callable[[str], None] | None = None
-) -> None:
-    """Forget that a run ended other than finished, and the state it left: it will train anew.
+) -> str:
+    """Make way for a run: forget that it ended other than finished, and the state it left then.
 
     Args:
-        fresh: forget it however it ended, or where it was left.
+        fresh: it starts over however it ended, or where it was left.
         on_wait: told now and then while another process is training the run: nothing of it is touched
             before that one lets go.
+
+    Returns:
+        The directory to write it to: beside a finished run, which stays until this one has finished.
     """
 
-    def due() -> bool:
+    def status() -> str | None:
         earlier = find_summary(store, identity)
-        return fresh or (earlier is not None and earlier["status"] != "finished")
+        return None if earlier is None else str(earlier["status"])
 
     directory = f"runs/{identity}"
-    if not due():
-        return
+    if not fresh and status() in (None, "finished"):
+        return directory
     with Lock(store, f"{directory}/lock", on_wait=on_wait, what=f"run {identity}"):
-        if due():
-            for file in ("summary.json", "error.txt"):
-                store.delete(f"{directory}/{file}")
-            store.delete_tree(f"{directory}/checkpoints")
+        Records(store, directory).take_place()  # where an earlier replacement was cut off at it
+        if status() == "finished":
+            if fresh:
+                directory = f"{directory}/{BESIDE}"
+                store.delete_tree(directory)
+            return directory
+        for file in ("summary.json", "error.txt"):
+            store.delete(f"{directory}/{file}")
+        store.delete_tree(f"{directory}/checkpoints")
+    return directory
 
 
-def _run(
-    training: Training, fresh: bool, on_epoch: OnEpoch | None, on_wait: Callable[[str], None] | None = None
-) -> dict[str, Any]:
-    forget(training.setting.store, training.identity, fresh, on_wait)
+def _run(training: Training, on_epoch: OnEpoch | None) -> dict[str, Any]:
     try:
         for record in training.epochs():
             if on_epoch is not None:
@@ -179,6 +193,8 @@ def _largest_class(item: Any) -> int:
 
 
 def _own_identity(spec: RunSpec, own: Own) -> str:
+    if own.key is None:
+        return secrets.token_hex(8)
     what = [name for name in ("student", "teacher", "dataset") if getattr(own, name) is not None]
     text = f"{spec.identity()}:{','.join(what)}:{own.key}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from ray_kd.config.spec import RunSpec
+from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader, default_processes
 from ray_kd.data.streaming import StreamLoader
 from ray_kd.training.parts import Parts
@@ -21,3 +22,18 @@ def make_loader(spec: RunSpec, parts: Parts, setting: Setting) -> Loader:
         return Loader(splits, parts.views, device, processes)
     ahead = partial(stream, reading, readers=max(1, processes))
     return StreamLoader(splits, parts.views, device, processes, ahead, reading.row_bytes)
+
+
+def make_batches(spec: RunSpec, parts: Parts, setting: Setting, loader: Loader) -> Batches:
+    """The training batches of a run."""
+    return Batches(
+        parts.dataset.train,
+        parts.views,
+        spec.training.batch_size,
+        spec.seed,
+        setting.device,
+        setting.rank,
+        setting.world,
+        loader,
+        spec.training.order,
+    )

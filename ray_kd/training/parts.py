@@ -24,21 +24,12 @@ from ray_kd.teacher import LiveTeacher, Teachers
 from ray_kd.teacher.normalise import renormalisation
 from ray_kd.teacher.stored import StoredTargets
 from ray_kd.training.evaluation import Answers
+from ray_kd.training.objects import Own
 from ray_kd.training.reading import Reading, as_trained
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
 from ray_kd.training.stored import Opened, open_stored
 from ray_kd.training.targets import make_task, make_views
-
-
-@dataclass
-class Own:
-    """A user's own objects in place of what the spec names; see ``distill``."""
-
-    student: nn.Module | None = None
-    teacher: nn.Module | None = None
-    dataset: Dataset | None = None
-    key: str | None = None
 
 
 @dataclass

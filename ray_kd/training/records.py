@@ -16,8 +16,14 @@ from typing import Any
 import torch
 
 import ray_kd
+from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
+
+OBJECTS = "objects.json"
+"""What objects and code of the user's a run is made of; see ``training.objects``."""
+BESIDE = "fresh"
+"""The folder, in that of a finished run, where it is trained anew until it has finished again."""
 
 
 class Records:
@@ -25,16 +31,21 @@ class Records:
 
     Args:
         store: the storage root.
-        directory: the run's directory, ``runs/<identity>``.
+        directory: the run's directory, ``runs/<identity>``, or ``fresh`` in it.
     """
 
     def __init__(self, store: Store, directory: str) -> None:
         self.store, self.directory = store, directory
 
-    def start(self, spec: RunSpec, environment: dict[str, Any], keep_epochs: int) -> None:
-        """Write the resolved spec and the environment; drop records of epochs that will run again."""
+    def start(
+        self, spec: RunSpec, environment: dict[str, Any], keep_epochs: int, objects: dict[str, Any]
+    ) -> None:
+        """Write the resolved spec, the environment, and what objects and code of the user's it is made of;
+        drop records of epochs that will run again."""
         self.store.write(f"{self.directory}/spec.yaml", spec.to_yaml().encode())
         self.store.write_json(f"{self.directory}/environment.json", environment)
+        if objects:
+            self.store.write_json(f"{self.directory}/{OBJECTS}", objects)
         for name in ("epochs", "paths"):
             self._cut(name, keep_epochs)
 
@@ -85,17 +96,57 @@ class Records:
         """Write a file of weights."""
         self.store.write(f"{self.directory}/{file}", data)
 
+    def summary(self) -> dict[str, Any] | None:
+        """How the run ended, or None."""
+        return read_summary(self.store, self.directory)
+
     def finish(self, summary: dict[str, Any], error: str | None = None) -> None:
-        """Write the summary, last of all; its presence says that the run ended."""
+        """Write the summary, last of all; its presence says that the run ended.
+
+        Nothing but a finished run takes the place of a finished one.
+        """
+        if summary["status"] != "finished" and self._has_finished(self.directory):
+            return
         if error is not None:
             self.store.write(f"{self.directory}/error.txt", error.encode())
         self.store.write_json(f"{self.directory}/summary.json", summary)
 
+    def take_place(self) -> None:
+        """Let a run that was trained anew, and has finished, take the place of the earlier one.
+
+        Where it was cut off at it, the next call goes on: its summary is the last file to move.
+        """
+        place = self.directory.removesuffix(f"/{BESIDE}")
+        beside = f"{place}/{BESIDE}"
+        if not self._has_finished(beside):
+            return
+        for name in ("epochs", "paths"):  # of an object store
+            for file in self.store.names(f"{beside}/{name}"):
+                self.store.move(f"{beside}/{name}/{file}", f"{place}/{name}/{file}")
+        files = [f for f in self.store.names(beside) if f not in ("checkpoints", "epochs", "paths")]
+        for file in sorted(files, key=lambda file: file == "summary.json"):
+            self.store.move(f"{beside}/{file}", f"{place}/{file}")
+        if not self.store.exists(f"{beside}/checkpoints"):  # else Ray Train still works with them
+            self.store.delete_tree(beside)
+
+    def _has_finished(self, directory: str) -> bool:
+        """Whether a run lies there that finished, or may have: a damaged summary is no failure."""
+        try:
+            summary = read_summary(self.store, directory)
+        except UserError:
+            return True
+        return summary is not None and summary["status"] == "finished"
+
 
 def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
     """The summary of a run that ended, or None."""
+    return read_summary(store, f"runs/{identity}")
+
+
+def read_summary(store: Store, directory: str) -> dict[str, Any] | None:
+    """The summary in a run's directory, or None."""
     try:
-        summary: dict[str, Any] = store.read_json(f"runs/{identity}/summary.json")
+        summary: dict[str, Any] = store.read_json(f"{directory}/summary.json")
     except FileNotFoundError:
         return None
     return summary

@@ -19,6 +19,7 @@ from ray_kd.tasks import Task
 from ray_kd.teacher import LiveTeacher, load_teacher
 from ray_kd.teacher.normalise import renormalisation
 from ray_kd.training.evaluation import Answers, evaluate, evaluate_answers
+from ray_kd.training.objects import require_same_runs
 from ray_kd.training.setting import Setting
 
 KEPT_BYTES = 1 << 30
@@ -50,8 +51,10 @@ class Resident:
         """A trained teacher that is not kept.
 
         Raises:
-            UserError: it was not trained yet.
+            UserError: it was not trained yet, or code of the user's makes another network now.
         """
+        if spec.teachers[name].weights is None:
+            require_same_runs(store, [spec.teacher_run(name)])
         dataset = self.dataset(spec.dataset, device)
         classes = dataset.classes_of(spec.task.component_name)
         model = load_teacher(spec, name, store, classes, dataset.channels)

@@ -27,11 +27,12 @@ from ray_kd.storage import Lock
 from ray_kd.training.before import check_before
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.evaluation import evaluate
-from ray_kd.training.loaders import make_loader
+from ray_kd.training.loaders import make_batches, make_loader
 from ray_kd.training.means import epoch_means, require_finite
-from ray_kd.training.parts import Own, Parts, build, step_key
+from ray_kd.training.objects import Objects, Own
+from ray_kd.training.parts import Parts, build, step_key
 from ray_kd.training.ranks import agree
-from ray_kd.training.records import Records, describe_environment, find_summary, now
+from ray_kd.training.records import Records, describe_environment, now
 from ray_kd.training.resident import Resident, student_state
 from ray_kd.training.setting import Setting
 from ray_kd.training.step import Step
@@ -49,11 +50,12 @@ class Training:
         resident: things kept from run to run in this process; default: nothing is shared.
         own: a user's own model or dataset objects in place of the spec's.
         identity: overrides the spec's identity (needed when ``own`` changes what is trained).
+        directory: where it is written, as ``distill.begin_anew`` says; default: ``runs/<identity>``.
         on_wait: told now and then while another process is training the same run; default: the log.
 
     Attributes:
         identity: 16 hexadecimal digits.
-        directory: ``runs/<identity>`` below the storage.
+        directory: the folder below the storage that it is written to.
         lock: what keeps others from training the run; ``epochs`` waits for it, unless it is held already.
         stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
     """
@@ -66,16 +68,18 @@ class Training:
         *,
         own: Own | None = None,
         identity: str | None = None,
+        directory: str | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.spec, self.setting, self.own = spec, setting, own
         self.resident = resident or Resident()
         self.identity = identity or spec.identity()
-        self.directory = f"runs/{self.identity}"
+        self.directory = directory or f"runs/{self.identity}"
+        self._objects = Objects(spec, own)
         self.records = Records(setting.store, self.directory)
         self.checkpoints = setting.checkpoints or StoreCheckpoints(setting.store, self.directory)
         self.stop_requested = setting.stop
-        lock = Lock(setting.store, f"{self.directory}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
+        lock = Lock(setting.store, f"runs/{self.identity}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
         self.lock = lock if setting.leads else None
         self._parts: Parts | None = None
         self._step: Step | None = None
@@ -97,10 +101,13 @@ class Training:
             Interrupted: ``stop_requested`` was set.
         """
         try:
-            if self.lock is not None and not self.lock.held:
-                self._lead(self.lock.acquire)
+            if self.lock is not None:
+                if not self.lock.held:
+                    self._lead(self.lock.acquire)
+                self._lead(Records(self.setting.store, f"runs/{self.identity}").take_place)
             self._must_stop()
-            if find_summary(self.setting.store, self.identity) is None:
+            self._objects.require_same(self.setting.store, self.directory)
+            if self.records.summary() is None:
                 torch.set_num_threads(self.spec.training.threads)
                 yield from self._train()
         except BaseException:  # GeneratorExit too: whoever drives this left; ``finish`` reads on else
@@ -114,20 +121,10 @@ class Training:
         parts = self._parts = build(self.spec, self.setting, self.resident, self.own)
         training, setting = self.spec.training, self.setting
         self._loader = make_loader(self.spec, parts, setting)
-        batches = Batches(
-            parts.dataset.train,
-            parts.views,
-            training.batch_size,
-            self.spec.seed,
-            setting.device,
-            setting.rank,
-            setting.world,
-            self._loader,
-            training.order,
-        )
+        batches = make_batches(self.spec, parts, setting, self._loader)
         step = self._step = Step(self.spec, parts, setting, batches.steps)
         first = self._resume(step)
-        if setting.world == 1 and not step.taken and find_summary(setting.store, self.identity) is not None:
+        if setting.world == 1 and not step.taken and self.records.summary() is not None:
             self._parts = None  # another process ended the run, and dropped its state, since we looked
             return
         if not step.taken:
@@ -139,7 +136,8 @@ class Training:
             step.remember(batch, targets)
         environment = describe_environment(setting.device, step.precision)
         environment["workers"] = setting.world
-        self._lead(lambda: self.records.start(self.spec, environment, keep_epochs=self.epoch))
+        made = self._objects.record(parts.task.classes, parts.dataset.channels)
+        self._lead(lambda: self.records.start(self.spec, environment, self.epoch, made))
         self._must_stop()
         step.module.train()
         batches.announce(self.epoch, first, training.epochs)
@@ -282,7 +280,7 @@ class Training:
         Returns:
             The summary; that of the earlier run where this identity had ended already.
         """
-        earlier = find_summary(self.setting.store, self.identity)
+        earlier = self.records.summary()
         if earlier is not None and self._parts is None:
             return earlier
         parts = self._parts
@@ -345,6 +343,7 @@ class Training:
             self.records.finish(summary, error)
             if isinstance(self.checkpoints, StoreCheckpoints):
                 self.checkpoints.discard()
+            self.records.take_place()
             if self.setting.track is not None:
                 self.setting.track.finish(summary)
         return summary

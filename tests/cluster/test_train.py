@@ -67,6 +67,26 @@ def test_two_workers_give_the_loss_curve_of_one_though_both_meet_ctrl_c(tmp_path
     assert ends[1]["test"]["top1"] == pytest.approx(ends[0]["test"]["top1"], abs=0.005)
 
 
+def test_to_start_over_keeps_what_finished_until_the_workers_have_finished(tmp_path: Path) -> None:
+    command = ("train", FILE, *SHORT, "training.epochs=6", "--workers", "2", "--storage", str(tmp_path))
+    code, said = Command(*command).end()
+    assert code == 0, said
+    folder = tmp_path / "runs" / RunSpec.load(FILE, *SHORT, "training.epochs=6").identity()
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    again = Command(*command, "--fresh")
+    wait_for(lambda: len(lines(folder / "fresh")) >= 2)
+    again.process.send_signal(signal.SIGINT)
+    code, said = again.end()
+    assert code == 130, said
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
+    code, said = Command(*command, "--fresh").end()
+    assert code == 0, said
+    after = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert after.keys() == before.keys(), "nothing is left of what it took the place of"
+    assert after["summary.json"] != before["summary.json"]
+    assert [record["epoch"] for record in records(folder)] == list(range(1, 7))
+
+
 @pytest.mark.usefixtures("two_cpus")
 def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: Path) -> None:
     from ray_kd.cluster.train import run_distributed

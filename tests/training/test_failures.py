@@ -21,7 +21,7 @@ from torch import nn
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.outputs import Outputs
 from ray_kd.training.checkpoints import StoreCheckpoints
-from ray_kd.training.distill import distill, ensure_teachers, forget
+from ray_kd.training.distill import begin_anew, distill, ensure_teachers
 from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
@@ -112,7 +112,7 @@ def test_to_start_over_waits_for_who_trains_the_run(tmp_path: Path) -> None:
         told.append(text)
         waits.set()
 
-    second = threading.Thread(target=forget, args=(setting.store, first.identity, True, on_wait))
+    second = threading.Thread(target=begin_anew, args=(setting.store, first.identity, True, on_wait))
     second.start()
     assert waits.wait(60)
     assert first.checkpoints.load() is not None, "the state of a run that trains is not taken from it"

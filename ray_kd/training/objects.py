@@ -1,0 +1,264 @@
+"""What code and objects of the user's a run was made of: a record in its folder, and whether it still is so.
+
+A spec's identity knows everything that a spec says. It cannot know objects handed to ``distill``, nor what
+a ``factory`` function builds; ``objects.json`` keeps enough of them that another one is seen, and named.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice, zip_longest
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from ray_kd.config.errors import UserError
+from ray_kd.config.options import Options
+from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset, MapSplit
+from ray_kd.models.create import draw_model
+from ray_kd.models.factory import FactoryOptions, find
+from ray_kd.storage import Store
+from ray_kd.teacher.live import digest_of
+from ray_kd.training.records import OBJECTS, read_summary
+
+LOOKED_AT = 32
+"""Samples of a set, evenly spread, whose labels are kept."""
+NAMED = 3
+"""Differences that a message names."""
+
+Description = dict[str, Any]
+
+
+@dataclass
+class Own:
+    """A user's own objects in place of what the spec names; see ``distill``."""
+
+    student: nn.Module | None = None
+    teacher: nn.Module | None = None
+    dataset: Dataset | None = None
+    key: str | None = None
+
+
+class Objects:
+    """What code and objects of the user's a run is made of.
+
+    Args:
+        spec: the run.
+        own: the objects; None: it has none. They are looked at now, before training changes them.
+    """
+
+    def __init__(self, spec: RunSpec, own: Own | None) -> None:
+        self.spec, self.key = spec, None if own is None else own.key
+        self.own = None if own is None else describe_own(own)
+
+    def record(self, classes: int, channels: int) -> Description:
+        """What the run's folder keeps of them; empty where everything is ray-kd's."""
+        return {**(self.own or {}), **describe_code(self.spec, classes, channels)}
+
+    def require_same(self, store: Store, directory: str) -> None:
+        """See the function of that name."""
+        require_same(store, directory, self.spec, self.own, self.key)
+
+
+def describe_own(own: Own) -> Description:
+    """A user's own objects."""
+    found: Description = {}
+    if own.student is not None:
+        found["student"] = describe_network(own.student)
+    if own.teacher is not None:
+        found["teacher"] = {**describe_network(own.teacher), "weights": digest_of(own.teacher)}
+    if own.dataset is not None:
+        found["dataset"] = describe_dataset(own.dataset)
+    return found
+
+
+def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Description:
+    """A network: class, layers and shapes of tensors; its weights are what training changes.
+
+    Args:
+        builders: functions whose code it comes from.
+    """
+    model = getattr(model, "_orig_mod", model)
+    classes = {type(module) for module in model.modules()}
+    own = [cls for cls in classes if not _is_library(cls)]
+    methods = [value for cls in own for value in vars(cls).values() if inspect.isfunction(value)]
+    layers = re.sub(r" at 0x[0-9a-f]+", "", str(model)).splitlines()
+    return {
+        "class": type(model).__qualname__,
+        "module": type(model).__module__,
+        "tensors": {name: list(value.shape) for name, value in model.state_dict().items()},
+        "layers": [line.strip() for line in layers],
+        "code": {f"Python {sys.version_info[0]}.{sys.version_info[1]}": _code([*methods, *builders])},
+    }
+
+
+def describe_dataset(dataset: Dataset) -> Description:
+    """Own splits: type, length, a sample's shapes, and the classes of a few samples."""
+    found: Description = {"classes": dataset.classes, "channels": dataset.channels}
+    for name in ("train", "validation", "test"):
+        split = getattr(dataset, name)
+        index = torch.arange(0, len(split), max(1, -(-len(split) // LOOKED_AT)))
+        batch = split.gather(index)
+        given = type(split.dataset if isinstance(split, MapSplit) else split)
+        columns = {key: value for key, value in batch.items() if key != "sample"}
+        sample = {key: [str(value.dtype), list(value.shape[1:])] for key, value in columns.items()}
+        found[name] = {
+            "class": given.__qualname__,
+            "module": given.__module__,
+            "length": len(split),
+            "sample": sample,
+        }
+        if "label" in batch:
+            found[name]["labels"] = batch["label"].tolist()
+    return found
+
+
+def describe_code(spec: RunSpec, classes: int, channels: int) -> Description:
+    """The networks of a run that code outside ray-kd builds; empty where there is none."""
+    found = {where: _built(options, classes, channels) for where, options in own_code(spec).items()}
+    return {"size": {"classes": classes, "channels": channels}, **found} if found else {}
+
+
+def own_code(spec: RunSpec) -> dict[str, Options]:
+    """The networks of a run that a factory or a plug-in makes, by where the spec has them."""
+    networks = {"student": spec.student}
+    networks |= {f"teachers.{name}.model": spec.teachers[name].model for name in spec.needed_teachers()}
+    return {
+        where: options
+        for where, options in networks.items()
+        if isinstance(options, FactoryOptions) or not type(options).__module__.startswith("ray_kd.")
+    }
+
+
+def require_same(
+    store: Store, directory: str, spec: RunSpec, own: Description | None = None, key: str | None = None
+) -> None:
+    """Refuse to take up a run, ended or left, that was made of other objects or by other code.
+
+    Args:
+        directory: the run's.
+        own: this call's own objects, as ``describe_own`` has them; None: it has none.
+        key: what the user calls them.
+
+    Raises:
+        UserError: says what differs, and what to do.
+    """
+    if (own is None and not own_code(spec)) or not _is_taken_up(store, directory):
+        return
+    place = store.path(directory)
+    start_over = "start over by fresh=True (--fresh), which takes its place once it has finished"
+    try:
+        known: Description = store.read_json(f"{directory}/{OBJECTS}")
+    except FileNotFoundError:
+        if own is None:
+            return  # of a version that kept no such record; the spec alone tells it from others
+        raise UserError(
+            f"distill: key '{key}' names a run ({place}) that has no record of its objects; nobody can say "
+            f"whether it is of these. Give them another key, or {start_over}."
+        ) from None
+    found = dict(own or {})
+    if "size" in known:
+        found |= describe_code(spec, known["size"]["classes"], known["size"]["channels"])
+    changed = list(islice(differences(known, found), NAMED))
+    if changed and own is not None:
+        raise UserError(
+            f"distill: key '{key}' names a run of other objects ({place}): {'; '.join(changed)}. Give these "
+            f"objects another key, or {start_over}."
+        )
+    if changed:
+        raise UserError(
+            f"run '{spec.name}' is known ({place}), but code of your own makes another network now: "
+            f"{'; '.join(changed)}. Raise the factory's 'revision' (a plug-in's 'version'), so that it is a "
+            f"run of its own; or {start_over}."
+        )
+
+
+def require_same_runs(store: Store, specs: Iterable[RunSpec]) -> None:
+    """The same for many runs without own objects.
+
+    Raises:
+        UserError: as ``require_same``.
+    """
+    for spec in specs:
+        require_same(store, f"runs/{spec.identity()}", spec)
+
+
+def differences(known: Any, found: Any, where: str = "") -> Iterator[str]:
+    """What two descriptions differ in, in words."""
+    if isinstance(known, dict) and isinstance(found, dict):
+        for key in [*found, *(key for key in known if key not in found)]:
+            place = f"{where}.{key}".lstrip(".")
+            if key == "module":
+                continue  # where a class was written changes nothing: a notebook's becomes a file's
+            if key == "code":
+                same = known[key].keys() & found[key].keys() if key in known else ()
+                if any(None is not known[key][v] != found[key][v] is not None for v in same):
+                    yield f"{where}: the code of its classes is another"
+            elif key not in known or key not in found:
+                yield f"{place} {'is new' if key in found else 'is gone'}"
+            else:
+                yield from differences(known[key], found[key], place)
+    elif known != found:
+        if isinstance(known, list) and isinstance(found, list) and max(len(known), len(found)) > 6:
+            pairs = zip_longest(known, found)
+            index, known, found = next((i, a, b) for i, (a, b) in enumerate(pairs) if a != b)
+            where = f"{where}[{index}]"
+        yield f"{where} was {known}, is {found}"
+
+
+def _is_taken_up(store: Store, directory: str) -> bool:
+    """Whether a run's end or its state is there to be taken up; one that failed trains anew."""
+    summary = read_summary(store, directory)
+    if summary is not None:
+        return bool(summary["status"] != "failed")
+    return store.exists(f"{directory}/checkpoints")
+
+
+def _built(options: Options, classes: int, channels: int) -> Description:
+    """What a network's own code builds, without memory where it can be."""
+    builders = []
+    if isinstance(options, FactoryOptions):
+        builders.append(find(options.build))
+    try:
+        with torch.device("meta"):
+            model = draw_model(options, classes=classes, channels=channels, seed=0)
+    except Exception:  # code that asks for values
+        model = draw_model(options, classes=classes, channels=channels, seed=0)
+    net = cast(nn.Module, model.net) if isinstance(options, FactoryOptions) else model
+    return describe_network(net, *builders)
+
+
+def _is_library(cls: type) -> bool:
+    """Whether a class is of an installed package, ours included."""
+    if cls.__module__.partition(".")[0] in ("torch", "torchvision", "ray_kd"):
+        return True
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or ""
+    return "site-packages" in file or "dist-packages" in file
+
+
+def _code(functions: Iterable[Callable[..., Any]]) -> str | None:
+    """A digest of functions' code, comments and docstrings left out; None where it is not to be had."""
+    texts = []
+    for function in functions:
+        try:
+            text = textwrap.dedent(inspect.getsource(function))
+            tree = ast.parse(text)
+        except SyntaxError:
+            texts.append(text)
+            continue
+        except (OSError, TypeError):
+            return None
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+        texts.append(ast.unparse(tree))  # unlike its dump the same in every version of Python
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]
