@@ -45,9 +45,10 @@ class RawSplit(Split, Protocol):
     size: tuple[int, int]
 
     def raw(self, index: int) -> dict[str, Any]:
-        """Sample number ``index`` as it lies on disk: image, a uint8 ``tv_tensors.Image`` (C, H, W); label,
-        an int; mask, a ``tv_tensors.Mask`` (H, W); boxes, ``tv_tensors.BoundingBoxes`` (n, 4), with
-        box_label (n,), each where the dataset has it."""
+        """Sample number ``index`` as it lies on disk: image, a ``tv_tensors.Image`` (C, H, W), upright, uint8
+        (float in [0, 1] where the file has more bits); label, an int;
+        mask, a ``tv_tensors.Mask`` (H, W); boxes, ``tv_tensors.BoundingBoxes`` (n, 4), with box_label (n,),
+        each where the dataset has it."""
         ...
 
     def fit(self, sample: dict[str, Any]) -> dict[str, Any]:
