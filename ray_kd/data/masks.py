@@ -118,4 +118,5 @@ def _spans(values: list[int]) -> str:
             parts[-1].append(value)
         else:
             parts.append([value])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[-1]}" for part in parts)
+    shown = ([str(v) for v in part] if len(part) < 3 else [f"{part[0]} to {part[-1]}"] for part in parts)
+    return ", ".join(text for part in shown for text in part)
