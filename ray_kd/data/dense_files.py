@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_kd.config.errors import UserError
 from ray_kd.data.files import Files
 from ray_kd.data.masks import class_numbers
-from ray_kd.data.pictures import read_mask, read_picture, shown, turned
+from ray_kd.data.pictures import OddBoxes, read_mask, read_picture, shown, turned
 
 Span = tuple[float, float] | None
 
@@ -143,7 +142,7 @@ class BoxedImages:
         boxes, said = self._boxes[rows].copy(), tuple(self._told.sizes[index].tolist())
         if min(said) > 0 and said != size:
             if said != stored:
-                raise UserError(
+                raise OddBoxes(
                     f"'{self.images[index]}' is {shown(size)} pixels large, and '{self._told.file(index)}' "
                     "says "
                     f"{shown(said)}: the picture was resized or turned after it was annotated, and its boxes "
@@ -168,7 +167,7 @@ class BoxedImages:
 
     def _misfit(
         self, index: int, row: int, size: tuple[int, ...], count: int, box: np.ndarray | None = None
-    ) -> UserError:
+    ) -> OddBoxes:
         x1, y1, x2, y2 = (self._boxes[row] if box is None else box).tolist()
         others = f" ({count - 1:,} more like it)" if count > 1 else ""
         corners = x2 - x1 <= size[1] and y2 - y1 <= size[0] and x2 - x1 > x1 and y2 - y1 > y1 >= 0
@@ -182,7 +181,7 @@ class BoxedImages:
             if self.outside == "clip"
             else " Boxes that rightly reach beyond the border: dataset.outside=clip."
         )
-        return UserError(
+        return OddBoxes(
             f"'{self._told.file(index)}': {self._told.word} {self._numbers[row]}: its box, x {x1:g} to "
             f"{x2:g} and y "
             f"{y1:g} to {y2:g}, lies outside of its picture '{self.images[index]}', which is {shown(size)} "

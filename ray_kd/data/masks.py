@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_kd.config.errors import UserError
-from ray_kd.data.pictures import TURNS, Picture, shown
+from ray_kd.data.pictures import TURNS, OddMask, Picture, shown
 from ray_kd.outputs import IGNORE
 
 UNKNOWN = -1
@@ -37,7 +36,7 @@ def class_numbers(file: str, mask: Picture, image: str, picture: Picture, table:
     values = mask.values
     if mask.size != picture.size:
         if mask.orientation != 1 or mask.size != picture.stored:
-            raise UserError(
+            raise OddMask(
                 f"'{file}' is {shown(mask.size)} pixels large, its image '{image}' {shown(picture.size)}: "
                 "one of the two was resized or turned. Bring both to one size; masks to the nearest pixel."
             )
@@ -53,7 +52,7 @@ def class_numbers(file: str, mask: Picture, image: str, picture: Picture, table:
     allowed = sorted(number for number in known if int(table[number]) != IGNORE)
     ignored = sorted(known - set(allowed))
     expected = _spans(allowed) + (f", and {_spans(ignored)} for what is ignored" if ignored else "")
-    raise UserError(
+    raise OddMask(
         f"'{file}' holds {_few(odd)}, which {'is' if len(odd) == 1 else 'are'} neither a class nor ignored "
         f"(all its values: {_few(held)}); expected {expected}. {_guess(held, odd, known)}"
     )

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,24 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda rows: rows[:, ::-1].swapaxes(0, 1),
 }
 """By EXIF orientation: the rows (H, W, ...) of a file, upright."""
+
+
+class OddFile(UserError):
+    """A file that is not what a dataset needs; ``what`` is its row in the table of a scan."""
+
+    what: ClassVar[str] = "an image that cannot be read"
+
+
+class OddMask(OddFile):
+    """A mask that does not fit its image, or its numbers the classes."""
+
+    what: ClassVar[str] = "a mask that does not fit"
+
+
+class OddBoxes(OddFile):
+    """Boxes that do not fit their image."""
+
+    what: ClassVar[str] = "boxes that do not fit"
 
 
 def _rising(span: tuple[float, float]) -> tuple[float, float]:
@@ -95,6 +113,29 @@ def read_image(file: str, span: tuple[float, float] | None = None) -> Any:
 def read_picture(file: str, span: tuple[float, float] | None = None) -> Picture:
     """The same, with what is known of the file."""
     return _opened(file, lambda image: _colours(image, file, span))
+
+
+def remarks(file: str) -> list[str]:
+    """What one should know of an image file that is read: an unusual kind, and what of it is left out."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        found = []
+        if image.mode not in ("RGB", "L"):
+            wide = image.mode.startswith("I") or image.mode == "F"
+            found.append(f"mode {image.mode}" + (", more than 8 bits" if wide else ""))
+        ending, format = os.path.splitext(file)[1].lower(), image.format or ""
+        said = Image.registered_extensions().get(ending)
+        if said is not None and said != format and {said, format} != {"JPEG", "MPO"}:
+            found.append(f"{format} called {ending}")
+        if image.mode.endswith("A") or "transparency" in image.info:
+            found.append("transparency, which is left out")
+        if getattr(image, "n_frames", 1) > 1:
+            found.append("several pictures, the first read")
+        # Pillow would decode a whole PNG to look for EXIF behind its pixels.
+        if (image.format != "PNG" or "exif" in image.info) and _orientation(image) != 1:
+            found.append("turned upright, by EXIF")
+    return found
 
 
 def read_mask(file: str) -> Picture:
@@ -165,24 +206,24 @@ def _opened(file: str, read: Callable[[Any], np.ndarray]) -> Picture:
     return Picture(values, orientation, mode, format)
 
 
-def _unreadable(file: str, error: Exception) -> UserError:
+def _unreadable(file: str, error: Exception) -> OddFile:
     """What is wrong with a file that Pillow does not read, and what to do."""
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, FileNotFoundError):
-        return UserError(f"'{file}' is missing.")
+        return OddFile(f"'{file}' is missing.")
     if os.path.isdir(file):
-        return UserError(f"'{file}' is a folder; expected an image file. Move it, or rename it.")
+        return OddFile(f"'{file}' is a folder; expected an image file. Move it, or rename it.")
     if isinstance(error, Image.DecompressionBombError):
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        return UserError(
+        return OddFile(
             f"'{file}' is larger than the {most:,} pixels that are read at most ({error}). Save it smaller, "
             "cut it into tiles, or leave it out; networks see far less of it."
         )
     if isinstance(error, OSError) and error.errno is not None:
-        return UserError(f"'{file}' cannot be opened ({error.strerror}).")
+        return OddFile(f"'{file}' cannot be opened ({error.strerror}).")
     reason = _looks_like(file) if isinstance(error, UnidentifiedImageError) else str(error) or repr(error)
-    return UserError(f"'{file}' cannot be read as an image ({reason}); replace the file.")
+    return OddFile(f"'{file}' cannot be read as an image ({reason}); replace the file.")
 
 
 def _looks_like(file: str) -> str:
@@ -215,7 +256,7 @@ def _one_of(image: Any, file: str) -> None:
     same = image.size == size
     image.seek(0)
     if same:
-        raise UserError(
+        raise OddFile(
             f"'{file}' holds {image.n_frames} pictures of {size[0]} x {size[1]} pixels (a stack); expected "
             "one "
             "in each file. Save each by itself."
@@ -229,7 +270,7 @@ def _colours(image: Any, file: str, span: tuple[float, float] | None) -> np.ndar
     if image.mode.startswith("I") or image.mode == "F":
         return _wide(image, file, span)
     if image.mode not in EIGHT_BITS:
-        raise UserError(
+        raise OddFile(
             f"'{file}' is of the mode {image.mode}, which is not read; expected one of "
             f"{', '.join(EIGHT_BITS)}, or 16-bit grey. Save it as RGB."
         )
@@ -243,7 +284,7 @@ def _opaque(image: Any, file: str) -> np.ndarray:
     rows = np.array(image.convert("RGBA"))
     colours, alpha = rows[..., :3], rows[..., 3]
     if (alpha != alpha[0, 0]).any() and (colours == colours[0, 0]).all():
-        raise UserError(
+        raise OddFile(
             f"'{file}' shows its picture by transparency alone: all pixels have one colour, and transparency "
             "is left out. Lay it on a background, and save it as RGB."
         )
@@ -256,13 +297,13 @@ def _wide(image: Any, file: str, span: tuple[float, float] | None) -> np.ndarray
     white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0 and image.mode.startswith("I;16")
     values = np.array(image)
     if not np.isfinite(values).all():
-        raise UserError(
+        raise OddFile(
             f"'{file}' holds values that are no numbers (NaN, or infinite); expected finite ones. Replace "
             "them."
         )
     if low == high:
         kind = "floats" if image.mode == "F" else "integers of 32 bits"
-        raise UserError(
+        raise OddFile(
             f"'{file}' holds {kind} (mode {image.mode}), here from {values.min():g} to {values.max():g}, and "
             "nothing says which values are black and white; expected them as dataset.range=[black, white]."
         )
@@ -284,19 +325,19 @@ def _range(image: Any) -> tuple[float, float] | None:
 def _numbers(image: Any, file: str) -> np.ndarray:
     """Rows of a mask (H, W), integers."""
     if image.format in ("JPEG", "MPO"):
-        raise UserError(
+        raise OddMask(
             f"'{file}' is a JPEG, which changes class numbers; expected a mask in a lossless format. Save it "
             "as PNG from the source."
         )
     if getattr(image, "n_frames", 1) > 1:
-        raise UserError(f"'{file}' holds {image.n_frames} pictures; expected one mask.")
+        raise OddMask(f"'{file}' holds {image.n_frames} pictures; expected one mask.")
     values = np.array(image)
     if values.ndim != 2:
-        raise UserError(
+        raise OddMask(
             f"'{file}': expected one class number a pixel, got an image of {values.shape[2]} channels (mode "
             f"{image.mode}): colours are no class numbers. Save each pixel's class as grey, or with a "
             "palette."
         )
     if values.dtype.kind == "f":
-        raise UserError(f"'{file}': expected one class number a pixel, got floats (mode {image.mode}).")
+        raise OddMask(f"'{file}': expected one class number a pixel, got floats (mode {image.mode}).")
     return values.astype(np.uint8) if values.dtype == bool else values

@@ -28,7 +28,14 @@ def boxed(
     Raises:
         UserError: an annotation that is missing, damaged, or contradicts itself; names it and the object.
     """
-    found = [_read(annotations[index], classes) for index in range(len(annotations))]
+    found, wrong = [], []
+    for index in range(len(annotations)):
+        try:
+            found.append(_read(annotations[index], classes))
+        except UserError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise UserError(wrong[0] + (f" {len(wrong) - 1:,} more annotations are wrong." if wrong[1:] else ""))
     rows = [np.array(objects, float).reshape(-1, 6) for objects, _ in found]
     boxes = [part[:, :4] for part in rows]
     told = Told(
