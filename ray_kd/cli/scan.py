@@ -36,9 +36,10 @@ def scan_dataset(file: str) -> None:
         print(f"ray-kd: {error}", file=sys.stderr)
         print("ray-kd: nothing was read: correct this first, and scan again.", file=sys.stderr)
         raise typer.Exit(1) from error
-    splits, classes = parts(dataset), dataset.classes_of(spec.task.component_name)
+    task = spec.task.component_name
+    splits, classes = parts(dataset), dataset.classes_of(task)
     found, show = Found(splits, classes), Progress()
-    looked = scan(splits, classes, default_readers(splits))
+    looked = scan(splits, classes, default_readers(splits), task)
     stopped = False
     try:
         for some in looked:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.dense_files import MaskedImages
 from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
-from ray_kd.data.layout import require, wrong
+from ray_kd.data.layout import require, say_once, wrong
 from ray_kd.data.listing import folders, left_behind
 from ray_kd.data.masks import table_of
 from ray_kd.outputs import IGNORE
@@ -76,5 +76,13 @@ gtFine/val/<city>/*_gtFine_labelIds.png
             f"{needed[1]}/{image.removeprefix(needed[0] + '/').removesuffix(IMAGE)}{MASK}" for image in images
         ]
         require(self.name, root, masks, self.tree)
+        others = {
+            f"{needed[1]}/{city}/{name}"
+            for city in folders(os.path.join(root, needed[1]))
+            for name in os.listdir(os.path.join(root, needed[1], city))
+            if name.endswith(MASK) and not left_behind(name)
+        } - set(masks)
+        if others:
+            say_once(self.name, f"left out: {len(others):,} masks in '{root}/{needed[1]}' without an image")
         files = [Files(root, (os.path.join(root, path) for path in part)) for part in (images, masks)]
         return files[0], files[1]

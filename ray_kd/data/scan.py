@@ -24,6 +24,9 @@ from ray_kd.outputs import IGNORE
 AT_ONCE = 16
 """Samples that a process is asked for at a time."""
 
+NEEDED = {"segmentation": "mask", "detection": "boxes", "classification": "label"}
+"""What of a sample each task needs."""
+
 Part = tuple[str, int, int]
 """Some samples: a split's name, the first of them, and the one after the last."""
 
@@ -57,10 +60,11 @@ class Looking(TorchDataset):
     Args:
         splits: by name.
         classes: how many classes the task has.
+        task: its name, by which is known what of a sample it needs; None: whatever the sample has.
     """
 
-    def __init__(self, splits: dict[str, Split], classes: int) -> None:
-        self.splits, self.classes = splits, classes
+    def __init__(self, splits: dict[str, Split], classes: int, task: str | None = None) -> None:
+        self.splits, self.classes, self.task = splits, classes, task
 
     def __getitem__(self, part: Part) -> list[Looked]:
         name, first, end = part
@@ -78,7 +82,7 @@ class Looking(TorchDataset):
         try:
             sample = split.raw(index) if is_raw(split) else _row(split, index)
             image = torch.as_tensor(sample["image"]).as_subclass(Tensor)
-            classes = check(sample, image, self.classes)
+            classes = check(sample, image, self.classes, self.task)
             known = tuple(remarks(file)) if file is not None else ()
         except Exception as error:  # of a file, or of anybody's dataset
             return Looked(name, file or where, _problem(error))
@@ -101,7 +105,9 @@ def parts(dataset: Dataset) -> dict[str, Split]:
     return found
 
 
-def scan(splits: dict[str, Split], classes: int, processes: int) -> Generator[list[Looked]]:
+def scan(
+    splits: dict[str, Split], classes: int, processes: int, task: str | None = None
+) -> Generator[list[Looked]]:
     """What is found in every sample of every split, some at a time and in order.
 
     Args:
@@ -110,7 +116,7 @@ def scan(splits: dict[str, Split], classes: int, processes: int) -> Generator[li
     Raises:
         UserError: a process died.
     """
-    looking = Looking(splits, classes)
+    looking = Looking(splits, classes, task)
     plan = [
         (name, first, min(first + AT_ONCE, len(split)))
         for name, split in splits.items()
@@ -140,8 +146,8 @@ def scan(splits: dict[str, Split], classes: int, processes: int) -> Generator[li
         end_processes(loader)
 
 
-def check(sample: dict[str, Any], image: Tensor, classes: int) -> Counter[int]:
-    """How many labels, objects or pixels of each class a sample has.
+def check(sample: dict[str, Any], image: Tensor, classes: int, task: str | None = None) -> Counter[int]:
+    """How many labels, objects or pixels of each class a sample has, of what its task needs.
 
     Raises:
         OddFile: values that training cannot mean what it says with.
@@ -150,11 +156,14 @@ def check(sample: dict[str, Any], image: Tensor, classes: int) -> Counter[int]:
         raise OddFile(f"expected an image (channels, height, width), got the shape {tuple(image.shape)}.")
     if image.is_floating_point() and not image.isfinite().all():
         raise OddFile("the image holds values that are no numbers (NaN, or infinite).")
-    if "mask" in sample:
+    needed = NEEDED.get(task or "") or next((name for name in NEEDED.values() if name in sample), None)
+    if needed is None:
+        return Counter()
+    if needed not in sample:
+        raise OddFile(f"expected {needed} for the task {task}, got only {', '.join(sample)}.")
+    if needed == "mask":
         return _mask(torch.as_tensor(sample["mask"]).as_subclass(Tensor), image, classes)
-    if "boxes" in sample:
-        return _boxes(sample, image, classes)
-    return _label(sample.get("label"), classes)
+    return _boxes(sample, image, classes) if needed == "boxes" else _label(sample["label"], classes)
 
 
 def _row(split: Split, index: int) -> dict[str, Any]:
@@ -163,8 +172,6 @@ def _row(split: Split, index: int) -> dict[str, Any]:
 
 
 def _label(label: Any, classes: int) -> Counter[int]:
-    if label is None:
-        return Counter()
     value = torch.as_tensor(label)
     if value.dim() or value.is_floating_point() or not 0 <= int(value) < classes:
         shown = value.tolist() if value.numel() < 12 else f"an array {tuple(value.shape)}"

@@ -176,6 +176,18 @@ def test_a_missing_mask_of_cityscapes_is_named_before_anything_is_read(tmp_path:
         load("cityscapes", tmp_path)
 
 
+def test_masks_of_cityscapes_without_an_image_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_cityscapes(tmp_path)
+    for file in list((tmp_path / "leftImg8bit" / "train" / "bochum").iterdir())[:2]:
+        file.unlink()
+    data = load("cityscapes", tmp_path, validation=0)
+    assert len(data.train) == 10
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "left out: 2 masks" in said
+
+
 def test_the_known_quirks_pass(tmp_path: Path) -> None:
     """A PNG called JPEG and a CMYK JPEG (ImageNet), images without objects and crowds (COCO)."""
     make_folder(tmp_path / "imagenet")

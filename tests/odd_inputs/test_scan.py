@@ -88,6 +88,18 @@ def test_a_clean_dataset_passes(tmp_path: Path, doctor: Any, name: str) -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("task", ["segmentation", "detection"])
+def test_scenes_hold_masks_and_boxes_and_their_task_says_which(
+    tmp_path: Path, doctor: Any, task: str
+) -> None:
+    run = {"task": task, "dataset": {"name": "scenes", "train": 20, "validation": 4, "test": 4}}
+    model = {"segmentation": "scenes_segnet", "detection": "scenes_detector"}[task]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({**run, "student": model, "views": "jitter"}))
+    code, out, _ = doctor(tmp_path / "run.yaml")
+    assert code == 0, out
+    assert "scenes: 28 samples read once" in out
+
+
 def test_what_stops_a_run_and_what_one_should_know(tmp_path: Path, doctor: Any) -> None:
     make_folder(tmp_path / "data", 10)
     folder = tmp_path / "data" / "train" / "dark"
@@ -220,6 +232,14 @@ class Broken:
         if index == 1:
             raise IndexError("no such record")
         return item(index)
+
+
+def test_what_a_task_needs_has_to_be_there() -> None:
+    data = Own([item(0)])
+    splits = parts(data)
+    (one,) = [looked for some in scan({"train": splits["train"]}, 3, 0, "segmentation") for looked in some]
+    assert one.problem is not None
+    assert "expected mask for the task segmentation, got only image, label" in one.problem[1]
 
 
 def test_what_a_dataset_raises_is_found_and_the_scan_goes_on() -> None:
