@@ -51,6 +51,10 @@ def doctor(
     """
     if scan is not None:
         from ray_kd.cli.scan import scan_dataset
+        from ray_kd.config.errors import UserError
+
+        if data is not None or address is not None:
+            raise UserError("doctor: --scan goes with neither --data nor --address; give one of them.")
 
         scan_dataset(scan)
         return

@@ -157,6 +157,13 @@ def test_annotations_that_cannot_be_opened_stop_with_one_message(tmp_path: Path,
     assert "Traceback" not in err
 
 
+def test_a_scan_goes_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--scan", "a.yaml", "--data", "a.yaml"])
+    assert ended.value.code == 2
+    assert "--scan goes with neither --data nor --address" in capsys.readouterr().err
+
+
 def test_classes_that_a_split_never_shows(tmp_path: Path, doctor: Any) -> None:
     make_voc(tmp_path / "data")
     _, out, _ = doctor(run_file(tmp_path, "voc_segmentation"))
