@@ -29,19 +29,35 @@ def doctor(
             "--data", metavar="RUN.yaml", help="Measure this run's loader and model.", show_default=False
         ),
     ] = None,
+    scan: Annotated[
+        str | None,
+        typer.Option("--scan", metavar="RUN.yaml", help="Read this run's whole dataset.", show_default=False),
+    ] = None,
 ) -> None:
     """What this machine or cluster has, and what to do about the rest.
 
     With --address, every node is probed as before a sweep: storage, dataset,
     versions. With --data, a few seconds of reading and of training say which
-    one waits for the other. Exit code 1 when something is missing.
+    one waits for the other. With --scan, every file of a dataset is read once,
+    and a table says what in it would stop a run, and what one should know.
+    Exit code 1 when something is missing, or would stop a run.
 
     Examples:
       ray-kd doctor
       ray-kd doctor --address auto --storage /shared/kd
       ray-kd doctor --address auto --run sweeps/runs/digits.yaml
       ray-kd doctor --data sweeps/runs/digits.yaml
+      ray-kd doctor --scan sweeps/runs/voc_segmentation_r101_r18.yaml
     """
+    if scan is not None:
+        from ray_kd.cli.scan import scan_dataset
+        from ray_kd.config.errors import UserError
+
+        if data is not None or address is not None:
+            raise UserError("doctor: --scan goes with neither --data nor --address; give one of them.")
+
+        scan_dataset(scan)
+        return
     if data is not None:
         _speed(data, storage)
         return

@@ -36,7 +36,8 @@ class RawSplit(Split, Protocol):
     """A split of files, read one by one; ``SampleViews`` act on a sample before it has the dataset's size.
 
     A row is ``finish(fit(raw(i)))``; under a view ``finish(views.sample(raw(i), split, i, view))``, since a
-    view brings the sample to a size of its own. ``gather`` gives ``ready`` rows.
+    view brings the sample to a size of its own. ``gather`` gives ``ready`` rows. Where a split
+    has ``paths(index)``, the files of a sample, its image first, ``ray-kd doctor --scan`` names them.
 
     Attributes:
         size: height and width that ``fit`` gives, and a view that is told no other.
@@ -45,9 +46,10 @@ class RawSplit(Split, Protocol):
     size: tuple[int, int]
 
     def raw(self, index: int) -> dict[str, Any]:
-        """Sample number ``index`` as it lies on disk: image, a uint8 ``tv_tensors.Image`` (C, H, W); label,
-        an int; mask, a ``tv_tensors.Mask`` (H, W); boxes, ``tv_tensors.BoundingBoxes`` (n, 4), with
-        box_label (n,), each where the dataset has it."""
+        """Sample number ``index`` as it lies on disk: image, a ``tv_tensors.Image`` (C, H, W), upright, uint8
+        or, where the file has more bits, float in [0, 1]; label, an int;
+        mask, a ``tv_tensors.Mask`` (H, W); boxes, ``tv_tensors.BoundingBoxes`` (n, 4), with box_label (n,),
+        each where the dataset has it."""
         ...
 
     def fit(self, sample: dict[str, Any]) -> dict[str, Any]:

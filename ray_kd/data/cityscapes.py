@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-import torch
-
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.dense_files import MaskedImages
 from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
-from ray_kd.data.layout import require, wrong
+from ray_kd.data.layout import require, say_once, wrong
+from ray_kd.data.listing import folders, left_behind
+from ray_kd.data.masks import table_of
 from ray_kd.outputs import IGNORE
+
+IMAGE, MASK = "_leftImg8bit.png", "_gtFine_labelIds.png"
+"""How names of images and of their masks end."""
 
 
 class CityscapesOptions(FileOptions):
@@ -21,7 +24,7 @@ class CityscapesOptions(FileOptions):
     """Height and width that images are scaled to fit into; they are 1024 x 2048."""
 
 
-@DATASETS.register("cityscapes", source="Cordts et al., CVPR 2016, arXiv 1604.01685")
+@DATASETS.register("cityscapes", version=2, source="Cordts et al., CVPR 2016, arXiv 1604.01685")
 class Cityscapes(FileDataset):
     """Cityscapes, fine annotations: the 19 classes of its benchmark, everything else ignored.
 
@@ -45,31 +48,41 @@ gtFine/val/<city>/*_gtFine_labelIds.png
     def __init__(self, options: CityscapesOptions) -> None:
         from torchvision import datasets
 
-        table = torch.full((256,), IGNORE, dtype=torch.uint8)
-        trained = [kind for kind in datasets.Cityscapes.classes if kind.train_id not in (-1, IGNORE)]
-        for kind in trained:
-            table[kind.id] = kind.train_id
-        self.classes = len(trained)
-        train, test = (MaskedImages(*self._files(options, split), table) for split in ("train", "val"))
+        # Every label of Cityscapes has a number; the licence plate's, -1, is 255 in a file.
+        numbers = {kind.id % 256: kind.train_id % 256 for kind in datasets.Cityscapes.classes}
+        self.classes = len(set(numbers.values()) - {IGNORE})
+        table = table_of(numbers)
+        train, test = (
+            MaskedImages(*self._files(options, split), table, options.range) for split in ("train", "val")
+        )
         self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox"), options)
 
     def _files(self, options: CityscapesOptions, split: str) -> tuple[Files, Files]:
-        from torchvision import datasets
-
-        needed = [f"leftImg8bit/{split}", f"gtFine/{split}"]
-        require(self.name, options.root, needed, self.tree)
+        """The images of a split in the order of their paths, and their masks."""
+        root, needed = options.root, [f"leftImg8bit/{split}", f"gtFine/{split}"]
+        require(self.name, root, needed, self.tree)
         for folder in needed:
-            if not any(entry.is_dir() for entry in os.scandir(os.path.join(options.root, folder))):
-                wrong(self.name, options.root, f"has an empty folder {folder}", self.tree)
-        try:
-            found = datasets.Cityscapes(options.root, split, "fine", "semantic")
-        except OSError as error:
-            wrong(self.name, options.root, f"cannot be read ({error})", self.tree)
-        pairs = sorted(zip(found.images, (masks[0] for masks in found.targets), strict=True))
-        if not pairs:
-            wrong(self.name, options.root, f"has no image in {needed[0]}", self.tree)
-        require(
-            self.name, options.root, [os.path.relpath(path, options.root) for path in pairs[0]], self.tree
+            if not folders(os.path.join(root, folder)):
+                wrong(self.name, root, f"has an empty folder {folder}", self.tree)
+        images = sorted(
+            f"{needed[0]}/{city}/{name}"
+            for city in folders(os.path.join(root, needed[0]))
+            for name in sorted(os.listdir(os.path.join(root, needed[0], city)))
+            if name.endswith(IMAGE) and not left_behind(name)
         )
-        images, masks = zip(*pairs, strict=True)
-        return Files(options.root, images), Files(options.root, masks)
+        if not images:
+            wrong(self.name, root, f"has no image in {needed[0]} whose name ends with {IMAGE}", self.tree)
+        masks = [
+            f"{needed[1]}/{image.removeprefix(needed[0] + '/').removesuffix(IMAGE)}{MASK}" for image in images
+        ]
+        require(self.name, root, masks, self.tree)
+        others = {
+            f"{needed[1]}/{city}/{name}"
+            for city in folders(os.path.join(root, needed[1]))
+            for name in os.listdir(os.path.join(root, needed[1], city))
+            if name.endswith(MASK) and not left_behind(name)
+        } - set(masks)
+        if others:
+            say_once(self.name, f"left out: {len(others):,} masks in '{root}/{needed[1]}' without an image")
+        files = [Files(root, (os.path.join(root, path) for path in part)) for part in (images, masks)]
+        return files[0], files[1]

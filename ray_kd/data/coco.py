@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.dense_files import BoxedImages
+from ray_kd.data.coco_file import Content, listed, read, same_categories
+from ray_kd.data.dense_files import BoxedImages, Told
 from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
-from ray_kd.data.layout import require
+from ray_kd.data.layout import require, say_once, wrong
 
 
 class COCOOptions(FileOptions):
@@ -31,9 +29,12 @@ class COCOOptions(FileOptions):
     tables do, so that the best epoch is chosen on them; report the last one then."""
     size: Size = (640, 640)
     """Height and width (one number: a square) that images are scaled to fit into."""
+    outside: Literal["refuse", "clip"] = "refuse"
+    """What becomes of a box that reaches beyond its image by more than 2 pixels, or 1 % of the side: an
+    error, or it is cut off at the border. One that lies outside as a whole is an error."""
 
 
-@DATASETS.register("coco_detection", source="Lin et al., ECCV 2014, arXiv 1405.0312")
+@DATASETS.register("coco_detection", version=2, source="Lin et al., ECCV 2014, arXiv 1405.0312")
 class COCODetection(FileDataset):
     """COCO 2017 detection: 80 classes, category ids made contiguous in their order.
 
@@ -45,7 +46,8 @@ class COCODetection(FileDataset):
     would keep every polygon in every process; a test compares the two.
 
     Raises:
-        UserError: missing or damaged files, or splits whose categories differ; names the file.
+        UserError: missing or damaged files, annotations that contradict themselves, each other or the
+            images; names the file, and the annotation by its id.
     """
 
     Options = COCOOptions
@@ -62,51 +64,42 @@ annotations/
     def __init__(self, options: COCOOptions) -> None:
         needed = [path for part in (options.train, options.test) for path in (part, _file(part))]
         require(self.name, options.root, needed, self.tree)
-        (train, known), (test, other) = (
-            self._read(options.root, part) for part in (options.train, options.test)
+        given = [self._read(options.root, part) for part in (options.train, options.test)]
+        files = [os.path.join(options.root, _file(part)) for part in (options.train, options.test)]
+        same_categories(files[1], given[1].categories, files[0], given[0].categories)
+        self.classes = len(given[0].categories)
+        train, test = (
+            self._boxed(options, *both) for both in zip((options.train, options.test), given, strict=True)
         )
-        if known != other:
-            raise UserError(
-                f"dataset {self.name}: '{os.path.join(options.root, _file(options.test))}': its categories "
-                f"are not those of {_file(options.train)}."
-            )
-        self.classes = len(known)
         most = max(train.most, test.most)
         self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox", most), options)
 
-    def _read(self, root: str, part: str) -> tuple[BoxedImages, list[int]]:
-        """The images of one folder in the order of their ids, and all category ids."""
-        file = Path(root, _file(part))
-        try:
-            given = json.loads(file.read_bytes())
-            known = sorted(category["id"] for category in given["categories"])
-            images = sorted(given["images"], key=lambda image: image["id"])
-            rows = _objects(given["annotations"], {number: place for place, number in enumerate(known)})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"dataset {self.name}: '{file}' cannot be read as annotations of COCO ({error!r}); "
-                "replace the file."
-            ) from error
-        if not images:
-            raise UserError(f"dataset {self.name}: '{file}' lists no image.")
-        require(self.name, root, [f"{part}/{images[0]['file_name']}"], self.tree)
-        found = [rows.get(image["id"], np.zeros((0, 7))) for image in images]
-        files = Files(root, (os.path.join(root, part, image["file_name"]) for image in images))
-        columns = [[part[:, column] for part in found] for column in (4, 5, 6)]
-        return BoxedImages(files, [part[:, :4] for part in found], *columns), known
+    def _read(self, root: str, part: str) -> Content:
+        """What the annotations of a folder say, its images there."""
+        file, folder = os.path.join(root, _file(part)), os.path.join(root, part)
+        found = read(file)
+        missing, others = listed(folder, found.names)
+        if missing:
+            more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+            wrong(self.name, root, f"lacks {part}/{missing[0]}{more}, which '{file}' lists", self.tree)
+        if others:
+            say_once(self.name, f"left out: {others:,} images in '{folder}' that '{file}' does not list")
+        if found.empty:
+            say_once(
+                self.name, f"left out: {found.empty:,} annotations of '{file}' whose boxes have no extent"
+            )
+        return found
+
+    def _boxed(self, options: COCOOptions, part: str, found: Content) -> BoxedImages:
+        """The images of one folder in the order of their ids, categories numbered in the order of theirs."""
+        known = np.array(sorted(found.categories))
+        files = Files(options.root, (os.path.join(options.root, part, name) for name in found.names))
+        told = Told(os.path.join(options.root, _file(part)), found.numbers, "annotation", found.sizes)
+        labels = [np.searchsorted(known, rows[:, 4]) for rows in found.objects]
+        crowd, area = ([rows[:, column] for rows in found.objects] for column in (5, 6))
+        boxes = [rows[:, :4] for rows in found.objects]
+        return BoxedImages(files, boxes, labels, crowd, area, told, options.range, options.outside)
 
 
 def _file(part: str) -> str:
     return f"annotations/instances_{part}.json"
-
-
-def _objects(annotations: list[dict[str, Any]], number: dict[int, int]) -> dict[int, np.ndarray]:
-    """By image: x1, y1, x2, y2, class, crowd, area of every object that has an extent."""
-    found: dict[int, list[tuple[float, ...]]] = {}
-    for given in annotations:
-        x, y, width, height = given["bbox"]
-        if width > 0 and height > 0:
-            area, crowd = given.get("area", width * height), given.get("iscrowd", 0)
-            row = (x, y, x + width, y + height, number[given["category_id"]], crowd, area)
-            found.setdefault(given["image_id"], []).append(row)
-    return {image: np.array(rows, dtype=float) for image, rows in found.items()}

@@ -13,10 +13,10 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.data.base import Dataset
 from ray_kd.data.layout import Root
+from ray_kd.data.pictures import Span, stacked
 from ray_kd.data.shares import hold_out
 from ray_kd.outputs import IGNORE
 
@@ -55,6 +55,10 @@ class Source(Protocol):
 
     def raw(self, index: int) -> dict[str, Any]:
         """As ``RawSplit.raw``; of detection also crowd (n,) bool and area (n,)."""
+        ...
+
+    def paths(self, index: int) -> tuple[str, ...]:
+        """The files that a sample is read from, its image first."""
         ...
 
 
@@ -186,6 +190,10 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.chosen)
 
+    def paths(self, index: int) -> tuple[str, ...]:
+        """The files that a sample is read from, its image first."""
+        return self.source.paths(int(self.chosen[index]))
+
     def raw(self, index: int) -> dict[str, Any]:
         sample = self.source.raw(int(self.chosen[index]))
         if self.training and "crowd" in sample:
@@ -211,7 +219,10 @@ class FileSplit:
 
 def stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Rows of equal shapes as columns."""
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {
+        name: stacked(values) if name == "image" else torch.stack(values) for name, values in columns.items()
+    }
 
 
 def boxes_like(boxes: Any, values: Tensor) -> Any:
@@ -219,43 +230,6 @@ def boxes_like(boxes: Any, values: Tensor) -> Any:
     from torchvision import tv_tensors
 
     return tv_tensors.wrap(values, like=boxes)
-
-
-def read_image(file: str) -> Any:
-    """An image file as a uint8 RGB ``tv_tensors.Image`` (3, H, W).
-
-    Raises:
-        UserError: it is missing or damaged; names it.
-    """
-    from torchvision import tv_tensors
-
-    return tv_tensors.Image(torch.from_numpy(_opened(file, "RGB")).permute(2, 0, 1).contiguous())
-
-
-def read_mask(file: str) -> Tensor:
-    """A file of class numbers, a palette's indices where it has one, as uint8 (H, W).
-
-    Raises:
-        UserError: as ``read_image``, or it holds colours.
-    """
-    values = _opened(file, None)
-    if values.ndim != 2:
-        raise UserError(
-            f"'{file}': expected one class number a pixel, got an image of {values.shape[2]} channels."
-        )
-    return torch.from_numpy(values.astype(np.uint8))
-
-
-def _opened(file: str, mode: str | None) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return np.array(image.convert(mode) if mode else image)
-    except FileNotFoundError as error:
-        raise UserError(f"'{file}' is missing.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"'{file}' cannot be read as an image ({error}); replace the file.") from error
 
 
 class FileOptions(Options):
@@ -274,6 +248,9 @@ class FileOptions(Options):
     """Taken off each channel, scaled to [0, 1]; default: ImageNet's, as torchvision's weights want it."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """What each channel is divided by then."""
+    range: Span | None = None
+    """Black and white of images of more than 8 bits; values beyond them are cut off. Null: 0 and 65535 for 16
+    bits, while 32-bit integers and floats, whose range nothing says, are refused."""
 
     places: ClassVar[tuple[str, ...]] = ("root", "download")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import textwrap
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -47,6 +49,12 @@ def wrong(name: str, root: str, what: str, tree: str, download: bool | None = No
 def missing(root: str, needed: Sequence[str]) -> list[str]:
     """Those of ``needed`` that are not below ``root``."""
     return [path for path in needed if not Path(root, path).exists()]
+
+
+@cache
+def say_once(name: str, what: str) -> None:
+    """Tell the user what a dataset leaves out; a process that loads it again says it no second time."""
+    logging.getLogger(__name__).warning("dataset %s: %s", name, what)
 
 
 def fetch(name: str, root: str, needed: Sequence[str], download: Callable[[], object]) -> None:

@@ -37,6 +37,9 @@ REPLACED = 3
 CARRIED = "stored/"
 """Begins the names of what is no part of the samples and comes with them: their encoded targets."""
 
+NOT_HANDED_ON = (AttributeError, TypeError, ImportError, PicklingError)
+"""What is raised for objects that cannot be handed to another process."""
+
 _PRELOADED = ["torch", "torchvision.transforms.v2", "ray_kd.data.files"]
 
 
@@ -177,24 +180,11 @@ class Loader:
         """The same from the processes."""
         self._plan = requests
         if self._loader is None:
-            self._loader = DataLoader(
-                self.rows,
-                sampler=_Plan(self),
-                batch_size=None,
-                num_workers=self.processes,
-                collate_fn=_as_it_is,
-                pin_memory=self.device.type == "cuda",
-                prefetch_factor=AHEAD,
-                persistent_workers=True,
-                worker_init_fn=_begin,
-                multiprocessing_context=_context(),
-                generator=torch.Generator(),  # the global one is the training's
-            )
+            pinned = self.device.type == "cuda"
+            self._loader = in_processes(self.rows, _Plan(self), self.processes, pin_memory=pinned)
         try:
-            with warnings.catch_warnings():  # PyTorch warns of what is said below
-                warnings.filterwarnings("ignore", message="Got pickle error")
-                batches = iter(self._loader)
-        except (AttributeError, TypeError, ImportError, PicklingError) as error:
+            batches = begun(self._loader)
+        except NOT_HANDED_ON as error:
             self.close()
             raise UserError(
                 f"resources.loaders: {self.processes}: the dataset or the views cannot be handed to "
@@ -217,9 +207,43 @@ class Loader:
     def close(self) -> None:
         """End the processes."""
         loader, self._loader = self._loader, None
-        started: Any = None if loader is None else loader._iterator
-        if started is not None:
-            started._shutdown_workers()  # DataLoader itself leaves this to the garbage collector
+        if loader is not None:
+            end_processes(loader)
+
+
+def in_processes(rows: Dataset, plan: Any, count: int, **how: Any) -> DataLoader:
+    """What ``rows`` gives for each request of a plan, in order, read ahead by so many processes."""
+    return DataLoader(
+        rows,
+        sampler=plan,
+        batch_size=None,
+        num_workers=count,
+        collate_fn=_as_it_is,
+        prefetch_factor=AHEAD,
+        persistent_workers=True,
+        worker_init_fn=_begin,
+        multiprocessing_context=_context(),
+        generator=torch.Generator(),  # the global one is the training's
+        **how,
+    )
+
+
+def begun(loader: DataLoader) -> Iterator[Any]:
+    """What a loader reads, its processes started.
+
+    Raises:
+        one of ``NOT_HANDED_ON``: what it reads cannot be handed to other processes.
+    """
+    with warnings.catch_warnings():  # PyTorch warns of what is raised
+        warnings.filterwarnings("ignore", message="Got pickle error")
+        return iter(loader)
+
+
+def end_processes(loader: DataLoader) -> None:
+    """End the processes of a loader."""
+    started: Any = loader._iterator
+    if started is not None:
+        started._shutdown_workers()  # DataLoader itself leaves this to the garbage collector
 
 
 class _Plan:

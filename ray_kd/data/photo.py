@@ -13,6 +13,7 @@ from ray_kd.config.options import ViewOptions
 from ray_kd.config.registry import VIEWS
 from ray_kd.data.base import RawSplit
 from ray_kd.data.mixing import MixedViews, MixOptions, mixes, partners
+from ray_kd.data.pictures import stacked
 from ray_kd.data.sample_views import Raw, SampleViews
 
 Side = Annotated[int, Field(ge=1)]
@@ -96,7 +97,9 @@ class Photo(MixedViews, SampleViews):
             return shown
         place = int(partners(self.options, split.ids[index : index + 1].cpu(), view, len(split)))
         other = super().sample(split.raw(place), split, place, view)
-        row = self.mix(_row(shown, int(split.ids[index])), _row(other, int(split.ids[place])), view)
+        pair = stacked([found["image"].as_subclass(Tensor) for found in (shown, other)])
+        own, partner = ({**found, "image": image} for found, image in zip((shown, other), pair, strict=True))
+        row = self.mix(_row(own, int(split.ids[index])), _row(partner, int(split.ids[place])), view)
         return {**shown, "image": row["image"][0], "label": row["label"][0]}
 
     def _transforms(self, image: Tensor, size: tuple[int, int]) -> Sequence[Any]:
@@ -136,9 +139,8 @@ def cover(given: Sequence[int], size: tuple[int, int], margin: float) -> list[in
 
 def _row(raw: Raw, sample: int) -> dict[str, Tensor]:
     """A batch of this one sample."""
-    image = raw["image"].as_subclass(Tensor)
     return {
-        "image": image[None],
+        "image": raw["image"][None],
         "label": torch.as_tensor(raw["label"])[None],
         "sample": torch.tensor([sample]),
     }

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
-from xml.etree import ElementTree
-
-import numpy as np
-import torch
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.dense_files import BoxedImages, MaskedImages
+from ray_kd.data.dense_files import MaskedImages
 from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
 from ray_kd.data.layout import fetch, require, wrong
+from ray_kd.data.listing import lines
+from ray_kd.data.masks import table_of
+from ray_kd.data.voc_boxes import boxed
 from ray_kd.outputs import IGNORE
 
 BASE = "VOCdevkit/VOC2012"
@@ -43,25 +43,50 @@ class VOC(FileDataset):
     lists: ClassVar[str]
     """The folder of lists below ``ImageSets``."""
 
-    def _listed(self, options: Any, image_set: str) -> tuple[Files, Files]:
-        """The images and annotations of one list."""
+    annotations: ClassVar[tuple[str, str]]
+    """The folder of annotations, and how their names end."""
+
+    def _listed(self, options: Any, image_set: str, folder: str | None = None) -> tuple[Files, Files]:
+        """The images and annotations of one list.
+
+        Args:
+            folder: of the annotations; None: the task's own.
+        """
         from torchvision import datasets
 
-        made = getattr(datasets, self.kind)
-        needed = [f"{BASE}/{path}" for path in self._needed(image_set)]
-        if options.download:
+        made, (own, ending) = getattr(datasets, self.kind), self.annotations
+        parts = [f"ImageSets/{self.lists}/{image_set}.txt", "JPEGImages", folder or own]
+        needed = [f"{BASE}/{path}" for path in parts]
+        download = options.download if folder is None else None  # SBD's parts are in no archive of VOC
+        if download:
             fetch(self.name, options.root, needed, lambda: made(options.root, "2012", "val", download=True))
-        require(self.name, options.root, needed, self.tree, options.download)
-        found = made(options.root, "2012", image_set)
-        if not found.images:
-            wrong(self.name, options.root, f"has an empty list {needed[0]}", self.tree, options.download)
-        first = [os.path.relpath(path, options.root) for path in (found.images[0], found.targets[0])]
-        require(self.name, options.root, first, self.tree, options.download)
-        return Files(options.root, found.images), Files(options.root, found.targets)
+        require(self.name, options.root, needed, self.tree, download)
+        names = self._names(Path(options.root, needed[0]))
+        if not names:
+            wrong(self.name, options.root, f"has an empty list {needed[0]}", self.tree, download)
+        files = [
+            [f"{place}/{name}{end}" for name in names]
+            for place, end in ((needed[1], ".jpg"), (needed[2], ending))
+        ]
+        require(self.name, options.root, [part[0] for part in files], self.tree, download)
+        images, annotated = (
+            Files(options.root, (os.path.join(options.root, path) for path in part)) for part in files
+        )
+        return images, annotated
 
-    def _needed(self, image_set: str) -> list[str]:
-        made_of = {"Segmentation": "SegmentationClass", "Main": "Annotations"}
-        return [f"ImageSets/{self.lists}/{image_set}.txt", "JPEGImages", made_of[self.lists]]
+    def _names(self, file: Path) -> list[str]:
+        """What a list names, each once.
+
+        Raises:
+            UserError: one of them twice.
+        """
+        found = lines(file)
+        # Some copies of SBD's list hold paths ("/JPEGImages/x.jpg /SegmentationClassAug/x.png").
+        names = [Path(line.split()[0]).stem if line.startswith("/") else line for line in found]
+        twice = next((name for name, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise UserError(f"dataset {self.name}: '{file}' lists '{twice}' twice; expected each image once.")
+        return names
 
 
 class VOCSegmentationOptions(VOCOptions):
@@ -72,7 +97,7 @@ class VOCSegmentationOptions(VOCOptions):
     2011), whose list ``trainaug.txt`` and folder ``SegmentationClassAug`` are not part of VOC's archive."""
 
 
-@DATASETS.register("voc_segmentation", source="Everingham et al., IJCV 2015; 2012 edition")
+@DATASETS.register("voc_segmentation", version=2, source="Everingham et al., IJCV 2015; 2012 edition")
 class VOCSegmentation(VOC):
     """VOC 2012 segmentation: 20 classes and the background (class 0), borders ignored.
 
@@ -86,6 +111,7 @@ class VOCSegmentation(VOC):
     Options = VOCSegmentationOptions
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
     kind, lists = "VOCSegmentation", "Segmentation"
+    annotations = ("SegmentationClass", ".png")
     tree = """
 VOCdevkit/VOC2012/
   ImageSets/Segmentation/train.txt, val.txt   (and trainaug.txt, for train: trainaug)
@@ -94,32 +120,23 @@ VOCdevkit/VOC2012/
 """
 
     def __init__(self, options: VOCSegmentationOptions) -> None:
-        table = torch.arange(256, dtype=torch.uint8)
-        table[len(CLASSES) + 1 :] = IGNORE
-        augmented = options.train == "trainaug"
-        given = self._augmented(options) if augmented else self._listed(options, "train")
-        train = MaskedImages(*given, table)
-        test = MaskedImages(*self._listed(options, "val"), table)
+        table = table_of({**{number: number for number in range(len(CLASSES) + 1)}, IGNORE: IGNORE})
+        folder = "SegmentationClassAug" if options.train == "trainaug" else None
+        train = MaskedImages(*self._listed(options, options.train, folder), table, options.range)
+        test = MaskedImages(*self._listed(options, "val"), table, options.range)
         self.classes = len(CLASSES) + 1
         self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox"), options)
-
-    def _augmented(self, options: VOCSegmentationOptions) -> tuple[Files, Files]:
-        needed = ["ImageSets/Segmentation/trainaug.txt", "JPEGImages", "SegmentationClassAug"]
-        require(self.name, options.root, [f"{BASE}/{path}" for path in needed], self.tree)
-        base = Path(options.root, BASE)
-        names = [line.split()[0] for line in (base / needed[0]).read_text().splitlines() if line.strip()]
-        # Some copies list paths ("/JPEGImages/x.jpg /SegmentationClassAug/x.png"), some names alone.
-        names = [Path(name).stem for name in names]
-        images = Files(options.root, (str(base / "JPEGImages" / f"{name}.jpg") for name in names))
-        masks = Files(options.root, (str(base / "SegmentationClassAug" / f"{name}.png") for name in names))
-        return images, masks
 
 
 class VOCDetectionOptions(VOCOptions):
     """Options of VOC's detection."""
 
+    outside: Literal["refuse", "clip"] = "refuse"
+    """What becomes of a box that reaches beyond its image by more than 2 pixels, or 1 % of the side: an
+    error, or it is cut off at the border. One that lies outside as a whole is an error."""
 
-@DATASETS.register("voc_detection", source="Everingham et al., IJCV 2015; 2012 edition")
+
+@DATASETS.register("voc_detection", version=2, source="Everingham et al., IJCV 2015; 2012 edition")
 class VOCDetection(VOC):
     """VOC 2012 detection: 20 classes.
 
@@ -135,6 +152,7 @@ class VOCDetection(VOC):
     Options = VOCDetectionOptions
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
     kind, lists = "VOCDetection", "Main"
+    annotations = ("Annotations", ".xml")
     tree = """
 VOCdevkit/VOC2012/
   ImageSets/Main/train.txt, val.txt
@@ -143,38 +161,10 @@ VOCdevkit/VOC2012/
 """
 
     def __init__(self, options: VOCDetectionOptions) -> None:
-        train, test = (_boxed(*self._listed(options, name)) for name in ("train", "val"))
+        train, test = (
+            boxed(*self._listed(options, name), CLASSES, options.range, options.outside)
+            for name in ("train", "val")
+        )
         self.classes = len(CLASSES)
         most = max(train.most, test.most)
         self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox", most), options)
-
-
-def _boxed(images: Files, annotations: Files) -> BoxedImages:
-    found = [_objects(annotations[index]) for index in range(len(annotations))]
-    boxes = [np.array([row[:4] for row in rows], float).reshape(-1, 4) for rows in found]
-    labels = [np.array([row[4] for row in rows]) for rows in found]
-    crowd = [np.array([row[5] for row in rows], bool) for rows in found]
-    area = [(rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1]) for rows in boxes]
-    return BoxedImages(images, boxes, labels, crowd, area)
-
-
-def _objects(file: str) -> list[tuple[float, float, float, float, int, bool]]:
-    """The objects of one annotation: x1, y1, x2, y2, class, difficult."""
-    try:
-        return [_object(node) for node in ElementTree.parse(file).getroot().iter("object")]
-    except FileNotFoundError as error:
-        raise UserError(f"'{file}' is missing.") from error
-    except (ElementTree.ParseError, ValueError, TypeError) as error:
-        raise UserError(
-            f"'{file}' cannot be read as an annotation of VOC ({error}); replace the file."
-        ) from error
-
-
-def _object(node: ElementTree.Element) -> tuple[float, float, float, float, int, bool]:
-    name, box = node.findtext("name", "").strip(), node.find("bndbox")
-    if name not in CLASSES:
-        raise ValueError(f"no class of VOC is called '{name}'")
-    if box is None:
-        raise ValueError("an object without a bndbox")
-    x1, y1, x2, y2 = (float(box.findtext(side, "nothing")) for side in ("xmin", "ymin", "xmax", "ymax"))
-    return x1 - 1, y1 - 1, x2, y2, CLASSES.index(name), node.findtext("difficult", "0").strip() == "1"

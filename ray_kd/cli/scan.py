@@ -1,0 +1,130 @@
+"""ray-kd doctor --scan: what reading a whole dataset once finds."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import typer
+
+from ray_kd.cli.common import shown
+
+if TYPE_CHECKING:
+    from ray_kd.data.scan import Found
+
+NAMED = 10
+"""Messages that are shown in full."""
+
+EXAMPLE = 28
+"""Letters of a path in the table: its end."""
+
+
+def scan_dataset(file: str) -> None:
+    """Read a run's dataset, print what was found; exit code 1 where a run would stop."""
+    from ray_kd.config.errors import UserError
+    from ray_kd.config.registry import DATASETS
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.data.scan import Found, default_readers, parts, scan
+
+    spec = RunSpec.load(file)
+    budget = getattr(spec.dataset, "teacher_options", None)  # of labels; it hides samples
+    whole = budget() if budget is not None else {}
+    try:
+        dataset = DATASETS.get(spec.dataset.component_name)(spec.dataset.model_copy(update=whole))
+    except UserError as error:
+        print(f"ray-kd: {error}", file=sys.stderr)
+        print("ray-kd: nothing was read: correct this first, and scan again.", file=sys.stderr)
+        raise typer.Exit(1) from error
+    task = spec.task.component_name
+    splits, classes = parts(dataset), dataset.classes_of(task)
+    found, show = Found(splits, classes), Progress()
+    looked = scan(splits, classes, default_readers(splits), task)
+    stopped = False
+    try:
+        for some in looked:
+            for one in some:
+                found.add(one)
+            show(found.read, found.total)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        looked.close()
+        show.end()
+    _print(spec.dataset.component_name, found)
+    if stopped:
+        print(f"ray-kd: stopped after {found.read:,} of {found.total:,} samples.", file=sys.stderr)
+        raise typer.Exit(130)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+class Progress:
+    """How far a scan is: one line that renews itself on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self.terminal, self._begin, self._last = sys.stderr.isatty(), time.monotonic(), time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last < (0.2 if self.terminal else 5.0):
+            return
+        self._last = now
+        left = (now - self._begin) / done * (total - done)
+        text = f"read {done:,} of {total:,} samples, {left:.0f} s left"
+        end = "" if self.terminal else "\n"
+        print(f"\r{text:<78}" if self.terminal else text, end=end, file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Clear the line."""
+        if self.terminal:
+            print(f"\r{'':<78}\r", end="", file=sys.stderr, flush=True)
+
+
+def _print(name: str, found: Found) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ray_kd.data.scan import spread
+
+    console = Console(highlight=False, markup=False)
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+    for column in ("split", "samples", "image sizes", "samples that show a class"):
+        table.add_column(column, justify="right" if column == "samples" else "left")
+    for split, count in found.samples.items():
+        few, middle, most = spread(found.with_class[split], found.classes)
+        balance = f"{few:,} to {most:,}, median {middle:,}" if found.with_class[split] else ""
+        table.add_row(split, f"{count:,}", _sizes(found, split), balance)
+    console.print(f"{name}: {found.read:,} samples read once, {found.classes} classes")
+    console.print(table)
+    rows = found.rows()
+    if rows:
+        console.print()
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("", "found", "count", "for example"):
+            table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+        for row in rows:
+            table.add_row("STOPS" if row.stops else "note", row.what, f"{row.count:,}", _short(row.example))
+        console.print(table)
+    for where, message in found.problems[:NAMED]:
+        console.print()
+        console.print(message if where in message else f"{where}: {message}", soft_wrap=True)
+    if len(found.problems) > NAMED:
+        console.print(f"\n{len(found.problems) - NAMED:,} more like these.")
+    if not found.problems and found.read == found.total:
+        console.print("\nok      nothing in it stops a run")
+
+
+def _sizes(found: Found, split: str) -> str:
+    """The smallest and the largest image of a split, by area."""
+    sizes = sorted(found.sizes[split], key=lambda size: (size[0] * size[1], size))
+    if not sizes:
+        return ""
+    ends = [f"{width} x {height}" for height, width in (sizes[0], sizes[-1])]
+    return ends[0] if len(sizes) == 1 else f"{ends[0]} to {ends[1]}"
+
+
+def _short(example: str) -> str:
+    """The end of a path, or of each of a pair."""
+    sides = [shown(side) for side in example.split(" = ")]
+    return "\n= ".join(side if len(side) <= EXAMPLE else f"...{side[3 - EXAMPLE :]}" for side in sides)
