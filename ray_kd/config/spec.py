@@ -147,6 +147,9 @@ class Teacher(Strict):
     """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
     (IMAGENET1K_V2); ``initial``: those it begins with, a teacher that never learnt; None: train the
     teacher as said below."""
+    weights_key: str | None = None
+    """Which of the weights in that file are meant, where it holds several (model_ema); also what the names
+    begin with that are (student); None: those that fit."""
     normalise: Normalise | None = None
     """Mean and standard deviation that its images are normalised with, where they are not the student's;
     None: those of the student's dataset (of a trained teacher: of its own dataset's options)."""
@@ -160,6 +163,12 @@ class Teacher(Strict):
     schedule: Schedule = Field(default_factory=Schedule)
     training: Training = Field(default_factory=Training)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _key_needs_a_file(self) -> Teacher:
+        if self.weights_key is not None and self.weights in (None, INITIAL):
+            raise ValueError("weights_key: expected weights beside it, a file")
+        return self
 
     @property
     def on_purpose(self) -> bool:
@@ -313,6 +322,8 @@ class RunSpec(Strict):
         else:
             known = known_weights(teacher.weights, f"teachers.{name}.weights")
             essence = {"model": teacher.model.essence(), "weights": known}
+            if teacher.weights_key is not None:
+                essence["weights_key"] = teacher.weights_key
         if teacher.normalise is not None:
             essence["normalise"] = teacher.normalise.model_dump(mode="json")
         return essence

@@ -60,7 +60,8 @@ class TorchvisionSegmentation(TappedModel):
         self.last_layers = tuple(f"classifier.{name}" for name in last)
         self.measure(channels, 64)
         if options.backbone_weights is not None:
-            begin_with(Backbone(self, channels), options.backbone_weights)
+            key = options.weights_key if options.weights is None else None
+            begin_with(Backbone(self, channels), options.backbone_weights, key=key)
 
     def answer(self, image: Tensor) -> Outputs:
         backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")

@@ -1,0 +1,384 @@
+"""Nothing in a file is run: every bait below runs under Python's own pickle, and does nothing here."""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ray_kd.config.errors import UserError
+from ray_kd.models import create_model
+from ray_kd.models.pickles import DamagedError, read_pickle
+from ray_kd.models.torch_files import read_torch
+
+RAN: list[str] = []
+
+
+class New:
+    """Runs something when it is made."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> New:
+        RAN.append("new")
+        return super().__new__(cls)
+
+
+class Stated:
+    """Runs something when it is given its state."""
+
+    def __setstate__(self, state: Any) -> None:
+        RAN.append("state")
+
+
+class Growing(list[Any]):
+    """Runs something when it grows."""
+
+    def append(self, value: Any) -> None:
+        RAN.append("append")
+
+    def extend(self, values: Any) -> None:
+        RAN.append("extend")
+
+
+class Kept(dict[Any, Any]):
+    """Runs something when an entry is set."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        RAN.append("entry")
+
+
+class Hashed:
+    """Runs something when it is a key."""
+
+    def __hash__(self) -> int:
+        RAN.append("hash")
+        return 1
+
+
+class Members:
+    """Runs something when a member is added."""
+
+    def add(self, value: Any) -> None:
+        RAN.append("add")
+
+
+def text(value: str) -> bytes:
+    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
+
+
+def named(module: str, name: str) -> bytes:
+    """STACK_GLOBAL, which follows dots in ``name``."""
+    return text(module) + text(name) + b"\x93"
+
+
+def call(function: bytes, *arguments: bytes) -> bytes:
+    return function + b"(" + b"".join(arguments) + b"tR"
+
+
+def program(body: bytes) -> bytes:
+    return b"\x80\x04" + body + b"."
+
+
+def by_reduce(protocol: int) -> Callable[[str], bytes]:
+    class Evil:
+        def __init__(self, command: str) -> None:
+            self.command = command
+
+        def __reduce__(self) -> Any:
+            return os.system, (self.command,)
+
+    return lambda command: pickle.dumps({"model": Evil(command)}, protocol=protocol)
+
+
+OS = call(named("builtins", "__import__"), text("os"))
+HERE = __name__
+COMMANDS: dict[str, Callable[[str], bytes]] = {
+    **{f"os.system, protocol {protocol}": by_reduce(protocol) for protocol in range(6)},
+    "posix.system": lambda c: program(call(named("posix", "system"), text(c))),
+    "os.popen": lambda c: program(call(named("os", "popen"), text(c))),
+    "subprocess.getoutput": lambda c: program(call(named("subprocess", "getoutput"), text(c))),
+    "GLOBAL": lambda c: b"cos\nsystem\n(S'" + c.encode() + b"'\ntR.",
+    "INST": lambda c: b"(S'" + c.encode() + b"'\nios\nsystem\n.",
+    "OBJ": lambda c: b"(cos\nsystem\nS'" + c.encode() + b"'\no.",
+    "eval": lambda c: program(call(named("builtins", "eval"), text(f"__import__('os').system({c!r})"))),
+    "exec": lambda c: program(call(named("builtins", "exec"), text(f"import os; os.system({c!r})"))),
+    "getattr": lambda c: program(
+        call(call(named("builtins", "getattr"), OS, text("system")), text(c)),
+    ),
+    "partial": lambda c: program(
+        call(call(named("functools", "partial"), named("os", "system"), text(c))),
+    ),
+    "attrgetter": lambda c: program(
+        call(call(call(named("operator", "attrgetter"), text("system")), OS), text(c)),
+    ),
+    "methodcaller": lambda c: program(
+        call(call(named("operator", "methodcaller"), text("system"), text(c)), OS),
+    ),
+    "map": lambda c: program(
+        call(
+            named("builtins", "list"),
+            call(named("builtins", "map"), named("os", "system"), b"]" + text(c) + b"a"),
+        )
+    ),
+    "a dotted name": lambda c: program(call(named("torch", "serialization.os.system"), text(c))),
+    "a dotted name of an allowed module": lambda c: program(
+        call(named("torch._utils", "sys.modules.get"), text("os"))
+        + b"0"
+        + call(named("os", "system"), text(c))
+    ),
+    "code": lambda c: program(
+        call(
+            named("builtins", "eval"),
+            call(
+                named("builtins", "compile"), text(f"__import__('os').system({c!r})"), text("x"), text("eval")
+            ),
+        )
+    ),
+    "torch.storage._load_from_bytes": lambda c: program(
+        call(named("torch.storage", "_load_from_bytes"), pickled_bytes(by_reduce(2)(c)))
+    ),
+    "torch.storage._load_from_bytes twice": lambda c: program(
+        call(
+            named("torch.storage", "_load_from_bytes"),
+            pickled_bytes(
+                program(call(named("torch.storage", "_load_from_bytes"), pickled_bytes(by_reduce(2)(c))))
+            ),
+        )
+    ),
+    "pickle.loads": lambda c: program(call(named("pickle", "loads"), pickled_bytes(by_reduce(2)(c)))),
+    "an extension": lambda c: program(call(b"\x82\xf0", text(c))),
+}
+"""Programs that run a command, by how."""
+
+
+def pickled_bytes(value: bytes) -> bytes:
+    return b"B" + len(value).to_bytes(4, "little") + value
+
+
+@pytest.fixture
+def _extension() -> Any:
+    copyreg.add_extension("posix", "system", 240)
+    yield
+    copyreg.remove_extension("posix", "system", 240)
+    copyreg.clear_extension_cache()
+
+
+FORMS = ("bare", "archive", "before archives")
+
+
+def as_file(pickled: bytes, form: str) -> bytes:
+    """A file of PyTorch's whose object is what a pickle describes."""
+    if form == "bare":
+        return pickled
+    buffer = io.BytesIO()
+    torch.save({"a": torch.ones(2)}, buffer, _use_new_zipfile_serialization=form == "archive")
+    if form == "archive":
+        changed = io.BytesIO()
+        with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(changed, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+        return changed.getvalue()
+    buffer.seek(0)
+    for _ in range(3):
+        read_pickle(buffer)
+    begin = buffer.tell()
+    return buffer.getvalue()[:begin] + pickled + pickle.dumps([])
+
+
+def take(pickled: bytes) -> None:
+    """Take a bait as Python's own pickle does, which may find afterwards that it is no file of PyTorch's."""
+    with suppress(RuntimeError):
+        result = pickle.loads(pickled)  # noqa: S301 (this is what the baits are for)
+        if hasattr(result, "close"):
+            result.close()  # of os.popen: waits for the command
+
+
+def read(data: bytes) -> None:
+    """Read a file to its end, or to where it is refused."""
+    with suppress(DamagedError):
+        read_torch(data)
+
+
+@pytest.mark.usefixtures("_extension")
+@pytest.mark.parametrize("bait", COMMANDS)
+def test_no_command_is_run(bait: str, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    pickled = COMMANDS[bait](f"echo > {marker}")
+    take(pickled)
+    assert marker.exists(), "the bait is dead: Python's pickle does not run it either"
+    marker.unlink()
+    for form in FORMS:
+        read(as_file(pickled, form))
+        assert not marker.exists(), form
+
+
+@pytest.mark.parametrize("how", ["numpy.load", "torch.hub.load", "runpy.run_path"])
+def test_no_other_file_is_opened_and_run(how: str, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    if how == "numpy.load":
+        file = tmp_path / "inner.npy"
+        file.write_bytes(by_reduce(2)(f"echo > {marker}"))
+        pickled = program(call(named("numpy", "load"), text(str(file)), b"N", b"\x88"))
+    elif how == "torch.hub.load":
+        (tmp_path / "hubconf.py").write_text(f"def entry():\n    open({str(marker)!r}, 'w').close()\n")
+        # hub.load(folder, entry, source=local) takes its words by name alone: a partial gives them.
+        words = b"}" + text("source") + text("local") + b"s"
+        partial = named("functools", "partial") + b"(" + named("torch.hub", "load") + b"t\x81"
+        state = b"(" + named("torch.hub", "load") + b")" + words + b"Ntb"
+        pickled = program(call(partial + state, text(str(tmp_path)), text("entry")))
+    else:
+        (tmp_path / "script.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
+        pickled = program(call(named("runpy", "run_path"), text(str(tmp_path / "script.py"))))
+    take(pickled)
+    assert marker.exists(), "the bait is dead"
+    marker.unlink()
+    for form in FORMS:
+        read(as_file(pickled, form))
+        assert not marker.exists(), form
+
+
+def test_no_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imported_by_a_pickle.py").write_text(
+        "from tests.models.test_pickles import RAN\nRAN.append(1)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    pickled = program(named("imported_by_a_pickle", "RAN"))
+    RAN.clear()
+    for form in FORMS:
+        read(as_file(pickled, form))
+    assert not RAN
+    assert "imported_by_a_pickle" not in sys.modules
+    take(pickled)
+    assert RAN, "the bait is dead"
+    sys.modules.pop("imported_by_a_pickle")
+
+
+METHODS = {
+    "NEWOBJ": named(HERE, "New") + b")\x81",
+    "NEWOBJ_EX": named(HERE, "New") + b")}\x92",
+    "REDUCE of copyreg.__newobj__": call(named("copyreg", "__newobj__"), named(HERE, "New")),
+    "BUILD": named(HERE, "Stated") + b")\x81}b",
+    "APPEND": named(HERE, "Growing") + b")\x81Na",
+    "APPENDS": named(HERE, "Growing") + b")\x81(NNe",
+    "SETITEM": named(HERE, "Kept") + b")\x81K\x01Ns",
+    "SETITEMS": named(HERE, "Kept") + b")\x81(K\x01Nu",
+    "a key": b"}" + named(HERE, "Hashed") + b")\x81Ns",
+    "a member": b"\x8f(" + named(HERE, "Hashed") + b")\x81\x90",
+    "a member of a frozen set": b"(" + named(HERE, "Hashed") + b")\x81\x91",
+    "DICT": b"(" + named(HERE, "Hashed") + b")\x81Nd",
+    "ADDITEMS": named(HERE, "Members") + b")\x81(K\x01\x90",
+}
+
+
+@pytest.mark.parametrize("code", METHODS)
+def test_no_method_of_a_class_is_called(code: str) -> None:
+    pickled = program(METHODS[code])
+    RAN.clear()
+    take(pickled)
+    assert RAN, "the bait is dead"
+    RAN.clear()
+    for form in FORMS:
+        read(as_file(pickled, form))
+    assert not RAN
+
+
+def test_functions_that_are_called_cannot_be_changed() -> None:
+    function = torch._utils._rebuild_tensor_v2
+    pickled = program(named("torch._utils", "_rebuild_tensor_v2") + b"}" + text("spoilt") + b"Nsb")
+    for form in FORMS:
+        read(as_file(pickled, form))
+    assert not hasattr(function, "spoilt")
+    take(pickled)
+    assert hasattr(function, "spoilt"), "the bait is dead"
+    del function.spoilt  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_plain_values_are_read_as_they_are(protocol: int) -> None:
+    inner = (1, -1, 1 << 80, 300, 70000, 1.5, True, None, "text", "Ünï", b"bytes\xff", {3: "x"}, [[], {}, ()])
+    value = {"a": inner, "b": {1, 2}, "c": frozenset((3,)), "d": bytearray(b"x")}
+    found = read_pickle(io.BytesIO(pickle.dumps(value, protocol=protocol)))
+    assert found["a"] == inner
+    assert (found["b"], found["c"]) == (value["b"], value["c"])
+
+
+def test_what_holds_itself_is_read() -> None:
+    value: list[Any] = []
+    value.append({"again": value})
+    found = read_pickle(io.BytesIO(pickle.dumps(value)))
+    assert found[0]["again"] is found
+
+
+@pytest.mark.parametrize(
+    ("pickled", "says"),
+    [
+        (b"", "breaks off"),
+        (b"\x80\x04", "breaks off"),
+        (b"\x80\x04.", "makes no sense"),
+        (b"\x80\x04N", "breaks off"),
+        (b"\xff\xff", "makes no sense"),
+        (b"\x80\x040.", "makes no sense"),
+        (b"\x80\x04R.", "takes more than it has put"),
+        (b"\x80\x04e.", "makes no sense"),
+        (b"\x80\x04N(Ne.", "no list"),
+        (b"\x80\x04]NNs.", "no mapping"),
+        (b"\x80\x04NN\x93.", "no text"),
+        (b"\x80\x04h\x07.", "makes no sense"),
+        (b"\x80\x05\x97.", "NEXT_BUFFER"),
+        (b"Psomething\n.", "kept elsewhere"),
+        (b"\x80\x04NQ.", "kept elsewhere"),
+        (b"\x80\x04X\xff\xff\xff\x7fab.", "breaks off"),
+        (b"\x80\x04}}b(NNNu.", "no mapping"),
+    ],
+)
+def test_a_pickle_that_makes_no_sense_is_refused(pickled: bytes, says: str) -> None:
+    with pytest.raises(DamagedError, match=says):
+        read_pickle(io.BytesIO(pickled))
+
+
+def tensor(size: bytes, stride: bytes, offset: int = 0, count: int = 4) -> bytes:
+    """A tensor cut from an archive's only storage of four numbers; sizes and strides as code."""
+    storage = b"(" + text("storage") + named("torch", "FloatStorage") + text("0") + text("cpu")
+    storage += b"M" + count.to_bytes(2, "little") + b"tQ"
+    rest = [b"M" + offset.to_bytes(2, "little"), size, stride, b"\x89", b"N"]
+    return program(call(named("torch._utils", "_rebuild_tensor_v2"), storage, *rest))
+
+
+@pytest.mark.parametrize(
+    ("pickled", "says"),
+    [
+        (tensor(b"K\x05\x85", b"K\x01\x85"), "beyond its values"),
+        (tensor(b"K\x02\x85", b"K\x01\x85", offset=3), "beyond its values"),
+        (tensor(b"K\x02\x85", b"J\xff\xff\xff\xff\x85", offset=3), "beyond its values"),
+        (tensor(b"K\x02\x85", b")"), "beyond its values"),
+        (tensor(b"G?\xf0\0\0\0\0\0\0\x85", b"K\x01\x85"), "beyond its values"),
+        (tensor(b"\x8a\x08\0\0\0\0\0\0\0\x40\x85", b"K\0\x85"), "beyond its values"),
+        (tensor(b"K\x04\x85", b"K\x01\x85", count=9), "holds 16 bytes, expected 36"),
+    ],
+)
+def test_a_tensor_reaches_no_further_than_its_values(pickled: bytes, says: str) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        archive.writestr("archive/data/0", torch.arange(4.0).numpy().tobytes())
+        archive.writestr("archive/version", "3")
+    with pytest.raises(DamagedError, match=says):
+        read_torch(buffer.getvalue())
+
+
+def test_a_file_that_would_run_something_says_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "evil.pt").write_bytes(as_file(by_reduce(2)(f"echo > {tmp_path / 'ran'}"), "archive"))
+    with pytest.raises(
+        UserError, match=r"evil\.pt: no weights in it.*model \(an object of 'posix\.system'\)"
+    ):
+        create_model("digits_cnn", classes=10, channels=1, weights=str(tmp_path / "evil.pt"))
+    assert not (tmp_path / "ran").exists()
