@@ -7,7 +7,7 @@ import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ray_kd.config.errors import unknown
 from ray_kd.config.files import known_weights
@@ -24,6 +24,7 @@ from ray_kd.config.options import (
 )
 from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
 from ray_kd.config.targets import Targets, TargetsField
+from ray_kd.config.tracking import Tracking
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
 
@@ -115,21 +116,6 @@ class Resources(Strict):
     loaders: Annotated[int, Field(ge=0)] | None = None
     """Processes of each worker that read and view files for it; sets in memory need none. None: as many as
     ``cpus`` (8 at most) beside a GPU, else 0: the worker reads by itself."""
-
-
-class Tracking(Strict):
-    """Where progress is reported besides the records."""
-
-    wandb: Literal["off", "offline", "online"] = "off"
-    """offline: written below the storage, sent later by 'wandb sync'; online without a key: offline."""
-    project: str = "ray-kd"
-    """The W&B project."""
-
-    @field_validator("wandb", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        """YAML reads a bare ``off`` as false."""
-        return "off" if value is False else value
 
 
 class Normalise(Strict):
