@@ -14,6 +14,7 @@ from ray_kd.config.errors import UserError, nearest
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.tapped import TappedModel, last_linear
+from ray_kd.models.taps import TapField
 
 
 def _place(value: str) -> str:
@@ -30,7 +31,7 @@ class FactoryOptions(ModelOptions):
     """Where the function is, my_package.nets:build; called as build(classes=, channels=, **options)."""
     options: dict[str, Any] = {}
     """Keyword arguments that it gets besides."""
-    taps: tuple[str, ...] = ()
+    taps: tuple[TapField, ...] = ()
     """Paths of the modules that are its stages, shallow to deep; not needed if it returns ray_kd.Outputs
     with features, or if no path reads any."""
     image_size: Annotated[int, Field(ge=1)] = 64
