@@ -32,8 +32,9 @@ class FactoryOptions(ModelOptions):
     options: dict[str, Any] = {}
     """Keyword arguments that it gets besides."""
     taps: tuple[TapField, ...] = ()
-    """Paths of the modules that are its stages, shallow to deep; not needed if it returns ray_kd.Outputs
-    with features, or if no path reads any."""
+    """Paths of the modules that are its stages, shallow to deep, or mappings that say which call
+    ({module: relu, call: 1}); not needed if it returns ray_kd.Outputs with features, or if no path reads
+    any."""
     image_size: Annotated[int, Field(ge=1)] = 64
     """Height and width of the blank image by which the stages' channels are counted."""
     revision: int = 1

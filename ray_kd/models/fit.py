@@ -112,12 +112,13 @@ def require(fit: Fit, model: nn.Module, place: str) -> None:
         raise UserError(
             f"{place}: the weights do not fit {type(model).__name__}: {fit}.{f' {hint}' if hint else ''}"
         )
-    own = model.state_dict()
+    own = model.state_dict(keep_vars=True)
     # A buffer may hold infinities on purpose (a mask): then the freshly drawn one does too.
     broken = [
         name
         for name in fit.loaded
-        if not _finite(fit.given[name]) and (own[name].is_meta or _finite(own[name]))
+        if not _finite(fit.given[name])
+        and (isinstance(own[name], nn.Parameter) or (not own[name].is_meta and _finite(own[name])))
     ]
     if broken:
         raise UserError(

@@ -48,8 +48,8 @@ class TorchvisionOptions(ModelOptions):
     arch: str
     """Its name in torchvision: resnet34, mobilenet_v3_large, convnext_tiny, vit_b_16 ..."""
     taps: tuple[TapField, ...] | None = None
-    """Paths of the modules that are its stages, shallow to deep (layer2, features.5.1); None: those of
-    its family, docs/models.md."""
+    """Paths of the modules that are its stages, shallow to deep (layer2, features.5.1), or mappings that say
+    which call ({module: layer2.0.relu, call: 1}); None: those of its family, docs/models.md."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of torchvision's builder (image_size of a vit, stochastic_depth_prob ...)."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -86,7 +86,8 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
         for name in spec.needed_teachers()
     }
     paths = build_paths(spec, student, teachers)
-    _look_at_own(own, paths, dataset)
+    networks = {"student": student, **{name: teacher.model for name, teacher in teachers.items()}}
+    _look_at_features(networks, paths, dataset)
     modules = nn.ModuleList(paths)
     if setting.world > 1 and spec.training.sync_batchnorm:
         student, modules = synchronise(student, device), cast(nn.ModuleList, synchronise(modules, device))
@@ -158,7 +159,7 @@ def _student(spec: RunSpec, own: Own, task: Task, dataset: Dataset) -> nn.Module
     return create_model(spec.student, classes=task.classes, channels=dataset.channels, seed=spec.seed)
 
 
-def _look_at_own(own: Own, paths: list[Path], dataset: Dataset) -> None:
+def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], dataset: Dataset) -> None:
     """Whether features of a user's own networks are laid out as paths read them; two sizes of images tell.
 
     Where a network takes neither blank images nor another size, each batch's shapes are all that tells.
@@ -166,10 +167,11 @@ def _look_at_own(own: Own, paths: list[Path], dataset: Dataset) -> None:
     Raises:
         UserError: names the feature and its layout.
     """
-    reads = any(isinstance(path, FeaturePath) and path.stages for path in paths)
-    for role, model in (("student", own.student), ("teacher", own.teacher)):
-        if model is None or not reads:
-            continue
+    if not any(isinstance(path, FeaturePath) and path.stages for path in paths):
+        return
+    for role, model in networks.items():
+        if isinstance(model, TappedModel) or type(model).__module__.startswith("ray_kd."):
+            continue  # looked at when it was built, or ours
         channels, height, _ = dataset.train.gather(torch.tensor([0]))["image"].shape[1:]
         try:
             with torch.random.fork_rng(devices=[]):

@@ -17,7 +17,7 @@ import torch
 from ray_kd.config.errors import UserError
 from ray_kd.models import create_model
 from ray_kd.models.pickles import DamagedError, read_pickle
-from ray_kd.models.torch_files import read_torch
+from ray_kd.models.torch_files import _calls, read_torch
 from tests.models.baits import COMMANDS, METHODS, RAN, by_reduce, call, named, program, text
 
 
@@ -127,6 +127,23 @@ def test_no_method_of_a_class_is_called(code: str) -> None:
     for form in FORMS:
         read(as_file(pickled, form))
     assert not RAN
+
+
+def test_the_names_that_may_be_called_are_these() -> None:
+    """Whoever adds one says here that it can do nothing but make a value."""
+    both = {"dict", "list", "set", "frozenset"}
+    expected = {(module, name) for module in ("builtins", "__builtin__") for name in both}
+    expected |= {("collections", name) for name in ("OrderedDict", "Counter", "defaultdict")}
+    expected |= {("copyreg", "_reconstructor"), ("copy_reg", "_reconstructor"), ("_codecs", "encode")}
+    tensors = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
+    tensors |= {"_rebuild_parameter", "_rebuild_parameter_with_state"}
+    expected |= {("torch._utils", name) for name in tensors} | {("torch", "Size")}
+    expected |= {("torch._tensor", "_rebuild_from_type_v2"), ("torch.storage", "_load_from_bytes")}
+    assert set(_calls()) == expected
+    ours = {"ray_kd.models.pickles", "ray_kd.models.torch_files", "builtins"}
+    functions = [getattr(called, "func", called) for called in _calls().values()]
+    assert {function.__module__ for function in functions} == ours
+    assert {function for function in functions if function.__module__ == "builtins"} == {list, tuple}
 
 
 def test_functions_that_are_called_cannot_be_changed() -> None:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ray_kd import Outputs, create_path, distill
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import ModelOptions
 from ray_kd.config.spec import RunSpec
-from ray_kd.models import create_model
+from ray_kd.models import create_model, register_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.training.check import check_run
 from tests.helpers import TINY
@@ -180,3 +181,23 @@ def test_own_networks_are_looked_at_before_they_train(
         distill(spec, **pair)  # type: ignore[arg-type]
     summary = distill(spec, student=Own(), teacher=Own(), key="plain")
     assert summary["status"] == "finished"
+
+
+@register_model("registered_elsewhere", source="a user's own")
+class Registered(Own):
+    """A user's network under a name."""
+
+    tasks = ("classification",)
+    Options = ModelOptions
+    last_layers = ("head",)
+
+    def __init__(self, options: ModelOptions, classes: int, channels: int) -> None:
+        super().__init__((0, 2, 3, 1))
+
+
+def test_registered_networks_are_looked_at_too(tmp_path: Any) -> None:
+    spec = RunSpec.parse(
+        {**TINY, "student": "registered_elsewhere", "paths": ["attention_transfer"], "storage": str(tmp_path)}
+    )
+    with pytest.raises(UserError, match=r"the student \(Registered\): features\[0\].*\(N, H, W, C\)"):
+        distill(spec, teacher=Own())
