@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ray_kd import Outputs, create_path, distill
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import ModelOptions
+from ray_kd.config.registry import MODELS
 from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model, register_model
 from ray_kd.models.tapped import TappedModel
@@ -183,7 +184,6 @@ def test_own_networks_are_looked_at_before_they_train(
     assert summary["status"] == "finished"
 
 
-@register_model("registered_elsewhere", source="a user's own")
 class Registered(Own):
     """A user's network under a name."""
 
@@ -195,7 +195,10 @@ class Registered(Own):
         super().__init__((0, 2, 3, 1))
 
 
-def test_registered_networks_are_looked_at_too(tmp_path: Any) -> None:
+def test_registered_networks_are_looked_at_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    MODELS.load()
+    monkeypatch.setattr(MODELS, "_entries", {**MODELS._entries})  # for this test alone
+    register_model("registered_elsewhere", source="a user's own")(Registered)
     spec = RunSpec.parse(
         {**TINY, "student": "registered_elsewhere", "paths": ["attention_transfer"], "storage": str(tmp_path)}
     )
