@@ -19,7 +19,6 @@ from ray_kd.models.taps import (
     Layout,
     Shape,
     Tap,
-    TapField,
     TapOptions,
     Watch,
     layout_of,
@@ -50,7 +49,7 @@ class TappedModel(StagedModel):
     layouts: tuple[Layout, ...] = ("NCHW",)
     """Layouts that ``as_map`` brings to feature maps."""
 
-    def __init__(self, net: nn.Module, taps: Sequence[TapField], where: str) -> None:
+    def __init__(self, net: nn.Module, taps: Sequence[str | TapOptions], where: str) -> None:
         super().__init__()
         options = [TapOptions(module=tap) if isinstance(tap, str) else tap for tap in taps]
         self.net, self.taps, self.where = net, tuple(options), where

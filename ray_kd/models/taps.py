@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ray_kd.config.options import Strict
+from ray_kd.config.options import ModelOptions, Strict
 
 Layout = Literal["NCHW", "NHWC", "NLC", "NCL"]
 Shape = tuple[int, ...]
@@ -34,8 +34,16 @@ class TapOptions(Strict):
         return self.module if self.call is None else f"{self.module}, call {self.call}"
 
 
-TapField = str | TapOptions
-"""A tap in a spec: a module's path, or a mapping that says more."""
+class TappedOptions(ModelOptions):
+    """Options of networks whose stages are taps, where the options name some."""
+
+    reading: ClassVar[int] = 2
+    """How taps that are named are read: since 2 they hand on what the module returned, whatever changes it
+    later, and torchvision's Swin tells its maps apart. Default taps gave the same before."""
+
+    def essence(self) -> dict[str, Any]:
+        found = super().essence()
+        return {**found, "reading": self.reading} if getattr(self, "taps", None) else found
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import State
 from ray_kd.models.tapped import TappedModel, adapt_stem, last_linear
-from ray_kd.models.taps import Layout, TapField
+from ray_kd.models.taps import Layout, TapOptions, TappedOptions
 from ray_kd.models.weights import torchvision_weights
 
 TAPS = {
@@ -42,12 +41,12 @@ UNFIT = ("googlenet", "inception_v3")
 """Architectures that have auxiliary heads and return several logits."""
 
 
-class TorchvisionOptions(ModelOptions):
+class TorchvisionOptions(TappedOptions):
     """Options of torchvision's classifiers."""
 
     arch: str
     """Its name in torchvision: resnet34, mobilenet_v3_large, convnext_tiny, vit_b_16 ..."""
-    taps: tuple[TapField, ...] | None = None
+    taps: tuple[str | TapOptions, ...] | None = None
     """Paths of the modules that are its stages, shallow to deep (layer2, features.5.1), or mappings that say
     which call ({module: layer2.0.relu, call: 1}); None: those of its family, docs/models.md."""
     arguments: dict[str, Any] = {}

@@ -236,6 +236,23 @@ def test_calls_in_a_run_file() -> None:
             RunSpec.parse({**TINY, "student": {**student, "taps": [wrong]}})
 
 
+def test_taps_that_are_named_make_another_run_than_before() -> None:
+    """They may read other numbers; default taps read what they always did."""
+    for options in ({}, {"taps": ["layer1"]}):
+        student = {"name": "torchvision", "arch": "resnet18", **options}
+        essence = RunSpec.parse({**TINY, "student": student}).student.essence()
+        assert ("reading" in essence) == bool(options)
+
+
+def test_default_taps_need_no_copy() -> None:
+    """So that what they read, and what it costs, is what it was."""
+    archs = ["resnet18", "regnet_x_400mf", "densenet121", "mobilenet_v2", "mobilenet_v3_small"]
+    with torch.device("meta"):
+        for arch in [*archs, "shufflenet_v2_x0_5", "efficientnet_b0", "convnext_tiny", "swin_t", "vit_b_32"]:
+            model = create_model("torchvision", classes=3, channels=3, arch=arch)
+            assert all(hook.kept[False] for hook in model._hooks), arch
+
+
 def test_a_module_of_two_names_is_found_by_either() -> None:
     net = nn.Module()
     net.one = nn.Conv2d(3, 4, 3)
