@@ -128,7 +128,7 @@ def _student(spec: RunSpec, identity: str, data: Dataset, root: Folder) -> torch
     content = root.read(place)
     if content is None:
         raise UserError(f"{root.where(place)} is missing: a run keeps its weights until they are deleted.")
-    fit_weights(model, read_weights(content, place), place)
+    fit_weights(model, read_weights(content, place, model), place)
     return model.eval()
 
 

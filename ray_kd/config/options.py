@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from ray_kd.config.files import known_weights
 from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, PATHS, TASKS, VIEWS, Registry
@@ -60,10 +60,19 @@ class ModelOptions(Options):
     weights: str | None = None
     """What it begins with: a file (.safetensors, .pt, .pth), a name that torchvision publishes for it
     (IMAGENET1K_V2), or None: drawn from the run's seed."""
+    weights_key: str | None = None
+    """Which of the weights in that file are meant, where it holds several (model_ema); also what the names
+    begin with that are (student); None: those that fit."""
     head: Literal["kept", "fresh"] = "kept"
     """With ``weights``: fresh leaves the last layer as it was drawn, for other classes than the weights'."""
     files: ClassVar[tuple[str, ...]] = ("weights",)
     """Options that name a file (or published weights): it is known by its content."""
+
+    @model_validator(mode="after")
+    def _key_needs_a_file(self) -> ModelOptions:
+        if self.weights_key is not None and not any(getattr(self, name) for name in self.files):
+            raise ValueError(f"weights_key: expected {' or '.join(self.files)} beside it, a file")
+        return self
 
     def essence(self) -> dict[str, Any]:
         found = super().essence()

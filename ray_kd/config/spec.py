@@ -7,7 +7,7 @@ import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from ray_kd.config.errors import unknown
 from ray_kd.config.files import known_weights
@@ -24,6 +24,7 @@ from ray_kd.config.options import (
 )
 from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
 from ray_kd.config.targets import Targets, TargetsField
+from ray_kd.config.tracking import Tracking
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
 
@@ -117,21 +118,6 @@ class Resources(Strict):
     ``cpus`` (8 at most) beside a GPU, else 0: the worker reads by itself."""
 
 
-class Tracking(Strict):
-    """Where progress is reported besides the records."""
-
-    wandb: Literal["off", "offline", "online"] = "off"
-    """offline: written below the storage, sent later by 'wandb sync'; online without a key: offline."""
-    project: str = "ray-kd"
-    """The W&B project."""
-
-    @field_validator("wandb", mode="before")
-    @classmethod
-    def _off_is_a_word(cls, value: Any) -> Any:
-        """YAML reads a bare ``off`` as false."""
-        return "off" if value is False else value
-
-
 class Normalise(Strict):
     """How raw images, from 0 to 1, become a network's input: (image - mean) / std, channel by channel."""
 
@@ -147,6 +133,9 @@ class Teacher(Strict):
     """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
     (IMAGENET1K_V2); ``initial``: those it begins with, a teacher that never learnt; None: train the
     teacher as said below."""
+    weights_key: str | None = None
+    """Which of the weights in that file are meant, where it holds several (model_ema); also what the names
+    begin with that are (student); None: those that fit."""
     normalise: Normalise | None = None
     """Mean and standard deviation that its images are normalised with, where they are not the student's;
     None: those of the student's dataset (of a trained teacher: of its own dataset's options)."""
@@ -160,6 +149,12 @@ class Teacher(Strict):
     schedule: Schedule = Field(default_factory=Schedule)
     training: Training = Field(default_factory=Training)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _key_needs_a_file(self) -> Teacher:
+        if self.weights_key is not None and self.weights in (None, INITIAL):
+            raise ValueError("weights_key: expected weights beside it, a file")
+        return self
 
     @property
     def on_purpose(self) -> bool:
@@ -313,6 +308,8 @@ class RunSpec(Strict):
         else:
             known = known_weights(teacher.weights, f"teachers.{name}.weights")
             essence = {"model": teacher.model.essence(), "weights": known}
+            if teacher.weights_key is not None:
+                essence["weights_key"] = teacher.weights_key
         if teacher.normalise is not None:
             essence["normalise"] = teacher.normalise.model_dump(mode="json")
         return essence

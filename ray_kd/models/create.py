@@ -30,7 +30,7 @@ def create_model(
     model = draw_model(parsed, classes=classes, channels=channels, seed=seed)
     weights = getattr(parsed, "weights", None)
     if weights is not None:
-        begin_with(model, weights, fresh_head=parsed.head == "fresh")
+        begin_with(model, weights, parsed.head == "fresh", parsed.weights_key)
     return model
 
 

@@ -11,9 +11,9 @@ from pydantic import AfterValidator, Field
 from torch import nn
 
 from ray_kd.config.errors import UserError, nearest
-from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.tapped import TappedModel, last_linear
+from ray_kd.models.taps import TapOptions, TappedOptions
 
 
 def _place(value: str) -> str:
@@ -23,16 +23,17 @@ def _place(value: str) -> str:
     return value
 
 
-class FactoryOptions(ModelOptions):
+class FactoryOptions(TappedOptions):
     """Options of a network that your own code builds."""
 
     build: Annotated[str, AfterValidator(_place)]
     """Where the function is, my_package.nets:build; called as build(classes=, channels=, **options)."""
     options: dict[str, Any] = {}
     """Keyword arguments that it gets besides."""
-    taps: tuple[str, ...] = ()
-    """Paths of the modules that are its stages, shallow to deep; not needed if it returns ray_kd.Outputs
-    with features, or if no path reads any."""
+    taps: tuple[str | TapOptions, ...] = ()
+    """Paths of the modules that are its stages, shallow to deep, or mappings that say which call
+    ({module: relu, call: 1}); not needed if it returns ray_kd.Outputs with features, or if no path reads
+    any."""
     image_size: Annotated[int, Field(ge=1)] = 64
     """Height and width of the blank image by which the stages' channels are counted."""
     revision: int = 1

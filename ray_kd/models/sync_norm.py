@@ -6,7 +6,7 @@ ranks and one rank with the same global batch give the same update, up to float 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -60,12 +60,15 @@ class CpuSyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise(module: nn.Module, device: torch.device) -> nn.Module:
-    """Every BatchNorm of a module made to normalise over all ranks; state_dict keys stay the same."""
-    if device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            child.__class__ = CpuSyncBatchNorm
-        else:
-            setattr(module, name, synchronise(child, device))
+    """Every BatchNorm of a module made to normalise over all ranks; state_dict keys stay the same.
+
+    Each stays the object that it is, so that a tap on it stays too.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            if device.type != "cuda":
+                part.__class__ = CpuSyncBatchNorm
+            elif not isinstance(part, nn.SyncBatchNorm):
+                part.__class__ = nn.SyncBatchNorm
+                cast(nn.SyncBatchNorm, part).process_group = None
     return module

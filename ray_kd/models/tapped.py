@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,20 +12,23 @@ from torch.func import functional_call
 
 from ray_kd.config.errors import UserError, nearest
 from ray_kd.models.base import StagedModel
+from ray_kd.models.compiled import MARK, is_compiled, uncompiled
+from ray_kd.models.taps import (
+    WORDS,
+    Described,
+    Layout,
+    Shape,
+    Tap,
+    TapOptions,
+    Watch,
+    layout_of,
+    sizes_of,
+    undecided,
+)
 from ray_kd.outputs import Outputs
 
-
-class Tap:
-    """A forward hook that keeps what a module gives.
-
-    An object with its place in ``seen``, not a closure: copied with the network, it belongs to the copy.
-    """
-
-    def __init__(self, name: str, seen: dict[str, Tensor]) -> None:
-        self.name, self.seen = name, seen
-
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self.seen[self.name] = output
+LOOKED = 2
+"""Images in the batch that a network is looked at with."""
 
 
 class TappedModel(StagedModel):
@@ -35,33 +39,70 @@ class TappedModel(StagedModel):
 
     Args:
         net: returns logits, a mapping with ``out``, or Outputs.
-        taps: paths of modules in ``net``, shallow to deep; empty: the features of its Outputs, if any.
+        taps: modules in ``net``, shallow to deep, by their paths; empty: the features of its Outputs, if any.
         where: the key that names them, for messages.
+
+    Attributes:
+        described: what ``measure`` found out about each tap.
     """
 
-    def __init__(self, net: nn.Module, taps: Sequence[str], where: str) -> None:
+    layouts: tuple[Layout, ...] = ("NCHW",)
+    """Layouts that ``as_map`` brings to feature maps."""
+
+    def __init__(self, net: nn.Module, taps: Sequence[str | TapOptions], where: str) -> None:
         super().__init__()
-        self.net, self.taps, self.where = net, tuple(taps), where
-        self._seen: dict[str, Tensor] = {}
-        modules = dict(net.named_modules())
-        for tap in self.taps:
-            if tap not in modules or not tap:
-                raise UserError(_no_such_module(tap, modules, where))
-            modules[tap].register_forward_hook(Tap(tap, self._seen))
-        if len(set(self.taps)) < len(self.taps):
-            raise UserError(f"{where}: taps must be distinct, got {list(self.taps)}.")
+        options = [TapOptions(module=tap) if isinstance(tap, str) else tap for tap in taps]
+        self.net, self.taps, self.where = net, tuple(options), where
+        self.described: tuple[Described, ...] = ()
+        self._watch = Watch()
+        modules = {n.replace(MARK, ""): part for n, part in net.named_modules(remove_duplicate=False)}
+        self._hooks = [Tap(place, tap.call, self._watch) for place, tap in enumerate(options)]
+        for tap, hook in zip(options, self._hooks, strict=True):
+            if tap.module not in modules or not tap.module:
+                raise UserError(_no_such_module(tap.module, modules, where))
+            modules[tap.module].register_forward_hook(hook)
+        if len(set(options)) < len(options):
+            raise UserError(f"{where}: taps must be distinct, got {list(map(str, options))}.")
 
     def forward(self, image: Tensor) -> Outputs:
         """Outputs for a batch of images (N, C, H, W)."""
-        self._seen.clear()
+        watch = self._watch
+        watch.clear()
+        watch.on, watch.training = True, self.training
         outputs = self.answer(image)
+        watch.on = False
         if self.taps:
-            missing = [tap for tap in self.taps if tap not in self._seen]
-            if missing:
-                raise UserError(f"{self.where}: module '{missing[0]}' took no part in the forward pass.")
-            features = [self._seen.pop(tap) for tap in self.taps]
-            outputs.features = tuple(self.as_map(*pair) for pair in zip(self.taps, features, strict=True))
+            features = self._handed_on()
+            if not watch.raw:
+                features = [self.as_map(place, feature) for place, feature in enumerate(features)]
+                watch.clear()
+            outputs.features = tuple(features)
         return outputs
+
+    def _handed_on(self) -> list[Any]:
+        """What each tap saw."""
+        watch, changed = self._watch, self._watch.changed()
+        for place, (tap, hook) in enumerate(zip(self.taps, self._hooks, strict=True)):
+            count = watch.calls.get(place, 0)
+            if count == 0:
+                reason = ": the network was compiled and run before its taps were set; compile it afterwards"
+                raise UserError(
+                    f"{self.where}: module '{tap.module}' took no part in the forward pass"
+                    f"{reason if is_compiled(self.net) else ''}."
+                )
+            if place not in watch.seen or (tap.call is None and count > 1):
+                raise UserError(
+                    f"{self.where}: module '{tap.module}' is called {count} times in a forward pass: say "
+                    f"which call is the tap, of 0 to {count - 1}: "
+                    f"{{module: {tap.module}, call: {min(tap.call or 0, count - 1)}}}."
+                )
+            if place in changed and hook.kept[watch.training]:
+                raise UserError(
+                    f"{self.where}: what module '{tap.module}' returned was changed in place afterwards, "
+                    "which did not happen when the network was first looked at; expected the same operations "
+                    "for every batch: make the one that changes it work on a copy (inplace=False)."
+                )
+        return [watch.seen[place] for place in range(len(self.taps))]
 
     def answer(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
@@ -77,17 +118,18 @@ class TappedModel(StagedModel):
             )
         return Outputs(logits=found)
 
-    def as_map(self, tap: str, feature: Any) -> Tensor:
-        """What a module gave as a feature map (N, C, H, W)."""
-        if not isinstance(feature, Tensor) or feature.dim() != 4:
+    def as_map(self, place: int, feature: Any) -> Tensor:
+        """What a tap handed on as a feature map (N, C, H, W)."""
+        dims = 4 if not self.described else len(self.described[place].layout)
+        if not isinstance(feature, Tensor) or feature.dim() != dims:
             shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise UserError(
-                f"{self.where}: module '{tap}' gives {shape}, expected a feature map (N, C, H, W)."
+                f"{self.where}: module '{self.taps[place]}' gives {shape}, expected {WORDS['NCHW']}."
             )
         return feature
 
     def measure(self, channels: int, size: int) -> Outputs:
-        """Count the stages' channels by a forward pass without memory, on the meta device.
+        """Look at the network with blank images, without memory, on the meta device: describe its taps.
 
         Args:
             channels: of an image.
@@ -97,35 +139,117 @@ class TappedModel(StagedModel):
             The outputs, on the meta device.
 
         Raises:
-            UserError: a tap took no part, or gives no feature map.
+            UserError: a tap took no part, is called more than once, or gives no feature map.
         """
-        was_training = self.training
+        modes = [(part, part.training) for part in self.modules()]
+        watch = self._watch
         self.eval()
-        tensors = [*self.named_parameters(), *self.named_buffers()]
-        bare = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+        watch.raw = True
         try:
-            with torch.no_grad():
+            with torch.no_grad(), uncompiled(self):
+                image = torch.empty(LOOKED, channels, size, size, device="meta")
                 try:
-                    image = torch.empty(1, channels, size, size, device="meta")
-                    outputs: Outputs = functional_call(self, bare, (image,))
+                    outputs = self._look(image)
                 except (NotImplementedError, RuntimeError):
                     # A network that cannot do without values: an operator that meta tensors do not have is
                     # the first, a value that is asked for (item(), a shape that depends on one) the second.
                     # A mistake of the network's own is a RuntimeError too, and comes again from here.
-                    outputs = self(torch.zeros(1, channels, size, size))
+                    image = torch.zeros(image.shape)
+                    outputs = self._look(image)
+                shapes = self._shapes(outputs)
+                changed = watch.changed()
+                larger: dict[int, Shape | None] = {}
+                if undecided(list(shapes.values()), LOOKED):
+                    larger = self._larger(image.new_zeros(LOOKED, channels, 2 * size, 3 * size))
         finally:
-            self._seen.clear()
-            self.train(was_training)
-        self.stage_channels = tuple(feature.shape[1] for feature in outputs.features)
+            watch.raw = watch.on = False
+            watch.clear()
+            for part, was_training in modes:
+                part.training = was_training
+        self.described = tuple(
+            self._describe(place, shape, larger.get(place)) for place, shape in shapes.items()
+        )
+        self.stage_channels = tuple(tap.channels for tap in self.described)
+        trained = self._changed_in_training(channels, size)
+        for hook in self._hooks:
+            hook.kept = {False: hook.place not in changed, True: hook.place not in trained}
         return outputs
+
+    def _look(self, image: Tensor) -> Outputs:
+        """The outputs for blank images; for those on the meta device, of the network without its values."""
+        bare: dict[str, Tensor] = {}
+        if image.is_meta:
+            tensors = [*self.named_parameters(), *self.named_buffers()]
+            bare = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+        outputs: Outputs = functional_call(self, bare, (image,))
+        return outputs
+
+    def _shapes(self, outputs: Outputs | None) -> dict[int, Shape | None]:
+        """By stage, the shape of its feature; without outputs, of those that were reached."""
+        if self.taps:
+            return self._watch.shapes()
+        return {} if outputs is None else {i: tuple(f.shape) for i, f in enumerate(outputs.features)}
+
+    def _larger(self, image: Tensor) -> dict[int, Shape | None]:
+        """The shapes for images of another size, as far as the network takes them: some take one size."""
+        try:
+            return self._shapes(self._look(image))
+        except Exception:
+            return self._shapes(None)
+
+    def _changed_in_training(self, channels: int, size: int) -> set[int]:
+        """The taps whose tensors are changed in place while the network trains; all, where nothing tells.
+
+        Asked of a copy without memory, so that neither statistics nor streams of the network notice.
+        """
+        every = set(range(len(self.taps)))
+        if not self.taps or any(parameter.is_meta for parameter in self.parameters()):
+            return every
+        bare: dict[int, Any] = {
+            id(tensor): nn.Parameter(tensor.to("meta"), tensor.requires_grad) for tensor in self.parameters()
+        }
+        bare |= {id(tensor): torch.empty_like(tensor, device="meta") for tensor in self.buffers()}
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), uncompiled(self):
+                twin = copy.deepcopy(self, bare)
+                twin._watch.raw = True
+                twin.train()(torch.empty(LOOKED, channels, size, size, device="meta"))
+        except Exception:
+            return every
+        return twin._watch.changed()
+
+    def _describe(self, place: int, shape: Shape | None, larger: Shape | None) -> Described:
+        tap = self.taps[place] if self.taps else None
+        what = f"module '{tap}'" if tap is not None else f"features[{place}] of its Outputs"
+        layout = None if shape is None else layout_of(shape, LOOKED, larger, self.known_layout())
+        if shape is None or layout not in self.layouts:
+            gives = "no tensor" if shape is None else f"{shape} for {LOOKED} images"
+            told = f", which is {WORDS[layout]}" if layout else ""
+            if shape is not None and len(shape) == 4 and layout is None and shape[0] == LOOKED:
+                told = ", and nothing tells which of these are the channels: say another image_size"
+            raise UserError(f"{self.where}: {what} gives {gives}{told}; expected {WORDS['NCHW']}.")
+        count, grid = sizes_of(shape, layout)
+        module, call = ("", 0) if tap is None else (tap.module, tap.call or 0)
+        return Described(module, call, layout, count, grid)
+
+    def known_layout(self) -> Layout | None:
+        """What the network says of its features: timm's have ``output_fmt`` if they are not (N, C, H, W)."""
+        told = getattr(self.net, "output_fmt", None)
+        told = getattr(told, "value", told)
+        return told if told in WORDS else None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own."""
-        return self.net.state_dict(*args, **kwargs)
+        found = self.net.state_dict(*args, **kwargs)
+        for name in [name for name in found if MARK in name]:
+            found[name.replace(MARK, "")] = found.pop(name)
+        return found
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        names = {name.replace(MARK, ""): name for name in self.net.state_dict()}
         for name in [name for name in state if name.startswith(prefix)]:
-            state[f"{prefix}net.{name.removeprefix(prefix)}"] = state.pop(name)
+            own = name.removeprefix(prefix)
+            state[f"{prefix}net.{names.get(own, own)}"] = state.pop(name)
         super()._load_from_state_dict(state, prefix, *rest)
 
 

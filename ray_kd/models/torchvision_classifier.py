@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import State
 from ray_kd.models.tapped import TappedModel, adapt_stem, last_linear
+from ray_kd.models.taps import Layout, TapOptions, TappedOptions
 from ray_kd.models.weights import torchvision_weights
 
 TAPS = {
@@ -41,14 +41,14 @@ UNFIT = ("googlenet", "inception_v3")
 """Architectures that have auxiliary heads and return several logits."""
 
 
-class TorchvisionOptions(ModelOptions):
+class TorchvisionOptions(TappedOptions):
     """Options of torchvision's classifiers."""
 
     arch: str
     """Its name in torchvision: resnet34, mobilenet_v3_large, convnext_tiny, vit_b_16 ..."""
-    taps: tuple[str, ...] | None = None
-    """Paths of the modules that are its stages, shallow to deep (layer2, features.5.1); None: those of
-    its family, docs/models.md."""
+    taps: tuple[str | TapOptions, ...] | None = None
+    """Paths of the modules that are its stages, shallow to deep (layer2, features.5.1), or mappings that say
+    which call ({module: layer2.0.relu, call: 1}); None: those of its family, docs/models.md."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of torchvision's builder (image_size of a vit, stochastic_depth_prob ...)."""
 
@@ -77,17 +77,30 @@ class TorchvisionClassifier(TappedModel):
     @property
     def head(self) -> nn.Module:  # type: ignore[override]
         """The linear layer on the pooled last stage, of those families that have nothing between."""
-        if self.taps[-1:] == ("layer4",):
+        if self.taps and self.taps[-1].module == "layer4":
             return self.net.get_submodule("fc")
         raise AttributeError(f"{self.arch} has no linear head on the pooled last tap")
 
-    def as_map(self, tap: str, feature: Any) -> Tensor:
-        if isinstance(feature, Tensor) and feature.dim() == 3 and self.arch.startswith("vit"):
-            side = round((feature.shape[1] - 1) ** 0.5)
-            return feature[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-        if self.arch.startswith("swin") and isinstance(feature, Tensor) and feature.dim() == 4:
-            return feature.permute(0, 3, 1, 2)
-        return super().as_map(tap, feature)
+    def known_layout(self) -> Layout | None:
+        if self.arch.startswith("vit"):
+            return "NLC"
+        return "NHWC" if self.arch.startswith("swin") else "NCHW"
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:  # type: ignore[override]
+        """Those of its family beside feature maps."""
+        own = self.known_layout()
+        return ("NCHW",) if own is None or own == "NCHW" else ("NCHW", own)
+
+    def as_map(self, place: int, feature: Any) -> Tensor:
+        found = super().as_map(place, feature)
+        layout = self.described[place].layout if self.described else "NCHW"
+        if layout == "NHWC":
+            return found.permute(0, 3, 1, 2)
+        if layout == "NLC":  # the class token comes first, the others row by row
+            side = round((found.shape[1] - 1) ** 0.5)
+            return found[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        return found
 
     def published(self, weights: str) -> Callable[[], State]:
         return torchvision_weights(self.arch, weights, "model torchvision")

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, nearest
-from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import State
 from ray_kd.models.tapped import TappedModel, adapt_stem
+from ray_kd.models.taps import TapOptions, TappedOptions
 from ray_kd.models.torchvision_classifier import build
 from ray_kd.models.weights import begin_with, torchvision_weights
 from ray_kd.outputs import Outputs
@@ -20,7 +20,7 @@ SMALL = ("deeplabv3_resnet18", "deeplabv3_resnet34", "fcn_resnet18", "fcn_resnet
 """The same heads on backbones that torchvision itself does not combine them with."""
 
 
-class TorchvisionSegmentationOptions(ModelOptions):
+class TorchvisionSegmentationOptions(TappedOptions):
     """Options of torchvision's segmentation networks."""
 
     arch: str
@@ -29,7 +29,7 @@ class TorchvisionSegmentationOptions(ModelOptions):
     backbone_weights: str | None = None
     """What the backbone begins with: a name that torchvision publishes for it (IMAGENET1K_V1), or a file of
     that classifier's weights; None: as drawn."""
-    taps: tuple[str, ...] | None = None
+    taps: tuple[str | TapOptions, ...] | None = None
     """Paths of the modules that are its stages, shallow to deep; None: the backbone's four."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of torchvision's builder."""
@@ -60,7 +60,8 @@ class TorchvisionSegmentation(TappedModel):
         self.last_layers = tuple(f"classifier.{name}" for name in last)
         self.measure(channels, 64)
         if options.backbone_weights is not None:
-            begin_with(Backbone(self, channels), options.backbone_weights)
+            key = options.weights_key if options.weights is None else None
+            begin_with(Backbone(self, channels), options.backbone_weights, key=key)
 
     def answer(self, image: Tensor) -> Outputs:
         backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")

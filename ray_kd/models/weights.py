@@ -2,101 +2,124 @@
 
 from __future__ import annotations
 
-import io
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load as load_safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.files import is_published
 from ray_kd.models.base import StagedModel, State
+from ray_kd.models.entries import named_tensors
+from ray_kd.models.fit import compare, require
+from ray_kd.models.pickles import DamagedError
+from ray_kd.models.torch_files import read_torch
 
 LOG = logging.getLogger(__name__)
 
-CONTAINERS = ("state_dict", "model_state_dict", "model", "student", "net")
-"""Keys under which training scripts save a model's weights beside other things."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel, DDP and torch.compile put before every name."""
 
-
-def begin_with(model: StagedModel, weights: str, fresh_head: bool = False) -> None:
+def begin_with(model: StagedModel, weights: str, fresh_head: bool = False, key: str | None = None) -> None:
     """Load a model's weights from a file, or those that torchvision publishes; what is missing is said.
 
-    On the meta device it is only asked whether they are there.
+    On the meta device a file's names alone are held against the model's, whose classes and channels may be
+    others than the run's; of published weights it is only asked whether there are any.
 
     Args:
         model: as its options say.
         weights: a file or a published name.
         fresh_head: leave the last layer as it was drawn.
+        key: which of the weights in a file are meant.
 
     Raises:
         UserError: no such file or name, a damaged file, a download that fails, weights that do not fit.
     """
-    get = model.published(weights) if is_published(weights) else _file(weights)
-    if any(parameter.is_meta for parameter in model.parameters()):
+    asked = any(parameter.is_meta for parameter in model.parameters())
+    if is_published(weights):
+        get = model.published(weights)
+        if key is not None:
+            raise UserError(
+                f"weights_key: expected none beside the published weights {weights}, got '{key}'."
+            )
+        if not asked:
+            fit_weights(model, get(), weights, fresh_head=fresh_head)
         return
-    fit_weights(model, get(), weights, fresh_head=fresh_head)
-
-
-def _file(weights: str) -> Callable[[], State]:
     place = Path(weights)
     if not place.is_file():
         raise UserError(
             f"weights: no file '{weights}'; expected a file (.safetensors, .pt, .pth) or a name that "
             "torchvision publishes, in capitals (IMAGENET1K_V2)."
         )
-    return lambda: read_weights(place.read_bytes(), weights)
+    fit_weights(model, read_weights(place.read_bytes(), weights, model, key), weights, fresh_head, asked)
 
 
-def read_weights(data: bytes, place: str) -> State:
-    """Weights from the bytes of a .safetensors or .pt file; nothing in it is executed.
+def read_weights(data: bytes, place: str, model: nn.Module, key: str | None = None) -> State:
+    """Those weights in the bytes of a .safetensors or .pt file that are meant for a network.
+
+    Nothing in the file is executed.
+
+    Args:
+        data: the file's content.
+        place: the file, for messages.
+        model: the network.
+        key: the entry of the file that is meant; None: the one that fits.
 
     Raises:
-        UserError: the file is damaged or holds something else.
+        UserError: the file is damaged, holds no weights, or holds several that fit.
     """
     try:
-        if place.endswith(".safetensors"):
-            found: Any = load_safetensors(data)
-        else:
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        found = _content(data, place)
+    except DamagedError as error:
+        raise UserError(f"{place}: damaged, or no file of weights: {error}.") from error
+    entry = named_tensors(found, place, model, key)
+    told = [*([f"'{entry.key}' in it is read"] if entry.key else []), *entry.said]
+    if told:
+        _say(f"{place}: {', '.join(told)}")
+    return entry.state
+
+
+def _content(data: bytes, place: str) -> Any:
+    if not data:
+        raise DamagedError("it is empty")
+    if data.startswith(b"version https://git-lfs"):
+        raise DamagedError("it is a pointer of Git LFS and not the file; 'git lfs pull' fetches that")
+    if data.lstrip()[:1] == b"<":
+        raise DamagedError("it is a web page: the download gave another thing than the file")
+    if place.endswith(".safetensors") or data[8:9] == b"{":
+        return _safetensors(data)
+    return read_torch(data)
+
+
+def _safetensors(data: bytes) -> State:
+    size = int.from_bytes(data[:8], "little")
+    if len(data) < 8 + size:
+        raise DamagedError("it was cut short, or is no .safetensors: its header is not all there")
+    try:
+        json.loads(data[8 : 8 + size])
+    except ValueError as error:
+        raise DamagedError("its header is not the JSON that a .safetensors begins with") from error
+    try:
+        with torch.device("cpu"):
+            state: State = load_safetensors(data)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{place}: damaged, or no file of weights ({reason}).") from error
-    return named_tensors(found, place)
-
-
-def named_tensors(found: Any, place: str) -> State:
-    """The mapping of names to tensors in what a file holds, without the prefixes of wrappers.
-
-    Raises:
-        UserError: there is none.
-    """
-    inner = found
-    for _ in range(2):
-        if isinstance(inner, Mapping) and not all(isinstance(value, Tensor) for value in inner.values()):
-            inner = next((inner[key] for key in CONTAINERS if isinstance(inner.get(key), Mapping)), inner)
-    if not isinstance(inner, Mapping) or not inner or not all(isinstance(v, Tensor) for v in inner.values()):
-        what = type(found).__name__
-        if isinstance(found, Mapping):
-            what = f"a mapping of {', '.join(map(str, list(found)[:5])) or 'nothing'}"
-        raise UserError(
-            f"{place}: expected names with their tensors, a state_dict (or one below "
-            f"{', '.join(CONTAINERS)}), got {what}."
-        )
-    state = {str(name): value for name, value in inner.items()}
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            LOG.info("%s: '%s' before every name left out", place, prefix)
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
+        raise DamagedError("its header describes other values than it holds: it was cut short") from error
     return state
 
 
-def fit_weights(model: nn.Module, state: State, place: str, fresh_head: bool = False) -> None:
+@lru_cache(maxsize=256)
+def _say(text: str) -> None:
+    """Once in a process, though a network is built again and again."""
+    LOG.warning(text)
+
+
+def fit_weights(
+    model: nn.Module, state: State, place: str, fresh_head: bool = False, asked: bool = False
+) -> None:
     """Load weights into a model, all of them.
 
     Args:
@@ -104,45 +127,17 @@ def fit_weights(model: nn.Module, state: State, place: str, fresh_head: bool = F
         state: weights by name.
         place: where they come from, for messages.
         fresh_head: leave the last layers as they are.
+        asked: only ask whether the names are the model's; load nothing.
 
     Raises:
-        UserError: says which names are missing, unexpected, or of another shape.
+        UserError: says what was loaded, what is missing, unexpected, or of another shape, and why.
     """
-    own = model.state_dict()
-    last = tuple(f"{name}." for name in getattr(model, "last_layers", ()))
-    surplus = tuple(getattr(model, "surplus", ()))
-    # Files older than BatchNorm's counter of batches lack it; nothing here reads it.
-    counters = {name: own[name] for name in own.keys() - state.keys() if name.endswith("num_batches_tracked")}
-    given = {
-        **counters,
-        **{n: v for n, v in state.items() if n in own or not n.startswith(surplus or ("\0",))},
-    }
-    if fresh_head and last:
-        given = {name: value for name, value in given.items() if not name.startswith(last)}
-        given |= {name: value for name, value in own.items() if name.startswith(last)}
-    other = sorted(name for name in own.keys() & given.keys() if own[name].shape != given[name].shape)
-    groups = {
-        "missing": sorted(own.keys() - given.keys()),
-        "unexpected": sorted(given.keys() - own.keys()),
-        "of another shape": other,
-    }
-    problems = [f"{len(names)} {what} ({_some(names)})" for what, names in groups.items() if names]
-    if problems:
-        hint = ""
-        if last and any(name.startswith(last) for name in other):
-            name = next(name for name in other if name.startswith(last))
-            hint = (
-                f" They tell {given[name].shape[0]} classes apart and this network {own[name].shape[0]}: "
-                "'head: fresh' leaves the last layer as it was drawn."
-            )
-        raise UserError(
-            f"{place}: the weights do not fit {type(model).__name__}: {'; '.join(problems)}.{hint}"
-        )
-    model.load_state_dict(given)
-
-
-def _some(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    fit = compare(model, state, fresh_head, names_only=asked)
+    require(fit, model, place)
+    if asked:
+        return
+    model.load_state_dict(fit.given)
+    LOG.info("%s: %s", place, fit)
 
 
 def torchvision_weights(arch: str, weights: str, where: str) -> Callable[[], State]:

@@ -205,11 +205,25 @@ def logits_of(outputs: Outputs, label: str) -> Tensor:
     return outputs.logits
 
 
-def feature_of(outputs: Outputs, stage: int, label: str) -> Tensor:
-    """The feature map of a stage, or a UserError that says which path misses it."""
+def feature_of(outputs: Outputs, stage: int, label: str, channels: int | None = None) -> Tensor:
+    """The feature map of a stage, or a UserError that says which path misses it.
+
+    Args:
+        outputs: a network's.
+        stage: counted from 0.
+        label: the path's.
+        channels: how many the feature has, where that is to be looked at.
+    """
     if stage >= len(outputs.features):
         raise UserError(
             f"path '{label}' needs the feature map of stage {stage}, and the outputs hold "
             f"{len(outputs.features)} stages."
         )
-    return outputs.features[stage]
+    feature = outputs.features[stage]
+    if channels is not None and (feature.dim() != 4 or feature.shape[1] != channels):
+        last = feature.shape[-1] == channels
+        raise UserError(
+            f"path '{label}': stage {stage}: expected a feature map (N, C, H, W) of {channels} channels, got "
+            f"{tuple(feature.shape)}{', whose channels come last' if last else ''}."
+        )
+    return feature

@@ -68,10 +68,18 @@ class FeaturePath(Path):
     def keys(self) -> tuple[str, ...]:
         return self.stage_keys
 
+    def forward(
+        self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        for stage in self.stages:
+            feature_of(student, stage, self.label, self.student_channels[stage])
+        return super().forward(student, target, batch)
+
     @torch.no_grad()
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
+        channels = self.teacher_channels
         return {
-            key: self.stage_target(full(feature_of(teacher, stage, self.label).detach()))
+            key: self.stage_target(full(feature_of(teacher, stage, self.label, channels[stage]).detach()))
             for key, stage in zip(self.stage_keys, self.stages, strict=True)
         }
 

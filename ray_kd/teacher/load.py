@@ -25,12 +25,12 @@ def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels:
         return create_model(teacher.model, **size)
     model = draw_model(teacher.model, **size)
     if teacher.weights is not None:
-        begin_with(model, teacher.weights)
+        begin_with(model, teacher.weights, key=teacher.weights_key)
         return model
     file = "student" if teacher.training.labels == "permuted" else "best"
     place = f"runs/{spec.teacher_run(name).identity()}/{file}.safetensors"
     try:
-        state = read_weights(store.read(place), store.path(place))
+        state = read_weights(store.read(place), store.path(place), model)
     except FileNotFoundError:
         raise UserError(
             f"teacher '{name}' is not trained yet ({store.path(place)} is missing); "

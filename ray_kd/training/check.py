@@ -94,7 +94,8 @@ def check_task(spec: RunSpec) -> None:
 def _build(spec: RunSpec, known: Widths) -> None:
     student = _widths(spec.student, None, known)
     teachers = {
-        name: _widths(teacher.model, teacher.weights, known) for name, teacher in spec.teachers.items()
+        name: _widths(teacher.model, teacher.weights, known, teacher.weights_key)
+        for name, teacher in spec.teachers.items()
     }
     paths = [
         create_path(options, student_channels=student, teacher_channels=teachers[spec.teacher_of(options)])
@@ -115,13 +116,15 @@ def _build(spec: RunSpec, known: Widths) -> None:
         )
 
 
-def _widths(options: Options, weights: str | None, known: Widths) -> tuple[int, ...]:
+def _widths(
+    options: Options, weights: str | None, known: Widths, weights_key: str | None = None
+) -> tuple[int, ...]:
     """A network's channels; it is built, and its weights looked for, once."""
-    key = json.dumps([options.full(), weights], sort_keys=True, default=str)
+    key = json.dumps([options.full(), weights, weights_key], sort_keys=True, default=str)
     if key not in known:
         model = create_model(options, classes=10, channels=3)  # the data's own sizes change no stage
         if weights is not None and weights != INITIAL:
-            begin_with(model, weights)
+            begin_with(model, weights, key=weights_key)
         known[key] = tuple(model.stage_channels)
     return known[key]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -17,7 +17,9 @@ from ray_kd.data.base import Dataset
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
 from ray_kd.models.sync_norm import synchronise
+from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path, create_path
+from ray_kd.paths.feature import FeaturePath
 from ray_kd.streams import forked, key
 from ray_kd.tasks import Task
 from ray_kd.teacher import LiveTeacher, Teachers
@@ -62,9 +64,7 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     device = setting.device
     dataset = as_trained(spec, own.dataset or resident.dataset(spec.dataset, device))
     task, views = make_task(spec, dataset), make_views(spec, dataset)
-    student = own.student or create_model(
-        spec.student, classes=task.classes, channels=dataset.channels, seed=spec.seed
-    )
+    student = _student(spec, own, task, dataset)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     if stored and (own.teacher is not None or own.dataset is not None):
         raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
@@ -77,6 +77,8 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
         for name in spec.needed_teachers()
     }
     paths = build_paths(spec, student, teachers)
+    networks = {"student": student, **{name: teacher.model for name, teacher in teachers.items()}}
+    _look_at_features(networks, paths, dataset)
     modules = nn.ModuleList(paths)
     if setting.world > 1 and spec.training.sync_batchnorm:
         student, modules = synchronise(student, device), cast(nn.ModuleList, synchronise(modules, device))
@@ -139,6 +141,36 @@ def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeach
             path.bind(teacher)
         paths.append(path)
     return paths
+
+
+def _student(spec: RunSpec, own: Own, task: Task, dataset: Dataset) -> nn.Module:
+    # A network may have a length (or, compiled, refuse to have one): only None is none.
+    if own.student is not None:
+        return own.student
+    return create_model(spec.student, classes=task.classes, channels=dataset.channels, seed=spec.seed)
+
+
+def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], dataset: Dataset) -> None:
+    """Whether features of a user's own networks are laid out as paths read them; two sizes of images tell.
+
+    Where a network takes neither blank images nor another size, each batch's shapes are all that tells.
+
+    Raises:
+        UserError: names the feature and its layout.
+    """
+    if not any(isinstance(path, FeaturePath) and path.stages for path in paths):
+        return
+    for role, model in networks.items():
+        if isinstance(model, TappedModel) or type(model).__module__.startswith("ray_kd."):
+            continue  # looked at when it was built, or ours
+        channels, height, _ = dataset.train.gather(torch.tensor([0]))["image"].shape[1:]
+        try:
+            with torch.random.fork_rng(devices=[]):
+                TappedModel(model, (), f"the {role} ({type(model).__name__})").measure(channels, height)
+        except UserError:
+            raise
+        except Exception:  # a mistake of the network's own shows itself in the first step
+            continue
 
 
 def _stage_channels(model: nn.Module, role: str) -> tuple[int, ...]:

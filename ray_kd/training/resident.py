@@ -13,6 +13,7 @@ from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, Split, TensorSplit
+from ray_kd.models.compiled import own_state
 from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
 from ray_kd.tasks import Task
@@ -152,4 +153,4 @@ def _bytes(outputs: Outputs) -> int:
 
 def student_state(student: torch.nn.Module) -> dict[str, Tensor]:
     """A copy of the student's weights on the CPU: the student alone, under its own names."""
-    return {name: value.detach().cpu().clone().contiguous() for name, value in student.state_dict().items()}
+    return {name: value.detach().cpu().clone().contiguous() for name, value in own_state(student).items()}

@@ -22,6 +22,7 @@ from ray_kd.config.faults import environment_fault
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader
+from ray_kd.models.compiled import load_own_state
 from ray_kd.paths import Path
 from ray_kd.storage import Lock
 from ray_kd.training.before import check_before
@@ -293,9 +294,9 @@ class Training:
             "val": self.last.get("val"),
             "test": self._evaluate(parts, "test"),
         }
-        parts.student.load_state_dict(self.best_state)
+        load_own_state(parts.student, self.best_state)
         summary["best"] = {**self.best, "test": self._evaluate(parts, "test")}
-        parts.student.load_state_dict(last_state)
+        load_own_state(parts.student, last_state)
         if self.setting.leads:
             self.records.weights("student.safetensors", safetensors_bytes(last_state))
             self.records.weights("best.safetensors", safetensors_bytes(self.best_state))
@@ -332,7 +333,7 @@ class Training:
             "started": self.started,
             "monitor": self._parts.task.monitor if self._parts else None,
             "mode": self._parts.task.mode if self._parts else None,
-            "parameters": sum(p.numel() for p in student.parameters()) if student else None,
+            "parameters": sum(p.numel() for p in student.parameters()) if student is not None else None,
             "last": None,
             "best": None,
         }

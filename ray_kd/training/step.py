@@ -15,6 +15,7 @@ from ray_kd.aggregation import Aggregator, Update
 from ray_kd.aggregation.gradients import Gradients
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import Optimizer, RunSpec
+from ray_kd.models.compiled import load_own_state, own_state
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.tasks import Task
@@ -221,7 +222,7 @@ class Step:
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly from here."""
         return {
-            "student": self.student.state_dict(),
+            "student": own_state(self.student),
             "paths": self.module.paths.state_dict(),
             "aggregator": self.aggregator.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -232,7 +233,7 @@ class Step:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.student.load_state_dict(state["student"])
+        load_own_state(self.student, state["student"])
         self.module.paths.load_state_dict(state["paths"])
         self.aggregator.load_state_dict(state["aggregator"])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):

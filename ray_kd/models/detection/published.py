@@ -57,7 +57,7 @@ class Body(TappedModel):
         self.before = "features." if self.arch.startswith("mobilenet") else ""
         norms = [name for name in body.state_dict() if name.endswith("running_mean")]
         self.counters = {
-            name.replace("running_mean", "num_batches_tracked"): torch.zeros(()) for name in norms
+            name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in norms
         }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:

@@ -94,7 +94,8 @@ class TorchvisionDetector(StagedModel):
         levels = 3 if "mobilenet" in options.arch else 5
         self.stage_channels = (net.backbone.out_channels,) * levels
         if options.backbone_weights is not None:
-            begin_with(Body(self.backbone.body, options.arch), options.backbone_weights)
+            key = options.weights_key if options.weights is None else None
+            begin_with(Body(self.backbone.body, options.arch), options.backbone_weights, key=key)
 
     def published(self, weights: str) -> Callable[[], State]:
         if self.arch not in PUBLISHED:
