@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -287,6 +288,26 @@ class PathConformance:
         for key, values in path.state_dict().items():
             if key.rpartition(".")[0] not in norms:
                 assert torch.equal(values, kept[key]), key
+
+    @pytest.mark.parametrize("side", ["student", "teacher"])
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_what_is_not_finite_is_not_remembered(self, side: str, value: float) -> None:
+        """One spoilt sample: the loss is not finite, and what the path remembers stays as it was."""
+        if "stateful" not in self.cls.traits:
+            return
+        scene = self.scene()
+        path = self.settled(self.make(scene), scene)
+        kept = {name: values.clone() for name, values in path.named_buffers()}
+        target = path.target(scene.teacher)
+        spoilt = tensors(scene.student) if side == "student" else list(target.values())
+        with torch.no_grad():
+            for values in spoilt:
+                if values.is_floating_point():
+                    values[0] = value
+        assert not self.loss(path, scene, target).isfinite()
+        norms = {name for name, m in path.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        for name, values in path.named_buffers():
+            assert name.rpartition(".")[0] in norms or torch.equal(values, kept[name]), name
 
     def test_warm_up_scales_the_loss(self) -> None:
         scene = self.scene()
