@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -105,6 +106,17 @@ class PathConformance:
             assert loss.shape == ()
             assert loss.isfinite()
         assert self.make(scene, label="other").keys[0].partition("/")[0] == "other"
+
+    def test_a_path_that_reads_no_feature_maps_needs_none(self) -> None:
+        """Networks without taps: no stages on either side, outputs without features."""
+        scene = self.scene()
+        path = self.make(scene)
+        if "features" in self.cls.reads or getattr(path, "stages", ()):
+            return
+        bare = create_path(self.path, student_channels=(), teacher_channels=(), **self.options)
+        target = bare.target(replace(scene.teacher, features=()))
+        losses = bare(replace(scene.student, features=()), target, scene.batch)
+        torch.testing.assert_close(torch.stack(list(losses.values())).sum(), self.loss(path, scene))
 
     def test_never_negative_unless_signed(self) -> None:
         if "signed" in self.cls.traits:

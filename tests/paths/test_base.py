@@ -70,6 +70,14 @@ def test_widths_that_need_an_adapter() -> None:
         create_path("nst", student_channels=(4,), teacher_channels=(5,), adapter=None)
 
 
+@pytest.mark.parametrize("name", ["nst", "attention_transfer", "crd", "channel_wise", "review"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_feature_maps_of_a_network_without_taps(name: str, side: str) -> None:
+    options = {"on": "features"} if name == "channel_wise" else {}
+    with pytest.raises(UserError, match=f"feature maps, and the {side} has none.*stage_channels"):
+        create_path(name, **{**WIDTHS, f"{side}_channels": ()}, **options)
+
+
 def test_outputs_that_lack_something() -> None:
     with pytest.raises(UserError, match="logits"):
         create_path("logits", **WIDTHS).target(Outputs())
