@@ -111,7 +111,8 @@ class PathConformance:
         """Networks without taps: no stages on either side, outputs without features."""
         scene = self.scene()
         path = self.make(scene)
-        if "features" in self.cls.reads or getattr(path, "stages", ()):
+        stages: Any = getattr(path, "stages", ())
+        if "features" in self.cls.reads or stages:
             return
         bare = create_path(self.path, student_channels=(), teacher_channels=(), **self.options)
         target = bare.target(replace(scene.teacher, features=()))
