@@ -295,12 +295,9 @@ class PathConformance:
             self.loss(path, scene)
         path.recording = False
         self.loss(path, self.scene(1)).backward()
-        norms = {name for name, m in path.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         path.train()
         self.loss(path, self.scene(2))
-        for key, values in path.state_dict().items():
-            if key.rpartition(".")[0] not in norms:
-                assert torch.equal(values, kept[key]), key
+        assert_kept(path, kept)
 
     @pytest.mark.parametrize("side", ["student", "teacher"])
     @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -310,17 +307,14 @@ class PathConformance:
             return
         scene = self.scene()
         path = self.settled(self.make(scene), scene)
-        kept = {name: values.clone() for name, values in path.named_buffers()}
+        kept = {key: values.clone() for key, values in path.state_dict().items()}
         target = path.target(scene.teacher)
         spoilt = tensors(scene.student) if side == "student" else list(target.values())
         with torch.no_grad():
-            for values in spoilt:
-                if values.is_floating_point():
-                    values[0] = value
+            for values in filter(torch.is_floating_point, spoilt):
+                values[0] = value
         assert not self.loss(path, scene, target).isfinite()
-        norms = {name for name, m in path.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-        for name, values in path.named_buffers():
-            assert name.rpartition(".")[0] in norms or torch.equal(values, kept[name]), name
+        assert_kept(path, kept)
 
     def test_warm_up_scales_the_loss(self) -> None:
         scene = self.scene()
@@ -355,3 +349,10 @@ class PathConformance:
             lacking = {key: values for key, values in scene.batch.items() if key != needed}
             with pytest.raises(UserError, match=needed):
                 path(scene.student, target, lacking)
+
+
+def assert_kept(path: Path, kept: Mapping[str, Tensor]) -> None:
+    """A path's state is as it was, but for what BatchNorm counts."""
+    norms = {name for name, m in path.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    for key, values in path.state_dict().items():
+        assert key.rpartition(".")[0] in norms or torch.equal(values, kept[key]), key
