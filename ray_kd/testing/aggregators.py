@@ -14,6 +14,7 @@ from torch import Tensor
 from ray_kd.aggregation import Aggregator, create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import AGGREGATORS
+from ray_kd.testing.state import assert_same
 from ray_kd.testing.toy import ON_LOGITS, STAGED, Loop, Toy
 
 
@@ -307,15 +308,3 @@ class AggregatorConformance:
         there = Loop(self.make().cuda(), Toy(device="cuda"), self.names)
         for ours, theirs in zip(self.loop().steps(3), there.steps(3), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-2, abs=1e-4)
-
-
-def assert_same(state: Any, wanted: Any) -> None:
-    """Two states, nested as they may be, are equal bit for bit."""
-    if isinstance(wanted, Tensor):
-        torch.testing.assert_close(state, wanted, rtol=0, atol=0, equal_nan=True)
-    elif isinstance(wanted, dict):
-        assert state.keys() == wanted.keys()
-        for key, value in wanted.items():
-            assert_same(state[key], value)
-    else:
-        assert state == wanted

@@ -17,6 +17,7 @@ from ray_kd.config.registry import PATHS
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.corruption import Corruption
 from ray_kd.testing.scenes import SCENES, Scene, on_two_ranks, tensors
+from ray_kd.testing.state import assert_kept
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -302,17 +303,15 @@ class PathConformance:
     @pytest.mark.parametrize("side", ["student", "teacher"])
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_what_is_not_finite_is_not_remembered(self, side: str, value: float) -> None:
-        """One spoilt sample: the loss is not finite, and what the path remembers stays as it was."""
+        """One spoilt sample: the loss is not finite, and what a ``stateful`` path remembers stays."""
         if "stateful" not in self.cls.traits:
             return
         scene = self.scene()
         path = self.settled(self.make(scene), scene)
         kept = {key: values.clone() for key, values in path.state_dict().items()}
         target = path.target(scene.teacher)
-        spoilt = tensors(scene.student) if side == "student" else list(target.values())
-        with torch.no_grad():
-            for values in filter(torch.is_floating_point, spoilt):
-                values[0] = value
+        for values in tensors(scene.student) if side == "student" else target.values():
+            values.data[0] = value if values.is_floating_point() else 0
         assert not self.loss(path, scene, target).isfinite()
         assert_kept(path, kept)
 
@@ -349,10 +348,3 @@ class PathConformance:
             lacking = {key: values for key, values in scene.batch.items() if key != needed}
             with pytest.raises(UserError, match=needed):
                 path(scene.student, target, lacking)
-
-
-def assert_kept(path: Path, kept: Mapping[str, Tensor]) -> None:
-    """A path's state is as it was, but for what BatchNorm counts."""
-    norms = {name for name, m in path.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    for key, values in path.state_dict().items():
-        assert key.rpartition(".")[0] in norms or torch.equal(values, kept[key]), key
