@@ -69,6 +69,35 @@ def test_gradients_of_the_published_objectives() -> None:
     np.testing.assert_allclose(factors("famo"), wanted, rtol=1e-5)
 
 
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_stch_in_the_form_of_the_published_code(warmup: int) -> None:
+    """Logarithms of losses over the nadir, the mean of an epoch; their plain sum until it is known."""
+    aggregator = create_aggregator("stch", names=NAMES, form="code", mu=0.5, warmup_epochs=warmup)
+    history = [LOSSES * (1 + epoch) for epoch in range(4)]
+    for epoch in range(5):
+        given = dict(zip(NAMES, history[epoch - 1].tolist(), strict=True)) if epoch else None
+        aggregator.begin_epoch(given)
+        aggregator.begin_epoch(given)  # a run that resumed within the epoch
+        losses = torch.tensor(LOSSES * [0.3, 2.0, 1.1], requires_grad=True)
+        if epoch <= warmup:
+            wanted = losses.log().sum()
+        else:
+            ratios = (losses / torch.from_numpy(history[warmup])).log()
+            wanted = 3 * 0.5 * torch.logsumexp(ratios / 0.5, 0)
+        wanted.backward()
+        assert losses.grad is not None
+        got = aggregator(torch.tensor(1.0), named(losses.detach().numpy())).factors.numpy()
+        np.testing.assert_allclose(got, losses.grad.numpy(), rtol=1e-5)
+
+
+def test_stch_in_the_form_of_the_code_refuses_what_it_cannot_take() -> None:
+    with pytest.raises(UserError, match="ideal"):
+        create_aggregator("stch", names=NAMES, form="code", ideal=0.1)
+    aggregator = create_aggregator("stch", names=NAMES, form="code")
+    with pytest.raises(UserError, match="'b' is -1"):
+        aggregator(torch.tensor(1.0), named(np.array([0.1, -1.0, 2.0])))
+
+
 def test_dwa_follows_two_epochs_of_means() -> None:
     aggregator = create_aggregator("dwa", names=NAMES)
     history = [np.array([4.0, 1.0, 9.0]), np.array([2.0, 0.9, 9.0]), np.array([1.9, 0.3, 9.9])]
