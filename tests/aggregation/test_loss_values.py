@@ -1,4 +1,4 @@
-"""Methods that need loss values alone, against NumPy derivations and torchjd's scalarizations."""
+"""Methods that need loss values alone, against NumPy derivations."""
 
 from __future__ import annotations
 
@@ -113,22 +113,6 @@ def test_dwa_follows_two_epochs_of_means() -> None:
     np.testing.assert_allclose(seen[3], 3 * softmax(history[2] / history[1] / 2), rtol=1e-6)
 
 
-def test_dwa_equals_torchjd() -> None:
-    scalarization = pytest.importorskip("torchjd.scalarization")
-    aggregator, theirs = create_aggregator("dwa", names=NAMES), scalarization.DWA(2.0)
-    draw = np.random.default_rng(0)
-    means = None
-    for _ in range(5):
-        aggregator.begin_epoch(means)
-        losses = draw.uniform(0.5, 3, size=3)
-        values = torch.tensor(losses, requires_grad=True)
-        wanted = torch.autograd.grad(theirs(values), values)[0]
-        got = aggregator(torch.tensor(0.0), named(losses)).factors
-        torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-7)
-        theirs.step()
-        means = dict(zip(NAMES, losses.tolist(), strict=True))
-
-
 def test_random_draws_from_its_own_stream() -> None:
     aggregator = create_aggregator("random", names=NAMES, seed=3)
     steps = np.stack([aggregator(torch.tensor(0.0), named(LOSSES)).factors.numpy() for _ in range(3000)])
@@ -171,20 +155,6 @@ def test_cov_with_decaying_means() -> None:
         moved = keep * ratio_mean + (1 - keep) * ratio
         deviations = deviations + (ratio - ratio_mean) * (ratio - moved)
         ratio_mean, loss_mean = moved, keep * loss_mean + (1 - keep) * losses
-
-
-def test_famo_equals_torchjd_over_steps() -> None:
-    scalarization = pytest.importorskip("torchjd.scalarization")
-    aggregator, theirs = create_aggregator("famo", names=NAMES).double(), scalarization.FAMO(3).double()
-    draw = np.random.default_rng(1)
-    for _ in range(12):
-        before, after = draw.uniform(0.1, 3, size=(2, 3))
-        values = torch.tensor(before, requires_grad=True)
-        wanted = torch.autograd.grad(theirs(values), values)[0]
-        got = aggregator(torch.tensor(0.0), named(before)).factors
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-8)
-        theirs.update(torch.tensor(after))
-        aggregator.after_step(lambda after=after: named(after))
 
 
 @pytest.mark.parametrize("name", ["geometric", "famo"])

@@ -1,4 +1,4 @@
-"""Games over gradients against their published definitions: derived again in NumPy, or by torchjd."""
+"""Games over gradients against their published definitions: derived again in NumPy."""
 
 from __future__ import annotations
 
@@ -256,20 +256,3 @@ def test_ae_kd_is_the_published_one_class_svm(seed: int, cap: float) -> None:
     wanted /= wanted.sum()
     np.testing.assert_allclose(update.factors.numpy(), wanted * list(weights.values()), atol=1e-4)
     assert wanted.max() <= cap + 1e-6
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_games_equal_torchjd(seed: int) -> None:
-    """Where torchjd has the method without a further solver: the same direction."""
-    theirs = pytest.importorskip("torchjd.aggregation")
-    rows = gradients(seed)
-    matrix = torch.from_numpy(rows)
-    np.testing.assert_allclose(once("config", rows).direction, theirs.ConFIG()(matrix), rtol=1e-6)
-    mgda = theirs.MGDA(epsilon=1e-9, max_iters=20000)(matrix)
-    np.testing.assert_allclose(once("mgda", rows).direction, mgda, atol=2e-2 * np.abs(rows).max())
-    np.testing.assert_allclose(once("imtl_g", rows).direction, theirs.IMTLG()(matrix), rtol=1e-5, atol=1e-6)
-    fair = theirs.FairGrad(alpha=2.0)(matrix)
-    np.testing.assert_allclose(once("fairgrad", rows, normalise=False).direction, fair, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(
-        once("aligned", rows).direction, 4 * theirs.AlignedMTL()(matrix), rtol=1e-4, atol=1e-6
-    )
