@@ -71,7 +71,7 @@ setup: .venv/.ready
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
-	  --extra wandb --extra mtl --extra dev pyproject.toml -o requirements.lock
+	  --extra wandb --extra mtl --extra dev --extra peers pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf results .pytest_cache .mypy_cache .ruff_cache build dist

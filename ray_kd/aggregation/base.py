@@ -16,7 +16,8 @@ always are the effective factors on the raw losses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -55,6 +56,8 @@ class Aggregator(nn.Module):
     scale, once settled), direction (the update is no weighted sum of the losses' gradients)."""
     probes: ClassVar[bool] = False
     """Whether it looks at losses at moved parameters, through ``gradients.evaluate``."""
+    looks_again: ClassVar[bool] = False
+    """Whether it wants the losses of a step's batch again after the step, in ``look_again``."""
     tensor: ClassVar[str | None] = None
     """The named tensor that every path must be computed from, where the method needs one."""
     static_weights: ClassVar[Literal["loss", "preference", "refused"]] = "loss"
@@ -91,6 +94,9 @@ class Aggregator(nn.Module):
         self._uniform = bool((self.static == 1).all())
         self.generator = generator(seed, "aggregator")
         self.steps = 0
+        """Steps that the method has learnt from; counted where it ``keeps`` anything."""
+        self.learns = True
+        """Whether the losses of the last step were finite."""
         self.setup()
 
     def setup(self) -> None:
@@ -140,8 +146,22 @@ class Aggregator(nn.Module):
             )
         if not self.losses:
             return Update((), task_loss.detach().new_empty(0), total=task_loss)
-        self.steps += 1
+        if self.keeps:
+            self.learns = finite([task_loss, *losses.values()])
+            if not self.learns:
+                raw = self.grouped(losses)
+                return self.weighted_sum(task_loss, raw, torch.full_like(raw.detach(), torch.nan))
+            self.steps += 1
         return self.decide(task_loss, losses, gradients)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a step changes anything that a later step reads.
+
+        A step whose losses are not finite changes nothing then: its update is NaN, ``decide`` does not see
+        it, nor does ``look_again``. To tell, such a method waits for the device.
+        """
+        return self.tier == 2 or bool({"stateful", "stochastic"} & self.traits)
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
         """The update from the losses as they came; what tier 2 overrides."""
@@ -205,11 +225,27 @@ class Aggregator(nn.Module):
     def begin_epoch(self, means: Mapping[str, float] | None) -> None:
         """Called before each epoch with the mean raw loss of each of ``names`` in the last one.
 
-        A run that resumes within an epoch may call it again with the same means.
+        A run that resumes within an epoch may call it again with the same means. A method that uses them
+        implements ``compare_epochs``; means that are not finite never get there.
         """
+        if means is not None and all(map(math.isfinite, means.values())):
+            self.compare_epochs(means)
+
+    def compare_epochs(self, means: Mapping[str, float]) -> None:
+        """Take in the mean raw loss of each of ``names`` in the last epoch."""
 
     def after_step(self, evaluate: Callable[[], Mapping[str, Tensor]]) -> None:
-        """Called after the optimizer's step; ``evaluate()`` gives the losses on the same batch anew."""
+        """Called after the optimizer's step; ``evaluate()`` gives the losses on the same batch anew.
+
+        A method that uses them sets ``looks_again`` and implements ``look_again``.
+        """
+        if self.looks_again and self.losses and self.learns:
+            losses = evaluate()
+            if finite(losses.values()):
+                self.look_again(self.grouped(losses).detach())
+
+    def look_again(self, after: Tensor) -> None:
+        """Take in the raw losses of ``names`` (n,) on the step's batch as they are after the step."""
 
     def figures(self) -> dict[str, Sequence[float]]:
         """What the method has to say of each of ``names`` at the end of an epoch: {figure: (n,)}.
@@ -228,3 +264,8 @@ class Aggregator(nn.Module):
     def set_extra_state(self, state: Any) -> None:
         self.generator.set_state(state["generator"].cpu())
         self.steps = int(state["steps"])
+
+
+def finite(losses: Iterable[Tensor]) -> bool:
+    """Whether all of some scalars are finite (waits for the device)."""
+    return bool(torch.stack([loss.detach() for loss in losses]).isfinite().all())

@@ -41,9 +41,7 @@ class Dwa(Aggregator):
         self.register_buffer("means", torch.full((2, len(self.names)), torch.nan, dtype=torch.float64))
         self.register_buffer("current", torch.ones(len(self.names)))
 
-    def begin_epoch(self, means: Mapping[str, float] | None) -> None:
-        if means is None:
-            return
+    def compare_epochs(self, means: Mapping[str, float]) -> None:
         newest = self.means.new_tensor([means[name] for name in self.names])
         if torch.equal(newest, self.means[1]):
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Annotated, ClassVar
 
 import torch
@@ -43,6 +42,7 @@ class Famo(Aggregator):
     cost: ClassVar[str] = "1, and a forward"
     static_weights: ClassVar = "preference"
     traits = frozenset({"stateful"})
+    looks_again: ClassVar[bool] = True
     logits: Tensor
     moments: Tensor
     before: Tensor
@@ -64,10 +64,8 @@ class Famo(Aggregator):
         return gap + TINY
 
     @torch.no_grad()
-    def after_step(self, evaluate: Callable[[], Mapping[str, Tensor]]) -> None:
-        if not self.losses:
-            return
-        change = self.before - torch.log(self._gap(self.grouped(evaluate())))
+    def look_again(self, after: Tensor) -> None:
+        change = self.before - torch.log(self._gap(after))
         z = self.logits.softmax(0)
         gradient = z * (change - (z * change).sum()) + self.options.weight_decay * self.logits
         first, second = self.moments.unbind()

@@ -24,17 +24,18 @@ class MokdOptions(GradientOptions):
     """The two weights stay within [clip, 1 - clip], so that neither side is ever silenced."""
 
 
-@AGGREGATORS.register("mokd", source="Hayder et al. (MoKD / DTO-KD), ICLR 2026, arXiv 2505.08170")
+@AGGREGATORS.register("mokd", source="Hayder et al. (DTO-KD), ICLR 2026, OpenReview QMItTyQW92")
 class Mokd(GradientAggregator):
-    r"""MoKD: shortest combination of the gradients of :math:`\ln L_{task}`, :math:`\ln \sum_i w_i L_i`.
+    r"""DTO-KD (MoKD): shortest combination of the gradients of :math:`\ln L_{task}` and
+    :math:`\ln \sum_i w_i L_i`.
 
     :math:`\gamma = (u_d - u_t)^T u_d / \|u_t - u_d\|^2`, clipped, u the gradients of the logarithms; the
     update is :math:`\gamma u_t + k (1 - \gamma) u_d`. Two objectives only: between the paths it is ``fixed``.
     Two backwards whatever the number of paths; norms and cosines of single paths are not measured.
 
-    Source: Hayder, Cheraghian, Petersson, Harandi, 2025, arXiv 2505.08170; as DTO-KD with Hartley, ICLR
-    2026. No code was published; the clip's value is ours, and its learned projection of features is a
-    matter of paths.
+    Source: Hayder, Cheraghian, Petersson, Harandi, Hartley (DTO-KD), ICLR 2026, OpenReview QMItTyQW92. The
+    name is that of its preprint, MoKD, which its authors withdrew. No code was published; the clip's value
+    is ours, and its learned projection of features is a matter of paths.
     """
 
     Options = MokdOptions

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-import numpy as np
 from pydantic import Field
 
 from ray_kd.aggregation.game import Array, Game, GameOptions, GradientAggregator
-from ray_kd.aggregation.solvers import bargain
+from ray_kd.aggregation.solvers import bargain, length
 from ray_kd.config.registry import AGGREGATORS
 
 
@@ -19,25 +18,25 @@ class NashOptions(GameOptions):
     """Largest norm of the combined gradient at k = 1; 0: no limit."""
 
 
-@AGGREGATORS.register("nash", source="Navon et al. (Nash-MTL), ICML 2022, arXiv 2202.01017")
+@AGGREGATORS.register("nash", version=2, source="Navon et al. (Nash-MTL), ICML 2022, arXiv 2202.01017")
 class Nash(GradientAggregator):
     r"""Nash-MTL: the bargaining solution, :math:`G a = 1/a` with a > 0: proportionally fair progress.
 
-    As in the published code, G is divided by its Frobenius norm first, so the norm of the combination is
-    :math:`\sqrt{m \|G\|_F}` up to the limit: weights may be far from 1, which changes the
-    effective learning rate. The solution undoes the scale of every loss.
+    The norm of the combination of m losses is :math:`\sqrt m`, whatever the size of the gradients, so with
+    the limit of 1 it is 1 in every step: weights may be far from 1, and the learning rate alone says how
+    far a step goes. The solution undoes the scale of every loss.
 
-    Source: Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya, ICML 2022, arXiv 2202.01017.
-    Deviation: the equation is solved by Newton's method on its convex potential, where the published code
-    (and torchjd, with cvxpy and ECOS) approximates it by a sequence of convex programs.
+    Source: Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya, ICML 2022, arXiv 2202.01017. Its
+    code divides G by its Frobenius norm and undoes that in the constraint ``log(a norm)``, so it solves the
+    same equation. Deviations: Newton's method on the convex potential, where that code (and torchjd, with
+    cvxpy and ECOS) approximates the solution by a sequence of convex programs; the limit scales the weights,
+    so the gradients of adapters too, where that code clips the shared gradient alone.
     """
 
     Options = NashOptions
     static_weights: ClassVar = "preference"
 
     def weigh(self, game: Game) -> Array:
-        scale = float(np.linalg.norm(game.gramian))
-        weights = bargain(game.gramian / scale, power=1.0)
-        norm = np.sqrt(max(float(weights @ game.gramian @ weights), 0.0))
-        limit = self.options.max_norm
+        weights = bargain(game.gramian, power=1.0)
+        norm, limit = length(weights, game.gramian), self.options.max_norm
         return weights * (limit / norm) if 0 < limit < norm else weights

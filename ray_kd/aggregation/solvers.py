@@ -20,6 +20,11 @@ def root(gramian: Array) -> Array:
     return cast(Array, np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T)
 
 
+def length(weights: Array, gramian: Array) -> float:
+    """The norm of the combination of rows with these weights (m,), from their Gramian (m, m)."""
+    return float(np.sqrt(max(float(weights @ gramian @ weights), 0.0)))
+
+
 def min_norm(gramian: Array, cap: float = 1.0) -> Array:
     r"""Weights of the shortest convex combination: min :math:`w^T G w`, sum(w) = 1, 0 <= w <= cap.
 

@@ -92,7 +92,9 @@ class Utility(GradientAggregator):
     has no placebo and no test; OL-AUX (Lin et al., NeurIPS 2019) and Auto-Lambda (Liu et al., TMLR
     2022), which step weights along products with a held-out gradient; learning to reweight (Ren et
     al., ICML 2018), L2T-ww (1905.05901), DistPro (2204.05547), which learn weights through a
-    look-ahead; TracIn (Pruthi et al., NeurIPS 2020) for the product as a measure of influence.
+    look-ahead; TracIn (Pruthi et al., NeurIPS 2020) for the product as a measure of influence. The near
+    relative across batches: Xue et al., ICLR 2026 (OpenReview Z0sFCSLw6s), whose auxiliary batch's task
+    gradient is the reference of a quadratic program in every step.
     """
 
     Options = UtilityOptions

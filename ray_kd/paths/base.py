@@ -24,6 +24,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import PathOptions
 from ray_kd.outputs import Outputs, main_class
 from ray_kd.paths import corruption
+from ray_kd.paths.gather import all_rows
 
 Trait = Literal["relational", "stateful", "stochastic", "signed"]
 _NOTHING: AbstractContextManager[Any] = nullcontext()
@@ -59,7 +60,8 @@ class Path(nn.Module):
     """Whether ``bind(teacher)`` has to be called before the first loss, stored targets or not."""
     traits: ClassVar[frozenset[Trait]] = frozenset()
     """relational: the loss couples samples, so ranks gather. stateful: a forward in training changes
-    buffers that later losses read. stochastic: the loss draws numbers. signed: it may be negative."""
+    buffers that later losses read (``remembers`` says when). stochastic: the loss draws numbers. signed: it
+    may be negative."""
     zero_at_teacher: ClassVar[bool] = True
     """Whether the loss is 0 where the student's outputs are the teacher's (and adapters are off)."""
     degree: ClassVar[float | None] = None
@@ -152,6 +154,18 @@ class Path(nn.Module):
                 f"path '{self.label}': stages: expected none, since it compares {compared}, got "
                 f"{self.options.stages}."
             )
+
+    def remembers(self, *values: Tensor) -> bool:
+        """Whether this forward of a ``stateful`` path may change its state: in training, with gradients and
+        ``recording``, and where what it would remember is finite on every rank (waits for the device).
+
+        Args:
+            values: what the loss and the memory are made from; every rank has to come here.
+        """
+        if not (self.training and self.recording and torch.is_grad_enabled()):
+            return False
+        sound = torch.stack([value.detach().isfinite().all() for value in values]).all()
+        return bool(all_rows(sound.view(1).float()).all())
 
     def begin_epoch(self, epoch: int) -> None:
         """Called by the training loop before each epoch (0-based), after a resume too.

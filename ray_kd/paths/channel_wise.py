@@ -49,11 +49,11 @@ class ChannelWise(FeaturePath):
     Options = ChannelWiseOptions
 
     def setup(self) -> None:
-        super().setup()
         if self.options.on == "logits":
             self.refuse_stages("logits (on: features compares stages)")
             self.stages, self.stage_keys = (), ()
             return
+        super().setup()
         self.published_weight = 50.0  # type: ignore[misc]
         self.make_adapters(
             lambda into, out: Pointwise(into, out, kernel_size=1, bias=False), where_equal=False

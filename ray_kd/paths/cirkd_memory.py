@@ -81,7 +81,6 @@ class CirkdMemory(FeaturePath):
     ) -> dict[str, Tensor]:
         mask, sample = self.in_batch(batch, "mask"), self.in_batch(batch, "sample")
         count = logits_of(student, self.label).shape[1]
-        remember = self.training and self.recording and torch.is_grad_enabled()
         losses = {}
         for key, stage in zip(self.stage_keys, self.stages, strict=True):
             feature = self.adapt(feature_of(student, stage, self.label), stage)
@@ -89,7 +88,7 @@ class CirkdMemory(FeaturePath):
                 feature = full(feature)
                 theirs = target[key].to(feature.dtype)
                 classes = class_map(mask, theirs.shape[-2:])
-                if remember:
+                if self.remembers(feature, theirs):
                     self._remember(theirs, classes, sample, stage, count)
                 ours = F.normalize(match_size(feature, theirs.shape[-2:]), dim=1)
                 rows = pixel_rows(ours, classes), pixel_rows(theirs, classes)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -85,12 +84,12 @@ class Crd(FeaturePath):
         self, student: Outputs, target: Mapping[str, Tensor], batch: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         sample, label = self.in_batch(batch, "sample"), self.in_batch(batch, "label")
-        remember = self.training and self.recording and torch.is_grad_enabled()
         losses = {}
         for key, stage in zip(self.stage_keys, self.stages, strict=True):
             feature = feature_of(student, stage, self.label)
             with exact(feature):
                 ours = pooled(full(feature))
                 theirs = target[key].to(ours.dtype)
+                remember = self.remembers(ours, theirs)
                 losses[key] = self.contrasts[str(stage)](ours, theirs, sample, label, remember)
         return losses

@@ -28,6 +28,13 @@ class FeaturePath(Path):
     def setup(self) -> None:
         super().setup()
         options = self.options
+        for side, channels in (("student", self.student_channels), ("teacher", self.teacher_channels)):
+            if not channels:
+                raise UserError(
+                    f"path '{self.label}' compares feature maps, and the {side} has none: a network that "
+                    "such paths attach to returns them in ray_kd.Outputs and says by 'stage_channels' how "
+                    "many channels each has. Paths between logits (soft_target, logits, ...) need none."
+                )
         count = min(len(self.student_channels), len(self.teacher_channels))
         wanted = options.stages if options.stages is not None else self.default_stages
         if wanted is None:

@@ -21,9 +21,11 @@ from ray_kd.paths.detectors import (
     head_of,
     objects,
     tempered_divergence,
-    weighted_mean,
 )
+from ray_kd.paths.gather import normaliser
 
+IMAGES = 2
+"""Images over whose positives the source sums: a GPU's share of a batch."""
 HINT = "a distribution for each edge of a box"
 
 
@@ -33,27 +35,30 @@ class LocalisationOptions(PathOptions):
     temperature: Annotated[float, Field(gt=0)] = 10.0
     """T: distributions are softmax(bins / T)."""
     valuable: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the valuable localisation region beside the positives; 1 counts it as much."""
+    """Weight of the valuable localisation region beside the positives; 1 counts it as much, its source's
+    code has 0.25."""
     valuable_from: Annotated[float, Field(gt=-1, lt=1)] = 0.125
     """Least DIoU of a position's prior box with an object for it to be of that region."""
 
 
-@PATHS.register("localisation", source="Zheng et al., CVPR 2022 (LD), arXiv 2102.12252")
+@PATHS.register("localisation", version=2, source="Zheng et al., CVPR 2022 (LD), arXiv 2102.12252")
 class Localisation(AnswerPath):
     r"""Localisation distillation (LD): :math:`\frac{T^2}{R} KL(softmax(b_t/T) \| softmax(b_s/T))` of the R
-    bins of each edge, mean over the four edges, then over positives.
+    bins of each edge, mean over the four edges, summed over positives, times 2 over the number of images.
 
     Division by R (the mean over bins) is the published reduction; with 17 bins the sum would be 17 times
     as large. Positives are weighted by the student's largest class probability, without gradient, as in
-    GFL's own box losses, and divided by the sum of those weights over all ranks (at least 1). With
-    ``valuable`` the same loss is added on the valuable localisation region: positions that are no
-    positives and whose prior box has a DIoU of ``valuable_from`` or more with an object, weighted by
-    it. No positives give a connected zero. Target: the teacher's bins, logits (N, L, 4, R).
+    GFL's own box losses. With ``valuable`` the same loss is added on the valuable localisation region:
+    positions that are no positives and whose prior box has a DIoU of ``valuable_from`` or more with an
+    object, weighted by it. No positives give a connected zero. Target: the teacher's bins, logits
+    (N, L, 4, R).
 
-    Source: Zheng, Ye, Wang, Ren, Zuo, Cheng, CVPR 2022, and its code: T 10, static weight 0.25,
-    the region likewise. Deviations: that code sums the weighted losses over positives and divides by
-    nothing, so its size grows with the objects of a batch; here it is a mean. The region's upper
-    bound, the threshold of ATSS, is replaced by "no positive", its lower one, a quarter of that, by 0.125.
+    Source: Zheng, Ye, Wang, Ren, Zuo, Cheng, CVPR 2022, and its code: T 10, static weight 0.25; its weight
+    of the region is 0.25 as well. That code sums the weighted losses over the positives of the images on one
+    GPU, two in its configurations, and divides by nothing. Deviations: the sum is that over two images
+    whatever the batch and the number of ranks, so that the static weight means the published strength. The
+    region's upper bound, the threshold of ATSS, is replaced by "no positive", its lower one, a quarter
+    of that, by 0.125.
     """
 
     published_weight: ClassVar[float] = 0.25
@@ -75,19 +80,20 @@ class Localisation(AnswerPath):
             teacher = self.like(target[self.label], bins)
             positive = head.positives(student, batch)
             sure = full(logits_of(student, self.label).detach()).sigmoid().amax(dim=-1)
-            loss = self.mean(bins, teacher, sure * positive)
+            loss = self.summed(bins, teacher, sure * positive)
             if self.options.valuable > 0:
                 near = region(head.priors.to(boxes.dtype), boxes, there, self.options.valuable_from)
                 near = near.to(bins.dtype).masked_fill(positive, 0)
-                loss = loss + self.options.valuable * self.mean(bins, teacher, near)
+                loss = loss + self.options.valuable * self.summed(bins, teacher, near)
         return {self.label: loss}
 
-    def mean(self, bins: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-        """The loss over the positions of positive weight (N, L)."""
+    def summed(self, bins: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+        """The loss over the positions of positive weight (N, L), summed over those of two images."""
         chosen = weight > 0
-        found, wanted = bins[chosen], teacher[chosen]
-        divergence = tempered_divergence(found, wanted, self.options.temperature) / bins.shape[-1]
-        return weighted_mean(divergence.mean(dim=-1), weight[chosen].to(bins.dtype))
+        divergence = tempered_divergence(bins[chosen], teacher[chosen], self.options.temperature)
+        edges = divergence.mean(dim=-1) / bins.shape[-1]
+        images = normaliser(torch.tensor(float(len(bins)), device=bins.device))
+        return (edges * weight[chosen].to(bins.dtype)).sum() * (IMAGES / images)
 
 
 @torch.no_grad()

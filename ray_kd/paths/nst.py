@@ -30,8 +30,11 @@ class Nst(AdaptedPath):
     which loses no digits where student and teacher are close.
 
     Source: Huang, Wang, arXiv 1707.01219, in the form of the published Adaptive Distillation code
-    (static weight 10), which is the polynomial-kernel Gramian without the MMD. Deviation: a student
-    map of another size is pooled to the teacher's.
+    (static weight 10), which is the polynomial-kernel Gramian without the MMD. Deviation: where
+    the two maps differ in size it is always the student's that is brought to the teacher's, averaged where
+    it is larger, its cells repeated where it is smaller, since the target must not depend on the student
+    (stored as half a Gramian it has no size, and nothing is resized). Other code averages the larger of the
+    two: another value where the student's map is smaller.
     """
 
     target_options: ClassVar[tuple[str, ...] | None] = ()

@@ -29,12 +29,14 @@ class NstMmd(FeaturePath):
     any widths. Where HW is large the three sums over channels are used instead. The target is the
     smaller of the normalised features (C HW numbers) and half of the HW x HW matrix.
 
-    Source: Huang, Wang, arXiv 1707.01219, in the form of the RepDistiller code (polynomial kernel of
-    target_options: ClassVar[tuple[str, ...] | None] = ()
-    degree 2 without constant, static weight 50, all stages). Deviation: a student map of another size
-    is pooled to the teacher's (of the same aspect ratio); there the larger of the two is pooled.
+    Source: Huang, Wang, arXiv 1707.01219, in the form of the RepDistiller code (polynomial kernel of degree
+    2 without constant, static weight 50, all stages). Deviation: where the two maps differ in size it is
+    always the student's that is brought to the teacher's (of the same aspect ratio), averaged where it is
+    larger, its cells repeated where it is smaller, since the target must not depend on the student; that
+    code averages the larger of the two: another value where the student's map is smaller.
     """
 
+    target_options: ClassVar[tuple[str, ...] | None] = ()
     published_weight: ClassVar[float] = 50.0
     degree: ClassVar[float | None] = 0
     Options = NstMmdOptions

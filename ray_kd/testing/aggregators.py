@@ -14,6 +14,7 @@ from torch import Tensor
 from ray_kd.aggregation import Aggregator, create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import AGGREGATORS
+from ray_kd.testing.state import assert_same
 from ray_kd.testing.toy import ON_LOGITS, STAGED, Loop, Toy
 
 
@@ -182,6 +183,30 @@ class AggregatorConformance:
 
         loop.step(change)
         assert any(p.isnan().any() for p in loop.toy.student.parameters())
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    @pytest.mark.parametrize("where", ["task", "path", "after"])
+    def test_a_step_that_is_not_finite_changes_no_state(self, where: str, value: float) -> None:
+        """Skip the optimizer after such a step, and training goes on as if it had not been."""
+        loop, other = self.loop(), self.loop()
+        for one in (loop, other):
+            one.steps(4)
+        before = copy.deepcopy(loop.aggregator.state_dict())
+        toy = loop.toy
+        task, losses = toy(self.names)
+        worst = {**losses, self.names[-1]: losses[self.names[-1]] * value}
+        spoilt = (task * value if where == "task" else task, losses if where != "path" else worst)
+        gradients = toy.gradients()
+        gradients.evaluate = lambda same, placebo: (spoilt[1], spoilt[1])
+        if where != "after":
+            update = loop.aggregator(*spoilt, gradients)
+            update.backward()
+            found = [p.grad for p in toy.student.parameters() if p.grad is not None]
+            assert any(not gradient.isfinite().all() for gradient in found), "the step looks sound"
+        loop.aggregator.after_step(lambda: {name: loss.detach() for name, loss in worst.items()})
+        loop.aggregator.begin_epoch(dict.fromkeys(loop.aggregator.names, value))
+        assert_same(loop.aggregator.state_dict(), before)
+        assert loop.steps(4) == other.steps(4)
 
     def test_nothing_is_learnt_from_an_empty_batch(self) -> None:
         """Means over no samples are NaN: the student's gradient is NaN or 0, and the total is NaN."""

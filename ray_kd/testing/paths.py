@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +17,7 @@ from ray_kd.config.registry import PATHS
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.corruption import Corruption
 from ray_kd.testing.scenes import SCENES, Scene, on_two_ranks, tensors
+from ray_kd.testing.state import assert_kept
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -104,6 +107,18 @@ class PathConformance:
             assert loss.shape == ()
             assert loss.isfinite()
         assert self.make(scene, label="other").keys[0].partition("/")[0] == "other"
+
+    def test_a_path_that_reads_no_feature_maps_needs_none(self) -> None:
+        """Networks without taps: no stages on either side, outputs without features."""
+        scene = self.scene()
+        path = self.make(scene)
+        stages: Any = getattr(path, "stages", ())
+        if "features" in self.cls.reads or stages:
+            return
+        bare = create_path(self.path, student_channels=(), teacher_channels=(), **self.options)
+        target = bare.target(replace(scene.teacher, features=()))
+        losses = bare(replace(scene.student, features=()), target, scene.batch)
+        torch.testing.assert_close(torch.stack(list(losses.values())).sum(), self.loss(path, scene))
 
     def test_never_negative_unless_signed(self) -> None:
         if "signed" in self.cls.traits:
@@ -281,12 +296,24 @@ class PathConformance:
             self.loss(path, scene)
         path.recording = False
         self.loss(path, self.scene(1)).backward()
-        norms = {name for name, m in path.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         path.train()
         self.loss(path, self.scene(2))
-        for key, values in path.state_dict().items():
-            if key.rpartition(".")[0] not in norms:
-                assert torch.equal(values, kept[key]), key
+        assert_kept(path, kept)
+
+    @pytest.mark.parametrize("side", ["student", "teacher"])
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_what_is_not_finite_is_not_remembered(self, side: str, value: float) -> None:
+        """One spoilt sample: the loss is not finite, and what a ``stateful`` path remembers stays."""
+        if "stateful" not in self.cls.traits:
+            return
+        scene = self.scene()
+        path = self.settled(self.make(scene), scene)
+        kept = {key: values.clone() for key, values in path.state_dict().items()}
+        target = path.target(scene.teacher)
+        for values in tensors(scene.student) if side == "student" else target.values():
+            values.data[0] = value if values.is_floating_point() else 0
+        assert not self.loss(path, scene, target).isfinite()
+        assert_kept(path, kept)
 
     def test_warm_up_scales_the_loss(self) -> None:
         scene = self.scene()

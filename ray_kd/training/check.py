@@ -17,7 +17,7 @@ from ray_kd.models import create_model
 from ray_kd.models.weights import begin_with
 from ray_kd.paths import create_path
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.parts import static_weight
+from ray_kd.training.parts import stage_channels, static_weight
 
 Widths = dict[str, tuple[int, ...]]
 """Channels of each stage, by what identifies a network."""
@@ -125,7 +125,7 @@ def _widths(
         model = create_model(options, classes=10, channels=3)  # the data's own sizes change no stage
         if weights is not None and weights != INITIAL:
             begin_with(model, weights, key=weights_key)
-        known[key] = tuple(model.stage_channels)
+        known[key] = stage_channels(model)
     return known[key]
 
 

@@ -133,8 +133,8 @@ def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeach
         teacher = teachers[spec.teacher_of(options)].model
         path = create_path(
             options,
-            student_channels=_stage_channels(student, "student"),
-            teacher_channels=_stage_channels(teacher, "teacher"),
+            student_channels=stage_channels(student),
+            teacher_channels=stage_channels(teacher),
             seed=spec.seed,
         )
         with forked(spec.seed, "path", path.label):
@@ -173,14 +173,9 @@ def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], data
             continue
 
 
-def _stage_channels(model: nn.Module, role: str) -> tuple[int, ...]:
-    channels = getattr(model, "stage_channels", None)
-    if channels is None:
-        raise UserError(
-            f"the {role} ({type(model).__name__}) has no 'stage_channels': a model that paths attach to "
-            "returns ray_kd.Outputs and says how many channels each of its feature maps has."
-        )
-    return tuple(channels)
+def stage_channels(model: nn.Module) -> tuple[int, ...]:
+    """Channels of each of a network's feature maps; none where it shows none, which some paths refuse."""
+    return tuple(getattr(model, "stage_channels", ()))
 
 
 def static_weight(path: Any) -> float:

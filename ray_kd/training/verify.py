@@ -18,6 +18,7 @@ from ray_kd.storage import Store
 from ray_kd.teacher.encoding import Encoding
 from ray_kd.teacher.layout import Group, Shard, TargetStore, ids_digest
 from ray_kd.teacher.shards import read_shard
+from ray_kd.training.parts import stage_channels
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
 from ray_kd.training.targets import Column, Source, about, column_values, make_task, make_views, viewed
@@ -112,7 +113,7 @@ def _same(found: TargetStore, now: dict[str, Any]) -> None:
 def _path(made_by: dict[str, Any], teacher: torch.nn.Module) -> Path | None:
     if made_by["path"] is None:
         return None
-    channels: tuple[int, ...] = tuple(teacher.stage_channels)  # type: ignore[arg-type]
+    channels = stage_channels(teacher)
     options = parse_component(PATHS, made_by["path"])
     if "adapter" in type(options).model_fields:
         options = options.model_copy(update={"adapter": "conv_bn"})  # targets know no adapter

@@ -18,3 +18,10 @@ for _name in AGGREGATORS.names():
     if issubclass(AGGREGATORS.get(_name), TorchjdAggregator) and not HAS_TORCHJD:
         _class = pytest.mark.skip(reason="needs the extra 'mtl' (torchjd)")(_class)
     globals()[_title] = _class
+
+
+class TestStchAsTheCode(AggregatorConformance):
+    """The other form of ``stch``, whose nadir is known from the second epoch on."""
+
+    aggregator = "stch"
+    options = {"form": "code", "warmup_epochs": 0}

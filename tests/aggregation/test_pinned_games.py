@@ -1,4 +1,4 @@
-"""Games over gradients against their published definitions: derived again in NumPy, or by torchjd."""
+"""Games over gradients against their published definitions: derived again in NumPy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize
+from scipy.optimize import least_squares, minimize
 from sklearn.svm import OneClassSVM
 
 from ray_kd.aggregation import Gradients
@@ -96,10 +96,30 @@ def test_nash(seed: int) -> None:
     g = rows @ rows.T
     a = once("nash", rows, max_norm=0).alphas
     assert (a > 0).all()
-    np.testing.assert_allclose(g @ a / np.linalg.norm(g), 1 / a, rtol=1e-4)
+    np.testing.assert_allclose(g @ a, 1 / a, rtol=1e-4)
+    assert np.linalg.norm(a @ rows) == pytest.approx(2, rel=1e-4), "the root of the number of losses"
     limited = once("nash", rows, max_norm=0.1)
     assert np.linalg.norm(limited.direction) == pytest.approx(0.1, rel=1e-6)
     np.testing.assert_allclose(limited.alphas / limited.alphas.sum(), a / a.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("name", ["nash", "fairgrad"])
+def test_the_size_of_all_gradients_changes_nothing(name: str, size: float, seed: int) -> None:
+    """The published code of both clips what it found to a norm of 1, which small gradients always reach."""
+    rows = gradients(seed)
+    plain, scaled = once(name, rows), once(name, size * rows)
+    assert np.linalg.norm(plain.direction) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(scaled.direction, plain.direction, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nash", "fairgrad"])
+def test_gradients_that_cancel_leave_nothing(name: str) -> None:
+    rows = np.array([[1e-3, 0.0], [-1e-3, 0.0]])
+    played = once(name, rows)
+    assert np.isfinite(played.alphas).all()
+    np.testing.assert_allclose(played.direction, 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -109,8 +129,23 @@ def test_fairgrad(seed: int, alpha: float) -> None:
     g = rows @ rows.T
     a = once("fairgrad", rows, alpha=alpha, normalise=False).alphas
     np.testing.assert_allclose(g @ a, a ** (-1 / alpha), rtol=1e-4)
-    a = once("fairgrad", rows, alpha=alpha).alphas
-    np.testing.assert_allclose(g @ a / np.linalg.norm(g), a ** (-1 / alpha), rtol=1e-4)
+    limited = once("fairgrad", rows, alpha=alpha)
+    assert np.linalg.norm(limited.direction) == pytest.approx(1, rel=1e-6)
+    np.testing.assert_allclose(limited.alphas / limited.alphas.sum(), a / a.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fairgrad_of_small_gradients_is_the_published_code(seed: int) -> None:
+    """Least squares on the equation, times the number of losses, clipped to a norm of 1."""
+    rows = 1e-2 * gradients(seed)
+    g = rows @ rows.T
+    start = np.diag(g) ** (-2 / 3)
+    found = least_squares(
+        lambda a: g @ a - a**-0.5, start, bounds=(0, np.inf), x_scale=start, xtol=1e-15, gtol=1e-15
+    )
+    wanted = len(rows) * found.x @ rows
+    wanted *= min(1.0, 1 / np.linalg.norm(wanted))
+    np.testing.assert_allclose(once("fairgrad", rows).direction, wanted, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -221,20 +256,3 @@ def test_ae_kd_is_the_published_one_class_svm(seed: int, cap: float) -> None:
     wanted /= wanted.sum()
     np.testing.assert_allclose(update.factors.numpy(), wanted * list(weights.values()), atol=1e-4)
     assert wanted.max() <= cap + 1e-6
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_games_equal_torchjd(seed: int) -> None:
-    """Where torchjd has the method without a further solver: the same direction."""
-    theirs = pytest.importorskip("torchjd.aggregation")
-    rows = gradients(seed)
-    matrix = torch.from_numpy(rows)
-    np.testing.assert_allclose(once("config", rows).direction, theirs.ConFIG()(matrix), rtol=1e-6)
-    mgda = theirs.MGDA(epsilon=1e-9, max_iters=20000)(matrix)
-    np.testing.assert_allclose(once("mgda", rows).direction, mgda, atol=2e-2 * np.abs(rows).max())
-    np.testing.assert_allclose(once("imtl_g", rows).direction, theirs.IMTLG()(matrix), rtol=1e-5, atol=1e-6)
-    fair = theirs.FairGrad(alpha=2.0)(matrix)
-    np.testing.assert_allclose(once("fairgrad", rows, normalise=False).direction, fair, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(
-        once("aligned", rows).direction, 4 * theirs.AlignedMTL()(matrix), rtol=1e-4, atol=1e-6
-    )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import PATHS
@@ -70,6 +71,14 @@ def test_widths_that_need_an_adapter() -> None:
         create_path("nst", student_channels=(4,), teacher_channels=(5,), adapter=None)
 
 
+@pytest.mark.parametrize("name", ["nst", "attention_transfer", "crd", "channel_wise", "review"])
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_feature_maps_of_a_network_without_taps(name: str, side: str) -> None:
+    options = {"on": "features"} if name == "channel_wise" else {}
+    with pytest.raises(UserError, match=f"feature maps, and the {side} has none.*stage_channels"):
+        create_path(name, **{**WIDTHS, f"{side}_channels": ()}, **options)
+
+
 def test_outputs_that_lack_something() -> None:
     with pytest.raises(UserError, match="logits"):
         create_path("logits", **WIDTHS).target(Outputs())
@@ -108,6 +117,26 @@ def test_maps_of_other_sizes(name: str, sizes: tuple[int, int]) -> None:
     path = create_path(name, **WIDTHS)
     losses = path(student, path.target(teacher))
     assert all(loss.isfinite() for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", ["attention_transfer", "nst", "nst_mmd", "hint", "fpn_imitation", "pkd"])
+@pytest.mark.parametrize("side", [4, 16])
+def test_it_is_the_students_map_that_is_resized(name: str, side: int) -> None:
+    """Averaged where it is larger, repeated where it is smaller; published code averages the larger one."""
+    torch.manual_seed(0)
+    student, teacher = torch.rand(3, 80, side, side), torch.rand(3, 80, 8, 8)
+    options = {"adapter": None} if name in ("nst", "hint") else {}
+    if name == "hint":
+        options["stages"] = (0,)
+    path = create_path(name, student_channels=(80,), teacher_channels=(80,), **options)
+
+    def loss(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+        return next(iter(path(Outputs((ours,)), path.target(Outputs((theirs,)))).values())).item()
+
+    resized = F.interpolate(student, scale_factor=2) if side == 4 else F.avg_pool2d(student, 2)
+    assert loss(student, teacher) == pytest.approx(loss(resized, teacher))
+    if side == 4:
+        assert loss(student, teacher) != pytest.approx(loss(student, F.avg_pool2d(teacher, 2)), rel=0.02)
 
 
 @pytest.mark.parametrize("channels", [4, 6, 10, 40])

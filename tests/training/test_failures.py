@@ -238,5 +238,23 @@ def test_ones_own_objects(tmp_path: Path) -> None:
         calls.clear()
     with pytest.raises(UserError, match="validation and test"):
         distill(spec, train=sets["train"])
-    with pytest.raises(UserError, match="stage_channels"):
+    with pytest.raises(UserError, match=r"'attention_transfer'.* the student has none.*stage_channels"):
         distill(spec, student=nn.Linear(3, 3), teacher=teacher, **sets)
+
+
+class Tapless(nn.Module):
+    """Somebody's network that shows no feature map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, image: torch.Tensor) -> Outputs:
+        return Outputs(logits=self.head(image.flatten(1)))
+
+
+def test_paths_between_logits_need_no_taps(tmp_path: Path) -> None:
+    sets = {"train": own_pairs(60), "validation": own_pairs(20), "test": own_pairs(30)}
+    spec = tiny(tmp_path, paths=["soft_target", "logits", "dkd", "dist"])
+    summary = distill(spec, student=Tapless(), teacher=Tapless(), **sets)
+    assert summary["status"] == "finished"
