@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -29,6 +31,13 @@ def shown(path: str | Path) -> str:
     except ValueError:
         return text
     return text if relative.startswith("..") else relative
+
+
+def say_left_out(sentences: Iterable[str]) -> None:
+    """Say which figures could not be drawn; the command then ends with exit code 1."""
+    told = [print(f"ray-kd: {sentence}", file=sys.stderr) for sentence in sentences]
+    if told:
+        raise typer.Exit(1)
 
 
 def builtin_file(name: str) -> Path:

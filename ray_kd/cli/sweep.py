@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, say_left_out, shown
 from ray_kd.config.errors import UserError
 
 
@@ -67,3 +67,4 @@ def compare(
     Console().print(found.table)
     print(f"\ntables, plots and report: {shown(f'{result.storage}/sweeps/{result.name}')}")
     print(f"  open {shown(f'{result.storage}/sweeps/{result.name}/report.html')}")
+    say_left_out(found.left_out)

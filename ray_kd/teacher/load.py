@@ -7,7 +7,7 @@ from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.models import StagedModel, create_model
 from ray_kd.models.create import draw_model
 from ray_kd.models.weights import begin_with, fit_weights, read_weights
-from ray_kd.storage import Store
+from ray_kd.storage import Store, tell_once
 
 
 def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels: int) -> StagedModel:
@@ -27,8 +27,7 @@ def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels:
     if teacher.weights is not None:
         begin_with(model, teacher.weights)
         return model
-    file = "student" if teacher.training.labels == "permuted" else "best"
-    place = f"runs/{spec.teacher_run(name).identity()}/{file}.safetensors"
+    place = weights_of(spec, name)
     try:
         state = read_weights(store.read(place), store.path(place))
     except FileNotFoundError:
@@ -38,3 +37,21 @@ def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels:
         ) from None
     fit_weights(model, state, place)
     return model
+
+
+def weights_of(spec: RunSpec, name: str) -> str:
+    """Where below the storage the weights lie that a trained teacher teaches with."""
+    file = "student" if spec.teachers[name].training.labels == "permuted" else "best"
+    return f"runs/{spec.teacher_run(name).identity()}/{file}.safetensors"
+
+
+def is_whole(spec: RunSpec, name: str, store: Store) -> bool:
+    """Whether the weights of a teacher that was trained are there and can be read; says so once if not."""
+    place = weights_of(spec, name)
+    try:
+        read_weights(store.read(place), store.path(place))
+    except (FileNotFoundError, UserError) as error:
+        reason = str(error) if isinstance(error, UserError) else f"{store.path(place)} is missing."
+        tell_once(f"{reason} The teacher '{name}' trains again.")
+        return False
+    return True

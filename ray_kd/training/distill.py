@@ -16,6 +16,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.outputs import IGNORE
 from ray_kd.storage import Lock, Store
+from ray_kd.teacher.load import is_whole
 from ray_kd.training.check import check_run
 from ray_kd.training.parts import Own
 from ray_kd.training.records import find_summary
@@ -102,9 +103,11 @@ def ensure_teachers(
             continue
         run = spec.teacher_run(name)
         summary = find_summary(setting.store, run.identity())
-        if summary is None or summary["status"] != "finished":
+        ended = summary is not None and summary["status"] == "finished"
+        lost = ended and not is_whole(spec, name, setting.store)
+        if summary is None or lost or not ended:
             apart = replace(setting, track=None)  # the tracker is the student's
-            summary = _run(Training(run, apart, resident, on_wait=on_wait), False, on_epoch, on_wait)
+            summary = _run(Training(run, apart, resident, on_wait=on_wait), lost, on_epoch, on_wait)
         summaries.append(summary)
     return summaries
 

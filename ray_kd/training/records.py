@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import socket
@@ -15,8 +14,10 @@ from typing import Any
 import torch
 
 import ray_kd
+from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.storage import Store
+from ray_kd.storage import Store, tell_once, whole_lines, whole_summary
+from ray_kd.storage.store import json_line
 
 
 class Records:
@@ -32,31 +33,27 @@ class Records:
 
     def start(self, spec: RunSpec, environment: dict[str, Any], keep_epochs: int) -> None:
         """Write the resolved spec and the environment; drop records of epochs that will run again."""
+        self.store.delete(f"{self.directory}/summary.json")  # damaged: a whole one would have ended the run
         self.store.write(f"{self.directory}/spec.yaml", spec.to_yaml().encode())
         self.store.write_json(f"{self.directory}/environment.json", environment)
         for name in ("epochs", "paths"):
             self._cut(name, keep_epochs)
 
     def _cut(self, name: str, keep_epochs: int) -> None:
-        """Leave only the lines of epochs up to ``keep_epochs``."""
+        """Leave only the whole lines of epochs up to ``keep_epochs``."""
         if not self.store.is_local:
             for file in self.store.names(f"{self.directory}/{name}"):
-                if int(file.partition(".")[0]) > keep_epochs:
+                number = file.partition(".")[0]
+                if number.isdigit() and int(number) > keep_epochs:
                     self.store.delete(f"{self.directory}/{name}/{file}")
             return
         path = f"{self.directory}/{name}.jsonl"
         try:
-            text = self.store.read(path).decode()
+            entries, _ = whole_lines(self.store.read(path))
         except FileNotFoundError:
             return
-        kept = []
-        for line in text.splitlines(keepends=True):
-            try:
-                if line.endswith("\n") and json.loads(line)["epoch"] <= keep_epochs:
-                    kept.append(line)
-            except ValueError:
-                continue  # a line torn by a kill
-        self.store.write(path, "".join(kept).encode())
+        kept = [entry for entry in entries if _epoch_of(entry) is not None and entry["epoch"] <= keep_epochs]
+        self.store.write(path, b"".join(json_line(entry) for entry in kept))
 
     def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
         """Add an epoch and its paths."""
@@ -70,15 +67,17 @@ class Records:
         self.store.write_json(f"{self.directory}/epochs/{file}", record)
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The epochs recorded so far."""
+        """The epochs recorded so far, as far as they are whole."""
         if self.store.is_local:
             try:
-                text = self.store.read(f"{self.directory}/epochs.jsonl").decode()
+                entries, _ = whole_lines(self.store.read(f"{self.directory}/epochs.jsonl"))
             except FileNotFoundError:
                 return []
-            return [json.loads(line) for line in text.splitlines()]
-        folder = f"{self.directory}/epochs"
-        return [self.store.read_json(f"{folder}/{file}") for file in self.store.names(folder)]
+        else:
+            folder = f"{self.directory}/epochs"
+            read = (read_whole(self.store, f"{folder}/{file}") for file in self.store.names(folder))
+            entries = [entry for entry in read if isinstance(entry, dict)]
+        return [entry for entry in entries if _epoch_of(entry) is not None]
 
     def weights(self, file: str, data: bytes) -> None:
         """Write a file of weights."""
@@ -92,12 +91,28 @@ class Records:
 
 
 def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
-    """The summary of a run that ended, or None."""
-    try:
-        summary: dict[str, Any] = store.read_json(f"runs/{identity}/summary.json")
-    except FileNotFoundError:
-        return None
+    """The summary of a run that ended, or None; a damaged one counts as absent, and is said once."""
+    path = f"runs/{identity}/summary.json"
+    summary = whole_summary(read_whole(store, path))
+    if summary is None and store.exists(path):
+        tell_once(
+            f"{store.path(path)} is damaged and counts as absent: the run goes on from its last state, or "
+            "trains again where it has none."
+        )
     return summary
+
+
+def read_whole(store: Store, path: str) -> Any:
+    """A JSON file's value; None where there is none, or a damaged one."""
+    try:
+        return store.read_json(path)
+    except (FileNotFoundError, UserError):
+        return None
+
+
+def _epoch_of(entry: dict[str, Any]) -> int | None:
+    epoch = entry.get("epoch")
+    return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:

@@ -337,6 +337,10 @@ class Training:
 
     def _end(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:
         self._stop_loading()
+        if summary["status"] != "finished":  # what goes wrong after the end takes nothing back
+            earlier = find_summary(self.setting.store, self.identity)
+            if earlier is not None and earlier["status"] == "finished":
+                return earlier
         if self.setting.leads:
             self.records.finish(summary, error)
             if isinstance(self.checkpoints, StoreCheckpoints):

@@ -121,16 +121,14 @@ def test_a_damaged_checkpoint(cli: Cli, run_file: Path, tmp_path: Path) -> None:
     spec = RunSpec.load(run_file, f"storage={storage}")
     ensure_teachers(spec, local_setting(spec), Resident())
     epochs = Training(spec, local_setting(spec)).epochs()
-    next(epochs)
+    next(epochs), next(epochs)
     epochs.close()  # type: ignore[attr-defined]
     state = storage / "runs" / spec.identity() / "checkpoints" / "last.pt"
-    whole = state.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"\x00garbage" * 100, b""):
-        state.write_bytes(damage)
-        refused(cli("train", run_file, "--storage", storage), str(state), "is damaged", "--fresh")
-        assert state.read_bytes() == damage, "left for whoever wants to look"
-    said = cli("train", run_file, "--storage", storage, "--fresh")
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    said = cli("train", run_file, "--storage", storage)
     assert said.code == 0
+    assert f"{state} is damaged" in said.err
+    assert "goes on from the state before it" in said.err
     assert "epoch 3/3" in said.err
 
 
