@@ -159,7 +159,7 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
     seeds = sorted(int(seed) for seed in trials["seed"].dropna().unique())
     finished = int((trials["status"] == "finished").sum())
     baseline = comparison.plan.baseline
-    tested = "None: the sweep names no baseline. Intervals"
+    tested = "No test: the sweep names no baseline. Intervals"
     if baseline is not None:
         tested = (
             f"Two-sided paired t-test of each strategy against “{baseline}”, over the seeds that both "

@@ -222,6 +222,8 @@ class TargetStore:
 
     def missing(self, group: Group, views: int) -> list[Shard]:
         """The shards of so many views that are not there whole; a file of another size counts as missing."""
+        if self._group(group.identity) is None:
+            return group.shards(views)  # nothing says what the shards hold
         names = set(self.files.names(group.identity))
         return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
 
