@@ -12,32 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from safetensors.torch import load
 
-from ray_kd.analysis import analyze, read_records, read_tables
-from ray_kd.cluster.ledger import Ledger
+from ray_kd.analysis import read_records
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.storage import Store
 from ray_kd.storage.damage import tell_once
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.distill import distill
 from ray_kd.training.run import Training
 from ray_kd.training.setting import local_setting
-from tests.analysis.make_records import STRATEGIES, make_records
 from tests.helpers import tiny
+from tests.odd_inputs.damage import WAYS, damaged
 from tests.training.runs import assert_same, lines, stop_after_steps
 
-Damage = Callable[[bytes], bytes]
-WAYS: dict[str, Damage] = {
-    "empty": lambda data: b"",
-    "cut": lambda data: data[: len(data) // 2],
-    "garbage": lambda data: np.random.default_rng(0).bytes(max(64, len(data))),
-    "NULs": lambda data: bytes(len(data)),
-    "another value": lambda data: b"[]\n",
-}
 EPOCHS = 4
 
 
@@ -68,13 +57,6 @@ def storage(whole: Path, tmp_path: Path) -> Path:
 
 def weights(storage: Path, spec: RunSpec) -> dict[str, Any]:
     return load((storage / "runs" / spec.identity() / "best.safetensors").read_bytes())  # not mapped
-
-
-def damaged(file: Path, way: str) -> Path:
-    data = file.read_bytes()
-    file.write_bytes(WAYS[way](data))
-    assert file.read_bytes() != data
-    return file
 
 
 # Runs: what a run's own files say, and what becomes of it.
@@ -151,6 +133,7 @@ def test_a_recorded_spec_that_lost_its_end_is_no_other_run(storage: Path, cut: i
         RunSpec.load(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [*WAYS, "gone"])
 def test_a_teacher_whose_weights_are_damaged_trains_again_before_a_student_needs_it(
     storage: Path, way: str, caplog: pytest.LogCaptureFixture
@@ -270,123 +253,6 @@ def test_a_run_goes_on_beside_records_that_were_torn(storage: Path, file: str, w
     assert file in rows.loc[training.identity, "incomplete"]
 
 
-# A sweep: its curves, its plan, its ledger, its tables.
-
-TORN: dict[str, Damage] = {
-    **WAYS,
-    "a last line cut": lambda data: data[:-20],
-    "a line missing": lambda data: b"".join(line for n, line in enumerate(data.splitlines(True)) if n != 9),
-    "NULs in a line": lambda data: data.replace(data.splitlines()[5][:30], bytes(30)),
-}
-
-
-@pytest.fixture
-def made(tmp_path: Path) -> Path:
-    cells = {name: STRATEGIES[name] for name in ("student alone", "NST", "adaptive by path")}
-    return make_records(tmp_path / "made", strategies=cells, seeds=2, epochs=12)
-
-
-def identity_of(root: Path, cell: str, seed: int = 0) -> str:
-    trials = read_records(root, "digits").trials
-    return str(trials[(trials["cell"] == cell) & (trials["seed"] == seed)].iloc[0]["identity"])
-
-
-@pytest.mark.parametrize("way", TORN)
-@pytest.mark.parametrize("file", ["epochs.jsonl", "paths.jsonl"])
-def test_torn_lines_leave_the_result_and_the_curves_say_who_is_left_out(
-    made: Path, file: str, way: str
-) -> None:
-    before = analyze(made, "digits")
-    place = made / "runs" / identity_of(made, "adaptive by path") / file
-    data = place.read_bytes()
-    place.write_bytes(TORN[way](data))
-    after = analyze(made, "digits")
-    assert [cell.best for cell in after.comparison.cells] == [cell.best for cell in before.comparison.cells]
-    assert {cell.statuses["finished"] for cell in after.comparison.cells} == {2}
-    table = Path(after.files["table.md"]).read_text()
-    assert "Incomplete records: “adaptive by path”, seed 0" in table
-    assert file in table
-    assert "record is incomplete: 1 trial" in Path(after.files["report.html"]).read_text()
-    shown = after.records.whole_paths
-    assert set(shown[shown["cell"] == "adaptive by path"]["seed"]) == {1}
-    assert Path(after.files["plots/weights.svg"]).exists()
-
-
-def test_lines_that_stand_twice_are_no_damage(made: Path) -> None:
-    folder = made / "runs" / identity_of(made, "NST")
-    before = read_records(made, "digits")
-    for file in ("epochs.jsonl", "paths.jsonl"):
-        text = (folder / file).read_text()
-        (folder / file).write_text(text + "".join(text.splitlines(True)[-3:]))
-    after = read_records(made, "digits")
-    assert after.trials["incomplete"].isna().all()
-    assert after.epochs.equals(before.epochs)
-    assert after.paths.equals(before.paths)
-
-
-def test_a_record_of_98_of_120_epochs_is_not_whole(tmp_path: Path) -> None:
-    cells = {name: STRATEGIES[name] for name in ("student alone", "NST")}
-    root = make_records(tmp_path, strategies=cells, seeds=2, epochs=120, control=False)
-    file = root / "runs" / identity_of(root, "NST") / "epochs.jsonl"
-    file.write_text("".join(file.read_text().splitlines(True)[:98]))
-    row = read_records(root, "digits").trials.set_index("identity").loc[file.parent.name]
-    assert (row["status"], row["incomplete"]) == ("finished", "epochs.jsonl has 98 of 120 epochs")
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("file", ["spec.yaml", "environment.json", "summary.json"])
-def test_a_sweep_is_analysed_whatever_is_damaged_in_one_run(made: Path, file: str, way: str) -> None:
-    damaged(made / "runs" / identity_of(made, "NST") / file, way)
-    found = analyze(made, "digits")
-    finished = {cell.name: cell.n for cell in found.comparison.cells}
-    assert finished == {"student alone": 2, "NST": 1 if file == "summary.json" else 2, "adaptive by path": 2}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_damaged_ledger_entry_says_nothing_against_the_run(made: Path, way: str) -> None:
-    identity = identity_of(made, "NST")
-    damaged(made / "sweeps" / "digits" / "ledger" / f"{identity}.json", way)
-    ledger = Ledger(Store(made), "digits")
-    ledger.load()
-    assert ledger.outcomes([identity])[identity].status == "finished"
-    assert set(read_records(made, "digits").trials["status"]) == {"finished"}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_damaged_plan_is_named_and_a_damaged_sweep_file_only_not_quoted(made: Path, way: str) -> None:
-    damaged(made / "sweeps" / "digits" / "sweep.yaml", way)
-    assert analyze(made, "digits").comparison.best is not None
-    damaged(made / "sweeps" / "digits" / "plan.json", way)
-    with pytest.raises(UserError, match=r"plan\.json.*ray-kd sweep"):
-        analyze(made, "digits")
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("table", ["trials", "epochs", "paths"])
-def test_damaged_tables_are_named_and_written_anew(made: Path, table: str, way: str) -> None:
-    folder = Path(analyze(made, "digits").files["tables/trials.parquet"]).parent
-    damaged(folder / f"{table}.parquet", way)
-    with pytest.raises(UserError, match=rf"{table}\.parquet.*ray-kd analyze"):
-        read_tables(folder)
-    analyze(made, "digits")
-    assert len(read_tables(folder).trials)
-
-
-def test_tables_of_a_former_version_lack_columns_and_are_read(made: Path) -> None:
-    import pyarrow.parquet as pq
-
-    folder = Path(analyze(made, "digits").files["tables/trials.parquet"]).parent
-    for table in ("trials", "paths"):
-        old = pq.read_table(folder / f"{table}.parquet")
-        pq.write_table(
-            old.drop_columns([n for n in ("incomplete", "share") if n in old.column_names]),
-            folder / f"{table}.parquet",
-        )
-    read = read_tables(folder)
-    assert read.trials["incomplete"].isna().all()
-    assert len(read.whole_paths) == len(read.paths) > 0
-
-
 # Stored targets.
 
 
@@ -413,6 +279,7 @@ def attempt(spec: RunSpec) -> str | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     "kind", ["store.json", "group.json", "shard.json", "shard.parquet", "mapped.json", "mapped.bin"]
