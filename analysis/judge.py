@@ -16,7 +16,7 @@ from ray_kd.analysis.plot_judgement import judgement_pictures
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.script import run, script_parser
+from ray_kd.analysis.script import end, run, script_parser
 
 
 def main() -> None:
@@ -31,8 +31,10 @@ def main() -> None:
     print(text)
     folder = Folder.open(arguments.out or f"{arguments.storage}/sweeps/{sweep}/judgement")
     print(folder.write("judgement.md", text))
-    for path in write_pictures(judgement_pictures(judgement, records), folder).values():
+    pictures = judgement_pictures(judgement, records)
+    for path in write_pictures(pictures, folder).values():
         print(path)
+    end(pictures)
 
 
 if __name__ == "__main__":

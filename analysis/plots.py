@@ -13,7 +13,7 @@ from ray_kd.analysis.findings import draw_findings, findings
 from ray_kd.analysis.pipeline import only_sweep, write_figures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.script import run, script_parser
+from ray_kd.analysis.script import end, run, script_parser
 
 
 def main() -> None:
@@ -22,8 +22,10 @@ def main() -> None:
     sweep = arguments.sweep or only_sweep(arguments.storage)
     out = arguments.out or Folder.open(arguments.storage).sub(f"sweeps/{sweep}/plots")
     found = findings(read_records(arguments.storage, sweep))
-    for path in write_figures(found, draw_findings(found), out).values():
+    drawn = draw_findings(found)
+    for path in write_figures(found, drawn, out).values():
         print(path)
+    end(picture for pictures in drawn.values() for picture in pictures)
 
 
 if __name__ == "__main__":

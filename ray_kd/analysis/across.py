@@ -28,6 +28,8 @@ class Gap:
     @property
     def trouble(self) -> str | None:
         """Why no gain can be expressed in it; None where it can."""
+        if self.comparison.plan.baseline is None:
+            return "the sweep names no baseline"
         if self.comparison.baseline is None:
             return "the baseline has no finished trial"
         if math.isnan(self.teacher):

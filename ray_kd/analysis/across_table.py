@@ -14,6 +14,7 @@ from rich.text import Text
 from ray_kd.analysis.across import Across, Gap, Standing
 from ray_kd.analysis.answer import DASH, number
 from ray_kd.analysis.bootstrap import Ratio
+from ray_kd.config import names
 
 UNDEFINED = "undefined"
 _MINUS = "\N{MINUS SIGN}"
@@ -42,12 +43,16 @@ def across_notes(across: Across) -> list[str]:
     lines = [
         "rank: of the strategy's mean test metric in each task (1 is best), mean over tasks; no test is "
         "behind it.",
+    ]
+    if across.baseline is None:
+        return [*lines, "gain: none is defined, since the sweep names no baseline.", *across.notes]
+    lines.append(
         f"gain: (strategy {_MINUS} {across.baseline}) / (teacher {_MINUS} {across.baseline}), a ratio of "
         f"means over common seeds of the test metric of the weights that were best on validation: 0 % is "
         f"“{across.baseline}”, 100 % the teacher. Brackets: 95 % bootstrap percentile interval over seeds, "
         "paired, not corrected for how many there are. mean: of the tasks where a gain is defined, seeds "
-        "drawn in each by itself.",
-    ]
+        "drawn in each by itself."
+    )
     if pairs and min(pairs) <= 5:
         lines[1] += f" With {min(pairs)} seeds such an interval errs on the narrow side."
     lines += [_gap_note(across, gap) for gap in across.gaps]
@@ -124,13 +129,14 @@ def across_terminal(across: Across) -> Group:
 def across_markdown(across: Across) -> str:
     """The answer, the table and its notes as Markdown; the best mean rank is bold."""
     heads = [heading.strip().replace("\n", "<br>") for heading in across_headings(across)]
-    lines = [across_answer(across), "", _pipes(heads), _pipes(["---", *["---:"] * (len(heads) - 1)])]
+    lines = [names.markdown(across_answer(across)), "", _pipes(heads)]
+    lines.append(_pipes(["---", *["---:"] * (len(heads) - 1)]))
     for standing, given in across_rows(across):
-        entries = [entry.replace("|", "\\|") for entry in given]
+        entries = [names.markdown(entry) for entry in given]
         if standing is across.best:
             entries[:2] = [f"**{entry}**" for entry in entries[:2]]
         lines.append(_pipes(entries))
-    return "\n".join([*lines, "", *[f"- {note}" for note in across_notes(across)], ""])
+    return "\n".join([*lines, "", *[f"- {names.markdown(note)}" for note in across_notes(across)], ""])
 
 
 def _pipes(entries: list[str]) -> str:
@@ -173,7 +179,8 @@ def across_csv(across: Across) -> str:
 
 
 def _blank(values: list[object]) -> list[object]:
-    return ["" if isinstance(value, float) and math.isnan(value) else value for value in values]
+    blank = ("" if isinstance(value, float) and math.isnan(value) else value for value in values)
+    return [names.csv_text(value) for value in blank]
 
 
 def _all_of(names: list[str]) -> str:

@@ -26,6 +26,17 @@ def number(comparison: Comparison, value: float, sign: bool = False) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def said(value: object) -> str:
+    """An option's value in a sentence: no brackets, no quotes, no None."""
+    if isinstance(value, (list, tuple)):
+        return "/".join(map(said, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {said(entry)}" for key, entry in value.items()) or "none"
+    if value is None:
+        return "none"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
 def p_value(p: float) -> str:
     """A p-value as printed."""
     if math.isnan(p):
@@ -117,6 +128,7 @@ def notes(comparison: Comparison) -> list[str]:
         "time: training seconds of one trial, mean. n: trials in the numbers.",
         *_teacher_note(comparison),
         *_status_notes(comparison),
+        *comparison.damage,
         *_precision_note(comparison),
         *_search_note(comparison),
         *convergence_notes(comparison),
@@ -127,6 +139,8 @@ def notes(comparison: Comparison) -> list[str]:
 
 def _test_note(comparison: Comparison) -> list[str]:
     baseline = comparison.baseline
+    if comparison.plan.baseline is None:
+        return ["No test: the sweep names no baseline."]
     if baseline is None:
         return [f"No test: the baseline “{comparison.plan.baseline}” has no finished trial."]
     count = comparison.tests

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ray_kd.analysis.answer import said
 from ray_kd.analysis.records import by_seed
 from ray_kd.config.cells import SEARCHED
 from ray_kd.config.errors import UserError
@@ -97,7 +98,7 @@ def _distinct(arm: Arm, arms: list[Arm], options: list[dict[str, Any]], place: i
         for key in {key for index in same for key in options[index]}
         if len({json.dumps(options[index].get(key)) for index in same}) > 1
     )
-    text = ", ".join(f"{key} {options[place].get(key)}" for key in differ) or arm.cell
+    text = ", ".join(f"{key} {said(options[place].get(key))}" for key in differ) or arm.cell
     return Arm(**{**vars(arm), "strategy": f"{arm.strategy} [{text}]"})
 
 
@@ -121,7 +122,8 @@ def _titles(settings: list[dict[str, Any]]) -> list[str]:
             for setting in settings
         ]
     return [
-        ", ".join(f"{key.rpartition('.')[2]} {setting.get(key)}" for key in differ) for setting in settings
+        ", ".join(f"{key.rpartition('.')[2]} {said(setting.get(key))}" for key in differ)
+        for setting in settings
     ]
 
 
@@ -132,7 +134,8 @@ def _changed(part: str, registry: Registry, setting: dict[str, Any]) -> list[str
     except UserError:
         defaults = {}
     given = {key.rpartition(".")[2]: value for key, value in setting.items() if key.startswith(f"{part}.")}
-    return [f"{key} {value}" for key, value in given.items() if key not in defaults or defaults[key] != value]
+    changed = ((key, value) for key, value in given.items() if key not in defaults or defaults[key] != value)
+    return [f"{key} {said(value)}" for key, value in changed]
 
 
 def _options(text: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ray_kd.analysis.convergence import Doubling, controls
-from ray_kd.analysis.records import Plan, Records, by_seed
+from ray_kd.analysis.records import Plan, Records, by_seed, incomplete_note
 from ray_kd.analysis.stats import Interval, Paired, holm, interval, paired
 from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.errors import UserError, unknown
@@ -124,6 +124,8 @@ class Comparison:
     """Cell, seed, phase, status, reason and identity of every planned trial that did not finish."""
     precisions: dict[str, int]
     """How many of the trials in the numbers have each arithmetic, where it is known."""
+    damage: tuple[str, ...] = ()
+    """What is to be said of records that are incomplete."""
 
     @property
     def baseline(self) -> Cell | None:
@@ -187,6 +189,7 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
         later=tuple(name for name in plan.cells if name not in known),
         unfinished=unfinished[["cell", "seed", "phase", "status", "reason", "identity"]],
         precisions=dict(Counter(compared[compared["status"] == "finished"]["precision"].dropna().map(str))),
+        damage=tuple(incomplete_note(trials)),
     )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ray_kd.analysis.answer import DASH, answer, notes, number, p_value
 from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.config import names
 from ray_kd.config.ending import STATES
 
 
@@ -126,16 +127,16 @@ def terminal_table(comparison: Comparison) -> Table:
 def markdown(comparison: Comparison) -> str:
     """The answer, the table and its notes as Markdown; the best mean is bold."""
     heads = [heading.strip().replace("\n", "<br>") for heading in headings(comparison)]
-    lines = [answer(comparison)]
+    lines = [names.markdown(answer(comparison))]
     for title, group in sections(comparison):
         lines += ["", f"**{title}**"] if title else []
         lines += ["", _pipes(heads), _pipes(["---", *["---:"] * (len(heads) - 1)])]
         for row in group:
-            entries = [entry.replace("|", "\\|").replace("*", "\\*") for entry in row.entries]
+            entries = [names.markdown(entry) for entry in row.entries]
             if row.best:
                 entries[:2] = [f"**{entry}**" for entry in entries[:2]]
             lines.append(_pipes(entries))
-    return "\n".join([*lines, "", *[f"- {note}" for note in notes(comparison)], ""])
+    return "\n".join([*lines, "", *[f"- {names.markdown(note)}" for note in notes(comparison)], ""])
 
 
 def _pipes(entries: list[str]) -> str:
@@ -166,7 +167,7 @@ def as_csv(comparison: Comparison) -> str:
         versus = cell.versus
         difference = versus.difference if versus else None
         values = [
-            cell.name,
+            names.csv_text(cell.name),
             comparison.metric.name,
             cell.planned,
             cell.n,

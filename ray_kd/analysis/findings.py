@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -14,7 +15,7 @@ from ray_kd.analysis.answer import answer
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.comparison_table import as_csv, markdown, terminal
 from ray_kd.analysis.plot_across import across_picture
-from ray_kd.analysis.plot_style import Picture, style
+from ray_kd.analysis.plot_style import Picture, attempt, style
 from ray_kd.analysis.plots import draw
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
@@ -91,6 +92,6 @@ def draw_findings(found: Findings) -> dict[str, list[Picture]]:
     drawn = {task: draw(found.parts[task], comparison) for task, comparison in found.comparisons.items()}
     if found.across is not None:
         with style():
-            picture = across_picture(found.across)
+            picture = attempt("across", partial(across_picture, found.across))
         drawn[""] = [] if picture is None else [picture]
     return drawn

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_kd.analysis.arms import ALONE, Arm, arms_of
-from ray_kd.analysis.records import Records
+from ray_kd.analysis.records import Records, incomplete_note
 from ray_kd.analysis.shares import Share, shares_of
 from ray_kd.analysis.stats import Interval, interval, paired
 from ray_kd.config.errors import UserError, unknown
@@ -140,7 +140,7 @@ def judge(records: Records, strategy: str = "utility") -> Judgement:
         costs=tuple(costs),
         truths=tuple(truths),
         harmful=harmful,
-        notes=records.plan.notes,
+        notes=(*incomplete_note(records.trials), *records.plan.notes),
     )
 
 
@@ -217,7 +217,7 @@ def _truths(
     }
     fair = 1 / (len(arm.clean) + len(arm.harmful))
     truths = []
-    for share in shares_of(arm, records.paths):
+    for share in shares_of(arm, records.whole_paths):
         if share.path in arm.harmful:
             counts = harmful.get((arm.setting, arm.clean, arm.harmful))
             truths.append(Truth(arm, share, True, counts, limit=0.05))

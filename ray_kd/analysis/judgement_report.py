@@ -10,6 +10,7 @@ from ray_kd.analysis.comparison import Metric
 from ray_kd.analysis.judgement import MARGIN, VERDICTS, WITNESS, Cost, Difference, Judgement, Truth
 from ray_kd.analysis.shares import MEASUREMENTS, QUARTER
 from ray_kd.analysis.stats import Interval
+from ray_kd.config.names import markdown
 
 
 def report(judgement: Judgement) -> str:
@@ -94,7 +95,7 @@ def _costs(judgement: Judgement) -> list[str]:
             _row(
                 *sets(cost.arm),
                 _yes(judgement.cost_of(cost.arm)),
-                f"**{name}**" if name == judgement.strategy else name,
+                f"**{markdown(name)}**" if name == judgement.strategy else name,
                 *_bounds(cost.difference.bounds),
                 _verdict(cost.difference),
             )
@@ -169,4 +170,5 @@ def _head(*names: str) -> list[str]:
 
 
 def _row(*entries: str) -> str:
-    return "| " + " | ".join(entry.replace("|", "\\|") for entry in entries) + " |"
+    shown = (entry if entry.startswith("**") else markdown(entry) for entry in entries)
+    return "| " + " | ".join(shown) + " |"

@@ -10,7 +10,7 @@ from rich.console import Group
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.findings import Findings, draw_findings, findings, shown_table, write_findings
-from ray_kd.analysis.plot_style import Picture
+from ray_kd.analysis.plot_style import Picture, left_out
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records, sweep_names
@@ -34,6 +34,8 @@ class Analysis:
     files: dict[str, str]
     """Name relative to the output folder -> full path: tables, plots, ``report.html``. Where there are
     several tasks, each has a folder of its own for what is its own."""
+    left_out: tuple[str, ...] = ()
+    """A sentence for each figure that could not be drawn; all else is written."""
 
     @property
     def comparison(self) -> Comparison:
@@ -72,7 +74,8 @@ def analyze(storage: str | Path, sweep: str | None = None, out: str | Path | Non
     files.update(write_figures(found, pictures, folder, "plots/"))
     page = _report(records, found, pictures, root, str(storage))
     files["report.html"] = folder.write("report.html", page)
-    return Analysis(sweep, records, found, found.answer, shown_table(found), files)
+    troubles = tuple(left_out(picture for drawn in pictures.values() for picture in drawn))
+    return Analysis(sweep, records, found, found.answer, shown_table(found), files, troubles)
 
 
 def write_figures(

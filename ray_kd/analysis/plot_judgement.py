@@ -21,6 +21,7 @@ from ray_kd.analysis.plot_style import (
     STYLES,
     WIDTH,
     Picture,
+    attempt,
     colours,
     legend_below,
     render,
@@ -43,7 +44,11 @@ LOOK = {
 def judgement_pictures(judgement: Judgement, records: Records) -> list[Picture]:
     """Every figure that the judgement has something for."""
     with style():
-        found = [_contests(judgement), _costs(judgement), _shares(judgement, records)]
+        found = [
+            attempt("difference", lambda: _contests(judgement)),
+            attempt("cost", lambda: _costs(judgement)),
+            attempt("shares", lambda: _shares(judgement, records)),
+        ]
     return [picture for picture in found if picture is not None]
 
 
@@ -155,7 +160,7 @@ def _titles(arms: Sequence[Arm]) -> dict[str, str]:
 def _shares(judgement: Judgement, records: Records) -> Picture | None:
     """Share of every path over the epochs, a panel for each set of paths."""
     arms = list({truth.arm.cell: truth.arm for truth in judgement.truths}.values())
-    frames = [(arm, pulls(arm, records.paths)) for arm in arms]
+    frames = [(arm, pulls(arm, records.whole_paths)) for arm in arms]
     frames = [(arm, frame) for arm, frame in frames if len(frame)]
     if not frames:
         return None

@@ -73,7 +73,7 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
     caption = (
         "Effective factor on the raw loss of each path, mean over an epoch: line, mean over seeds"
         f"{' (geometric, where none is 0)' if log else ''}; band, least to largest seed. Strategies whose "
-        f"weights stay as they were set are not drawn{_left_out(moving)}."
+        f"weights stay as they were set are not drawn{_left_out(moving)}.{_torn(records)}"
     )
     return render(figure, "weights", "How the weight of each path moves", caption)
 
@@ -106,7 +106,7 @@ def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
     caption = (
         "Loss of each path before any weight, mean over an epoch (sum over its stages), logarithmic where it "
         "stays positive: line, (geometric) mean over seeds; band, least to largest seed. Only strategies "
-        f"that use the path are drawn{_left_out(known)}; scales differ between panels."
+        f"that use the path are drawn{_left_out(known)}; scales differ between panels.{_torn(records)}"
     )
     return render(figure, "losses", "How far each path's loss falls", caption)
 
@@ -121,7 +121,7 @@ def _usable(records: Records, comparison: Comparison) -> pd.DataFrame:
             if len(rows):
                 kept.update((cell.name, str(identity)) for identity in rows["identity"])
                 break
-    paths = records.paths
+    paths = records.whole_paths
     finite = np.isfinite(paths["weight"].to_numpy(float)) & np.isfinite(paths["loss"].to_numpy(float))
     pairs = zip(paths["cell"], paths["identity"], paths["phase"], strict=True)
     wanted = [phase == "compare" and (cell, identity) in kept for cell, identity, phase in pairs]
@@ -156,6 +156,13 @@ def best_of(cells: Sequence[Cell], comparison: Comparison) -> list[str]:
 
 def _left_out(cells: Sequence[Cell]) -> str:
     return f", and of {len(cells)} the {MOST} with the best means" if len(cells) > MOST else ""
+
+
+def _torn(records: Records) -> str:
+    torn = records.trials[(records.trials["phase"] == "compare") & records.trials["incomplete"].notna()]
+    if torn.empty:
+        return ""
+    return f" Left out, since the record is incomplete: {len(torn)} trial{'s' if len(torn) > 1 else ''}."
 
 
 def _label(path: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from ray_kd.config.names import shortened
 
 WIDTH = 7.0
 """Inches: a text block of A4 or letter, so that a figure is printed at its own size."""
@@ -29,6 +32,8 @@ DEEPEST = 1e-8
 """A logarithmic axis goes no further down, as a share of its top."""
 
 SETTINGS: dict[str, Any] = {
+    "text.parse_math": False,  # names are drawn as they are, whatever they hold
+    "text.usetex": False,
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "axes.titlesize": 9,
@@ -53,6 +58,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+
+
 @dataclass(frozen=True)
 class Picture:
     """One figure in both formats, with the words that go under it."""
@@ -62,6 +70,8 @@ class Picture:
     caption: str
     png: bytes
     svg: str
+    trouble: str = ""
+    """Why it could not be drawn; nothing of it is written then, and all else is."""
 
 
 @contextmanager
@@ -75,10 +85,33 @@ def render(figure: Figure, name: str, title: str, caption: str) -> Picture:
     """The figure as PNG (200 dpi) and SVG; the same figure gives the same bytes."""
     FigureCanvasAgg(figure)  # no window system, and nothing left in pyplot's global state
     png, svg = io.BytesIO(), io.StringIO()
-    figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
-    figure.set_layout_engine("none")  # the layout is found: the second format need not find it again
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(png, format="png", dpi=200, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the layout is found: the second format need not find it again
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(svg, format="svg", metadata=nothing)
+    if any("Glyph" in str(warning.message) for warning in caught):
+        caption += " Characters that the font of the figure lacks are drawn as boxes."
     return Picture(name, title, caption, png.getvalue(), svg.getvalue())
+
+
+def attempt(name: str, draw: Callable[[], Picture | None]) -> Picture | None:
+    """What ``draw`` gives; where it fails, a picture that says why, so that the others are drawn."""
+    try:
+        return draw()
+    except Exception as error:
+        reason = shortened(str(error) or type(error).__name__, 200)
+        return Picture(name, f"Figure: {words(name)}", "", b"", "", f"{type(error).__name__}: {reason}")
+
+
+def left_out(pictures: Iterable[Picture]) -> list[str]:
+    """A sentence for each figure that could not be drawn."""
+    return [
+        f"the figure '{picture.name}' could not be drawn ({picture.trouble}); all else is written."
+        for picture in pictures
+        if picture.trouble
+    ]
 
 
 def colours(count: int) -> list[str]:
@@ -96,6 +129,7 @@ def looks_of(count: int) -> list[tuple[str, Any]]:
 
 def wrapped(name: str, width: int) -> str:
     """The name on as many lines as it needs to be no wider than ``width`` characters."""
+    name = shortened(name)
     return "\n".join(textwrap.wrap(name, width)) or name
 
 
@@ -120,7 +154,8 @@ def right_axis(axes: Axes, places: Any, labels: Sequence[str], heading: str) -> 
 def legend_below(figure: Figure, *groups: list[Line2D], most: int = 4) -> None:
     """A legend under the figure, which grows by it; each group of handles begins a column of its own."""
     for handle in (handle for group in groups for handle in group):
-        handle.set_label(wrapped(str(handle.get_label()), 84))
+        text = wrapped(str(handle.get_label()), 84)
+        handle.set_label(f" {text}" if text.startswith("_") else text)  # matplotlib would leave it out
     rows, columns = 1, _legend_columns(groups, 1)
     while len(columns) > 1 and (len(columns) > most or _legend_width(columns) > WIDTH):
         rows += 1
@@ -175,7 +210,8 @@ def _plain(value: float, _: object = None) -> str:
         return f"{value:,.10g}"
     exponent = math.floor(math.log10(value) + 1e-9)
     factor = value / 10**exponent
-    return rf"$10^{{{exponent}}}$" if abs(factor - 1) < 1e-6 else rf"${factor:g}\times10^{{{exponent}}}$"
+    power = f"10{str(exponent).translate(_RAISED)}"
+    return power if abs(factor - 1) < 1e-6 else f"{factor:g}\N{MULTIPLICATION SIGN}{power}"
 
 
 def words(name: str) -> str:

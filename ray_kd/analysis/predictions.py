@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import Records, parse_spec
+from ray_kd.analysis.records import Records
+from ray_kd.analysis.run_files import parse_spec
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ray_kd.storage import Store
+from ray_kd.storage import Store, whole_lines
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -81,22 +81,19 @@ class Folder:
         except ValueError:
             return None
 
-    def stream(self, name: str) -> list[dict[str, Any]]:
-        """The entries of a growing record, in either layout.
+    def stream(self, name: str) -> tuple[list[dict[str, Any]], bool]:
+        """The entries of a growing record, in either layout, and whether anything in it cannot be read.
 
         ``<name>.jsonl`` holds an entry in each line; a line that is no JSON (half written, the writer was
         killed) is passed over. ``<name>/<number>.json`` objects hold one entry, or a list of them.
         """
-        entries: list[Any] = []
-        for line in (self.text(f"{name}.jsonl") or "").splitlines():
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                continue
+        entries, torn = whole_lines(self.read(f"{name}.jsonl") or b"")
         objects = [f"{name}/{base}" for base in self.names(name) if base.endswith(".json")]
         for value in each(self.json, objects, self.threads):
-            entries.extend(value if isinstance(value, list) else [value])
-        return [entry for entry in entries if isinstance(entry, dict)]
+            listed = value if isinstance(value, list) else [value]
+            entries += [entry for entry in listed if isinstance(entry, dict)]
+            torn |= any(not isinstance(entry, dict) for entry in listed)
+        return entries, torn
 
     def write(self, name: str, content: bytes | str) -> str:
         """Write a file whole, or not at all; returns its full path.

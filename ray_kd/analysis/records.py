@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from ray_kd.analysis.reader import Folder, each
+from ray_kd.analysis.run_files import RunFiles, describe, incomplete, number_in, read_runs, section
 from ray_kd.analysis.schema import TABLES, to_frame
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.storage import Store, is_held
+from ray_kd.storage import Store
 
 Row = dict[str, Any]
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 ENVIRONMENT = (
     "device",
@@ -36,9 +33,6 @@ ENVIRONMENT = (
     "commit",
 )
 """Keys of environment.json that become columns."""
-
-IN_TEST = 600.0
-"""Seconds after its last epoch in which a run without a summary counts as running."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +73,12 @@ class Records:
     """A row for each trial, epoch and path."""
     plan: Plan | None = None
 
+    @property
+    def whole_paths(self) -> pd.DataFrame:
+        """The paths of the runs whose record is whole: what curves over epochs may show."""
+        torn = self.trials[self.trials["incomplete"].notna()]["identity"]
+        return self.paths[~self.paths["identity"].isin(set(torn))]
+
 
 def read_records(storage: str | Path | Store | Folder, sweep: str | None = None) -> Records:
     """Read a storage directory or URI; runs that still train are read up to their last whole line.
@@ -108,7 +108,7 @@ def read_records(storage: str | Path | Store | Folder, sweep: str | None = None)
     if sweep is None:
         inside = {trial["identity"] for trial in planned}
         planned += [{"identity": identity} for identity in root.names("runs") if identity not in inside]
-    runs = _read_runs(root, planned)
+    runs = read_runs(root, [trial["identity"] for trial in planned])
     ledger = {name: _ledger(root, name) for name in wanted}
     rows = [
         _Rows(trial, runs[trial["identity"]], ledger.get(str(trial.get("sweep")), {})) for trial in planned
@@ -130,7 +130,7 @@ def _plan(root: Folder, name: str) -> dict[str, Any]:
     data = root.json(f"sweeps/{name}/plan.json")
     trials = data.get("trials") if isinstance(data, dict) else None
     if not isinstance(trials, list) or any(
-        "identity" not in trial or "cell" not in trial for trial in trials
+        not isinstance(trial, dict) or "identity" not in trial or "cell" not in trial for trial in trials
     ):
         raise UserError(
             f"{root.where(f'sweeps/{name}/plan.json')}: not a sweep's plan; `ray-kd sweep` writes it anew."
@@ -145,77 +145,10 @@ def _ledger(root: Folder, name: str) -> dict[str, Row]:
     return {str(entry.get("identity")): entry for entry in entries}
 
 
-@dataclass(frozen=True)
-class _Run:
-    """The files of one run directory; what is missing is empty."""
-
-    present: bool
-    spec: Row
-    environment: Row
-    summary: Row | None
-    epochs: list[Row]
-    paths: list[Row]
-    at_work: bool = False
-    """Whether a process trains it just now."""
-
-
-def _read_runs(root: Folder, planned: list[Row]) -> dict[str, _Run]:
-    identities = list(dict.fromkeys(trial["identity"] for trial in planned))
-    there = set(root.names("runs"))
-
-    def read(identity: str) -> _Run:
-        if identity not in there:
-            return _Run(False, {}, {}, None, [], [])
-        folder = root.sub(f"runs/{identity}")
-        held = is_held(root.store, f"{folder.prefix}lock")
-        summary = folder.json("summary.json")  # early: a run that ends meanwhile is then read as running
-        spec, epochs = parse_spec(folder.text("spec.yaml")), _latest(folder.stream("epochs"), "epoch")
-        return _Run(
-            present=True,
-            spec=spec,
-            environment=folder.json("environment.json") or {},
-            summary=summary if isinstance(summary, dict) else None,
-            epochs=epochs,
-            paths=_latest(folder.stream("paths"), "epoch", "path"),
-            at_work=held or (summary is None and _in_test(folder, spec, epochs)),
-        )
-
-    return dict(zip(identities, each(read, identities, root.threads), strict=True))
-
-
-def _in_test(folder: Folder, spec: Row, epochs: list[Row]) -> bool:
-    """Whether a run has just trained its last epoch: test data are read without its lock."""
-    last = epochs[-1]["epoch"] if epochs else None
-    if last is None or last != (spec.get("training") or {}).get("epochs"):
-        return False
-    file = "epochs.jsonl" if folder.store.is_local else f"epochs/{last:06d}.json"
-    try:
-        return time.time() - folder.store.modified(f"{folder.prefix}{file}") < IN_TEST
-    except FileNotFoundError:
-        return False
-
-
-def parse_spec(text: str | None) -> Row:
-    """A recorded spec as plain data, no plug-in loaded; empty where it is missing or torn."""
-    try:
-        data = yaml.load(text or "", Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
-        return {}
-    return data if isinstance(data, dict) else {}
-
-
-def _latest(entries: list[Row], *keys: str) -> list[Row]:
-    """Of entries with equal keys the last one: a run resumed before its last line writes that line again."""
-    kept = {
-        tuple(entry[key] for key in keys): entry for entry in entries if all(key in entry for key in keys)
-    }
-    return sorted(kept.values(), key=lambda entry: int(entry["epoch"]))
-
-
 class _Rows:
     """The rows that one planned trial adds to the tables."""
 
-    def __init__(self, planned: Row, run: _Run, ledger: dict[str, Row]) -> None:
+    def __init__(self, planned: Row, run: RunFiles, ledger: dict[str, Row]) -> None:
         self.planned, self.run = planned, run
         self.ledger = ledger.get(planned["identity"], {})
         self.who = {key: planned.get(key) for key in ("sweep", "cell", "seed", "phase", "identity")}
@@ -231,11 +164,12 @@ class _Rows:
         axes = self.planned.get("axes")
         row: Row = {
             **self.who,
-            **_describe(self.run.spec),
-            "task": (self.run.spec.get("task") or {}).get("name") or self.planned.get("task"),
+            **describe(self.run.spec),
+            "task": section(self.run.spec, "task").get("name") or self.planned.get("task"),
             "name": summary.get("name") or self.run.spec.get("name"),
             "status": status,
             "reason": reason,
+            "incomplete": incomplete(self.run),
             "axes": None if axes is None else json.dumps(axes, sort_keys=True),
             "epochs": summary.get("epochs", last.get("epoch")),
             "steps": summary.get("steps", last.get("step")),
@@ -251,7 +185,7 @@ class _Rows:
         return row
 
     def _seconds_so_far(self) -> float | None:
-        seconds = [_number(entry.get("seconds")) or 0.0 for entry in self.run.epochs]
+        seconds = [number_in(entry.get("seconds")) or 0.0 for entry in self.run.epochs]
         return sum(seconds) if seconds else None
 
     def _status(self) -> tuple[str, str | None]:
@@ -265,6 +199,8 @@ class _Rows:
             return "missing", "so far only trained until a scheduler of another sweep stopped it"
         if summary is not None and summary.get("status"):
             return str(summary["status"]), summary.get("reason") or ledger.get("reason")
+        if "summary.json" in self.run.damaged and noted(ledger) not in (Ending.FAILED, Ending.STOPPED):
+            return "missing", "its summary.json is damaged: it goes on from its last state, or trains again"
         if self.run.at_work:
             return "running", None
         ending = noted(ledger)
@@ -286,49 +222,24 @@ class _Rows:
             yield {**self.who, **{key: entry.get(key) for key in keys}}
 
 
-def _describe(spec: Row) -> Row:
-    """The components that a resolved spec names."""
-    active = [path for path in spec.get("paths") or () if path.get("weight") != 0]
-    aggregation = spec.get("aggregation") or {}
-    return {
-        **{key: (spec.get(key) or {}).get("name") for key in ("task", "dataset", "student")},
-        "paths": ", ".join(_label(path) for path in active) if spec else None,
-        "aggregation": aggregation.get("name") if active else None,
-        "granularity": aggregation.get("granularity") if active else None,
-        "harmful": ", ".join(_label(path) for path in active if _spoilt(path, spec)) if spec else None,
-        **{f"{key}_options": _options(spec.get(key)) for key in ("student", "dataset")},
-        "aggregation_options": _options(aggregation) if active else None,
-        "planned_epochs": (spec.get("training") or {}).get("epochs"),
-    }
-
-
-def _label(path: Row) -> str:
-    return str(path.get("label") or path.get("name"))
-
-
-def _spoilt(path: Row, spec: Row) -> bool:
-    """Whether a path teaches what is not true: its target is corrupted, or its teacher is."""
-    teachers = spec.get("teachers") or {}
-    teacher = teachers.get(path.get("teacher") or next(iter(teachers), None)) or {}
-    labels = (teacher.get("training") or {}).get("labels", "given")
-    return path.get("corrupt") is not None or teacher.get("weights") == "initial" or labels != "given"
-
-
-def _options(component: Row | None) -> str | None:
-    if not component:
-        return None
-    return json.dumps({key: value for key, value in component.items() if key != "name"}, sort_keys=True)
-
-
 def _metrics(prefix: str, values: Any) -> Row:
     """The numbers among ``values`` (a per-class list, say, has no column)."""
     items = values.items() if isinstance(values, dict) else ()
-    return {f"{prefix}_{name}": _number(value) for name, value in items if _number(value) is not None}
+    return {f"{prefix}_{name}": number_in(value) for name, value in items if number_in(value) is not None}
 
 
-def _number(value: Any) -> float | None:
-    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if plain else None
+def incomplete_note(trials: pd.DataFrame) -> list[str]:
+    """What a reader must know of runs that ended with a damaged record; nothing where there is none."""
+    torn = trials[trials["incomplete"].notna() & trials["phase"].isin(["compare", "control"])]
+    if torn.empty:
+        return []
+    first, one = torn.iloc[0], len(torn) == 1
+    who = f"“{first['cell']}”, seed {first['seed']} ({first['incomplete']})"
+    return [
+        f"Incomplete records: {who}{'' if one else f' and {len(torn) - 1} more'}. "
+        f"{'Its result counts' if one else 'Their results count'}; curves over epochs leave "
+        f"{'it' if one else 'them'} out."
+    ]
 
 
 def by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:

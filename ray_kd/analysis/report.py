@@ -10,13 +10,14 @@ import pandas as pd
 
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.across_table import across_answer, across_headings, across_notes, across_rows
-from ray_kd.analysis.answer import answer, notes
+from ray_kd.analysis.answer import answer, notes, said
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import headings, sections
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import ENVIRONMENT, Records, parse_spec
+from ray_kd.analysis.records import ENVIRONMENT, Records
 from ray_kd.analysis.report_style import PAGE
+from ray_kd.analysis.run_files import parse_spec, section
 
 
 def report_html(
@@ -127,7 +128,8 @@ def _wide(headings: Sequence[str], groups: Sequence[tuple[str, list[tuple[str, t
             lines.append(f'<tr><th colspan="{len(headings)}">{escape(title)}</th></tr>')
         for classes, entries in group:
             first, *rest = (escape(entry) for entry in entries)
-            cells = f'<th scope="row">{first}</th>' + "".join(f"<td>{entry}</td>" for entry in rest)
+            cells = f'<th scope="row" dir="auto">{first}</th>'  # names may run from right to left
+            cells += "".join(f"<td>{entry}</td>" for entry in rest)
             lines.append(f'<tr class="{classes}">{cells}</tr>')
     body = "\n".join(lines)
     return f'<div class="wide"><table><thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>'
@@ -136,6 +138,10 @@ def _wide(headings: Sequence[str], groups: Sequence[tuple[str, list[tuple[str, t
 def _figures(pictures: Sequence[Picture], lead: str = "") -> list[str]:
     parts = []
     for picture in pictures:
+        if picture.trouble:
+            said = f"It could not be drawn ({picture.trouble})."
+            parts.append(_section(f"{lead}{picture.title}", f"<p>{escape(said)}</p>"))
+            continue
         data = base64.b64encode(picture.svg.encode()).decode()
         image = f'<img alt="{escape(picture.title)}" src="data:image/svg+xml;base64,{data}">'
         caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
@@ -153,6 +159,12 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
     seeds = sorted(int(seed) for seed in trials["seed"].dropna().unique())
     finished = int((trials["status"] == "finished").sum())
     baseline = comparison.plan.baseline
+    tested = "No test: the sweep names no baseline. Intervals"
+    if baseline is not None:
+        tested = (
+            f"Two-sided paired t-test of each strategy against “{baseline}”, over the seeds that both "
+            f"finished; Holm's correction over all comparisons ({comparison.tests}); intervals"
+        )
     students = trials[["student", "parameters"]].dropna().drop_duplicates()
     sizes = [f"{name}, {int(size):,} parameters" for name, size in students.itertuples(index=False)]
     items = [
@@ -162,7 +174,8 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
         ("Epochs", ", ".join(_values(trials, "planned_epochs"))),
         (
             "Trials",
-            f"{finished} of {len(trials)} finished: {len(comparison.cells)} strategies, seeds {seeds}",
+            f"{finished} of {len(trials)} finished: {len(comparison.cells)} strategies, seeds "
+            f"{', '.join(map(str, seeds)) or 'unknown'}",
         ),
         (
             "Splits",
@@ -182,10 +195,8 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
         ),
         (
             "Test",
-            f"Two-sided paired t-test of each strategy against “{baseline}”, over the seeds that both "
-            f"finished; Holm's correction over all comparisons ({comparison.tests}); intervals are 95 % "
-            "t-intervals, each on its own. Failed, stopped and unfinished trials enter neither figures nor "
-            "tests.",
+            f"{tested} are 95 % t-intervals, each on its own. Failed, stopped and unfinished trials enter "
+            "neither figures nor tests.",
         ),
     ]
     return [(term, text) for term, text in items if text]
@@ -195,9 +206,9 @@ def _datasets(trials: pd.DataFrame, root: Folder) -> list[str]:
     """The datasets that the strategies use, with every option (labels, sizes of the splits)."""
     found: dict[str, None] = {}
     for identity in trials.drop_duplicates("cell")["identity"]:
-        options = dict(parse_spec(root.text(f"runs/{identity}/spec.yaml")).get("dataset") or {})
+        options = dict(section(parse_spec(root.text(f"runs/{identity}/spec.yaml")), "dataset"))
         name = options.pop("name", None)
-        listed = ", ".join(f"{key} {value}" for key, value in options.items())
+        listed = ", ".join(f"{key} {said(value)}" for key, value in options.items() if value is not None)
         if name:
             found[f"{name} ({listed})" if listed else str(name)] = None
     return list(found)

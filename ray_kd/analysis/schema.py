@@ -36,6 +36,7 @@ _TRIAL: tuple[Column, ...] = (
         "or the storage failed it), running or missing",
     ),
     ("reason", TEXT, "why it failed or was stopped"),
+    ("incomplete", TEXT, "what of the record is damaged or missing; null: it is whole"),
     ("axes", TEXT, "the values of the sweep's axes, a JSON object"),
     ("task", TEXT, "registered name of the task"),
     ("dataset", TEXT, "registered name of the dataset"),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+from ray_kd.analysis.plot_style import Picture, left_out
 from ray_kd.config.errors import UserError
 
 
@@ -18,6 +19,13 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--sweep", metavar="NAME", help="name of a sweep in it")
     parser.add_argument("--out", metavar="DIR", help="where to write; default: beside the records")
     return parser
+
+
+def end(pictures: Iterable[Picture]) -> None:
+    """Say which figures could not be drawn; the script then ends with exit code 1."""
+    told = [print(f"error: {sentence}", file=sys.stderr) for sentence in left_out(pictures)]
+    if told:
+        sys.exit(1)
 
 
 def run(main: Callable[[], None]) -> None:

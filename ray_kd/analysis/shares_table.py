@@ -8,10 +8,11 @@ import pandas as pd
 
 from ray_kd.analysis.answer import DASH
 from ray_kd.analysis.arms import Arm, arms_of
-from ray_kd.analysis.records import Records
+from ray_kd.analysis.records import Records, incomplete_note
 from ray_kd.analysis.shares import QUARTER, pulls
 from ray_kd.analysis.stats import interval
 from ray_kd.config.errors import UserError
+from ray_kd.config.names import markdown
 
 OFF = 0.05
 """A share below which a path counts as off."""
@@ -28,7 +29,7 @@ def shares_table(records: Records) -> str:
     measured = [
         (arm, frame)
         for arm in arms_of(records.trials, records.plan.metric)
-        if not arm.is_alone and len(frame := pulls(arm, records.paths))
+        if not arm.is_alone and len(frame := pulls(arm, records.whole_paths))
     ]
     if not measured:
         raise UserError(f"sweep '{records.plan.name}': no strategy of it measures the paths' gradients.")
@@ -51,7 +52,8 @@ def shares_table(records: Records) -> str:
         _row(["---"] + ["---:"] * (len(head) - 1)),
     ]
     lines += [_row(_entries(arm, frame, paths)) for arm, frame in measured]
-    return "\n".join([*lines, ""])
+    damage = incomplete_note(records.trials)
+    return "\n".join([*lines, *(["", *damage] if damage else []), ""])
 
 
 def off_from(frame: pd.DataFrame, harmful: frozenset[str]) -> dict[int, int]:
@@ -85,4 +87,4 @@ def _entries(arm: Arm, frame: pd.DataFrame, paths: list[str]) -> list[str]:
 
 
 def _row(entries: list[str]) -> str:
-    return "| " + " | ".join(entry.replace("|", "\\|") for entry in entries) + " |"
+    return "| " + " | ".join(markdown(entry) for entry in entries) + " |"

@@ -7,6 +7,7 @@ import io
 import json
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -52,10 +53,19 @@ def read_tables(out: str | Path | Folder) -> Records:
             raise UserError(f"there is no '{folder.where(name)}.parquet'; `ray-kd analyze` writes it.")
         try:
             tables[name] = pq.read_table(io.BytesIO(content))
-        except pa.ArrowException as error:
-            raise UserError(f"{folder.where(name)}.parquet is no Parquet file: {error}.") from error
+        except (pa.ArrowException, OSError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{folder.where(name)}.parquet is no Parquet file ({reason}); `ray-kd analyze` "
+                "writes it anew."
+            ) from error
     text = (tables["trials"].schema.metadata or {}).get(_PLAN)
     return Records(
-        **{name: arrow_to_frame(table) for name, table in tables.items()},
+        **{name: _frame(name, table) for name, table in tables.items()},
         plan=None if text is None else Plan.from_json({**json.loads(text), "trials": []}),
     )
+
+
+def _frame(name: str, table: pa.Table) -> pd.DataFrame:
+    """A table as it was read; the columns that are new since a former version wrote it are null."""
+    return arrow_to_frame(frame_to_arrow(name, arrow_to_frame(table)))

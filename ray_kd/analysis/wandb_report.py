@@ -8,8 +8,10 @@ from ray_kd.analysis.answer import answer
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import markdown
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import Records, parse_spec
+from ray_kd.analysis.records import Records
+from ray_kd.analysis.run_files import parse_spec
 from ray_kd.config.errors import UserError
+from ray_kd.config.names import wandb_name
 from ray_kd.tracking.wandb import has_key
 
 _FIGURES = (
@@ -81,7 +83,7 @@ def compose(records: Records, comparison: Comparison, root: Folder, entity: str)
     return wr.Report(
         entity=entity,
         project=project,
-        title=f"{name}: which strategy makes the student best?"[:128],
+        title=wandb_name(f"{name}: which strategy makes the student best?"),
         description=answer(comparison),
         blocks=blocks,
         width="fluid",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.common import shown
+from ray_kd.cli.common import say_left_out, shown
 
 Storage = Annotated[str, typer.Argument(help="The storage folder.")]
 SweepName = Annotated[
@@ -36,6 +36,7 @@ def analyze(storage: Storage = "results", sweep: SweepName = None, out: Out = No
     Console().print(found.table)
     for path in sorted(found.files.values()):
         print(shown(path))
+    say_left_out(found.left_out)
 
 
 def report(
@@ -70,3 +71,4 @@ def report(
         for task, comparison in found.findings.comparisons.items():
             part = found.findings.parts[task]
             print(save_report(part, comparison, Folder.open(storage), entity))
+    say_left_out(found.left_out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +43,13 @@ def typed(verb: str, *arguments: str, **options: str | None) -> str:
     """A command as the user types it; options that are None are left out."""
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     return shlex.join(["ray-kd", verb, *arguments, *given])
+
+
+def say_left_out(sentences: Iterable[str]) -> None:
+    """Say which figures could not be drawn; the command then ends with exit code 1."""
+    told = [print(f"ray-kd: {sentence}", file=sys.stderr) for sentence in sentences]
+    if told:
+        raise typer.Exit(1)
 
 
 def builtin_file(name: str) -> Path:

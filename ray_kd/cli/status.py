@@ -27,6 +27,7 @@ def status(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ray_kd.analysis import read_records
     from ray_kd.analysis.pipeline import only_sweep
@@ -43,7 +44,7 @@ def status(
     trials["row"] = trials["cell"].where(~searched, trials["cell"] + " (candidates)")
     for cell, group in trials.groupby("row", sort=False):
         counts = group["status"].value_counts()
-        table.add_row(str(cell), *(str(counts.get(state, 0) or "") for state in states))
+        table.add_row(Text(str(cell)), *(str(counts.get(state, 0) or "") for state in states))
     Console().print(table)
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         print(f"failed: {row.cell}, seed {row.seed}: {row.reason}")

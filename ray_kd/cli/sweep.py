@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown, typed
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, say_left_out, shown, typed
 from ray_kd.config.errors import UserError
 
 
@@ -82,3 +82,4 @@ def compare(
         lost = f"{result.failed + result.blocked} of {result.total} trials failed or have no teacher"
         print(f"{lost}. Mend what the reasons above say, then: {retry}")
         raise typer.Exit(result.exit_code)
+    say_left_out(found.left_out)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+from ray_kd.config.names import one_line
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
@@ -45,11 +46,14 @@ def train(
     """
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.distill import distill
+    from ray_kd.training.longer import longer_notes
 
     extra = [f"storage={storage}"] if storage else []
     extra += [f"resources.workers={workers}"] if workers is not None else []
     spec = RunSpec.load(file, *(overrides or ()), *extra)
     setting = make_setting(spec)
+    for line in longer_notes([spec], setting.store):
+        print(f"ray-kd: {line}", file=sys.stderr)
     show = Line()
     with stop_on_signal(setting, AGAIN if fresh else GOES_ON):
         if spec.resources.workers == 1 and address is None:
@@ -124,7 +128,7 @@ def teacher(
             show.end()
             place = shown(setting.store.path(f"runs/{summary['identity']}"))
             print(
-                f"{summary['name']}: test {summary['monitor']} "
+                f"{one_line(summary['name'])}: test {summary['monitor']} "
                 f"{summary['best']['test'][summary['monitor']]:.4f}, in {place}"
             )
 
@@ -207,7 +211,8 @@ class Line:
         since = record["epoch"] - self._first
         monitored = TASKS.get(spec.task.component_name).monitor
         values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == monitored)
-        text = f"{spec.name}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}  {values}"
+        name = one_line(spec.name)
+        text = f"{name}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}  {values}"
         if since and not done:
             text += f"  {(now - self._begin) / since * (total - record['epoch']):.0f} s left"
         print(

@@ -15,6 +15,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.training.check import check_plan
+from ray_kd.training.longer import longer_notes
 from ray_kd.training.objects import require_same_runs
 from ray_kd.training.precompute import gather_work, plan_targets
 from ray_kd.training.resident import Resident
@@ -50,7 +51,7 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     table.add_column("state")
     if trials:
         for trial in plan.trials:
-            cells = (trial.cell, _phase(trial), str(trial.seed), str(trial.spec.training.epochs))
+            cells = (Text(trial.cell), _phase(trial), str(trial.seed), str(trial.spec.training.epochs))
             table.add_row(*cells, trial.identity, ended.get(trial.identity, "to run"))
     else:
         for (cell, phase), group in _groups(plan.trials).items():
@@ -58,14 +59,15 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
             epochs = ", ".join(str(value) for value in {trial.spec.training.epochs: None for trial in group})
             states = Counter(ended.get(trial.identity, "to run") for trial in group)
             state = ", ".join(f"{count} {status}" for status, count in states.items())
-            table.add_row(cell, phase, seeds, epochs, str(len(group)), state)
+            table.add_row(Text(cell), phase, seeds, epochs, str(len(group)), state)
     for entry in plan.later:
-        table.add_row(entry.cell, entry.phase, "", "", str(entry.count), f"later: {entry.why}")
+        table.add_row(Text(entry.cell), entry.phase, "", "", str(entry.count), f"later: {entry.why}")
     done = len({trial.identity for trial in plan.trials} & ended.keys())
     missing = [run for run in plan.teachers if run.identity() not in ended]
     text = f"{plan.size} trials, {done} of them ended already; "
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
-    notes = [Text(f"Note: {note}", style="dim") for note in plan.notes]
+    longer = longer_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
+    notes = [Text(f"Note: {note}", style="dim") for note in (*plan.notes, *longer)]
     return Group(table, Text(), Text(text), *notes, *_targets(specs))
 
 
@@ -97,7 +99,7 @@ def targets_table(specs: list[RunSpec], name: str = "") -> RenderableType:
         left = column in ("target", "split")
         table.add_column(column, justify="left" if left else "right", overflow="fold")
     for row in found.rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return Group(table, Text(), Text(f"{name}: {found.text()}" if name else found.text()))
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.job import Job
 from ray_kd.config.ending import Ending
+from ray_kd.config.names import one_line, print_plain
 from ray_kd.config.words import clock
 
 LINE_EVERY = 10.0
@@ -75,7 +76,7 @@ def snapshot(agenda: Agenda) -> Snapshot:
 
 def _doing(job: Job) -> str:
     seed = f", seed {job.trial.seed}" if job.trial is not None else ""
-    return f"{job.cell}{seed}: epoch {job.epoch} of {job.spec.training.epochs}"
+    return f"{one_line(job.cell)}{seed}: epoch {job.epoch} of {job.spec.training.epochs}"
 
 
 def _best(agenda: Agenda, trials: list[Job]) -> str | None:
@@ -95,12 +96,13 @@ def _best(agenda: Agenda, trials: list[Job]) -> str | None:
     if means:
         cell = max(means, key=lambda name: sign * means[name])
         count = len(cells[cell])
-        return f"{cell}, validation {metric} {means[cell]:.4f} ({count} trial{'s' if count > 1 else ''})"
+        trials_of = f"{count} trial{'s' if count > 1 else ''}"
+        return f"{one_line(cell)}, validation {metric} {means[cell]:.4f} ({trials_of})"
     running = [job for job in trials if job.best is not None]
     if not running:
         return None
     first = max(running, key=lambda job: sign * (job.best or 0.0))
-    return f"{first.cell}, validation {metric} {first.best:.4f} (running)"
+    return f"{one_line(first.cell)}, validation {metric} {first.best:.4f} (running)"
 
 
 def _left(agenda: Agenda, trials: list[Job], teachers: list[Job]) -> float | None:
@@ -174,7 +176,7 @@ class Progress:
         self._seen, self.now = now, snapshot(self.agenda)
         if self.console is not None and self._live is None and now - self._spoke >= LINE_EVERY:
             self._spoke = now
-            self.console.print(self.line(), highlight=False, soft_wrap=True)
+            print_plain(self.console, self.line())
 
     def line(self) -> str:
         """The state in one line."""
@@ -239,4 +241,4 @@ class Counted:
     def tell(self, text: str) -> None:
         """Show a sentence."""
         if self.screen is not None:
-            self.screen.print(f"{self.name}: {text}", highlight=False, soft_wrap=True)
+            print_plain(self.screen, f"{self.name}: {text}")

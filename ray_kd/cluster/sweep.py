@@ -17,12 +17,15 @@ from ray_kd.cluster.quiet import quiet
 from ray_kd.config.ending import Ending, exit_code
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
+from ray_kd.config.names import one_line, print_plain
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
+from ray_kd.teacher.load import is_whole
 from ray_kd.tracking.wandb import require_wandb
 from ray_kd.training.check import check_plan
+from ray_kd.training.longer import longer_notes
 from ray_kd.training.objects import require_same_runs
 
 
@@ -82,7 +85,7 @@ class SweepResult:
         lines[0] += f" ({self.started} started now, {clock(self.training_seconds)})" if self.started else ""
         reasons: dict[tuple[Ending, str, str | None], list[str]] = {}
         for failure in self.failures:
-            trial = f"{failure['cell']}, seed {failure['seed']}"
+            trial = f"{one_line(failure['cell'])}, seed {failure['seed']}"
             reasons.setdefault((failure["ending"], failure["reason"], failure["error"]), []).append(trial)
         for (ending, reason, error), who in list(reasons.items())[:5]:
             more = f" and {len(who) - 1} more" if len(who) > 1 else ""
@@ -141,6 +144,13 @@ def run_sweep(
         ledger = Ledger(store, sweep.name)
         ledger.load()
         agenda = Agenda(sweep, plan, ledger, retry_failed=retry_failed)
+        if not agenda.over and _forget_damaged_teachers(agenda, store):
+            agenda = Agenda(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
+        if screen is not None:
+            for line in longer_notes(
+                [job.spec for job in agenda.jobs.values() if job.state != "done"], store
+            ):
+                print_plain(screen, f"{sweep.name}: {line}")
         if agenda.over:
             _write_plan(agenda)
         else:
@@ -150,7 +160,7 @@ def run_sweep(
             execute(agenda, address, screen, lambda: _write_plan(agenda))
         result = _result(agenda, store, called)
         if screen is not None:
-            screen.print(result.message(), highlight=False, soft_wrap=True)
+            print_plain(screen, result.message())
         try:
             ledger.flush()
         except EnvironmentFault:
@@ -176,7 +186,7 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
 
     def say(text: str) -> None:
         if screen is not None:
-            screen.print(f"sweep {name}: {text}", highlight=False, soft_wrap=True)
+            print_plain(screen, f"sweep {name}: {text}")
 
     lock = Lock(store, f"sweeps/{name}/lock", on_wait=say, what="another process that runs it")
     if not lock.acquire(timeout=lock.ttl + 10):
@@ -188,6 +198,23 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
         yield
     finally:
         lock.release()
+
+
+def _forget_damaged_teachers(agenda: Agenda, store: Store) -> bool:
+    """Have teachers trained again whose weights a disk has damaged since, before a student needs them."""
+    seen, lost = set(), set()
+    for job in agenda.jobs.values():
+        for name in job.spec.needed_teachers() if job.trial is not None and job.state != "done" else ():
+            run = job.spec.teacher_run(name).identity() if job.spec.teachers[name].weights is None else ""
+            outcome = agenda.jobs[run].outcome if run in agenda.jobs else None
+            if outcome is not None and outcome.status == "finished" and run not in seen:
+                seen.add(run)
+                if not is_whole(job.spec, name, store):
+                    lost.add(run)
+    for run in lost:
+        with Lock(store, f"runs/{run}/lock", what=f"teacher {run}"):
+            store.delete(f"runs/{run}/summary.json")  # without its weights it has not finished
+    return bool(lost)
 
 
 def _write_plan(agenda: Agenda) -> None:

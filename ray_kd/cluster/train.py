@@ -25,7 +25,7 @@ from ray_kd.config.ending import Interrupted  # noqa: E402
 from ray_kd.config.errors import TrainingFailed, UserError  # noqa: E402
 from ray_kd.config.faults import EnvironmentFault, environment_fault  # noqa: E402
 from ray_kd.config.spec import RunSpec  # noqa: E402
-from ray_kd.storage import Lock, Store  # noqa: E402
+from ray_kd.storage import Lock, Store, tell_once  # noqa: E402
 from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
 from ray_kd.training.objects import require_same  # noqa: E402
 from ray_kd.training.records import BESIDE, Records, find_summary, read_summary  # noqa: E402
@@ -60,16 +60,23 @@ class RayCheckpoints:
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
     def load(self) -> dict[str, Any] | None:
-        states = [state for state in (self.former.alone(), self._reported()) if state is not None]
+        reported = self._reported()
+        former = self.former.load() if reported is None else self.former.alone()
+        states = [state for state in (former, reported) if state is not None]
         return max(states, key=lambda state: int(state["taken"]), default=None)
 
     def _reported(self) -> dict[str, Any] | None:
+        """What Ray Train hands back; damaged, it counts as none."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
         with checkpoint.as_directory() as folder:
             file = Path(folder, STATE)
-            return from_bytes(file.read_bytes(), str(file))
+            try:
+                return from_bytes(file.read_bytes(), str(file))
+            except (FileNotFoundError, UserError) as error:
+                tell_once(f"{error}: the newest whole state counts.")
+                return None
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Files of weights in a spec: known by their content, wherever they lie."""
+"""What identifies a run and its files of weights, wherever they lie; and whether a recorded spec is whole."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ray_kd.config.errors import UserError
 
@@ -35,3 +37,21 @@ def known_weights(weights: str, where: str) -> str:
 def _digest(place: str, changed: int, size: int) -> str:
     """A sweep asks for it once a trial; the file is read again when it changed."""
     return hashlib.sha256(Path(place).read_bytes()).hexdigest()
+
+
+def identity_of(essence: dict[str, Any]) -> str:
+    """16 hexadecimal digits of what makes a run."""
+    text = json.dumps(essence, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def require_whole_record(file: Path, data: dict[str, Any]) -> None:
+    """Refuse a run's own ``spec.yaml`` that lost its end: it would be another run.
+
+    Raises:
+        UserError: its last key is missing, or cut.
+    """
+    if file.name != "spec.yaml" or not re.fullmatch("[0-9a-f]{16}", file.absolute().parent.name):
+        return
+    if list(data)[-1:] != ["storage"] or not file.read_bytes().endswith(b"\n"):
+        raise UserError(f"{file} is damaged: it ends before its last key, 'storage', and says another run.")

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ray_kd.config.files import known_weights
 from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, PATHS, TASKS, VIEWS, Registry
-from ray_kd.config.validation import validate
+from ray_kd.config.validation import is_number, kinds_in, refuse_guesses, validate
 
 
 class Strict(BaseModel):
-    """A typed section of a spec: unknown keys fail, values never change after validation."""
+    """A typed section of a spec: unknown keys fail, values never change after validation.
+
+    Numbers are written as numbers, and true and false as these words: nothing is guessed.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _nothing_guessed(cls, value: Any, info: ValidationInfo) -> Any:
+        field = cls.model_fields.get(info.field_name or "")
+        if field is not None:
+            refuse_guesses(value, kinds_in(field.annotation))
+        return value
 
 
 class Options(Strict):
@@ -103,13 +123,13 @@ class ViewOptions(Options):
 def _weight(value: Any) -> float | str:
     if value == "published":
         return "published"
-    try:
-        weight = float(value)
-    except (TypeError, ValueError):
-        raise ValueError("expected a number >= 0 or 'published'") from None
-    if isinstance(value, bool) or not 0 <= weight < float("inf"):
+    if isinstance(value, str) and is_number(value):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError("expected a number >= 0 or 'published'")
+    if not 0 <= value < float("inf"):
         raise ValueError("expected a finite number >= 0 or 'published'")
-    return weight
+    return float(value)
 
 
 def parse_component(registry: Registry, value: Any) -> Any:

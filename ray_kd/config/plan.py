@@ -300,5 +300,5 @@ def _notes(sweep: SweepSpec, trials: list[Trial]) -> list[str]:
         if trial.phase != "search" and trial.cell not in same.setdefault(trial.identity, []):
             same[trial.identity].append(trial.cell)
     for names in dict.fromkeys(tuple(names) for names in same.values() if len(names) > 1):
-        notes.append(f"The same runs serve {' and '.join(repr(name) for name in names)}.")
+        notes.append(f"The same runs serve {' and '.join(f'“{name}”' for name in names)}.")
     return notes

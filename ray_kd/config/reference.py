@@ -21,6 +21,10 @@ stands here with its default; keys that have none stand with an example, marked 
 and the nearest valid one is named. On the command line a key is a dotted path: `optimizer.lr=0.05`,
 `paths.0.weight=2`, `teacher.training.epochs=60`, and for a sweep `seeds=[0,1]`, `base.training.epochs=40`.
 
+Files and overrides are read by YAML 1.2's core schema: `yes`, `no`, `on`, `off`, `1:30` and a date are text,
+`0o10` is octal, `1e3` a number. A number with leading zeros (`010`) is refused, for some read it as octal; so
+is whatever is not written as what a key wants (`lr: true`, `nesterov: yes`), and a key that stands twice.
+
 For completion in an editor, write the JSON schemas once (`ray-kd list run --schema > run.schema.json`,
 `ray-kd list sweep --schema > sweep.schema.json`) and begin a file with
 `# yaml-language-server: $schema=run.schema.json`.

@@ -41,7 +41,7 @@ class Space(Strict):
     def _one_kind(self) -> Space:
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"expected one of {', '.join(KINDS)}, got {given or 'none'}")
+            raise ValueError(f"expected one of {', '.join(KINDS)}, got {' and '.join(given) or 'none'}")
         if self.choice is not None:
             if not self.choice:
                 raise ValueError("choice: expected at least one value")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ray_kd.config.errors import unknown
-from ray_kd.config.files import known_weights
+from ray_kd.config.files import identity_of, known_weights, require_whole_record
+from ray_kd.config.names import require_name
 from ray_kd.config.options import (
     AggregatorField,
     DatasetField,
@@ -208,8 +207,7 @@ class RunSpec(Strict):
             label = path.label or path.component_name
             if label in labels:
                 raise ValueError(f"paths.{index}: two paths are called '{label}'; give one a 'label'")
-            if "/" in label:
-                raise ValueError(f"paths.{index}.label: '/' is kept for stages, got '{label}'")
+            require_name(label if path.label is None else path.label, f"paths.{index}.label: a path", "/,")
             labels.append(label)
         for label in self.targets.precisions:
             if label not in labels:
@@ -276,8 +274,7 @@ class RunSpec(Strict):
 
     def identity(self) -> str:
         """16 hexadecimal digits that change with everything that changes the result, and nothing else."""
-        text = json.dumps(self.essence(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return identity_of(self.essence())
 
     def essence(self) -> dict[str, Any]:
         """What the identity hashes. Defaults are left out, so a default added later changes no identity."""
@@ -321,7 +318,9 @@ class RunSpec(Strict):
         Raises:
             UserError: unreadable file, unknown key or name, or a value of the wrong kind.
         """
-        return cls.parse(apply_overrides(read_yaml(file), overrides), where=str(file))
+        data = read_yaml(file)
+        require_whole_record(FilePath(file), data)
+        return cls.parse(apply_overrides(data, overrides), where=str(file))
 
     @classmethod
     def parse(cls, data: dict[str, Any], where: str = "run") -> RunSpec:

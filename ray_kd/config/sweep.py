@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ray_kd.config.cells import Cell, Overrides, product_cells, searched_name, strategy_name
+from ray_kd.config.cells import SEARCHED, Cell, Overrides, product_cells, searched_name, strategy_name
 from ray_kd.config.errors import unknown
+from ray_kd.config.names import require_distinct, require_name
 from ray_kd.config.options import Strict
 from ray_kd.config.plan import Plan, make_plan
 from ray_kd.config.space import Space
@@ -131,6 +132,8 @@ class SweepSpec(Strict):
     def _folder_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
             raise ValueError("expected letters, digits, '-', '_' or '.': it names a folder")
+        if len(name) > 100:
+            raise ValueError(f"expected at most 100 characters, got {len(name)}: it names a folder")
         return name
 
     @field_validator("axes", mode="before")
@@ -153,10 +156,10 @@ class SweepSpec(Strict):
         names = [cell.name for cell in self.all_cells()]
         names += list(self.controls)
         for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"cells: two cells are called '{name}'; every cell needs a name of its own")
-            if not name.strip():
-                raise ValueError("cells: a cell needs a name")
+            require_name(name, "cells: a cell")
+            if name.endswith(SEARCHED):
+                raise ValueError(f"cells: '{name}' is what the winner of a search is called")
+        require_distinct(names, "cells")
         if not names:
             raise ValueError("cells: the sweep has no trials; name some in 'cells', or give 'axes'")
         self._check_search()
@@ -176,10 +179,6 @@ class SweepSpec(Strict):
                 if name in taken:
                     raise ValueError(f"search.cells: '{name}' is searched twice")
                 taken.add(name)
-                if searched_name(name) in cells or searched_name(name) in self.controls:
-                    raise ValueError(
-                        f"cells: '{searched_name(name)}' is what the winner of '{name}' is called"
-                    )
             if "seed" in search.space:
                 raise ValueError("search.space: 'seed' is no key to search; the sweep's seeds set it")
 
@@ -274,7 +273,7 @@ def _distinct_seeds(key: str, seeds: Iterable[int]) -> None:
 def _known_seeds(key: str, seeds: Iterable[int], known: Iterable[int]) -> None:
     extra = [seed for seed in seeds if seed not in set(known)]
     if extra:
-        raise ValueError(f"{key}: {extra[0]} is none of the sweep's seeds {list(known)}")
+        raise ValueError(f"{key}: {extra[0]} is none of the sweep's seeds ({', '.join(map(str, known))})")
 
 
 def _choose(kind: str, name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args
+import re
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +26,52 @@ def validate(model: type[M], data: Any, where: str) -> M:
         raise UserError(head + "\n  ".join(dict.fromkeys(lines))) from None
 
 
+def kinds_in(annotation: Any) -> frozenset[Any]:
+    """The plain types that an annotation allows anywhere in it; ``str`` stands for the words it lists."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return frozenset({annotation})
+    if annotation is Any:
+        return frozenset({Any})
+    kinds = (
+        frozenset({type(inner)}) if get_origin(annotation) is Literal else kinds_in(inner)
+        for inner in get_args(annotation)
+    )
+    return frozenset[Any]().union(*kinds)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a plain decimal number, which every reader of YAML or JSON takes for the same.
+
+    PyYAML by itself reads 5e-4 as text; 010, 1_000 and 1:30 are numbers to some.
+    """
+    return re.fullmatch(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?", text, re.ASCII) is not None
+
+
+def refuse_guesses(value: Any, kinds: frozenset[Any]) -> None:
+    """Refuse true for 1, 010 for 10, yes for true, and what else pydantic would make of a value.
+
+    Raises:
+        ValueError: says what to write.
+    """
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            refuse_guesses(entry, kinds)
+        return
+    if Any in kinds or value is None:
+        return
+    number = kinds & {int, float}
+    wanted = "a number" if float in kinds else "a whole number" if number else "true or false"
+    if isinstance(value, bool):
+        if number and bool not in kinds:
+            raise ValueError(f"expected {wanted}, got {str(value).lower()}")
+    elif isinstance(value, str):
+        plain = is_number(value) if number else value in ("true", "false")
+        if (number or bool in kinds) and str not in kinds and not plain:
+            raise ValueError(f"expected {wanted}, got the text '{value}'")
+    elif isinstance(value, (int, float)) and bool in kinds and not number:
+        raise ValueError(f"expected true or false, got {value}")
+
+
 def _line(model: type[BaseModel], problem: Any) -> str:
     location = [part for part in problem["loc"] if isinstance(part, int) or "[" not in part]
     key = ".".join(str(part) for part in location)
@@ -37,10 +84,14 @@ def _line(model: type[BaseModel], problem: Any) -> str:
     if kind == "missing":
         return f"'{key}' is missing."
     message = problem["msg"].removeprefix("Value error, ")
+    if kind == "int_from_float":
+        message = "expected a whole number"
     message = message[0].lower() + message[1:]
     if kind == "value_error" and not location:
         return message + ("" if message.endswith(".") else ".")
-    shown = f", got {value!r}" if _short(value) and repr(value) not in message else ""
+    shown = f", got {shown_value(value)}" if _short(value) and ", got " not in message else ""
+    if repr(value) in message:
+        shown = ""
     guess = None
     if kind == "literal_error" and isinstance(value, str):
         expected = problem["ctx"]["expected"].replace(" or ", ", ").split(", ")
@@ -48,6 +99,13 @@ def _line(model: type[BaseModel], problem: Any) -> str:
     hint = f" Did you mean '{guess}'?" if guess else ""
     message = message.replace("input should be", "expected")
     return f"'{key}': {message.rstrip('.')}{shown}.{hint}"
+
+
+def shown_value(value: Any) -> str:
+    """A value as a file would write it."""
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _short(value: Any) -> bool:

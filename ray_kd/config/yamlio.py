@@ -14,26 +14,42 @@ from ray_kd.config.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-3 as a number (YAML 1.1 asks for 1.0e-3) and keys as they are written (there
-    ``on`` is true), and refuses a repeated key."""
+    """YAML 1.2's core schema: 010 is no octal number, 1:30 no number, and yes, on and a date are text.
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *anchor, whose keys may be replaced
-                continue
-            if key_node.tag == "tag:yaml.org,2002:bool":
-                key_node.tag = "tag:yaml.org,2002:str"
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key}' twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    PyYAML goes by YAML 1.1. Merge keys (``<<``) are kept, and keys are text as they are written.
+    """
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever either schema would read as something else than text."""
+
+
+_LEADING_ZERO = "!leading-zero"
+_CORE = (
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    (_LEADING_ZERO, r"[-+]?0[0-9_]+", list("-+0")),
+    ("tag:yaml.org,2002:int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("tag:yaml.org,2002:merge", r"<<", ["<"]),
 )
+for _tag, _pattern, _first in _CORE:
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+    _Dumper.add_implicit_resolver(_tag, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = node.value
+    return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -43,36 +59,99 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
         UserError: the file is missing, unreadable, no YAML, or holds no mapping.
     """
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        data = Path(file).read_bytes()
+        text = data.decode("utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read '{file}': {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"cannot read '{file}': it is no UTF-8 text.") from error
-    data = parse_yaml(text, str(file))
-    if not isinstance(data, dict):
-        raise UserError(f"{file}: expected a mapping of keys to values, found {type(data).__name__}.")
-    return data
+        wide = " It looks like UTF-16." if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise UserError(f"cannot read '{file}': it is no UTF-8 text.{wide} Save it as UTF-8.") from error
+    found = parse_yaml(text, str(file))
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: expected a mapping of keys to values, found {_kind(found)}.")
+    return found
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """Any YAML value.
 
     Raises:
-        UserError: no valid YAML; says where.
+        UserError: no valid YAML, a key twice, or a number with leading zeros; says where.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, where, "", {})
+        return loader.construct_document(node)  # type: ignore[no-untyped-call]
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise UserError(f"{where}: not valid YAML{place}: {error.problem}.") from error
+        problem = str(error.problem)
+        if "'\\t'" in problem:
+            problem += "; YAML indents with spaces"
+        raise UserError(f"{where}: not valid YAML{_place(error.problem_mark)}: {problem}.") from error
+    except yaml.reader.ReaderError as error:
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        raise UserError(
+            f"{where}: not valid YAML: the character U+{code:04X} at position {error.position} is no text."
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {error}.") from error
 
 
+def _check(node: yaml.Node, where: str, key: str, done: dict[int, bool]) -> None:
+    """Refuse what one reader takes for another thing than the next, and take every key as it is written.
+
+    Args:
+        done: the nodes seen so far, by id; False for those that ``node`` lies in.
+    """
+    if id(node) in done:
+        if not done[id(node)]:
+            raise UserError(f"{where}: '{key}'{_place(node.start_mark)} is an alias of what it lies in.")
+        return
+    done[id(node)] = isinstance(node, yaml.ScalarNode)
+    if node.tag == _LEADING_ZERO:
+        plain = re.sub(r"^([-+]?)[0_]+(?=[0-9])", r"\1", node.value).replace("_", "")
+        octal = f", 0o{plain} if it is octal" if not set(plain) & set("89+-") else ""
+        raise UserError(
+            f"{where}: '{key}'{_place(node.start_mark)}: {node.value} begins with a zero, which some read as "
+            f"octal. Write {plain}{octal}, or '{node.value}' in quotes if it is text."
+        )
+    for index, entry in enumerate(node.value if isinstance(node, yaml.SequenceNode) else ()):
+        _check(entry, where, f"{key}.{index}".lstrip("."), done)
+    seen: set[str] = set()
+    for name, entry in node.value if isinstance(node, yaml.MappingNode) else ():
+        if name.tag != "tag:yaml.org,2002:merge":  # <<: *anchor, whose keys may be replaced
+            if not isinstance(name, yaml.ScalarNode):
+                raise UserError(f"{where}: '{key}'{_place(name.start_mark)}: expected a key that is text.")
+            name.tag = "tag:yaml.org,2002:str"
+            if name.value in seen:
+                raise UserError(
+                    f"{where}: not valid YAML{_place(name.start_mark)}: key '{name.value}' twice."
+                )
+            seen.add(name.value)
+        _check(entry, where, f"{key}.{name.value}".lstrip("."), done)
+    done[id(node)] = True
+
+
+def _place(mark: yaml.Mark | None) -> str:
+    return f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+
+
+def _kind(value: Any) -> str:
+    """What a value is, as people say it."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return {"list": "a list", "str": "text", "int": "a number", "float": "a number"}.get(
+        type(value).__name__, type(value).__name__
+    )
+
+
 def dump_yaml(data: Any) -> str:
     """Readable YAML, keys in their own order."""
-    return yaml.safe_dump(data, sort_keys=False, width=100, allow_unicode=True)
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True))
 
 
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -116,7 +195,7 @@ def set_key(data: dict[str, Any], key: str, value: Any) -> None:
 
 def _index(here: Any, part: str, key: str) -> int:
     if not isinstance(here, list):
-        raise UserError(f"override '{key}': there is a {type(here).__name__} above it, not a section.")
+        raise UserError(f"override '{key}': there is {_kind(here)} above it, not a section.")
     if not part.isdigit() or int(part) >= len(here):
         raise UserError(f"override '{key}': expected an index from 0 to {len(here) - 1}, got '{part}'.")
     return int(part)

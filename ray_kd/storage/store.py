@@ -102,10 +102,10 @@ class Store:
         Raises:
             UserError: as ``write``.
         """
-        line = json.dumps(record, separators=(", ", ": ")) + "\n"
+        line = json_line(record)
         full = self.path(path)
         try:
-            _append_whole(full, line.encode())
+            _append_whole(full, line)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(full), exist_ok=True)
             self.append(path, record)
@@ -171,6 +171,24 @@ class Store:
             shutil.rmtree(self.path(folder), ignore_errors=True)
         elif self.exists(folder):
             self._filesystem.delete_dir(self.path(folder))
+
+    def copy(self, path: str, to: str) -> None:
+        """Give a file a second name, in place of what has that name; on a local disk it takes no space.
+
+        Raises:
+            UserError: as ``write``.
+        """
+        try:
+            if not self.is_local:
+                self._filesystem.copy_file(self.path(path), self.path(to))
+                return
+            Path(self.path(to)).unlink(missing_ok=True)
+            try:
+                os.link(self.path(path), self.path(to))
+            except OSError:  # a disk without links
+                shutil.copyfile(self.path(path), self.path(to))
+        except OSError as error:
+            raise self.unwritable(to, error) from error
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Make a file that must not exist yet; True when it was made here. A failed write leaves none behind.
@@ -252,6 +270,11 @@ class Store:
         if number in (errno.ENOTDIR, errno.EEXIST):
             return UserError(f"{reason}. A file lies where a folder is needed: {elsewhere}")
         return UserError(f"{reason}. C{elsewhere[1:]}")
+
+
+def json_line(record: dict[str, Any]) -> bytes:
+    """A record as one line."""
+    return (json.dumps(record, separators=(", ", ": ")) + "\n").encode()
 
 
 def _write_whole(full: str, data: bytes) -> None:

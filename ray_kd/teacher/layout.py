@@ -154,7 +154,10 @@ class TargetStore:
             raise UserError(
                 f"no stored targets at {store.path(f'targets/{identity}')}. Known: {known}."
             ) from None
-        found = cls(store, about)
+        try:
+            found = cls(store, about)
+        except (KeyError, TypeError):
+            raise UserError(f"{store.path(f'targets/{identity}/store.json')} is damaged.") from None
         if found.identity != identity:
             raise UserError(
                 f"{store.path(f'targets/{identity}/store.json')} is damaged: it describes {found.identity}."
@@ -181,7 +184,14 @@ class TargetStore:
         Raises:
             UserError: says what to do.
         """
-        known = self.files.read_json("store.json")["weights"]
+        try:
+            known = self.files.read_json("store.json")["weights"]
+        except (UserError, KeyError, TypeError):
+            raise UserError(
+                f"stored targets: {self.files.path('store.json')} is damaged, and says no more which teacher "
+                f"computed what lies beside it. Delete the folder {self.files.path()}; the next run computes "
+                "its targets anew."
+            ) from None
         if known != weights:
             raise UserError(
                 f"stored targets: {self.files.path()} was computed by a teacher with weights {known}, and "
@@ -193,19 +203,27 @@ class TargetStore:
         """Every group there is, in the order of their names."""
         found = []
         for name in self.files.names():
-            try:
-                found.append(Group.from_json(self.files.read_json(f"{name}/group.json")))
-            except (FileNotFoundError, KeyError):
-                continue
+            group = self._group(name)
+            if group is not None:
+                found.append(group)
         return found
+
+    def _group(self, name: str) -> Group | None:
+        """The group of a folder; None where its ``group.json`` is missing or damaged (it is written anew)."""
+        try:
+            return Group.from_json(self.files.read_json(f"{name}/group.json"))
+        except (FileNotFoundError, UserError, KeyError, TypeError, AttributeError):
+            return None
 
     def add(self, group: Group) -> None:
         """Make a group's folder."""
-        if not self.files.exists(f"{group.identity}/group.json"):
+        if self._group(group.identity) is None:
             self.files.write_json(f"{group.identity}/group.json", group.to_json())
 
     def missing(self, group: Group, views: int) -> list[Shard]:
         """The shards of so many views that are not there whole; a file of another size counts as missing."""
+        if self._group(group.identity) is None:
+            return group.shards(views)  # nothing says what the shards hold
         names = set(self.files.names(group.identity))
         return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
 
@@ -227,7 +245,7 @@ class TargetStore:
         if not {f"{shard.name}.json", f"{shard.name}.parquet"} <= names:
             return False
         try:
-            noted = self.files.read_json(f"{group.identity}/{shard.name}.json")
-        except UserError:
+            noted = self.files.read_json(f"{group.identity}/{shard.name}.json")["bytes"]
+        except (UserError, KeyError, TypeError):
             return False
-        return bool(noted["bytes"] == self.files.size(f"{group.identity}/{shard.name}.parquet"))
+        return bool(noted == self.files.size(f"{group.identity}/{shard.name}.parquet"))

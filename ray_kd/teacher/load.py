@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from safetensors import SafetensorError
+from safetensors.torch import load as safetensors_of
+
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.models import StagedModel, create_model
 from ray_kd.models.create import draw_model
 from ray_kd.models.weights import begin_with, fit_weights, read_weights
-from ray_kd.storage import Store
+from ray_kd.storage import Store, tell_once
 
 
 def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels: int) -> StagedModel:
@@ -27,8 +30,7 @@ def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels:
     if teacher.weights is not None:
         begin_with(model, teacher.weights, key=teacher.weights_key)
         return model
-    file = "student" if teacher.training.labels == "permuted" else "best"
-    place = f"runs/{spec.teacher_run(name).identity()}/{file}.safetensors"
+    place = weights_of(spec, name)
     try:
         state = read_weights(store.read(place), store.path(place), model)
     except FileNotFoundError:
@@ -38,3 +40,23 @@ def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels:
         ) from None
     fit_weights(model, state, place)
     return model
+
+
+def weights_of(spec: RunSpec, name: str) -> str:
+    """Where below the storage the weights lie that a trained teacher teaches with."""
+    file = "student" if spec.teachers[name].training.labels == "permuted" else "best"
+    return f"runs/{spec.teacher_run(name).identity()}/{file}.safetensors"
+
+
+def is_whole(spec: RunSpec, name: str, store: Store) -> bool:
+    """Whether the weights of a teacher that was trained are there and can be read; says so once if not."""
+    place = weights_of(spec, name)
+    try:
+        safetensors_of(store.read(place))
+    except FileNotFoundError:
+        tell_once(f"{store.path(place)} is missing. The teacher '{name}' trains again.")
+        return False
+    except SafetensorError as error:
+        tell_once(f"{store.path(place)} is damaged ({error}). The teacher '{name}' trains again.")
+        return False
+    return True

@@ -118,7 +118,7 @@ def _found(store: TargetStore, group: Group, columns: list[str], views: int, cac
     for column in columns:
         begin = f"{digest(column)}-v"
         ends = (name.removeprefix(begin) for name in names if name.startswith(begin))
-        counts = {int(end.removesuffix(".json")) for end in ends if end.endswith(".json")}
+        counts = {int(end[:-5]) for end in ends if end.endswith(".json") and end[:-5].isdigit()}
         for count in sorted(counts):
             place = _place(store, group, column, count)
             if count >= views and _is_there(cache, place, group, count):
@@ -131,9 +131,10 @@ def _is_there(cache: Store, place: str, group: Group, views: int) -> bool:
     try:
         about = cache.read_json(f"{place}.json")
         size = cache.size(f"{place}.bin")
-    except FileNotFoundError:
-        return False
-    return bool(about["rows"] == group.samples * views and about["rows"] * about["nbytes"] == size)
+        rows, nbytes = about["rows"], about["nbytes"]
+    except (FileNotFoundError, UserError, KeyError, TypeError):
+        return False  # damaged: it is made again
+    return bool(rows == group.samples * views and rows * nbytes == size)
 
 
 def _copy(store: TargetStore, group: Group, places: dict[str, str], views: int, cache: Store) -> None:

@@ -72,13 +72,17 @@ def read_shard(
     remedy = "run 'ray-kd precompute' with the same file: it computes what is missing or damaged"
     try:
         noted = store.files.read_json(f"{place}.json")
+        size, checksum = noted["bytes"], noted["sha256"]
         data = store.files.read(f"{place}.parquet")
     except FileNotFoundError:
         raise UserError(f"stored targets: {path} is missing; {remedy}.") from None
-    if len(data) != noted["bytes"] or hashlib.sha256(data).hexdigest() != noted["sha256"]:
+    except (UserError, KeyError, TypeError):
+        beside = store.files.path(f"{place}.json")
+        raise UserError(f"stored targets: {beside} is damaged. Delete it, then {remedy}.") from None
+    if len(data) != size or hashlib.sha256(data).hexdigest() != checksum:
         raise UserError(
             f"stored targets: {path} is damaged: {len(data)} bytes that do not give its checksum "
-            f"({noted['bytes']} bytes were written). Delete it, then {remedy}."
+            f"({size} bytes were written). Delete it, then {remedy}."
         )
     wanted = {name: group.columns[name] for name in (group.columns if names is None else names)}
     table = pq.read_table(io.BytesIO(data), columns=["sample", *wanted]).combine_chunks()

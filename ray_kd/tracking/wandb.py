@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.names import wandb_name
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 
@@ -82,7 +83,7 @@ class WandbTracker:
         return wandb.init(
             project=spec.tracking.project,
             id=spec.identity(),
-            name=spec.name,
+            name=wandb_name(spec.name),
             group=self._group,
             config={**spec.to_dict(), "cell": cell_of(spec.name, self._group)},
             dir=folder,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage import Store
+from ray_kd.storage import Store, tell_once
 
 SPREAD = "train"
 """The folder below ``checkpoints`` where Ray Train keeps the states of a run of several workers."""
@@ -19,7 +20,9 @@ STATE = "state.pt"
 
 
 class StoreCheckpoints:
-    """``checkpoints/last.pt`` below a run's directory, written whole or not at all.
+    """``checkpoints/last.pt`` below a run's directory, written whole or not at all, and the state before it.
+
+    ``before.pt`` is what a run goes on from whose ``last.pt`` a disk has damaged since.
 
     Args:
         store: the storage root.
@@ -28,25 +31,44 @@ class StoreCheckpoints:
 
     def __init__(self, store: Store, directory: str) -> None:
         self.store, self.folder = store, f"{directory}/checkpoints"
-        self.path = f"{self.folder}/last.pt"
+        self.path, self.before = f"{self.folder}/last.pt", f"{self.folder}/before.pt"
+        self._damaged: list[str] = []
 
     def save(self, state: dict[str, Any], record: dict[str, Any] | None) -> None:
-        self.store.write(self.path, to_bytes(state))
+        data = to_bytes(state)
+        if self.store.exists(self.path) and not self._damaged:
+            self.store.copy(self.path, self.before)
+        self.store.write(self.path, data)
+        self._damaged = []
 
     def load(self) -> dict[str, Any] | None:
-        """The newest state, several workers' included: a run may go on with one."""
-        states = [state for state in (self.alone(), *self._spread()) if state is not None]
-        return max(states, key=lambda state: int(state["taken"]), default=None)
+        """The newest whole state, several workers' included: a run may go on with one.
+
+        A damaged one is said, with what the run goes on from.
+        """
+        self._damaged = []
+        states = [self.alone(), *self._spread()]
+        if self._damaged or states[0] is None:
+            states.append(self._read(self.before))
+        newest = max((s for s in states if s is not None), key=lambda s: int(s["taken"]), default=None)
+        if self._damaged:
+            tell_once(f"{'; '.join(self._damaged)}: {_goes_on(newest)}.")
+        return newest
 
     def alone(self) -> dict[str, Any] | None:
-        """The state that one worker left."""
+        """The last state that one worker left."""
+        return self._read(self.path)
+
+    def _read(self, path: str) -> dict[str, Any] | None:
         try:
-            data = self.store.read(self.path)
+            return from_bytes(self.store.read(path), self.store.path(path))
         except FileNotFoundError:
             return None
-        return from_bytes(data, self.store.path(self.path))
+        except UserError as error:
+            self._damaged.append(str(error))
+            return None
 
-    def _spread(self) -> Iterator[dict[str, Any]]:
+    def _spread(self) -> Iterator[dict[str, Any] | None]:
         """States that several workers left; one that was cut off while Ray Train stored it never counted."""
         for name in self.store.names(f"{self.folder}/{SPREAD}"):
             file = f"{self.folder}/{SPREAD}/{name}/{STATE}"
@@ -72,12 +94,21 @@ def from_bytes(data: bytes, place: str) -> dict[str, Any]:
         UserError: damaged.
     """
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:  # PyTorch itself does not look at every checksum
+            if parts.testzip() is not None:
+                raise ValueError(f"the checksum of '{parts.testzip()}' does not hold")
         state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        state["taken"], state["epoch"]
+        if not isinstance(state["taken"], int) or not isinstance(state["epoch"], int):
+            raise TypeError("it counts no steps")
+    except MemoryError:
+        raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"the checkpoint {place} is damaged ({reason}). Delete it, or pass --fresh, to start this run "
-            "over; other runs are not affected."
-        ) from error
+        raise UserError(f"the state {place} is damaged ({reason})") from error
     return state
+
+
+def _goes_on(state: dict[str, Any] | None) -> str:
+    if state is None:
+        return "no state is left, so this run begins anew"
+    return f"this run goes on from the state before it, after {state['taken']} steps"

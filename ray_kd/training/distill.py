@@ -17,6 +17,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.outputs import IGNORE
 from ray_kd.storage import Lock, Store
+from ray_kd.teacher.load import is_whole
 from ray_kd.training.check import check_run
 from ray_kd.training.objects import Own, require_same_runs
 from ray_kd.training.ranks import broadcast_object
@@ -110,10 +111,12 @@ def ensure_teachers(
         run = spec.teacher_run(name)
         require_same_runs(setting.store, [run])
         summary = find_summary(setting.store, run.identity())
-        if summary is None or summary["status"] != "finished":
-            begin_anew(setting.store, run.identity(), on_wait=on_wait)
+        ended = summary is not None and summary["status"] == "finished"
+        lost = ended and not is_whole(spec, name, setting.store)
+        if summary is None or lost or not ended:
+            directory = begin_anew(setting.store, run.identity(), lost, on_wait)
             apart = replace(setting, track=None)  # the tracker is the student's
-            summary = _run(Training(run, apart, resident, on_wait=on_wait), on_epoch)
+            summary = _run(Training(run, apart, resident, directory=directory, on_wait=on_wait), on_epoch)
         summaries.append(summary)
     return summaries
 

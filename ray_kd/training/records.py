@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import socket
@@ -18,7 +17,8 @@ import torch
 import ray_kd
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.storage import Store
+from ray_kd.storage import Store, tell_once, whole_lines, whole_summary
+from ray_kd.storage.store import json_line
 
 OBJECTS = "objects.json"
 """What objects and code of the user's a run is made of; see ``training.objects``."""
@@ -42,6 +42,7 @@ class Records:
     ) -> None:
         """Write the resolved spec, the environment, and what objects and code of the user's it is made of;
         drop records of epochs that will run again."""
+        self.store.delete(f"{self.directory}/summary.json")  # damaged: a whole one would have ended the run
         self.store.write(f"{self.directory}/spec.yaml", spec.to_yaml().encode())
         self.store.write_json(f"{self.directory}/environment.json", environment)
         if objects:
@@ -50,25 +51,20 @@ class Records:
             self._cut(name, keep_epochs)
 
     def _cut(self, name: str, keep_epochs: int) -> None:
-        """Leave only the lines of epochs up to ``keep_epochs``."""
+        """Leave only the whole lines of epochs up to ``keep_epochs``."""
         if not self.store.is_local:
             for file in self.store.names(f"{self.directory}/{name}"):
-                if int(file.partition(".")[0]) > keep_epochs:
+                number = file.partition(".")[0]
+                if number.isdigit() and int(number) > keep_epochs:
                     self.store.delete(f"{self.directory}/{name}/{file}")
             return
         path = f"{self.directory}/{name}.jsonl"
         try:
-            text = self.store.read(path).decode()
+            entries, _ = whole_lines(self.store.read(path))
         except FileNotFoundError:
             return
-        kept = []
-        for line in text.splitlines(keepends=True):
-            try:
-                if line.endswith("\n") and json.loads(line)["epoch"] <= keep_epochs:
-                    kept.append(line)
-            except ValueError:
-                continue  # a line torn by a kill
-        self.store.write(path, "".join(kept).encode())
+        kept = [entry for entry in entries if _epoch_of(entry) is not None and entry["epoch"] <= keep_epochs]
+        self.store.write(path, b"".join(json_line(entry) for entry in kept))
 
     def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
         """Add an epoch and its paths."""
@@ -82,15 +78,17 @@ class Records:
         self.store.write_json(f"{self.directory}/epochs/{file}", record)
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The epochs recorded so far."""
+        """The epochs recorded so far, as far as they are whole."""
         if self.store.is_local:
             try:
-                text = self.store.read(f"{self.directory}/epochs.jsonl").decode()
+                entries, _ = whole_lines(self.store.read(f"{self.directory}/epochs.jsonl"))
             except FileNotFoundError:
                 return []
-            return [json.loads(line) for line in text.splitlines()]
-        folder = f"{self.directory}/epochs"
-        return [self.store.read_json(f"{folder}/{file}") for file in self.store.names(folder)]
+        else:
+            folder = f"{self.directory}/epochs"
+            read = (read_whole(self.store, f"{folder}/{file}") for file in self.store.names(folder))
+            entries = [entry for entry in read if isinstance(entry, dict)]
+        return [entry for entry in entries if _epoch_of(entry) is not None]
 
     def weights(self, file: str, data: bytes) -> None:
         """Write a file of weights."""
@@ -100,16 +98,21 @@ class Records:
         """How the run ended, or None."""
         return read_summary(self.store, self.directory)
 
-    def finish(self, summary: dict[str, Any], error: str | None = None) -> None:
+    def finish(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:
         """Write the summary, last of all; its presence says that the run ended.
 
-        Nothing but a finished run takes the place of a finished one.
+        What goes wrong after a run has finished takes nothing back.
+
+        Returns:
+            The summary that stands.
         """
-        if summary["status"] != "finished" and self._has_finished(self.directory):
-            return
+        earlier = self.summary()
+        if summary["status"] != "finished" and earlier is not None and earlier["status"] == "finished":
+            return earlier
         if error is not None:
             self.store.write(f"{self.directory}/error.txt", error.encode())
         self.store.write_json(f"{self.directory}/summary.json", summary)
+        return summary
 
     def take_place(self) -> None:
         """Let a run that was trained anew, and has finished, take the place of the earlier one.
@@ -118,7 +121,8 @@ class Records:
         """
         place = self.directory.removesuffix(f"/{BESIDE}")
         beside = f"{place}/{BESIDE}"
-        if not self._has_finished(beside):
+        ended = read_summary(self.store, beside)
+        if ended is None or ended["status"] != "finished":
             return
         for name in ("epochs", "paths"):  # of an object store
             for file in self.store.names(f"{beside}/{name}"):
@@ -129,27 +133,35 @@ class Records:
         if not self.store.exists(f"{beside}/checkpoints"):  # else Ray Train still works with them
             self.store.delete_tree(beside)
 
-    def _has_finished(self, directory: str) -> bool:
-        """Whether a run lies there that finished, or may have: a damaged summary is no failure."""
-        try:
-            summary = read_summary(self.store, directory)
-        except UserError:
-            return True
-        return summary is not None and summary["status"] == "finished"
-
 
 def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
-    """The summary of a run that ended, or None."""
+    """The summary of a run that ended, or None; a damaged one counts as absent, and is said once."""
     return read_summary(store, f"runs/{identity}")
 
 
 def read_summary(store: Store, directory: str) -> dict[str, Any] | None:
-    """The summary in a run's directory, or None."""
-    try:
-        summary: dict[str, Any] = store.read_json(f"{directory}/summary.json")
-    except FileNotFoundError:
-        return None
+    """The summary in a run's directory, or None; a damaged one counts as absent, and is said once."""
+    path = f"{directory}/summary.json"
+    summary = whole_summary(read_whole(store, path))
+    if summary is None and store.exists(path):
+        tell_once(
+            f"{store.path(path)} is damaged and counts as absent: the run goes on from its last state, or "
+            "trains again where it has none."
+        )
     return summary
+
+
+def read_whole(store: Store, path: str) -> Any:
+    """A JSON file's value; None where there is none, or a damaged one."""
+    try:
+        return store.read_json(path)
+    except (FileNotFoundError, UserError):
+        return None
+
+
+def _epoch_of(entry: dict[str, Any]) -> int | None:
+    epoch = entry.get("epoch")
+    return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:

@@ -341,7 +341,7 @@ class Training:
     def _end(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:
         self._stop_loading()
         if self.setting.leads:
-            self.records.finish(summary, error)
+            summary = self.records.finish(summary, error)
             if isinstance(self.checkpoints, StoreCheckpoints):
                 self.checkpoints.discard()
             self.records.take_place()

@@ -89,7 +89,8 @@ def test_exponents_are_numbers() -> None:
 
 
 def test_keys_are_read_as_they_are_written() -> None:
-    assert parse_yaml("{on: features, no: off}", "here") == {"on": "features", "no": False}
+    assert parse_yaml("{on: features, no: false}", "here") == {"on": "features", "no": False}
+    assert parse_yaml("{1: a, ~: b, 010: c}", "here") == {"1": "a", "~": "b", "010": "c"}
 
 
 def test_resolved_spec_reads_back_to_the_same() -> None:

@@ -115,7 +115,7 @@ def test_cells_that_resolve_to_one_run_are_planned_as_one() -> None:
     plan = sweep(cells=cells).plan()
     assert len(plan.trials) == 6
     assert plan.size == 4
-    assert "The same runs serve 'student alone' and 'weight 0'." in plan.notes
+    assert "The same runs serve “student alone” and “weight 0”." in plan.notes
 
 
 def test_teachers_are_planned_once() -> None:

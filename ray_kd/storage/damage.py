@@ -1,0 +1,42 @@
+"""Files that came to harm: what is whole in them is read, and what is not is said once."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import cache
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+
+
+@cache
+def tell_once(text: str) -> None:
+    """Warn of a damaged file, once in a process: many places may come upon it."""
+    LOG.warning("%s", text)
+
+
+def whole_lines(data: bytes) -> tuple[list[dict[str, Any]], bool]:
+    """The entries of a file of JSON lines, and whether anything else is in it.
+
+    What a kill, a full disk or a bad disk leaves (a line cut in half, NUL bytes, garbage) is passed over.
+    """
+    lines = [line for line in data.split(b"\n") if line.strip()]
+    entries = [entry for entry in map(_object, lines) if entry is not None]
+    return entries, len(entries) < len(lines)
+
+
+def whole_summary(value: Any) -> dict[str, Any] | None:
+    """``value`` if it is a summary as a run writes it, else None."""
+    if not isinstance(value, dict) or value.get("status") not in ("finished", "failed", "stopped"):
+        return None
+    measured = all(isinstance((value.get(which) or {}).get("test"), dict) for which in ("last", "best"))
+    return value if measured or value["status"] != "finished" else None
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return entry if isinstance(entry, dict) else None
