@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ray_kd.config.errors import UserError, nearest
 from ray_kd.models.base import StagedModel
-from ray_kd.outputs import Outputs
+from ray_kd.outputs import Outputs, as_outputs
 
 
 class Tap:
@@ -65,17 +65,7 @@ class TappedModel(StagedModel):
 
     def answer(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
-        found = self.net(image)
-        if isinstance(found, Outputs):
-            return found
-        if isinstance(found, Mapping):
-            found = found.get("out")
-        if not isinstance(found, Tensor):
-            raise UserError(
-                f"{self.where}: expected a network that returns logits, a mapping with 'out', or "
-                f"ray_kd.Outputs; got {type(found).__name__}."
-            )
-        return Outputs(logits=found)
+        return as_outputs(self.net(image), self.where)
 
     def as_map(self, tap: str, feature: Any) -> Tensor:
         """What a module gave as a feature map (N, C, H, W)."""
