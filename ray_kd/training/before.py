@@ -39,11 +39,9 @@ def check_before(
 
     Raises:
         UserError: a path without a target, an adapter or a student that no gradient reaches, a teacher no
-            better than chance.
+            better than chance; a network, a path or a task that fails on the first samples.
     """
     check_teachers(spec, parts, setting, resident)
-    if not len(parts.paths):
-        return
     most = max(1, spec.training.batch_size // setting.world)
     dtype = resolve_precision(spec.training.precision, setting.device)
     if own is not None:
@@ -102,6 +100,8 @@ def check_gradients(parts: Parts, setting: Setting, most: int, dtype: torch.dtyp
     with _looking(parts), mixed:
         with telling(parts.student, "student: its forward pass fails on the first batch"):
             outputs = cast(Outputs, parts.student(batch["image"]))
+        with telling(parts.student, "task: its loss fails on the first batch"):
+            parts.task.loss(outputs, batch)
         for path in paths:
             with telling(path, f"path '{path.label}': it fails on the first batch"):
                 _follow(path, outputs, targets[path.label], batch, parts.student)

@@ -48,12 +48,10 @@ def distill(
 
     Args:
         spec: a RunSpec or a run file.
-        student: your own module in place of the spec's; returns Outputs and has ``stage_channels``
-            where a path needs features.
+        student: your own module in place of the spec's, with ``stage_channels`` where paths need features.
         teacher: your own trained module in place of the spec's teachers.
         train, validation, test: your own map-style datasets of (image, label), or of mappings as
-            ``MapSplit`` says; ``validation`` and ``test`` are needed with ``train``. docs/data.md says what
-            is read how, and what is refused.
+            ``MapSplit`` says; all three or none. docs/python.md says what is read how, and what is refused.
         classes: how many classes your own sets have; default: as ``own_dataset`` finds out.
         key: names your own objects, so that the run can be found again: with other ones it is refused.
             Without a key every call trains a run of its own, in a folder of its own.
@@ -75,18 +73,14 @@ def distill(
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
     setting = setting or local_setting(spec)
     resident = resident or Resident()
-    own = _own(spec, student, teacher, {"train": train, "validation": validation, "test": test}, key, classes)
-    identity = None
-    if own is None:
-        check_run(spec, shape=_shape(spec, resident, setting))
-    else:
-        check_own(spec, own, resident, setting.device)
-        identity = str(broadcast_object(_own_identity(spec, own), setting.world))
+    sets = {"train": train, "validation": validation, "test": test}
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     try:
+        own = _own(spec, student, teacher, sets, key, classes)
+        identity = _checked(spec, own, setting, resident)
         if teacher is None:
             ensure_teachers(spec, setting, resident, on_epoch)
-        directory = begin_anew(setting.store, identity or spec.identity(), fresh)
+        directory = begin_anew(setting.store, identity, fresh)
         training = Training(spec, setting, resident, own=own, identity=identity, directory=directory)
         return _run(training, on_epoch)
     finally:
@@ -190,6 +184,15 @@ def _own(
             raise UserError("distill: an own train set needs its validation and test sets too.")
         dataset = own_dataset(spec, sets, classes, student)
     return Own(student, teacher, dataset, key)
+
+
+def _checked(spec: RunSpec, own: Own | None, setting: Setting, resident: Resident) -> str:
+    """Look at the run's parts, own objects among them; its identity, the same on every rank."""
+    if own is None:
+        check_run(spec, shape=_shape(spec, resident, setting))
+        return spec.identity()
+    check_own(spec, own, resident, setting.device)
+    return str(broadcast_object(_own_identity(spec, own), setting.world))
 
 
 def _shape(spec: RunSpec, resident: Resident, setting: Setting) -> ImageShape | None:
