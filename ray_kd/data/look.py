@@ -188,7 +188,7 @@ class Look:
         hint = self.remedy
         if value in (-1, IGNORE):
             hint = f"{value} often stands for 'not labelled': leave such samples out."
-        elif value == count and int(label.min()) >= 1:
+        elif value == count and len(label) > 1 and int(label.min()) >= 1:
             hint = f"They seem to begin at 1: take 1 off. Or: {self.remedy}"
         raise self._wrong(
             f"{column}: expected a class from 0 to {count - 1}, got {value}", hint, row, numbers
