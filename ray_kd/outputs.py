@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
+
+from ray_kd.config.errors import UserError
 
 IGNORE = 255
 """The class of a pixel that nobody labelled; no loss and no metric reads it."""
@@ -77,3 +79,29 @@ class Outputs:
             {name: value.detach() for name, value in self.extra.items()},
             self.head,
         )
+
+
+LOGITS = ("out", "logits")
+"""Keys under which networks that return a mapping have their scores."""
+
+
+def as_outputs(found: Any, where: str) -> Outputs:
+    """What a network returned as Outputs: logits alone, a mapping that holds them, or Outputs as they are.
+
+    Raises:
+        UserError: anything else, a tuple above all: nobody knows which of its parts are the logits.
+    """
+    if isinstance(found, Outputs):
+        return found
+    expected = "expected a network that returns logits, a mapping with 'out' or 'logits', or ray_kd.Outputs"
+    if isinstance(found, Mapping):
+        named = next((found[name] for name in LOGITS if isinstance(found.get(name), Tensor)), None)
+        if named is None:
+            keys = ", ".join(map(str, found)) or "nothing"
+            raise UserError(f"{where}: {expected}; got a mapping with {keys}.")
+        return Outputs(logits=named)
+    named = found if isinstance(found, Tensor) else getattr(found, "logits", None)
+    if not isinstance(named, Tensor):
+        parts = f" of {len(found)}: wrap it, and return Outputs" if isinstance(found, (tuple, list)) else ""
+        raise UserError(f"{where}: {expected}; got {type(found).__name__}{parts}.")
+    return Outputs(logits=named)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 
+from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
+from ray_kd.data.items import as_column, as_item
 
 
 class Split(Protocol):
@@ -128,28 +129,26 @@ class MapSplit:
     """A split over anyone's map-style dataset.
 
     Args:
-        dataset: ``dataset[i]`` gives an image (C, H, W) and an integer label, or a mapping of tensors
-            (image, and mask, or boxes and box_label) of the same shapes for every i.
+        dataset: ``dataset[i]`` gives an image and a label, or a mapping (image, and label, mask, or boxes
+            and box_label) of the same shapes for every i; ``data.items`` says what is read how.
+        where: begins messages.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, where: str = "dataset") -> None:
+        self.dataset, self.where = dataset, where
         self.ids = torch.arange(len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        items = [_named(self.dataset[i]) for i in index.tolist()]
-        columns = {name: torch.stack([torch.as_tensor(item[name]) for item in items]) for name in items[0]}
+        items = [as_item(self.dataset[i], f"{self.where}, sample {i}") for i in index.tolist()]
+        columns = {}
+        for name in items[0]:
+            if any(name not in item for item in items):
+                raise UserError(f"{self.where}: some samples of one batch have '{name}' and others have not.")
+            columns[name] = as_column([item[name] for item in items], name, self.where)
         return {**columns, "sample": index.clone()}
-
-
-def _named(item: Any) -> Mapping[str, Any]:
-    if isinstance(item, Mapping):
-        return item
-    image, label = item
-    return {"image": image, "label": int(label)}
 
 
 class Dataset:
@@ -176,6 +175,15 @@ class Dataset:
     channels: int
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+    @classmethod
+    def image_shape(cls, options: Any) -> tuple[int, int, int] | None:
+        """Channels, height and width of the images, where the options alone say it."""
+        size = getattr(options, "size", None)
+        if size is None:
+            return None
+        height, width = (size, size) if isinstance(size, int) else size
+        return int(getattr(options, "channels", 3)), int(height), int(width)
 
     def classes_of(self, task: str) -> int:
         """How many classes a network for a task tells apart, the background of a segmentation included."""

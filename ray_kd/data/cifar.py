@@ -49,6 +49,10 @@ class CIFAR(Dataset):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    @classmethod
+    def image_shape(cls, options: Any) -> tuple[int, int, int] | None:
+        return 3, 32, 32
+
     def __init__(self, options: Any) -> None:
         from torchvision import datasets
 

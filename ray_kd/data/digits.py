@@ -44,6 +44,10 @@ class Digits(Dataset):
 
     Options = DigitsOptions
 
+    @classmethod
+    def image_shape(cls, options: Any) -> tuple[int, int, int] | None:
+        return 1, 8, 8
+
     def __init__(self, options: DigitsOptions) -> None:
         from sklearn.datasets import load_digits  # one second of import, only where it is used
 

@@ -25,7 +25,7 @@ from ray_kd.models.taps import (
     sizes_of,
     undecided,
 )
-from ray_kd.outputs import Outputs
+from ray_kd.outputs import Outputs, as_outputs
 
 LOOKED = 2
 """Images in the batch that a network is looked at with."""
@@ -106,17 +106,7 @@ class TappedModel(StagedModel):
 
     def answer(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
-        found = self.net(image)
-        if isinstance(found, Outputs):
-            return found
-        if isinstance(found, Mapping):
-            found = found.get("out")
-        if not isinstance(found, Tensor):
-            raise UserError(
-                f"{self.where}: expected a network that returns logits, a mapping with 'out', or "
-                f"ray_kd.Outputs; got {type(found).__name__}."
-            )
-        return Outputs(logits=found)
+        return as_outputs(self.net(image), self.where)
 
     def as_map(self, place: int, feature: Any) -> Tensor:
         """What a tap handed on as a feature map (N, C, H, W)."""

@@ -18,11 +18,12 @@ from ray_kd.data.batches import in_order
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.training.check import essence_of_parts
+from ray_kd.training.forward import telling
 from ray_kd.training.objects import Own
 from ray_kd.training.parts import Parts
 from ray_kd.training.probing import untouched
 from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
+from ray_kd.training.setting import Setting, resolve_precision
 
 LOOKED_AT = 8
 """Samples on which the gradients' ways are looked at."""
@@ -38,17 +39,16 @@ def check_before(
 
     Raises:
         UserError: a path without a target, an adapter or a student that no gradient reaches, a teacher no
-            better than chance.
+            better than chance; a network, a path or a task that fails on the first samples.
     """
     check_teachers(spec, parts, setting, resident)
-    if not len(parts.paths):
-        return
     most = max(1, spec.training.batch_size // setting.world)
+    dtype = resolve_precision(spec.training.precision, setting.device)
     if own is not None:
-        check_gradients(parts, setting, most)
+        check_gradients(parts, setting, most, dtype)
     else:  # a sweep's next trial differs in its seed, say
         key = ("gradients", essence_of_parts(spec), setting.device, setting.world)
-        resident.once(key, lambda: check_gradients(parts, setting, most))
+        resident.once(key, lambda: check_gradients(parts, setting, most, dtype))
 
 
 def check_teachers(spec: RunSpec, parts: Parts, setting: Setting, resident: Resident) -> None:
@@ -73,36 +73,38 @@ def check_teachers(spec: RunSpec, parts: Parts, setting: Setting, resident: Resi
             )
 
 
-def check_gradients(parts: Parts, setting: Setting, most: int) -> None:
+def check_gradients(parts: Parts, setting: Setting, most: int, dtype: torch.dtype) -> None:
     """Whether each path gets its target and sends a gradient to the student and to all it trains itself.
 
     Looked at with one forward and one backward for each path on a few training samples without views.
-    What fails in another way than this fails in the first step too, in its own words.
 
     Args:
         parts: the run's.
         setting: where.
         most: samples that this rank has in a step.
+        dtype: of the run's forward passes.
 
     Raises:
-        UserError: names the path, and the parameter that no gradient reaches.
+        UserError: names the path, and the parameter that no gradient reaches; or the module, or the path,
+            that fails.
     """
     batch = dict(next(in_order(parts.dataset.train, setting.device, size=min(LOOKED_AT, most))))
     batch["view"] = torch.zeros_like(batch["sample"])
-    targets = parts.targets.targets(batch)
+    with telling(None, "targets: a teacher or a path fails on the first batch"):
+        targets = parts.targets.targets(batch)
     paths = list(cast("list[Path]", parts.paths))
     for path in paths:
         if not targets.get(path.label):
             raise UserError(f"path '{path.label}' got no target from its teacher.")
-    try:
-        with _looking(parts):
+    mixed = torch.autocast(setting.device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with _looking(parts), mixed:
+        with telling(parts.student, "student: its forward pass fails on the first batch"):
             outputs = cast(Outputs, parts.student(batch["image"]))
-            for path in paths:
+        with telling(parts.student, "task: its loss fails on the first batch"):
+            parts.task.loss(outputs, batch)
+        for path in paths:
+            with telling(path, f"path '{path.label}': it fails on the first batch"):
                 _follow(path, outputs, targets[path.label], batch, parts.student)
-    except UserError:
-        raise
-    except Exception:
-        return
 
 
 def _follow(

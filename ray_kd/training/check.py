@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,32 +17,35 @@ from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
 from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.models import create_model
 from ray_kd.models.weights import begin_with
+from ray_kd.outputs import as_outputs
 from ray_kd.paths import create_path
 from ray_kd.paths.feature import FeaturePath
+from ray_kd.training.forward import Shape, telling, try_forward
 from ray_kd.training.parts import stage_channels, static_weight
 
 Widths = dict[str, tuple[int, ...]]
-"""Channels of each stage, by what identifies a network."""
+"""Channels of each stage, by what identifies a network and what it is asked."""
+ImageShape = tuple[int, int, int]
+"""Channels, height and width."""
+Asked = tuple[Shape, bool]
+"""The shape of images that a network is sent, and whether in training mode."""
+Made = TypeVar("Made")
 
 
-def check_run(spec: RunSpec, known: Widths | None = None) -> None:
-    """Build student, teachers, paths and aggregator without memory, on the meta device.
+def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | None = None) -> None:
+    """Build student, teachers, paths and aggregator without memory where they can be, on the meta device,
+    and send images of the data's size through the networks.
 
     Args:
         known: networks that were built before and need not be again; this run's are added.
+        shape: channels, height and width of the data's images; None: as its options say, if they do.
 
     Raises:
-        UserError: stages that do not exist, widths that do not match, an aggregator that cannot take
-            these paths.
+        UserError: stages that do not exist, widths that do not match, a forward pass that fails, an
+            aggregator that cannot take these paths.
     """
     check_task(spec)
-    try:
-        with torch.device("meta"):
-            _build(spec, {} if known is None else known)
-    except UserError:
-        raise
-    except Exception:
-        return  # a component that cannot be built this way; the run itself will build it for real
+    _build(spec, {} if known is None else known, shape)
 
 
 def check_plan(plan: Plan) -> None:
@@ -91,17 +96,25 @@ def check_task(spec: RunSpec) -> None:
             registry.get(name).check(options, task)
 
 
-def _build(spec: RunSpec, known: Widths) -> None:
-    student = _widths(spec.student, None, known)
+def _build(spec: RunSpec, known: Widths, shape: ImageShape | None) -> None:
+    student = _widths(spec.student, None, "student", known, asked_of(spec, shape))
     teachers = {
-        name: _widths(teacher.model, teacher.weights, known, teacher.weights_key)
+        name: _widths(
+            teacher.model,
+            teacher.weights,
+            f"teachers.{name}.model",
+            known,
+            asked_of_teacher(spec, name, shape),
+            teacher.weights_key,
+        )
         for name, teacher in spec.teachers.items()
     }
-    paths = [
-        create_path(options, student_channels=student, teacher_channels=teachers[spec.teacher_of(options)])
-        for options in spec.active_paths()
-    ]
-    with torch.device("cpu"):  # it reads the weights it is given
+    paths = []
+    for options in spec.active_paths():
+        widths = teachers[spec.teacher_of(options)]
+        make = partial(create_path, options, student_channels=student, teacher_channels=widths)
+        paths.append(_made(f"path '{options.label or options.component_name}'", make))
+    with telling(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
         aggregator = create_aggregator(
             spec.aggregation,
             names=[name for path in paths for name in path.keys],
@@ -116,17 +129,71 @@ def _build(spec: RunSpec, known: Widths) -> None:
         )
 
 
+def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
+    """What a run's student is asked: a step of training, and evaluation where its images have another size.
+
+    Args:
+        shape: of the data's images; None: as its options say, if they do.
+    """
+    dataset, training, workers = spec.dataset, spec.training, spec.resources.workers
+    shape = shape or DATASETS.get(dataset.component_name).image_shape(dataset)
+    if shape is None:
+        return []
+    channels, *size = shape
+    shown = getattr(spec.views, "size", None) or size  # views of files have a size of their own
+    # BatchNorm sees the batch of all workers together, unless it is told not to; two samples are as many.
+    batch = min(2, training.batch_size if training.sync_batchnorm else training.batch_size // workers)
+    asked = [((batch, channels, *shown), True), ((2, channels, *size), False)]
+    return asked if tuple(shown) != tuple(size) else asked[:1]
+
+
+def asked_of_teacher(spec: RunSpec, name: str, shape: ImageShape | None = None) -> list[Asked]:
+    """What a teacher is asked: what its own training asks, and answers to the student's images."""
+    own = asked_of(spec.teacher_run(name), shape) if spec.teachers[name].weights is None else []
+    answers = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
+    return [*own, *(asked for asked in answers if asked[0][1:] not in [images[1:] for images, _ in own])]
+
+
 def _widths(
-    options: Options, weights: str | None, known: Widths, weights_key: str | None = None
+    options: Options,
+    weights: str | None,
+    where: str,
+    known: Widths,
+    asked: list[Asked],
+    weights_key: str | None = None,
 ) -> tuple[int, ...]:
-    """A network's channels; it is built, and its weights looked for, once."""
-    key = json.dumps([options.full(), weights, weights_key], sort_keys=True, default=str)
+    """A network's channels; it is built, asked, and its weights looked for, once."""
+    key = json.dumps([options.full(), weights, weights_key, asked], sort_keys=True, default=str)
     if key not in known:
-        model = create_model(options, classes=10, channels=3)  # the data's own sizes change no stage
+        # The number of classes changes no stage, and without a size to ask about channels do not either.
+        channels = asked[0][0][1] if asked else 3
+        make = partial(create_model, options, classes=10, channels=channels)
+        model = _made(f"{where} ({options.component_name})", make)
         if weights is not None and weights != INITIAL:
             begin_with(model, weights, key=weights_key)
+        for images, training in asked:
+            found = try_forward(
+                model, images, f"{where} ({options.component_name})", training=training, real=make
+            )
+            as_outputs(found, where)
         known[key] = stage_channels(model)
     return known[key]
+
+
+def _made(where: str, make: Callable[[], Made]) -> Made:
+    """A part, built without memory, or with it where it cannot do without values.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except UserError:
+        raise
+    except Exception:  # a mistake, or something that the meta device does not have
+        with telling(None, f"{where}: it cannot be built"):
+            return make()
 
 
 def essence_of_parts(spec: RunSpec) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.registry import DATASETS
 from ray_kd.config.spec import RunSpec
-from ray_kd.data.base import Dataset, MapSplit
-from ray_kd.outputs import IGNORE
+from ray_kd.data.base import Dataset
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
-from ray_kd.training.check import check_run
+from ray_kd.training.check import ImageShape, check_run
+from ray_kd.training.door import check_own, own_dataset
 from ray_kd.training.objects import Own, require_same_runs
 from ray_kd.training.ranks import broadcast_object
 from ray_kd.training.records import BESIDE, Records, find_summary
@@ -37,6 +38,7 @@ def distill(
     train: Any = None,
     validation: Any = None,
     test: Any = None,
+    classes: int | None = None,
     key: str | None = None,
     fresh: bool = False,
     setting: Setting | None = None,
@@ -47,11 +49,11 @@ def distill(
 
     Args:
         spec: a RunSpec or a run file.
-        student: your own module in place of the spec's; returns Outputs and has ``stage_channels``
-            where a path needs features.
+        student: your own module in place of the spec's, with ``stage_channels`` where paths need features.
         teacher: your own trained module in place of the spec's teachers.
-        train, validation, test: your own map-style datasets of (image tensor, label), or of mappings as
-            ``MapSplit`` says; ``validation`` and ``test`` are needed with ``train``.
+        train, validation, test: your own map-style datasets of (image, label), or of mappings as
+            ``MapSplit`` says; all three or none. docs/python.md says what is read how, and what is refused.
+        classes: how many classes your own sets have; default: as ``own_dataset`` finds out.
         key: names your own objects, so that the run can be found again: with other ones it is refused.
             Without a key every call trains a run of its own, in a folder of its own.
         fresh: start over even where the run ended, or left a state; one that has finished stays where it
@@ -72,17 +74,14 @@ def distill(
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
     setting = setting or local_setting(spec)
     resident = resident or Resident()
-    own = _own(student, teacher, train, validation, test, key)
-    identity = None
-    if own is None:
-        check_run(spec)
-    else:
-        identity = str(broadcast_object(_own_identity(spec, own), setting.world))
+    sets = {"train": train, "validation": validation, "test": test}
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     try:
+        own = _own(spec, student, teacher, sets, key, classes)
+        identity = _checked(spec, own, setting, resident)
         if teacher is None:
             ensure_teachers(spec, setting, resident, on_epoch)
-        directory = begin_anew(setting.store, identity or spec.identity(), fresh)
+        directory = begin_anew(setting.store, identity, fresh)
         training = Training(spec, setting, resident, own=own, identity=identity, directory=directory)
         return _run(training, on_epoch)
     finally:
@@ -171,28 +170,43 @@ def _run(training: Training, on_epoch: OnEpoch | None) -> dict[str, Any]:
         raise
 
 
-def _own(student: Any, teacher: Any, train: Any, validation: Any, test: Any, key: str | None) -> Own | None:
-    if student is None and teacher is None and train is None:
-        if key is not None or validation is not None or test is not None:
-            raise UserError("distill: key, validation and test go with an own student, teacher or train set.")
+def _own(
+    spec: RunSpec, student: Any, teacher: Any, sets: dict[str, Any], key: str | None, classes: int | None
+) -> Own | None:
+    if student is None and teacher is None and sets["train"] is None:
+        given = [
+            name for name, value in {**sets, "key": key, "classes": classes}.items() if value is not None
+        ]
+        if given:
+            raise UserError(f"distill: {', '.join(given)}: go with an own student, teacher or train set.")
         return None
+    for name, network in (("student", student), ("teacher", teacher)):
+        if network is not None and not isinstance(network, nn.Module):
+            raise UserError(f"distill: {name}: expected a torch.nn.Module, got {type(network).__name__}.")
     dataset: Dataset | None = None
-    if train is not None:
-        if validation is None or test is None:
+    if sets["train"] is not None:
+        if sets["validation"] is None or sets["test"] is None:
             raise UserError("distill: an own train set needs its validation and test sets too.")
-        dataset = Dataset()
-        dataset.train, dataset.validation, dataset.test = (MapSplit(s) for s in (train, validation, test))
-        dataset.classes = 1 + max(_largest_class(train[index]) for index in range(len(train)))
-        dataset.channels = dataset.train.gather(torch.tensor([0]))["image"].shape[1]
+        dataset = own_dataset(spec, sets, classes, student)
     return Own(student, teacher, dataset, key)
 
 
-def _largest_class(item: Any) -> int:
-    """The largest class in one sample of an own dataset."""
-    if not isinstance(item, Mapping):
-        return int(item[1])
-    found = next(torch.as_tensor(item[key]) for key in ("label", "mask", "box_label") if key in item)
-    return int(found.masked_fill(found == IGNORE, -1).max()) if found.numel() else -1
+def _checked(spec: RunSpec, own: Own | None, setting: Setting, resident: Resident) -> str:
+    """Look at the run's parts, own objects among them; its identity, the same on every rank."""
+    if own is None:
+        check_run(spec, shape=_shape(spec, resident, setting))
+        return spec.identity()
+    check_own(spec, own, resident, setting.device)
+    return str(broadcast_object(_own_identity(spec, own), setting.world))
+
+
+def _shape(spec: RunSpec, resident: Resident, setting: Setting) -> ImageShape | None:
+    """Channels, height and width of the data's images, where the dataset has to be read for them."""
+    if DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) is not None:
+        return None
+    first = resident.dataset(spec.dataset, setting.device).train.gather(torch.tensor([0]))["image"]
+    channels, height, width = first.shape[1:]
+    return int(channels), int(height), int(width)
 
 
 def _own_identity(spec: RunSpec, own: Own) -> str:

@@ -23,9 +23,10 @@ from torch import nn
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.spec import RunSpec
-from ray_kd.data.base import Dataset, MapSplit
+from ray_kd.data.base import Dataset
 from ray_kd.models.create import draw_model
 from ray_kd.models.factory import FactoryOptions, find
+from ray_kd.models.tapped import TappedModel
 from ray_kd.storage import Store
 from ray_kd.teacher.live import digest_of
 from ray_kd.training.records import OBJECTS, read_summary
@@ -87,6 +88,8 @@ def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Descrip
     Args:
         builders: functions whose code it comes from.
     """
+    if type(model) is TappedModel:  # what a network that returns logits alone is wrapped in
+        model = model.net
     model = getattr(model, "_orig_mod", model)
     classes = {type(module) for module in model.modules()}
     own = [cls for cls in classes if not _is_library(cls)]
@@ -108,7 +111,7 @@ def describe_dataset(dataset: Dataset) -> Description:
         split = getattr(dataset, name)
         index = torch.arange(0, len(split), max(1, -(-len(split) // LOOKED_AT)))
         batch = split.gather(index)
-        given = type(split.dataset if isinstance(split, MapSplit) else split)
+        given = type(split.split.dataset)
         columns = {key: value for key, value in batch.items() if key != "sample"}
         sample = {key: [str(value.dtype), list(value.shape[1:])] for key, value in columns.items()}
         found[name] = {

@@ -13,6 +13,7 @@ from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, Split, TensorSplit
+from ray_kd.data.look import watch
 from ray_kd.models.compiled import own_state
 from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
@@ -139,6 +140,8 @@ def teacher_key(spec: RunSpec, name: str) -> str:
 
 def _on_device(options: Options, device: torch.device) -> Dataset:
     dataset: Dataset = DATASETS.get(options.component_name)(options)
+    name = options.component_name
+    watch(dataset, f"dataset {name}", f"Dataset '{name}' says how many classes there are (classes).")
     for name in ("train", "validation", "test"):
         split = getattr(dataset, name)
         if isinstance(split, TensorSplit):

@@ -178,8 +178,8 @@ def own(classes: int, channels: int) -> nn.Module:
     return Own(classes)
 
 
-def seven(**_: Any) -> nn.Module:
-    return small(7, 3)
+def seven(channels: int, **_: Any) -> nn.Module:
+    return small(7, channels)
 
 
 HERE = __name__

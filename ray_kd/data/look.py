@@ -1,0 +1,306 @@
+"""One look at every batch where it is made, on the CPU: what can be read rightly is, the rest is one message.
+
+A user's own dataset, a registered one and one of files all pass here. A set that lies in memory is looked at
+once, as a whole, when it is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ray_kd.config.errors import UserError
+from ray_kd.data.base import Dataset, RawSplit, Split, TensorSplit, is_raw
+from ray_kd.data.files import stack
+from ray_kd.data.items import as_float
+from ray_kd.outputs import IGNORE
+
+SPLITS = ("train", "validation", "test")
+TASKS = {"label": "classification", "mask": "segmentation", "box_label": "detection"}
+"""Which task each column of classes is for."""
+
+
+def watch(dataset: Dataset, whose: str, remedy: str) -> Dataset:
+    """Have every split of a dataset looked at, from now on; it is changed in place.
+
+    Args:
+        whose: begins its messages.
+        remedy: what to do where there are more classes than it says.
+
+    Raises:
+        UserError: a split without samples, or one in memory with a sample that is not right.
+    """
+    done: dict[int, Split] = {}
+    for name in SPLITS:
+        split: Split = getattr(dataset, name)
+        if id(split) not in done:
+            if not len(split):
+                raise UserError(f"{whose}, {name}: expected at least one sample, got none.")
+            classes = {column: dataset.classes_of(task) for column, task in TASKS.items()}
+            look = Look(f"{whose}, {name}", classes, dataset.channels, dataset.mean is not None, remedy)
+            done[id(split)] = look.whole(split) if isinstance(split, TensorSplit) else Watched(split, look)
+        setattr(dataset, name, done[id(split)])
+    return dataset
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the samples of a split have to be.
+
+    Attributes:
+        where: begins messages.
+        classes: how many there are, by column.
+        channels: of an image.
+        normalised: the dataset says by which mean and std its images are; then they are no bytes.
+        remedy: what to do where there are more classes than it says.
+    """
+
+    where: str
+    classes: Mapping[str, int]
+    channels: int
+    normalised: bool = False
+    remedy: str = ""
+
+    def batch(self, columns: Mapping[str, Any], numbers: Tensor | None = None) -> dict[str, Tensor]:
+        """A batch as ``Split.gather`` has to give it.
+
+        Args:
+            numbers: which samples of the split these are, for messages.
+
+        Raises:
+            UserError: names the sample, the value, what was expected, and what to do.
+        """
+        found = dict(columns)
+        if not isinstance(found.get("image"), Tensor):
+            raise self._wrong(
+                f"expected a tensor 'image', got {_kind(found.get('image'))}", "", None, numbers
+            )
+        if not set(TASKS) & found.keys():
+            raise self._wrong(f"expected label, mask or box_label, got {', '.join(found)}", "", None, numbers)
+        found["image"] = self._image(found["image"], numbers)
+        if "label" in found:
+            found["label"] = self.label(found["label"], numbers)
+        if "mask" in found:
+            found["mask"] = self._mask(found["mask"], found["image"], numbers).long()
+        if "box_label" in found or "boxes" in found:
+            found.update(self._objects(found, numbers))
+        return found
+
+    def row(self, row: dict[str, Tensor], number: Tensor | None = None) -> dict[str, Tensor]:
+        """A finished row of a file, viewed perhaps: bytes stay bytes, a label may be shares of classes."""
+        if row["image"].is_floating_point():
+            self._finite(row["image"][None], number)
+        if "label" in row and not row["label"].is_floating_point():
+            self._in_range(row["label"].view(1), "label", number)
+        if "mask" in row:
+            self._mask(row["mask"][None], row["image"][None], number)
+        if "box_label" in row:
+            self._objects({name: value[None] for name, value in row.items()}, number)
+        return row
+
+    def whole(self, split: TensorSplit) -> TensorSplit:
+        """A split in memory, all of it."""
+        found = self.batch(split.columns)
+        if all(found[name] is value for name, value in split.columns.items()):
+            return split
+        rest = {name: value for name, value in found.items() if name not in ("image", "label")}
+        return TensorSplit(found["image"], found.get("label"), split.ids, **rest)
+
+    def _image(self, image: Tensor, numbers: Tensor | None) -> Tensor:
+        if image.dim() == 3 and self.channels == 1:
+            image = image.unsqueeze(1)
+        if image.dim() != 4 or image.shape[1] != self.channels:
+            last = image.dim() == 4 and image.shape[3] == self.channels
+            hint = "Channels come first: image.permute(2, 0, 1) of each." if last else ""
+            shape = "x".join(map(str, image.shape[1:]))
+            text = f"expected images of {self.channels} channels x height x width, got {shape}"
+            raise self._wrong(text, hint, None, numbers)
+        if image.dtype != torch.float32:
+            if self.normalised and not image.is_floating_point():
+                text = f"the dataset says what images are normalised with, but they are {image.dtype}"
+                raise self._wrong(text, "Give (image / 255 - mean) / std as float32.", None, numbers)
+            image = as_float(image, self.where)
+        self._finite(image, numbers)
+        return image
+
+    def _finite(self, values: Tensor, numbers: Tensor | None) -> None:
+        if math.isfinite(float(values.sum())):  # one pass; a value that is not finite survives every sum
+            return
+        fine = torch.isfinite(values.flatten(1)).all(1)
+        if not fine.all():
+            row = int((~fine).nonzero()[0])
+            kind = "NaN" if values[row].isnan().any() else "infinite"
+            raise self._wrong(f"a pixel is {kind}", "Mend or leave out this sample.", row, numbers)
+
+    def label(self, label: Any, numbers: Tensor | None = None) -> Tensor:
+        """Classes (N,) of any kind as int64, one-hot ones too."""
+        if isinstance(label, Tensor) and label.dim() == 2 and label.shape[1] == 1:
+            label = label[:, 0]
+        if not isinstance(label, Tensor) or label.dim() not in (1, 2):
+            shape = f" of shape {tuple(label.shape[1:])} each" if isinstance(label, Tensor) else ""
+            raise self._wrong(f"expected one class a sample, got {_kind(label)}{shape}", "", None, numbers)
+        if label.dim() == 2:
+            one_hot = ((label == 0) | (label == 1)).all(1) & (label.sum(1) == 1)
+            if not one_hot.all():
+                row = int((~one_hot).nonzero()[0])
+                hint = "Shares of classes come from views that mix samples (photo: mixup, cutmix)."
+                shown = f"{label[row][:6].tolist()}{' ...' if label.shape[1] > 6 else ''}"
+                raise self._wrong(f"label: expected one class (or one-hot), got {shown}", hint, row, numbers)
+            if label.shape[1] > self.classes["label"]:
+                text = f"label: one-hot of {label.shape[1]} classes, where there are {self.classes['label']}"
+                raise self._wrong(text, self.remedy, None, numbers)
+            return label.int().argmax(1)
+        label = self.whole_numbers(label, "label", numbers)
+        self._in_range(label, "label", numbers)
+        return label
+
+    def whole_numbers(self, values: Tensor, column: str, numbers: Tensor | None = None) -> Tensor:
+        """Classes as int64."""
+        if values.is_floating_point():
+            broken = (values != values.round()) | ~values.isfinite()
+            if broken.any():
+                row = (
+                    int(broken.flatten(1).any(1).nonzero()[0])
+                    if values.dim() > 1
+                    else int(broken.nonzero()[0])
+                )
+                text = f"{column}: expected the number of a class, got {float(values[broken][0]):g}"
+                raise self._wrong(text, "", row, numbers)
+        elif values.is_complex():
+            raise self._wrong(
+                f"{column}: expected the number of a class, got {values.dtype}", "", None, numbers
+            )
+        return values if values.dtype == torch.int64 else values.long()
+
+    def _in_range(self, label: Tensor, column: str, numbers: Tensor | None) -> None:
+        count = self.classes[column]
+        bad = (label < 0) | (label >= count)
+        if not bad.any():
+            return
+        row = int(bad.nonzero()[0])
+        value = int(label[row])
+        hint = self.remedy
+        if value in (-1, IGNORE):
+            hint = f"{value} often stands for 'not labelled': leave such samples out."
+        elif value == count and len(label) > 1 and int(label.min()) >= 1:
+            hint = f"They seem to begin at 1: take 1 off. Or: {self.remedy}"
+        raise self._wrong(
+            f"{column}: expected a class from 0 to {count - 1}, got {value}", hint, row, numbers
+        )
+
+    def _mask(self, mask: Any, image: Tensor, numbers: Tensor | None) -> Tensor:
+        if isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[1] == 1:
+            mask = mask[:, 0]
+        if not isinstance(mask, Tensor) or mask.dim() != 3 or mask.shape[1:] != image.shape[2:]:
+            got = tuple(mask.shape[1:]) if isinstance(mask, Tensor) else _kind(mask)
+            text = f"mask: expected one class for each of {image.shape[2]}x{image.shape[3]} pixels, got {got}"
+            raise self._wrong(text, "", None, numbers)
+        if mask.dtype != torch.uint8:
+            mask = self.whole_numbers(mask, "mask", numbers)
+        count = self.classes["mask"]
+        bad = mask >= count
+        if mask.dtype != torch.uint8:
+            bad |= mask < 0
+        bad &= mask != IGNORE
+        if bad.any():
+            row = int(bad.flatten(1).any(1).nonzero()[0])
+            values = mask[row][bad[row]].unique().tolist()
+            shown = f"{', '.join(map(str, values[:6]))}{' ...' if len(values) > 6 else ''}"
+            text = f"mask: expected classes from 0 to {count - 1}, or {IGNORE} (not labelled); got {shown}"
+            raise self._wrong(text, f"Colours or other codes? {self.remedy}", row, numbers)
+        return mask
+
+    def _objects(self, columns: Mapping[str, Any], numbers: Tensor | None) -> dict[str, Tensor]:
+        boxes, label, image = columns.get("boxes"), columns.get("box_label"), columns["image"]
+        fit = isinstance(boxes, Tensor) and boxes.dim() == 3 and boxes.shape[2] == 4
+        if not fit or not isinstance(label, Tensor) or label.shape != boxes.shape[:2]:  # type: ignore[union-attr]
+            shapes = [
+                tuple(part.shape[1:]) if isinstance(part, Tensor) else _kind(part) for part in (boxes, label)
+            ]
+            text = f"expected boxes (M, 4) and box_label (M,) of each sample, got {shapes[0]} and {shapes[1]}"
+            raise self._wrong(text, "", None, numbers)
+        label = self.whole_numbers(label, "box_label", numbers)
+        count, known = self.classes["box_label"], label != -1
+        found = {"boxes": boxes.float(), "box_label": label}  # type: ignore[union-attr]
+        height, width = image.shape[2:]
+        low, high = found["boxes"][..., :2], found["boxes"][..., 2:]
+        limit = torch.tensor([width, height], device=label.device)
+        inside = (high.minimum(limit) - low.clamp_min(0)).clamp_min(0).prod(-1)
+        finite = found["boxes"].isfinite().all(-1)
+        turned = ~(high > low).all(-1)
+        for bad, expected, hint in (
+            (
+                (label < -1) | (label >= count),
+                f"box_label: expected a class from 0 to {count - 1}, or -1 where there is no box",
+                self.remedy,
+            ),
+            (~finite, "boxes: expected finite numbers", ""),
+            (
+                turned,
+                "boxes: expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2",
+                "Boxes given as (x, y, width, height) are (x, y, x + width, y + height).",
+            ),
+            (
+                inside < 0.5 * (high - low).prod(-1),
+                f"boxes: expected pixels of an image of {height}x{width}",
+                "Was it resized after the boxes were drawn, or are they shares of its sides?",
+            ),
+        ):
+            bad = bad & known
+            if bad.any():
+                row, box = (int(place) for place in bad.nonzero()[0])
+                values = [round(value, 2) for value in found["boxes"][row, box].tolist()]
+                got = f"{int(label[row, box])}" if "box_label" in expected else f"{values}"
+                raise self._wrong(f"{expected}; got {got} (box {box})", hint, row, numbers)
+        return found
+
+    def _wrong(self, text: str, hint: str, row: int | None, numbers: Tensor | None) -> UserError:
+        sample = ""
+        if row is not None:
+            sample = f", sample {row if numbers is None else int(numbers.flatten()[row])}"
+        return UserError(f"{self.where}{sample}: {text}.{' ' if hint else ''}{hint}")
+
+
+class Watched:
+    """A split whose batches, or rows of files, are looked at where they are made."""
+
+    def __init__(self, split: Split, look: Look) -> None:
+        self.split, self.look = split, look
+        self.ids = split.ids
+        self._at: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("split", "look"):  # while it is being unpickled
+            raise AttributeError(name)
+        found = getattr(self.split, name)
+        return partial(self._noted, found) if name == "raw" else found
+
+    def _noted(self, raw: Callable[[int], dict[str, Any]], index: int) -> dict[str, Any]:
+        """``raw``, where there is one; the first sample read for a row is the one that it is of."""
+        self._at = index if self._at is None else self._at
+        return raw(index)
+
+    def gather(self, index: Tensor) -> dict[str, Tensor]:
+        if is_raw(self.split):
+            rows = stack([self.finish(self.split.fit(self.raw(i))) for i in index.tolist()])
+            return {**self.split.ready(rows), "sample": self.ids[index.cpu()]}
+        return self.look.batch(self.split.gather(index), index)
+
+    def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
+        """See ``RawSplit``."""
+        number, self._at = self._at, None
+        row = cast(RawSplit, self.split).finish(sample)
+        return self.look.row(row, None if number is None else torch.tensor([number]))
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__

@@ -1,0 +1,157 @@
+"""A network's forward pass, tried before anything trains: a mistake is one message with the module's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from ray_kd.config.errors import UserError
+from ray_kd.outputs import Outputs, as_outputs
+
+Shape = tuple[int, int, int, int]
+"""Of a batch of images: samples, channels, height, width."""
+
+
+def try_forward(
+    model: nn.Module,
+    shape: Shape,
+    where: str,
+    *,
+    training: bool = False,
+    real: Callable[[], nn.Module] | None = None,
+) -> Any:
+    """What a network gives for images of a shape, without memory where it can be asked so.
+
+    Nothing of it changes: no weight, no statistic, no mode, no random stream.
+
+    Args:
+        where: begins messages.
+        training: in training mode.
+        real: the same network in memory, where ``model`` lies on the meta device.
+
+    Raises:
+        UserError: the forward pass fails.
+    """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: compiling it would take minutes
+    try:
+        return _without_memory(model, shape, training)
+    except UserError:
+        raise
+    except Exception:  # a mistake, or an operator or a value that the meta device does not have
+        model = model if real is None else real()
+    with telling(model, f"{where}: its forward pass fails on images of shape {list(shape)}"):
+        return _in_memory(model, shape, training)
+
+
+class telling:
+    """Within the block whatever goes wrong in a network, or a path, is one message.
+
+    Args:
+        model: whose modules are named; None: of the first network that was running.
+        what: begins the message.
+    """
+
+    def __init__(self, model: nn.Module | None, what: str) -> None:
+        self.model, self.what = model, what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if error is None or not isinstance(error, Exception):
+            return
+        if isinstance(error, (UserError, torch.OutOfMemoryError, OSError)):
+            return  # a message already, or no mistake of the network's
+        name = failing_module(error, self.model)
+        place = f" in module {name}" if name else ""
+        text = (str(error).strip().splitlines() or [""])[0][:300]
+        raise UserError(f"{self.what}{place}: {type(error).__name__}: {text}") from error
+
+
+def failing_module(error: BaseException, model: nn.Module | None) -> str | None:
+    """The innermost module of a network that was running when an error was raised, by name and class."""
+    names: dict[int, str] = {}
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        module = trace.tb_frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and trace.tb_frame.f_code.co_name == "forward":
+            model = module if model is None else model
+            names = names or {id(part): name for name, part in model.named_modules()}
+            found = module if id(module) in names else found
+        trace = trace.tb_next
+    if found is None:
+        return None
+    name = names[id(found)].removeprefix("net.") if names[id(found)] != "net" else ""
+    return f"'{name}' ({type(found).__name__})" if name else type(found).__name__
+
+
+def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, where: str) -> Outputs:
+    """A network's outputs as the task and the paths need them.
+
+    Args:
+        classes: how many the data has; None: not known.
+
+    Raises:
+        UserError: no logits, logits of another shape or for fewer classes, features that are not as
+            ``stage_channels`` says.
+    """
+    outputs = as_outputs(found, where)
+    logits, dims = outputs.logits, {"classification": 2, "segmentation": 4}.get(task)
+    if dims is not None:
+        shape = "(N, K)" if dims == 2 else "(N, K, H, W)"
+        if logits is None or logits.dim() != dims:
+            got = "none" if logits is None else f"the shape {list(logits.shape)}"
+            raise UserError(f"{where}: {task} needs logits {shape}; got {got}.")
+        if classes is not None and logits.shape[1] < classes:
+            raise UserError(
+                f"{where}: its logits tell {logits.shape[1]} classes apart, and the data has {classes} (0 to "
+                f"{classes - 1}); expected a last layer for {classes}."
+            )
+    channels = getattr(model, "stage_channels", None)
+    given = tuple(feature.shape[1] if feature.dim() > 1 else 0 for feature in outputs.features)
+    if channels is not None and tuple(channels) != given and (channels or not given):
+        raise UserError(
+            f"{where}: its stage_channels say {list(channels)}, and its features have {list(given)} channels."
+        )
+    return outputs
+
+
+def _without_memory(model: nn.Module, shape: Shape, training: bool) -> Any:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    bare = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    with _looked_at(model, training), torch.device("meta"):
+        return functional_call(model, bare, (torch.empty(shape, device="meta"),))
+
+
+def _in_memory(model: nn.Module, shape: Shape, training: bool) -> Any:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices), _looked_at(model, training):
+            return model(torch.zeros(shape, device=device))
+    finally:
+        for buffer, value in kept:
+            with torch.no_grad():
+                buffer.copy_(value)
+
+
+class _looked_at:
+    """Within the block a network is in a mode, without gradients; after it every module is as it was."""
+
+    def __init__(self, model: nn.Module, training: bool) -> None:
+        self.modes = [(module, module.training) for module in model.modules()]
+        self.model, self.training, self.no_grad = model, training, torch.no_grad()
+
+    def __enter__(self) -> None:
+        self.no_grad.__enter__()
+        self.model.train(self.training)
+
+    def __exit__(self, *error: Any) -> None:
+        for module, mode in self.modes:
+            module.training = mode
+        self.no_grad.__exit__(*error)
