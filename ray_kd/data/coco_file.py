@@ -77,17 +77,15 @@ def same_categories(
         where = "here" if odd[0] in own else "there"
         raise UserError(
             f"{what}: id {odd[0]} ({own.get(odd[0], known.get(odd[0]))}) is only {where}; expected the same "
-            "ids and "
-            "names in both. Write both files from one list of categories."
+            "ids and names in both. Write both files from one list of categories."
         )
     for number, name in sorted(own.items()):
         if name is not None and known[number] is not None and name != known[number]:
             swapped = set(own.values()) == set(known.values())
             raise UserError(
-                f"{what}: id {number} is '{name}' here and '{known[number]}' there"
-                f"{', the names are numbered in another order' if swapped else ''}; expected one name for "
-                "each id. "
-                "Write both files from one list of categories."
+                f"{what}: id {number} is '{name}' here and '{known[number]}' "
+                f"there{', the names are numbered in another order' if swapped else ''}; expected one name "
+                "for each id. Write both files from one list of categories."
             )
 
 
@@ -201,8 +199,7 @@ def _object(
     if type(box) is not list or len(box) != 4:
         raise ValueError(
             f"annotation {number}: its bbox is {'missing' if box is None else repr(box)[:60]}; expected x, "
-            "y, width, "
-            "height"
+            "y, width, height"
         )
     area, crowd = entry.get("area"), entry.get("iscrowd", 0)
     for value in box if area is None else (*box, area):

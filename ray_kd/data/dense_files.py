@@ -144,9 +144,9 @@ class BoxedImages:
             if said != stored:
                 raise OddBoxes(
                     f"'{self.images[index]}' is {shown(size)} pixels large, and '{self._told.file(index)}' "
-                    "says "
-                    f"{shown(said)}: the picture was resized or turned after it was annotated, and its boxes "
-                    "are of another picture. Take the picture that was annotated, or bring both to one size."
+                    f"says {shown(said)}: the picture was resized or turned after it was annotated, and its "
+                    "boxes are of another picture. Take the picture that was annotated, or bring both to "
+                    "one size."
                 )
             boxes = turned(boxes, orientation, stored)
         bad = self._misfits(boxes, np.array([size]))
@@ -171,20 +171,14 @@ class BoxedImages:
         x1, y1, x2, y2 = (self._boxes[row] if box is None else box).tolist()
         others = f" ({count - 1:,} more like it)" if count > 1 else ""
         corners = x2 - x1 <= size[1] and y2 - y1 <= size[0] and x2 - x1 > x1 and y2 - y1 > y1 >= 0
-        hint = (
-            " Are its numbers two corners? COCO's bbox is x, y, width, height."
-            if corners and self._told.word == "annotation"
-            else ""
-        )
-        clip = (
-            ""
-            if self.outside == "clip"
-            else " Boxes that rightly reach beyond the border: dataset.outside=clip."
-        )
+        hint = clip = ""
+        if corners and self._told.word == "annotation":
+            hint = " Are its numbers two corners? COCO's bbox is x, y, width, height."
+        if self.outside == "refuse":
+            clip = " Boxes that rightly reach beyond the border: dataset.outside=clip."
         return OddBoxes(
             f"'{self._told.file(index)}': {self._told.word} {self._numbers[row]}: its box, x {x1:g} to "
-            f"{x2:g} and y "
-            f"{y1:g} to {y2:g}, lies outside of its picture '{self.images[index]}', which is {shown(size)} "
-            f"pixels large{others}: the picture was resized after it was annotated, or the box is another "
-            f"picture's.{hint} Bring both to one size.{clip}"
+            f"{x2:g} and y {y1:g} to {y2:g}, lies outside of its picture '{self.images[index]}', which is "
+            f"{shown(size)} pixels large{others}: the picture was resized after it was annotated, or the "
+            f"box is another picture's.{hint} Bring both to one size.{clip}"
         )

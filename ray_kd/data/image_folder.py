@@ -139,8 +139,8 @@ or, without train and val, <class>/*.jpg
         if len(own) > 1 and not set(own) & set(names):
             raise UserError(
                 f"dataset {self.name}: '{folder}' has folders ({', '.join(own[:3])}), and none of them is a "
-                "class "
-                f"of train ({', '.join(names[:3])}); expected the same names, or a folder without labels."
+                f"class of train ({', '.join(names[:3])}); expected the same names, or a folder without "
+                "labels."
             )
         return bool(set(own) & set(names))
 
@@ -165,8 +165,7 @@ or, without train and val, <class>/*.jpg
             raise UserError(
                 f"dataset {self.name}: '{folder}' and '{folder.parent / 'train'}' have different classes: "
                 f"{', '.join(odd[:5])} {'is' if len(odd) == 1 else 'are'} in one of them only ({where}). "
-                "Rename "
-                "or remove what is no class; a class has images in every folder."
+                "Rename or remove what is no class; a class has images in every folder."
             )
         return found
 

@@ -65,8 +65,7 @@ def _guess(held: list[int], odd: list[int], known: set[int]) -> str:
         names = ", ".join(f"{value} is class {greys[value]}'s" for value in held if value not in (0, 255))
         return (
             f"These are the colours of VOC's masks turned into grey ({names}). Take the original files, or "
-            "turn "
-            "each colour into its class; convert('L') of a mask loses them."
+            "turn each colour into its class; convert('L') of a mask loses them."
         )
     if all(value % 257 == 0 for value in held) and max(held) > 255 and {v // 257 for v in held} <= known:
         return "These are class numbers times 257: 8 bits stretched to 16. Save the numbers themselves."
@@ -77,8 +76,7 @@ def _guess(held: list[int], odd: list[int], known: set[int]) -> str:
     if len(held) > 2 * len(known) or len(odd) > 32:
         return (
             "So many values are a picture, or a mask that was blended while it was resized, or compressed "
-            "with "
-            "loss: resize masks to the nearest pixel, and save them as PNG."
+            "with loss: resize masks to the nearest pixel, and save them as PNG."
         )
     if len(held) == 2 and held == [0, 255]:
         return "A mask of black and white: save its two classes as 0 and 1."

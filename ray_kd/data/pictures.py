@@ -258,8 +258,7 @@ def _one_of(image: Any, file: str) -> None:
     if same:
         raise OddFile(
             f"'{file}' holds {image.n_frames} pictures of {size[0]} x {size[1]} pixels (a stack); expected "
-            "one "
-            "in each file. Save each by itself."
+            "one in each file. Save each by itself."
         )
 
 

@@ -80,8 +80,7 @@ def _object(node: ElementTree.Element, place: int, classes: Sequence[str]) -> tu
     if x2 < x1 or y2 < y1:
         raise ValueError(
             f"object {place} ({name}): its box is inverted: xmin {x1:g} to xmax {x2:g}, ymin {y1:g} to ymax "
-            f"{y2:g}; "
-            "expected the smaller number first"
+            f"{y2:g}; expected the smaller number first"
         )
     difficult = (node.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):

@@ -47,11 +47,12 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("kind", RIGHT)
-@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize(
+    ("kind", "format"),
+    # a PNG has 16 bits at most
+    [(kind, format) for kind in RIGHT for format in ("PNG", "TIFF") if (kind, format) != ("32 bits", "PNG")],
+)
 def test_numbers_of_classes_are_read_from_any_integers(tmp_path: Path, kind: str, format: str) -> None:
-    if (kind, format) == ("32 bits", "PNG"):
-        format = "TIFF"  # a PNG has 16 bits at most
     found = read(tmp_path, RIGHT[kind], format=format)
     assert torch.equal(found, torch.from_numpy(bands(0, 20, IGNORE)))
 
