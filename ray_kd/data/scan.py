@@ -83,13 +83,13 @@ class Looking(TorchDataset):
             sample = split.raw(index) if is_raw(split) else _row(split, index)
             image = torch.as_tensor(sample["image"]).as_subclass(Tensor)
             classes = check(sample, image, self.classes, self.task)
-            known = tuple(remarks(file)) if file is not None else ()
+            known = [*(remarks(file) if file is not None else ()), *_doubts(sample, classes)]
         except Exception as error:  # of a file, or of anybody's dataset
             return Looked(name, file or where, _problem(error))
         content = hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16)
         content.update(repr((image.dtype, tuple(image.shape))).encode())
         size = image.shape[-2], image.shape[-1]
-        return Looked(name, file or where, None, known, size, content.digest(), tuple(classes.items()))
+        return Looked(name, file or where, None, tuple(known), size, content.digest(), tuple(classes.items()))
 
 
 def parts(dataset: Dataset) -> dict[str, Split]:
@@ -169,6 +169,13 @@ def check(sample: dict[str, Any], image: Tensor, classes: int, task: str | None 
 def _row(split: Split, index: int) -> dict[str, Any]:
     """A sample of a split that gives batches."""
     return {name: value[0].cpu() for name, value in split.gather(torch.tensor([index])).items()}
+
+
+def _doubts(sample: dict[str, Any], classes: Counter[int]) -> list[str]:
+    """What may be meant, and more often is a mistake: a mask saved in black and white, say."""
+    if "mask" in sample and set(classes) == {0} and bool((torch.as_tensor(sample["mask"]) == IGNORE).any()):
+        return ["a mask of class 0 and ignored alone"]
+    return []
 
 
 def _label(label: Any, classes: int) -> Counter[int]:

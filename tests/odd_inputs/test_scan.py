@@ -157,6 +157,17 @@ def test_annotations_that_cannot_be_opened_stop_with_one_message(tmp_path: Path,
     assert "Traceback" not in err
 
 
+def test_masks_in_black_and_white_are_doubted(tmp_path: Path, doctor: Any) -> None:
+    """0 and 255 are VOC's background and what it ignores, and as likely somebody's two classes."""
+    make_voc(tmp_path / "data")
+    for file in (tmp_path / "data" / VOC / "SegmentationClass").glob("train*.png"):
+        Image.fromarray(np.repeat(np.array([0, 255], np.uint8), 15)[None].repeat(20, 0)).save(file)
+    _, out, _ = doctor(run_file(tmp_path, "voc_segmentation"))
+    doubted = row(out, "a mask of class 0 and ignored")
+    assert doubted.startswith("note a mask of class 0 and ignored")
+    assert " 8 " in doubted
+
+
 def test_a_scan_goes_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--scan", "a.yaml", "--data", "a.yaml"])
