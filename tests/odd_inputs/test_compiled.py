@@ -20,6 +20,11 @@ from ray_kd.models.tapped import TappedModel
 from tests.helpers import tiny
 
 
+@pytest.fixture(autouse=True)
+def _nothing_compiled_yet() -> None:
+    torch.compiler.reset()  # after too many networks PyTorch compiles no more
+
+
 class Net(nn.Module):
     """A user's network, without a length."""
 
