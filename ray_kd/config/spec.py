@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_kd.config.errors import unknown
 from ray_kd.config.files import identity_of, known_weights, require_whole_record
-from ray_kd.config.names import require_name, require_project
+from ray_kd.config.names import require_name
 from ray_kd.config.options import (
     AggregatorField,
     DatasetField,
@@ -129,12 +129,6 @@ class Tracking(Strict):
     def _off_is_a_word(cls, value: Any) -> Any:
         """YAML reads a bare ``off`` as false."""
         return "off" if value is False else value
-
-    @field_validator("project")
-    @classmethod
-    def _accepted(cls, name: str) -> str:
-        require_project(name)
-        return name
 
 
 class Normalise(Strict):
