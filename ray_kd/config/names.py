@@ -51,17 +51,6 @@ def require_name(name: str, what: str, kept: str = "") -> None:
             raise ValueError(f"{what}: '{character}' is kept for lists of paths and stages, got '{name}'")
 
 
-def require_project(name: str) -> None:
-    """Refuse what W&B refuses as the name of a project.
-
-    Raises:
-        ValueError: says what W&B takes.
-    """
-    require_name(name, "a project")
-    if set(name) & set("/\\#?%:\n\t") or len(name) > IN_WANDB:
-        raise ValueError(f"expected at most {IN_WANDB} characters, none of them / \\ # ? % or :, as W&B does")
-
-
 def require_distinct(names: Iterable[str], what: str) -> None:
     """Refuse names that read alike: equal once spaces and line ends count as one space.
 

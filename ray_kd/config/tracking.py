@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
-from ray_kd.config.names import require_project
 from ray_kd.config.options import Strict
 
 
@@ -23,9 +22,3 @@ class Tracking(Strict):
     def _off_is_a_word(cls, value: Any) -> Any:
         """YAML reads a bare ``off`` as false."""
         return "off" if value is False else value
-
-    @field_validator("project")
-    @classmethod
-    def _accepted(cls, name: str) -> str:
-        require_project(name)
-        return name

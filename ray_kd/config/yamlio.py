@@ -107,14 +107,14 @@ def _check(node: yaml.Node, where: str, key: str, done: dict[int, bool]) -> None
     """
     if id(node) in done:
         if not done[id(node)]:
-            raise UserError(f"{where}: '{key}'{_place(node.start_mark)} is an alias of what it lies in.")
+            raise UserError(f"{_at(where, key, node)} is an alias of what it lies in.")
         return
     done[id(node)] = isinstance(node, yaml.ScalarNode)
     if node.tag == _LEADING_ZERO:
         plain = re.sub(r"^([-+]?)[0_]+(?=[0-9])", r"\1", node.value).replace("_", "")
         octal = f", 0o{plain} if it is octal" if not set(plain) & set("89+-") else ""
         raise UserError(
-            f"{where}: '{key}'{_place(node.start_mark)}: {node.value} begins with a zero, which some read as "
+            f"{_at(where, key, node)}: {node.value} begins with a zero, which some read as "
             f"octal. Write {plain}{octal}, or '{node.value}' in quotes if it is text."
         )
     for index, entry in enumerate(node.value if isinstance(node, yaml.SequenceNode) else ()):
@@ -123,7 +123,7 @@ def _check(node: yaml.Node, where: str, key: str, done: dict[int, bool]) -> None
     for name, entry in node.value if isinstance(node, yaml.MappingNode) else ():
         if name.tag != "tag:yaml.org,2002:merge":  # <<: *anchor, whose keys may be replaced
             if not isinstance(name, yaml.ScalarNode):
-                raise UserError(f"{where}: '{key}'{_place(name.start_mark)}: expected a key that is text.")
+                raise UserError(f"{_at(where, key, name)}: expected a key that is text.")
             name.tag = "tag:yaml.org,2002:str"
             if name.value in seen:
                 raise UserError(
@@ -132,6 +132,10 @@ def _check(node: yaml.Node, where: str, key: str, done: dict[int, bool]) -> None
             seen.add(name.value)
         _check(entry, where, f"{key}.{name.value}".lstrip("."), done)
     done[id(node)] = True
+
+
+def _at(where: str, key: str, node: yaml.Node) -> str:
+    return f"{where}{f': {key!r}' if key else ''}{_place(node.start_mark)}"
 
 
 def _place(mark: yaml.Mark | None) -> str:

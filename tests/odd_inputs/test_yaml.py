@@ -76,7 +76,7 @@ def test_a_number_with_leading_zeros_is_refused_with_its_key_and_what_to_write(t
         ("optimizer.lr=inf", ["'optimizer.lr'", "number", "'inf'"]),
         ("optimizer.lr=1:30", ["'optimizer.lr'", "number", "'1:30'"]),
         ("optimizer.lr=1_000", ["'optimizer.lr'", "number", "'1_000'"]),
-        ("optimizer.lr=010", ["optimizer.lr", "Write 10", "0o10"]),
+        ("optimizer.lr=010", ["optimizer.lr", "Write 10", "0o10 if it is octal"]),
         ("optimizer.lr=.inf", ["'optimizer.lr'", "finite"]),
         ("optimizer.lr=-.INF", ["'optimizer.lr'"]),
         ("optimizer.nesterov=yes", ["'optimizer.nesterov'", "true or false", "'yes'"]),
