@@ -23,7 +23,7 @@ from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.training.check import Asked, asked_of, asked_of_teacher
 from ray_kd.training.forward import check_outputs, try_forward
-from ray_kd.training.objects import Own
+from ray_kd.training.objects import Own, require_live
 from ray_kd.training.resident import Resident
 
 LOG = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ def check_own(spec: RunSpec, own: Own, resident: Resident, device: torch.device)
     Raises:
         UserError: a network that fails, or whose answers do not fit the data or each other.
     """
+    require_live(spec, own)
     task = spec.task.component_name
     data = own.dataset or resident.dataset(spec.dataset, device)
     channels, height, width = data.train.gather(torch.tensor([0]))["image"].shape[1:]
