@@ -130,8 +130,8 @@ def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeach
         teacher = teachers[spec.teacher_of(options)].model
         path = create_path(
             options,
-            student_channels=_stage_channels(student, "student"),
-            teacher_channels=_stage_channels(teacher, "teacher"),
+            student_channels=stage_channels(student, "student"),
+            teacher_channels=stage_channels(teacher, "teacher"),
             seed=spec.seed,
         )
         with forked(spec.seed, "path", path.label):
@@ -140,7 +140,12 @@ def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeach
     return paths
 
 
-def _stage_channels(model: nn.Module, role: str) -> tuple[int, ...]:
+def stage_channels(model: nn.Module, role: str) -> tuple[int, ...]:
+    """How many channels each of a network's features has.
+
+    Raises:
+        UserError: it does not say so.
+    """
     channels = getattr(model, "stage_channels", None)
     if channels is None:
         raise UserError(
