@@ -119,7 +119,7 @@ def _require_features(spec: RunSpec, networks: Mapping[str, nn.Module | None]) -
             if bare and issubclass(kind, FeaturePath) and getattr(options, "on", None) != "logits":
                 raise UserError(
                     f"path '{options.label or kind.name}' compares features, and the {who} returns logits "
-                    "alone; expected ray_kd.Outputs with features, and stage_channels that say their channels."
+                    "alone; expected ray_kd.Outputs with features, and stage_channels that count theirs."
                 )
 
 
