@@ -16,6 +16,7 @@ from ray_kd.config.plan import Plan
 from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
 from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.models import create_model
+from ray_kd.models.factory import FactoryOptions
 from ray_kd.models.weights import begin_with
 from ray_kd.outputs import as_outputs
 from ray_kd.paths import create_path
@@ -171,11 +172,12 @@ def _widths(
         model = _made(f"{where} ({options.component_name})", make)
         if weights is not None and weights != INITIAL:
             begin_with(model, weights, key=weights_key)
+        place = f"{where} ({options.component_name})"
+        ours = type(options).__module__.startswith("ray_kd.") and not isinstance(options, FactoryOptions)
         for images, training in asked:
-            found = try_forward(
-                model, images, f"{where} ({options.component_name})", training=training, real=make
-            )
-            as_outputs(found, where)
+            found = try_forward(model, images, place, training=training, real=make, trusted=ours)
+            if found is not None or not ours:
+                as_outputs(found, place)
         known[key] = stage_channels(model)
     return known[key]
 

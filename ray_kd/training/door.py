@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.registry import DATASETS
+from ray_kd.config.registry import DATASETS, PATHS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.data.items import as_column, as_item
@@ -21,9 +21,10 @@ from ray_kd.data.look import SPLITS, Look, watch
 from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
+from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.check import Asked, asked_of, asked_of_teacher
 from ray_kd.training.forward import check_outputs, try_forward
-from ray_kd.training.objects import Own
+from ray_kd.training.objects import Own, require_live
 from ray_kd.training.resident import Resident
 
 LOG = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def check_own(spec: RunSpec, own: Own, resident: Resident, device: torch.device)
     Raises:
         UserError: a network that fails, or whose answers do not fit the data or each other.
     """
+    require_live(spec, own)
     task = spec.task.component_name
     data = own.dataset or resident.dataset(spec.dataset, device)
     channels, height, width = data.train.gather(torch.tensor([0]))["image"].shape[1:]
@@ -101,6 +103,24 @@ def check_own(spec: RunSpec, own: Own, resident: Resident, device: torch.device)
                 f"{said.logits.shape[1]}; expected as many. Give the teacher a last layer for these classes, "
                 "or hand over one that returns their logits alone."
             )
+    _require_features(spec, {"student": own.student, "teacher": own.teacher})
+
+
+def _require_features(spec: RunSpec, networks: Mapping[str, nn.Module | None]) -> None:
+    """Whether no path compares features of a network that returns none.
+
+    Raises:
+        UserError: names the path and the network.
+    """
+    for options in spec.active_paths():
+        kind = PATHS.get(options.component_name)
+        for who, model in networks.items():
+            bare = isinstance(model, TappedModel) and not model.stage_channels
+            if bare and issubclass(kind, FeaturePath) and getattr(options, "on", None) != "logits":
+                raise UserError(
+                    f"path '{options.label or kind.name}' compares features, and the {who} returns logits "
+                    "alone; expected ray_kd.Outputs with features, and stage_channels that count theirs."
+                )
 
 
 def _asked(

@@ -23,6 +23,7 @@ def try_forward(
     *,
     training: bool = False,
     real: Callable[[], nn.Module] | None = None,
+    trusted: bool = False,
 ) -> Any:
     """What a network gives for images of a shape, without memory where it can be asked so.
 
@@ -32,6 +33,7 @@ def try_forward(
         where: begins messages.
         training: in training mode.
         real: the same network in memory, where ``model`` lies on the meta device.
+        trusted: its code is ray-kd's: where the meta device alone cannot do it, None is the answer.
 
     Raises:
         UserError: the forward pass fails.
@@ -41,7 +43,9 @@ def try_forward(
         return _without_memory(model, shape, training)
     except UserError:
         raise
-    except Exception:  # a mistake, or an operator or a value that the meta device does not have
+    except Exception as error:  # a mistake, or an operator or a value that the meta device does not have
+        if trusted and (isinstance(error, NotImplementedError) or "meta" in str(error)):
+            return None
         model = model if real is None else real()
     with telling(model, f"{where}: its forward pass fails on images of shape {list(shape)}"):
         return _in_memory(model, shape, training)

@@ -70,6 +70,17 @@ class Objects:
         require_same(store, directory, self.spec, self.own, self.key)
 
 
+def require_live(spec: RunSpec, own: Own) -> None:
+    """Whether a run of own objects asks its teacher itself: what they are, no store of targets can know.
+
+    Raises:
+        UserError: it reads stored targets of an own teacher or dataset.
+    """
+    stored = spec.targets.source == "stored" and bool(spec.active_paths())
+    if stored and (own.teacher is not None or own.dataset is not None):
+        raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
+
+
 def describe_own(own: Own) -> Description:
     """A user's own objects."""
     found: Description = {}

@@ -26,7 +26,7 @@ from ray_kd.teacher import LiveTeacher, Teachers
 from ray_kd.teacher.normalise import renormalisation
 from ray_kd.teacher.stored import StoredTargets
 from ray_kd.training.evaluation import Answers
-from ray_kd.training.objects import Own
+from ray_kd.training.objects import Own, require_live
 from ray_kd.training.reading import Reading, as_trained
 from ray_kd.training.resident import Resident
 from ray_kd.training.setting import Setting
@@ -66,8 +66,7 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     task, views = make_task(spec, dataset), make_views(spec, dataset)
     student = _student(spec, own, task, dataset)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
-    if stored and (own.teacher is not None or own.dataset is not None):
-        raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
+    require_live(spec, own)
     # A teacher whose answers are stored stays off the device: its frozen parts and its widths are read.
     place = torch.device("cpu") if stored else device
     teachers = {

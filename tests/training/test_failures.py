@@ -238,8 +238,9 @@ def test_ones_own_objects(tmp_path: Path) -> None:
         calls.clear()
     with pytest.raises(UserError, match="validation and test"):
         distill(spec, train=sets["train"])
-    with pytest.raises(UserError, match=r"'attention_transfer'.* the student has none.*stage_channels"):
-        distill(spec, student=nn.Linear(3, 3), teacher=teacher, **sets)
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with pytest.raises(UserError, match=r"'attention_transfer' compares features.*student.*stage_channels"):
+        distill(spec, student=bare, teacher=teacher, **sets)
 
 
 class Tapless(nn.Module):
