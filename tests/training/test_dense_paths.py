@@ -108,7 +108,8 @@ def test_every_path_in_one_run(tmp_path: Path, resident: Resident, task: str) ->
     aggregation = {"name": "equal", "k": DENSE[task].k}
     rows = train(spec_of(tmp_path, task, paths=paths, aggregation=aggregation), resident)
     assert {row["path"].partition("/")[0] for row in rows} == set(paths)
-    assert all(row["loss"] != 0 for row in rows)
+    # Two samples have one distance, which is its own mean: rkd is 0, up to rounding.
+    assert all(row["loss"] != 0 for row in rows if row["path"] != "rkd")
 
 
 @pytest.mark.parametrize("name", AGGREGATORS.names())
