@@ -180,19 +180,12 @@ def run_distributed(
         trainer = _trainer(absolute, directory, group)
         outcome = _fit(trainer, absolute, directory, on_record, stop or threading.Event())
     except ray.train.TrainingFailedError as error:
-        fault = environment_fault(error)
-        if fault is not None:
-            raise fault from error
-        summary = Training(absolute, local_setting(absolute), directory=directory).fail(error)
-        raise TrainingFailed(f"the workers failed {RESTARTS + 1} times: {summary['reason']}") from error
+        outcome = _lost(absolute, directory, error)
     finally:
         store.delete(f"runs/{identity}/stop")
-    if "interrupted" in outcome:
-        raise Interrupted(outcome["interrupted"])
-    if "fault" in outcome:
-        raise EnvironmentFault(outcome["fault"])
-    if "user" in outcome:
-        raise UserError(outcome["user"])
+    for name, kind in (("interrupted", Interrupted), ("fault", EnvironmentFault), ("user", UserError)):
+        if name in outcome:
+            raise kind(outcome[name])
     StoreCheckpoints(store, directory).discard()
     if "failed" in outcome:
         raise TrainingFailed(outcome["failed"])
@@ -202,6 +195,17 @@ def run_distributed(
     if ended is None:
         raise TrainingFailed("the workers ended without a summary; Ray's logs may say why.")
     return dict(ended)
+
+
+def _lost(spec: RunSpec, directory: str, error: Exception) -> dict[str, Any]:
+    """What became of a run whose workers Ray Train gave up."""
+    fault = environment_fault(error)
+    if fault is not None:
+        return {"fault": str(fault)}
+    summary = Training(spec, local_setting(spec), directory=directory).fail(error)
+    if summary["status"] == "finished":  # it had ended before they were lost
+        return {"summary": summary}
+    return {"failed": f"the workers failed {RESTARTS + 1} times: {summary['reason']}"}
 
 
 def _trainer(spec: RunSpec, directory: str, group: str | None) -> TorchTrainer:

@@ -42,11 +42,16 @@ def watch(dataset: Dataset, whose: str, remedy: str) -> Dataset:
         if id(split) not in done:
             if not len(split):
                 raise UserError(f"{whose}, {name}: expected at least one sample, got none.")
-            classes = {column: dataset.classes_of(task) for column, task in TASKS.items()}
-            look = Look(f"{whose}, {name}", classes, dataset.channels, dataset.mean is not None, remedy)
+            look = look_for(dataset, f"{whose}, {name}", remedy)
             done[id(split)] = look.whole(split) if isinstance(split, TensorSplit) else Watched(split, look)
         setattr(dataset, name, done[id(split)])
     return dataset
+
+
+def look_for(dataset: Dataset, where: str, remedy: str = "") -> Look:
+    """What samples of a dataset have to be, by what it says of itself."""
+    classes = {column: dataset.classes_of(task) for column, task in TASKS.items()}
+    return Look(where, classes, dataset.channels, dataset.mean is not None, remedy)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.data.base import Dataset, Split, is_raw
 from ray_kd.data.dense_files import BEYOND
 from ray_kd.data.loading import NOT_HANDED_ON, begun, end_processes, in_processes
+from ray_kd.data.look import SPLITS, Watched, look_for
 from ray_kd.data.pictures import OddBoxes, OddFile, OddMask, remarks
 from ray_kd.outputs import IGNORE
 
@@ -85,7 +86,8 @@ class Looking(TorchDataset):
             classes = check(sample, image, self.classes, self.task)
             known = [*(remarks(file) if file is not None else ()), *_doubts(sample, classes)]
         except Exception as error:  # of a file, or of anybody's dataset
-            return Looked(name, file or where, _problem(error))
+            what, message = _problem(error)
+            return Looked(name, file or where, (what, message.removeprefix(f"{name}, sample {index}: ")))
         content = hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16)
         content.update(repr((image.dtype, tuple(image.shape))).encode())
         size = image.shape[-2], image.shape[-1]
@@ -93,16 +95,22 @@ class Looking(TorchDataset):
 
 
 def parts(dataset: Dataset) -> dict[str, Split]:
-    """The splits of a dataset by name, one that is another as well under both names."""
+    """The splits of a dataset by name, one that is another as well under both names.
+
+    What is no file is looked at as training looks at it.
+    """
     found: dict[str, Split] = {}
-    for name in ("train", "validation", "test"):
+    for name in SPLITS:
         split = getattr(dataset, name)
         same = next((known for known, other in found.items() if other is split), None)
         if same is not None:
             found[f"{same} = {name}"] = found.pop(same)
         else:
             found[name] = split
-    return found
+    return {
+        name: split if is_raw(split) else Watched(split, look_for(dataset, name))
+        for name, split in found.items()
+    }
 
 
 def scan(

@@ -205,5 +205,5 @@ def test_a_script_as_its_own_process_names_a_mistake_and_imports_no_trainer(tmp_
 
 def test_script_names_shadow_no_module_of_the_standard_library() -> None:
     names = {file.stem for file in SCRIPTS.glob("*.py")}
-    assert names == {"tables", "compare", "plots", "report", "judge", "shares", "pictures"}
+    assert names == {"tables", "compare", "plots", "report", "judge", "shares", "pictures", "draws"}
     assert not names & sys.stdlib_module_names

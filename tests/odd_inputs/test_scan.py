@@ -206,26 +206,29 @@ def item(label: Any = 0, **values: Any) -> dict[str, Any]:
 
 BOXES = torch.tensor([[1.0, 1, 5, 5]])
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "label -1": (item(-1), r"the label is -1; expected one whole number from 0 to 2"),
-    "label 3": (item(3), r"the label is 3"),
-    "a label of floats": (item(1.0), r"the label is 1.0"),
-    "one-hot": (item([0, 1, 0]), r"the label is \[0, 1, 0\]"),
-    "NaN": ({**item(), "image": torch.full((1, 8, 9), torch.nan)}, r"no numbers"),
-    "no channels": ({**item(), "image": torch.rand(8, 9)}, r"the shape \(8, 9\)"),
-    "mask of 3": ({"image": torch.rand(1, 8, 9), "mask": torch.full((8, 9), 3)}, r"the mask holds \[3\]"),
-    "mask of -1": ({"image": torch.rand(1, 8, 9), "mask": torch.full((8, 9), -1)}, r"the mask holds \[-1\]"),
-    "mask of another size": ({"image": torch.rand(1, 8, 9), "mask": torch.ones(4, 9).long()}, r"the mask is"),
+    "label -1": (item(-1), r"label: expected a class from 0 to 2, got -1"),
+    "label 3": (item(3), r"label: expected a class from 0 to 2, got 3"),
+    "a fraction": (item(1.5), r"label: expected the number of a class, got 1.5"),
+    "two classes": (item([0, 1, 1]), r"label: expected one class \(or one-hot\), got \[0, 1, 1\]"),
+    "NaN": ({**item(), "image": torch.full((1, 8, 9), torch.nan)}, r"a pixel is NaN"),
+    "two channels": ({**item(), "image": torch.rand(2, 8, 9)}, r"expected images of 1 channels"),
+    "mask of 3": ({"image": torch.rand(1, 8, 9), "mask": torch.full((8, 9), 3)}, r"mask: .*; got 3"),
+    "mask of -1": ({"image": torch.rand(1, 8, 9), "mask": torch.full((8, 9), -1)}, r"mask: .*; got -1"),
+    "mask of another size": (
+        {"image": torch.rand(1, 8, 9), "mask": torch.ones(4, 9).long()},
+        r"mask: expected one class for each of 8x9 pixels",
+    ),
     "box outside": (
         {"image": torch.rand(1, 8, 9), "boxes": BOXES + 20, "box_label": torch.tensor([1])},
-        r"does not fit its image of 9 x 8",
+        r"boxes: expected pixels of an image of 8x9",
     ),
     "box inverted": (
         {"image": torch.rand(1, 8, 9), "boxes": BOXES.flip(1), "box_label": torch.tensor([1])},
-        r"does not fit",
+        r"boxes: expected \(x1, y1, x2, y2\)",
     ),
     "object of class 3": (
         {"image": torch.rand(1, 8, 9), "boxes": BOXES, "box_label": torch.tensor([3])},
-        r"an object's class is 3; expected 0 to 2",
+        r"box_label: expected a class from 0 to 2",
     ),
 }
 
@@ -238,6 +241,13 @@ def test_a_registered_dataset_is_looked_at_item_by_item(kind: str) -> None:
     assert len(seen.problems) == 2  # in train, and in what is validation and test
     assert re.search(said, seen.problems[0][1])
     assert seen.problems[0][0] == "sample 0 of train"
+
+
+@pytest.mark.parametrize("label", [1.0, [0, 1, 0], [1], True])
+def test_a_scan_takes_what_training_takes(label: Any) -> None:
+    seen = found(Own([item(label), item(label)]))
+    assert not seen.problems
+    assert seen.with_class["train"] == {1: 2}
 
 
 class Broken:
@@ -274,7 +284,7 @@ def test_the_same_image_in_two_splits_is_found_in_memory_too() -> None:
     data.train = TensorSplit(images[:3], torch.tensor([0, 1, 2]))
     data.validation = TensorSplit(images[3:], torch.tensor([0]))
     data.test = TensorSplit(images[1:2], torch.tensor([1]))
-    data.classes = 3
+    data.classes, data.channels = 3, 1
     rows = {line.what: line for line in found(data).rows()}
     assert rows["same image in train and test"].count == 1
     assert rows["same image in train and test"].example == "sample 1 of train = sample 0 of test"

@@ -17,7 +17,8 @@ from ray_kd.testing.scenes import SCENES, Scene
 from tests.paths.sources import SOURCES, by_level, cells
 
 PAGE = Path(__file__).parents[2] / "docs" / "weights.md"
-ROWS = re.findall(r"^\| `(\w+)`([^|]*)\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", PAGE.read_text(), re.MULTILINE)
+TEXT = PAGE.read_text().partition("\n## ")[0]  # what follows is about other packages
+ROWS = re.findall(r"^\| `(\w+)`([^|]*)\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", TEXT, re.MULTILINE)
 TABLE = {name + more.strip(): (weight.strip(), factor.strip()) for name, more, weight, _, factor in ROWS}
 ON_FEATURES = "channel_wise, `on: features`"
 
