@@ -274,5 +274,5 @@ def _code(functions: Iterable[Callable[..., Any]]) -> str | None:
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        texts.append(ast.unparse(tree))  # unlike its dump the same in every version of Python
+        texts.append(ast.dump(tree))
     return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest()[:16]
