@@ -26,6 +26,7 @@ from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.script import run, script_parser
 from ray_kd.config.errors import UserError
+from ray_kd.config.names import markdown
 
 FOCUS = 12.0
 """A difference of more points than this lies off the scale of the figure."""
@@ -75,28 +76,28 @@ def agreed(draws: list[Draw], name: str) -> str:
     return verdicts.pop() if len(verdicts) == 1 else "open"
 
 
-def markdown(draws: list[Draw]) -> str:
+def draws_table(draws: list[Draw]) -> str:
     """The table of all draws and what must be known to read it."""
     first = draws[0].comparison
     names = [cell.name for cell in first.cells if cell.name != first.plan.baseline]
-    unit = ", points" if first.metric.rate else ""
+    unit, baseline = ", points" if first.metric.rate else "", markdown(str(first.plan.baseline))
     lines = [
-        f"Difference to “{first.plan.baseline}” in test {first.metric.title}{unit}, ± half-width of its 95 % "
+        f"Difference to “{baseline}” in test {first.metric.title}{unit}, ± half-width of its 95 % "
         "t-interval over the seeds of a draw; \\* marks p < 0.05 after Holm's correction within the draw.",
         "",
-        _row(["strategy", *(draw.label for draw in draws), "all draws"]),
+        _row(["strategy", *(markdown(draw.label) for draw in draws), "all draws"]),
         _row(["---", *["---:"] * len(draws), "---"]),
     ]
     for name in names:
         entries = [_difference(draw, name) for draw in draws]
         said = agreed(draws, name)
-        lines.append(_row([name, *entries, f"**{said}**" if said in ("better", "worse") else said]))
+        lines.append(_row([markdown(name), *entries, f"**{said}**" if said in ("better", "worse") else said]))
     alone = [_mean(draw) for draw in draws]
-    lines.append(_row([f"*{first.plan.baseline}, test {first.metric.title}*", *alone, ""]))
+    lines.append(_row([f"*{baseline}, test {first.metric.title}*", *alone, ""]))
     lines.append(_row(["*teacher*", *(_teacher(draw) for draw in draws), ""]))
     lines.append(_row(["*converged*", *(_converged(draw) for draw in draws), ""]))
     lines.append("")
-    lines += [f"- {draw.label}: {_seeds(draw)}; {draw.machine}." for draw in draws]
+    lines += [f"- {markdown(draw.label)}: {_seeds(draw)}; {draw.machine}." for draw in draws]
     return "\n".join([*lines, ""])
 
 
@@ -232,7 +233,7 @@ def main() -> None:
     draws = [
         read_draw(storage, arguments.sweep, label) for storage, label in zip(storages, labels, strict=True)
     ]
-    text = markdown(draws)
+    text = draws_table(draws)
     print(text)
     if arguments.out:
         with style():
