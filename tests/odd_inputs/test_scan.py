@@ -307,6 +307,11 @@ def test_processes_find_what_one_finds(tmp_path: Path) -> None:
         assert found(own, processes=2).read == 2
 
 
+def listen_to_ctrl_c() -> None:
+    """Programs that a shell starts in the background ignore SIGINT, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_shows_what_was_found_so_far(tmp_path: Path) -> None:
     folder = tmp_path / "data"
@@ -319,7 +324,9 @@ def test_ctrl_c_shows_what_was_found_so_far(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     command = [sys.executable, "-m", "ray_kd", "doctor", "--scan", str(run_file(tmp_path, "image_folder"))]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=listen_to_ctrl_c
+    )
     line = process.stderr.readline() if process.stderr is not None else ""
     assert line.startswith("read "), line
     readers = psutil.Process(process.pid).children(recursive=True)
