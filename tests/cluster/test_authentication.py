@@ -97,9 +97,11 @@ def cluster(mark: str, **variables: str) -> Iterator[Started]:
             env=where,
         )
     try:
-        wait_for(lambda: process.poll() is not None or "runtime started" in (folder / "log").read_text())
+        # Ray says that it has started before it writes down where: ``auto`` needs the latter.
+        address = folder / "ray" / "ray_current_cluster"
+        wait_for(lambda: process.poll() is not None or (address.is_file() and address.read_text().strip()))
         assert process.poll() is None, (folder / "log").read_text()
-        yield Started((folder / "ray" / "ray_current_cluster").read_text().strip(), folder)
+        yield Started(address.read_text().strip(), folder)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
