@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ray_kd.analysis.findings import findings, shown_table, write_findings
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.script import run, script_parser
+from ray_kd.analysis.sweep_results import findings, shown_table, write_findings
 
 
 def main() -> None:

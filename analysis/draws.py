@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ray_kd.analysis.answer import DASH, number
 from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
+from ray_kd.analysis.headline import DASH, number
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plot_comparison import BETTER, UNDECIDED, WORSE
 from ray_kd.analysis.plot_style import GREY, WIDTH, Picture, legend_below, render, style, wrapped

@@ -10,7 +10,6 @@ for detection, from the weights that the runs left. The distilled student is tha
 
 from __future__ import annotations
 
-from ray_kd.analysis.findings import findings
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plot_predictions import predictions_picture
 from ray_kd.analysis.plot_style import style
@@ -19,6 +18,7 @@ from ray_kd.analysis.predictions import DENSE, predict
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.script import run, script_parser
+from ray_kd.analysis.sweep_results import findings
 from ray_kd.config.errors import UserError
 
 

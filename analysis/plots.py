@@ -9,11 +9,11 @@ does. losses: the raw loss of each path.
 
 from __future__ import annotations
 
-from ray_kd.analysis.findings import draw_findings, findings
 from ray_kd.analysis.pipeline import only_sweep, write_figures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.script import end, run, script_parser
+from ray_kd.analysis.sweep_results import draw_findings, findings
 
 
 def main() -> None:

@@ -29,10 +29,10 @@ from ray_kd.config.registry import AGGREGATORS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
+from ray_kd.training.build import build
 from ray_kd.training.objects import Own
-from ray_kd.training.parts import build
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import local_setting
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
 from ray_kd.training.step import Step
 
 PATHS: dict[int, list[Any]] = {2: ["soft_target", "attention_transfer"]}
@@ -60,11 +60,11 @@ def run_spec(paths: list[Any], aggregator: str, width: int) -> RunSpec:
 
 def stepper(spec: RunSpec) -> Callable[[], None]:
     """One step of the real loop, always on the same batch, under an untrained teacher."""
-    setting, resident = local_setting(spec), Resident()
+    context, cache = local_context(spec), ProcessCache()
     teacher = create_model(spec.teachers["teacher"].model, classes=10, channels=1)
-    parts = build(spec, setting, resident, Own(teacher=teacher))
-    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, 0, setting.device)
-    step = Step(spec, parts, setting, batches.steps)
+    parts = build(spec, context, cache, Own(teacher=teacher))
+    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, 0, context.device)
+    step = Step(spec, parts, context, batches.steps)
     step.module.train()
     parts.aggregator.begin_epoch(None)
     batch = next(iter(batches.epoch(0)))

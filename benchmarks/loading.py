@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from ray_kd.config.spec import RunSpec
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from ray_kd.training.speed import measure
 
 CLASSES = 10
@@ -79,7 +79,7 @@ def main() -> None:
         print("|---|---|---|---|---|")
         for loaders in arguments.loaders:
             spec = make_spec(Path(folder), loaders, arguments.batch)
-            speed = measure(spec, local_setting(spec), arguments.seconds)
+            speed = measure(spec, local_context(spec), arguments.seconds)
             row = f"{speed.loader:,.0f} | {speed.model:,.0f} | {speed.together:,.0f} | {speed.waits}"
             print(f"| {loaders} | {row} |", flush=True)
 

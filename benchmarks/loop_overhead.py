@@ -27,11 +27,11 @@ from ray_kd.data.base import Dataset, TensorSplit
 from ray_kd.data.batches import Batches
 from ray_kd.data.order import epoch_order
 from ray_kd.models import create_model
+from ray_kd.training.build import Parts, build, step_key
 from ray_kd.training.objects import Own
-from ray_kd.training.parts import Parts, build, step_key
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext, local_context
 from ray_kd.training.schedule import learning_rate
-from ray_kd.training.setting import Setting, local_setting
 from ray_kd.training.step import Step
 
 DIGITS = {
@@ -66,21 +66,21 @@ def images_32() -> Dataset:
     return dataset
 
 
-def prepare(case: dict[str, Any], paths: list[str], aggregation: str) -> tuple[RunSpec, Setting, Parts]:
+def prepare(case: dict[str, Any], paths: list[str], aggregation: str) -> tuple[RunSpec, RunContext, Parts]:
     """A run's parts with an untrained teacher: only time is measured."""
     folder = tempfile.mkdtemp()
     spec = RunSpec.parse({**case, "paths": paths, "aggregation": aggregation, "storage": folder})
     dataset = images_32() if case is RESNET else None
-    setting, resident = local_setting(spec), Resident()
-    shape = dataset or resident.dataset(spec.dataset, setting.device)
+    context, cache = local_context(spec), ProcessCache()
+    shape = dataset or cache.dataset(spec.dataset, context.device)
     teacher = create_model(spec.teachers["teacher"].model, classes=10, channels=shape.channels)
-    return spec, setting, build(spec, setting, resident, Own(teacher=teacher, dataset=dataset))
+    return spec, context, build(spec, context, cache, Own(teacher=teacher, dataset=dataset))
 
 
-def ours(spec: RunSpec, setting: Setting, parts: Parts) -> Callable[[int, int], float]:
+def ours(spec: RunSpec, context: RunContext, parts: Parts) -> Callable[[int, int], float]:
     """Seconds per step of our loop."""
-    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, 0, setting.device)
-    step = Step(spec, parts, setting, batches.steps)
+    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, 0, context.device)
+    step = Step(spec, parts, context, batches.steps)
     step.module.train()
 
     def run(first: int, count: int) -> float:
@@ -207,10 +207,10 @@ def main() -> None:
     for name, (case, paths, aggregation) in CASES.items():
         if not name.startswith(options.case):
             continue
-        spec, setting, parts = prepare(case, paths, aggregation)
+        spec, context, parts = prepare(case, paths, aggregation)
         loops = {"bare": bare(spec, parts)}
-        spec, setting, parts = prepare(case, paths, aggregation)
-        loops["ours"] = ours(spec, setting, parts)
+        spec, context, parts = prepare(case, paths, aggregation)
+        loops["ours"] = ours(spec, context, parts)
         times = measure(loops, options.repeats, options.seconds, 1 if case is RESNET else 4)
         ratios = [a / b for a, b in zip(times["ours"], times["bare"], strict=True)]
         print(

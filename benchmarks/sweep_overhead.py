@@ -27,7 +27,7 @@ from ray_kd.cluster.sweep import SweepResult, run_sweep
 from ray_kd.config.plan import Trial
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.training.distill import distill
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 
 BASE: dict[str, Any] = {
     "dataset": {"name": "digits", "labels": 400},
@@ -48,24 +48,24 @@ def make_sweep(trials: int, epochs: dict[str, int], slots: int) -> SweepSpec:
     )
 
 
-def run_bare(trials: list[Trial], resident: Resident) -> float:
+def run_bare(trials: list[Trial], cache: ProcessCache) -> float:
     """Seconds of the trials one after another in this process; the teacher is trained before."""
     with tempfile.TemporaryDirectory() as folder:
         specs = [trial.spec.model_copy(update={"storage": folder}) for trial in trials]
         warm = specs[0].model_copy(update={"seed": 10_000})
-        distill(warm, resident=resident)
+        distill(warm, cache=cache)
         begin = time.perf_counter()
         for spec in specs:
-            distill(spec, resident=resident)
+            distill(spec, cache=cache)
         return time.perf_counter() - begin
 
 
-def calibrate(seconds: float, resident: Resident) -> dict[str, int]:
+def calibrate(seconds: float, cache: ProcessCache) -> dict[str, int]:
     """Epochs that make a trial of each cell last about so long."""
     epochs = {}
     for name in CELLS:
         trial = next(t for t in make_sweep(2, dict.fromkeys(CELLS, 20), 1).plan().trials if t.cell == name)
-        epochs[name] = max(2, round(20 * seconds / run_bare([trial], resident)))
+        epochs[name] = max(2, round(20 * seconds / run_bare([trial], cache)))
     return epochs
 
 
@@ -140,8 +140,8 @@ def main() -> None:
     options = parser.parse_args()
     quiet()
     torch.set_num_threads(1)
-    resident = Resident()
-    epochs = calibrate(options.seconds, resident)
+    cache = ProcessCache()
+    epochs = calibrate(options.seconds, cache)
     sweep = make_sweep(options.trials, epochs, options.slots)
     trials = sweep.plan().trials
     print(f"{len(trials)} trials of about {options.seconds:g} s ({epochs} epochs), {options.slots} slots\n")
@@ -149,7 +149,7 @@ def main() -> None:
     print("|---|---|---|---|---|", flush=True)
     bare, walls = [], []
     for repeat in range(options.repeats):
-        bare.append(run_bare(trials, resident))
+        bare.append(run_bare(trials, cache))
         result = run_through_tune(sweep)
         walls.append(result.training_seconds)
         share = bare[-1] / (options.slots * walls[-1])

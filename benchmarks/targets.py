@@ -27,16 +27,16 @@ from ray_kd import Outputs, RunSpec, create_path, distill
 from ray_kd.data.base import Split
 from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
+from ray_kd.targets.compute import viewed
+from ray_kd.targets.mapped import MappedColumn
+from ray_kd.targets.stored_targets import StoredTargets
 from ray_kd.teacher.live import LiveTeacher, Targets
-from ray_kd.teacher.mapped import MappedColumn
-from ray_kd.teacher.stored import StoredTargets
+from ray_kd.training.build import Parts, build, step_key
 from ray_kd.training.loaders import make_loader
-from ray_kd.training.parts import Parts, build, step_key
 from ray_kd.training.precompute import Work, gather_work, precompute
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import local_setting
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
 from ray_kd.training.step import Step
-from ray_kd.training.targets import viewed
 
 PATHS = ["soft_target", "attention_transfer", "feature_map", "nst"]
 TURN = 20
@@ -71,9 +71,9 @@ class Constant:
 
 def turns(parts: Parts, spec: RunSpec) -> Iterator[float]:
     """CPU seconds of each turn of training steps."""
-    setting = local_setting(spec)
-    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, 0, setting.device)
-    step = Step(spec, parts, setting, batches.steps)
+    context = local_context(spec)
+    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, 0, context.device)
+    step = Step(spec, parts, context, batches.steps)
     step.module.train()
     stream = (batch for epoch in range(10**6) for batch in batches.epoch(epoch % spec.training.epochs))
     while True:
@@ -89,7 +89,7 @@ def turns(parts: Parts, spec: RunSpec) -> Iterator[float]:
 
 def side_by_side(specs: dict[str, RunSpec], repeats: int) -> dict[str, list[float]]:
     """Time of a step of each run, in steps of the first, whose targets are held in memory."""
-    built = {name: build(spec, local_setting(spec), Resident()) for name, spec in specs.items()}
+    built = {name: build(spec, local_context(spec), ProcessCache()) for name, spec in specs.items()}
     first = next(iter(specs))
     held = built[first]
     batch = next(Batches(held.dataset.train, held.views, 50, 0, torch.device("cpu")).epoch(0))
@@ -138,10 +138,10 @@ def sweep(repeats: int) -> None:
         seconds = {}
         for source in ("live", "stored"):
             with tempfile.TemporaryDirectory() as storage:
-                resident, begin = Resident(), time.process_time()
+                cache, begin = ProcessCache(), time.process_time()
                 for strategy in strategies:
                     spec = run_spec(storage, targets=source, aggregation=strategy, **costly)
-                    distill(spec, resident=resident)
+                    distill(spec, cache=cache)
                 seconds[source] = time.process_time() - begin
         found.append(seconds["live"] / seconds["stored"])
     print("A sweep of ten strategies, 20 epochs, 4 views: seconds live over seconds stored, storing too;")
@@ -173,7 +173,7 @@ def reading(repeats: int) -> None:
     """Samples a second of a stored column beside a NumPy array in memory, gathered in random order."""
     with tempfile.TemporaryDirectory() as storage:
         spec = run_spec(storage, targets={"source": "stored", "precision": "float32"}, paths=["hint"])
-        parts = build(spec, local_setting(spec), Resident())
+        parts = build(spec, local_context(spec), ProcessCache())
         assert isinstance(parts.targets, StoredTargets)
         (column,) = parts.targets.entries["hint"].values()
         assert isinstance(column, MappedColumn)
@@ -211,11 +211,11 @@ def streaming(repeats: int) -> None:
             for name, (read, port) in ways.items():
                 targets = {"source": "stored", "precision": "float32", "read": read}
                 spec = run_spec(storage, targets=targets, paths=["hint"])
-                setting = local_setting(spec)
-                setting.stream = port
-                parts = build(spec, setting, Resident())
-                loader = make_loader(spec, parts, setting)
-                batches = Batches(parts.dataset.train, parts.views, 50, 0, setting.device, loader=loader)
+                context = local_context(spec)
+                context.stream = port
+                parts = build(spec, context, ProcessCache())
+                loader = make_loader(spec, parts, context)
+                batches = Batches(parts.dataset.train, parts.views, 50, 0, context.device, loader=loader)
                 batches.announce(0, 0, 101)
                 begin = 0.0
                 for number in range(101):
@@ -237,8 +237,8 @@ def storing(repeats: int) -> None:
         with tempfile.TemporaryDirectory() as storage:
             views = {"name": "shift", "count": 20}
             spec = run_spec(storage, targets="stored", views=views, paths=PATHS[:3])
-            setting, resident = local_setting(spec), Resident()
-            works = gather_work([spec], setting, resident)
+            context, cache = local_context(spec), ProcessCache()
+            works = gather_work([spec], context, cache)
             teacher = works[0].load()
             bare_loop(works[0], teacher, 2)
             begin = time.process_time()
@@ -246,7 +246,7 @@ def storing(repeats: int) -> None:
                 bare_loop(work, teacher, work.source.views)
             bare = time.process_time() - begin
             begin = time.process_time()
-            precompute([spec], setting, resident)
+            precompute([spec], context, cache)
             ratios.append((time.process_time() - begin) / bare)
     print("Storing 20 views of 400 samples, relative to a bare loop of the teacher (aim: at most 1.2)")
     print(f"  {statistics.median(ratios):.2f}   ({min(ratios):.2f} to {max(ratios):.2f})")
@@ -278,8 +278,8 @@ def memory(repeats: int) -> None:
             training = {"batch_size": 50, "epochs": count}
             views = {"name": "shift", "count": count}
             spec = run_spec(storage, targets="stored", views=views, training=training, paths=["hint"])
-            precompute([spec], local_setting(spec))
-            parts = build(spec, local_setting(spec), Resident())
+            precompute([spec], local_context(spec))
+            parts = build(spec, local_context(spec), ProcessCache())
             before = own_memory()
             batches = Batches(parts.dataset.train, parts.views, 50, 0, torch.device("cpu"))
             for number in range(count):

@@ -23,10 +23,10 @@ import torch
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
+from ray_kd.training.build import build, step_key
 from ray_kd.training.objects import Own
-from ray_kd.training.parts import build, step_key
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import local_setting
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
 from ray_kd.training.step import Step
 
 PATHS = ["soft_target", "logits", "attention_transfer", "nst"]
@@ -54,11 +54,11 @@ def steps_of(case: str, aggregation: str, total: int, seed: int) -> Iterator[flo
             "storage": tempfile.mkdtemp(),
         }
     )
-    setting = local_setting(spec)
+    context = local_context(spec)
     own = Own(teacher=create_model(spec.teachers["teacher"].model, classes=10, channels=1))
-    parts = build(spec, setting, Resident(), own)
-    batches = Batches(parts.dataset.train, parts.views, batch_size, seed, setting.device)
-    step = Step(spec, parts, setting, batches.steps)
+    parts = build(spec, context, ProcessCache(), own)
+    batches = Batches(parts.dataset.train, parts.views, batch_size, seed, context.device)
+    step = Step(spec, parts, context, batches.steps)
     step.module.train()
     stream = (batch for epoch in range(spec.training.epochs) for batch in batches.epoch(epoch))
     while step.taken < total:

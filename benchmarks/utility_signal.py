@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_kd.aggregation import Gradients, evidence
+from ray_kd.aggregation import Gradients, utility_evidence
 from ray_kd.aggregation.probe import slopes
 from ray_kd.aggregation.utility import Utility
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
+from ray_kd.training.build import build, step_key
 from ray_kd.training.distill import ensure_teachers
-from ray_kd.training.parts import build, step_key
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import local_setting
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
 from ray_kd.training.step import Step
 
 RUN = Path(__file__).parents[1] / "sweeps" / "runs" / "digits.yaml"
@@ -85,15 +85,15 @@ def recorded(seed: int, steps: int, storage: str) -> Recorder:
     )
     data["training"]["epochs"] = 160
     spec = RunSpec.parse(data)
-    setting, resident = local_setting(spec), Resident()
-    ensure_teachers(spec, setting, resident)
-    parts = build(spec, setting, resident)
+    context, cache = local_context(spec), ProcessCache()
+    ensure_teachers(spec, context, cache)
+    parts = build(spec, context, cache)
     known = parts.aggregator
     weights = {name: UNFELT if "," in name else 1.0 for name in known.names}
     recorder = Recorder(known.options, known.losses, weights, seed)
     recorder.seen, parts.aggregator = {}, recorder
-    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, seed, setting.device)
-    step = Step(spec, parts, setting, batches.steps)
+    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, seed, context.device)
+    step = Step(spec, parts, context, batches.steps)
     step.module.train()
     while step.taken < steps:
         for batch in batches.epoch(step.taken // batches.steps):
@@ -124,10 +124,10 @@ def main() -> None:
             for form in ("none", "plain", "scaled"):
                 found = []
                 for pair in pairs:
-                    known = evidence.empty(1)
+                    known = utility_evidence.empty(1)
                     for both in pair:
-                        known = evidence.observed(known, both[0], both[1], memory=1e9)
-                    found.append(f"{evidence.statistic(known, form)[0]:+.1f}")  # type: ignore[arg-type]
+                        known = utility_evidence.observed(known, both[0], both[1], memory=1e9)
+                    found.append(f"{utility_evidence.statistic(known, form)[0]:+.1f}")  # type: ignore[arg-type]
                 cells.append(" ".join(found))
             print(f"| {name} | {' | '.join(cells)} |")
         print(flush=True)

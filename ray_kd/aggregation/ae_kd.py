@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from ray_kd.aggregation.game import Array, Game, GradientAggregator
 from ray_kd.aggregation.gradients import Gradients
+from ray_kd.aggregation.gramian_weighting import Array, Game, GradientAggregator
 from ray_kd.aggregation.solvers import min_norm
 from ray_kd.aggregation.update import Update
 from ray_kd.config.options import AggregatorOptions

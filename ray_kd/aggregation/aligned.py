@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ray_kd.aggregation.game import Array, Game, GameOptions
+from ray_kd.aggregation.gramian_weighting import Array, Game, GameOptions
 from ray_kd.aggregation.torchjd_base import TorchjdAggregator
 from ray_kd.aggregation.torchjd_weightings import weights_of
 from ray_kd.config.registry import AGGREGATORS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ray_kd.aggregation.game import Array, Game, GameOptions, GradientAggregator
+from ray_kd.aggregation.gramian_weighting import Array, Game, GameOptions, GradientAggregator
 from ray_kd.config.registry import AGGREGATORS
 
 

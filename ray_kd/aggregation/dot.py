@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ray_kd.aggregation.game import GradientAggregator
 from ray_kd.aggregation.gradients import Gradients, weighted
+from ray_kd.aggregation.gramian_weighting import GradientAggregator
 from ray_kd.aggregation.momenta import SeparateMomenta
 from ray_kd.aggregation.update import Update
 from ray_kd.config.options import AggregatorOptions

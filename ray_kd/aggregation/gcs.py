@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from ray_kd.aggregation.game import Array, Game, GradientAggregator, GradientOptions
+from ray_kd.aggregation.gramian_weighting import Array, Game, GradientAggregator, GradientOptions
 from ray_kd.config.registry import AGGREGATORS
 
 

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ray_kd.aggregation.loss_graph import last_shared
 from ray_kd.aggregation.probe import Evaluate
-from ray_kd.aggregation.reach import last_shared
 from ray_kd.config.errors import UserError, nearest
 
 Adapters = list[tuple[Tensor | None, ...]]

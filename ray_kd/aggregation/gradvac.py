@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ray_kd.aggregation.game import GameOptions
+from ray_kd.aggregation.gramian_weighting import GameOptions
 from ray_kd.aggregation.torchjd_base import TorchjdAggregator
 from ray_kd.aggregation.torchjd_weightings import weights_of
 from ray_kd.config.registry import AGGREGATORS

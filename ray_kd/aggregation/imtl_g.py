@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ray_kd.aggregation.game import GameOptions
+from ray_kd.aggregation.gramian_weighting import GameOptions
 from ray_kd.aggregation.torchjd_base import TorchjdAggregator
 from ray_kd.config.registry import AGGREGATORS
 

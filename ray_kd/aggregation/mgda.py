@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from ray_kd.aggregation.game import Array, Game, GameOptions, GradientAggregator
+from ray_kd.aggregation.gramian_weighting import Array, Game, GameOptions, GradientAggregator
 from ray_kd.aggregation.solvers import min_norm
 from ray_kd.config.registry import AGGREGATORS
 

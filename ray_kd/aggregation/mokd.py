@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from ray_kd.aggregation.game import GradientAggregator, GradientOptions
 from ray_kd.aggregation.gradients import Gradients, weighted
+from ray_kd.aggregation.gramian_weighting import GradientAggregator, GradientOptions
 from ray_kd.aggregation.update import Update
 from ray_kd.config.registry import AGGREGATORS
 

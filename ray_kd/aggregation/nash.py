@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from ray_kd.aggregation.game import Array, Game, GameOptions, GradientAggregator
+from ray_kd.aggregation.gramian_weighting import Array, Game, GameOptions, GradientAggregator
 from ray_kd.aggregation.solvers import bargain, length
 from ray_kd.config.registry import AGGREGATORS
 

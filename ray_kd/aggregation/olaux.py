@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from ray_kd.aggregation.game import Array, Game, GradientAggregator, GradientOptions
+from ray_kd.aggregation.gramian_weighting import Array, Game, GradientAggregator, GradientOptions
 from ray_kd.config.registry import AGGREGATORS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ray_kd.aggregation.game import Array, Game, GradientAggregator
+from ray_kd.aggregation.gramian_weighting import Array, Game, GradientAggregator
 from ray_kd.aggregation.torchjd_weightings import torchjd_weighting, weights_of
 
 

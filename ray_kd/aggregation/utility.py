@@ -10,9 +10,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ray_kd.aggregation import evidence
-from ray_kd.aggregation.game import Array, GradientAggregator
+from ray_kd.aggregation import utility_evidence
 from ray_kd.aggregation.gradients import Gradients
+from ray_kd.aggregation.gramian_weighting import Array, GradientAggregator
 from ray_kd.aggregation.probe import slopes
 from ray_kd.aggregation.update import Update
 from ray_kd.config.errors import UserError
@@ -47,7 +47,7 @@ class UtilityOptions(AggregatorOptions):
     ``t_on - t_off`` more."""
     t_harm: Annotated[float, Field(lt=0)] = -2.0
     """t-statistic at and below which a path is switched off before ``burn_in`` is over."""
-    placebo: evidence.Placebo = "scaled"
+    placebo: utility_evidence.Placebo = "scaled"
     """How what exchanged targets do is subtracted: each side in its own standard deviations, as it is, or
     not at all. Ablation."""
     batch: Literal["other", "same"] = "other"
@@ -142,8 +142,8 @@ class Utility(GradientAggregator):
             cosines = rows / (self.memory["norms"] * length)
         self.memory["cosines"] = np.nan_to_num(cosines[0], posinf=0.0, neginf=0.0)
         rows = cosines if self.options.normalise == "cosine" else rows
-        known = self.memory.get("evidence", evidence.empty(len(self.names)))
-        self.memory["evidence"] = evidence.observed(known, rows[0], rows[-1], self.options.memory)
+        known = self.memory.get("evidence", utility_evidence.empty(len(self.names)))
+        self.memory["evidence"] = utility_evidence.observed(known, rows[0], rows[-1], self.options.memory)
         self.memory["count"] = self.memory.get("count", np.zeros(1)) + 1
         self.judge()
 
@@ -151,9 +151,9 @@ class Utility(GradientAggregator):
         """Set the gates by the evidence so far."""
         options, count = self.options, self.memory["count"][0]
         if count >= options.burn_in:
-            self.memory["gates"] = evidence.gates(self.gates, self.t, options.t_off, options.t_on)
+            self.memory["gates"] = utility_evidence.gates(self.gates, self.t, options.t_off, options.t_on)
         elif 4 * count >= options.burn_in:
-            self.memory["gates"] = evidence.guilty(self.gates, self.t, options.t_harm, options.t_on)
+            self.memory["gates"] = utility_evidence.guilty(self.gates, self.t, options.t_harm, options.t_on)
 
     @property
     def gates(self) -> Array:
@@ -163,10 +163,9 @@ class Utility(GradientAggregator):
     @property
     def t(self) -> Array:
         """t-statistic of each path (n,)."""
-        known = self.memory.get("evidence", evidence.empty(len(self.names)))
-        return np.minimum(
-            evidence.statistic(known, self.options.placebo), evidence.statistic(known, "none") + MARGIN
-        )
+        known = self.memory.get("evidence", utility_evidence.empty(len(self.names)))
+        statistic = utility_evidence.statistic
+        return np.minimum(statistic(known, self.options.placebo), statistic(known, "none") + MARGIN)
 
     def base(self) -> Array:
         """Factors (n,) that every path has with its gate open: reference norm over its own, w and k."""

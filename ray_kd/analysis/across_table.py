@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.across import Across, Gap, Standing
-from ray_kd.analysis.answer import DASH, number
 from ray_kd.analysis.bootstrap import Ratio
+from ray_kd.analysis.headline import DASH, number
 from ray_kd.config import names
 
 UNDEFINED = "undefined"

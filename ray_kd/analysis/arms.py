@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ray_kd.analysis.answer import said
+from ray_kd.analysis.headline import said
 from ray_kd.analysis.records import by_seed
 from ray_kd.config.cells import SEARCHED
 from ray_kd.config.errors import UserError

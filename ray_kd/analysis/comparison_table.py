@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ray_kd.analysis.answer import DASH, answer, notes, number, p_value
 from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.analysis.headline import DASH, answer, notes, number, p_value
 from ray_kd.config import names
 from ray_kd.config.ending import STATES
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ray_kd.analysis.answer import DASH
 from ray_kd.analysis.arms import Arm
 from ray_kd.analysis.comparison import Metric
+from ray_kd.analysis.headline import DASH
 from ray_kd.analysis.judgement import MARGIN, VERDICTS, WITNESS, Cost, Difference, Judgement, Truth
 from ray_kd.analysis.shares import MEASUREMENTS, QUARTER
 from ray_kd.analysis.stats import Interval

@@ -9,12 +9,12 @@ from rich.console import Group
 
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.comparison import Comparison
-from ray_kd.analysis.findings import Findings, draw_findings, findings, shown_table, write_findings
 from ray_kd.analysis.plot_style import Picture, left_out
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records, sweep_names
 from ray_kd.analysis.report import report_html, tasks_report_html
+from ray_kd.analysis.sweep_results import SweepResults, draw_findings, findings, shown_table, write_findings
 from ray_kd.analysis.tables import write_tables
 from ray_kd.config.errors import UserError
 
@@ -25,7 +25,7 @@ class Analysis:
 
     sweep: str
     records: Records
-    findings: Findings
+    findings: SweepResults
     """The statistics, task by task."""
     answer: str
     """The result in plain words."""
@@ -79,7 +79,7 @@ def analyze(storage: str | Path, sweep: str | None = None, out: str | Path | Non
 
 
 def write_figures(
-    found: Findings, pictures: dict[str, list[Picture]], out: str | Path | Folder, below: str = ""
+    found: SweepResults, pictures: dict[str, list[Picture]], out: str | Path | Folder, below: str = ""
 ) -> dict[str, str]:
     """Write the figures of each task and those across tasks into ``below``; returns the path of each file.
 
@@ -95,7 +95,7 @@ def write_figures(
 
 
 def _report(
-    records: Records, found: Findings, pictures: dict[str, list[Picture]], root: Folder, storage: str
+    records: Records, found: SweepResults, pictures: dict[str, list[Picture]], root: Folder, storage: str
 ) -> str:
     if found.across is None:
         ((task, comparison),) = found.comparisons.items()

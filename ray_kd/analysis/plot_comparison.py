@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ray_kd.analysis.answer import number, p_value
 from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.analysis.headline import number, p_value
 from ray_kd.analysis.plot_style import (
     GREY,
     OKABE_ITO,

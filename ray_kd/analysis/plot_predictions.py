@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from ray_kd.analysis.answer import number
+from ray_kd.analysis.headline import number
 from ray_kd.analysis.plot_style import WIDTH, Picture, render, wrapped
 from ray_kd.analysis.predictions import Column, Predictions
 from ray_kd.outputs import IGNORE

@@ -20,7 +20,7 @@ from ray_kd.models.create import draw_model
 from ray_kd.models.weights import fit_weights, read_weights
 from ray_kd.outputs import Outputs
 from ray_kd.tasks.segmentation import upsampled
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 
 DENSE = ("segmentation", "detection")
 """Tasks whose predictions are pictures."""
@@ -89,16 +89,16 @@ def predict(
     if not common:
         raise UserError(f"{comparison.plan.name}: “{chosen}” and “{baseline.name}” have no seed in common.")
     seed, trials = common[0], part.trials[part.trials["status"] == "finished"]
-    resident, device = Resident(), torch.device("cpu")
+    cache, device = ProcessCache(), torch.device("cpu")
     specs = {name: _spec(trials, root, name, seed) for name in (baseline.name, chosen)}
     identity, spec = specs[chosen]
-    data = resident.dataset(spec.dataset, device)
+    data = cache.dataset(spec.dataset, device)
     batch = data.test.gather(torch.arange(min(count, len(data.test))))
     task = spec.task.component_name
     columns = []
     if spec.paths:
         name = spec.teacher_of(spec.active_paths()[0])
-        teacher = resident.teacher(spec, name, root.store, device)
+        teacher = cache.teacher(spec, name, root.store, device)
         best = max((sign * value for _, value in comparison.teachers), default=float("nan")) * sign
         columns.append(_column("teacher", best, task, teacher.outputs(batch["image"]), batch))
     for title, (identity, own) in specs.items():

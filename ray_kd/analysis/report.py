@@ -10,9 +10,9 @@ import pandas as pd
 
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.across_table import across_answer, across_headings, across_notes, across_rows
-from ray_kd.analysis.answer import answer, notes, said
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import headings, sections
+from ray_kd.analysis.headline import answer, notes, said
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import ENVIRONMENT, Records

@@ -6,8 +6,8 @@ import math
 
 import pandas as pd
 
-from ray_kd.analysis.answer import DASH
 from ray_kd.analysis.arms import Arm, arms_of
+from ray_kd.analysis.headline import DASH
 from ray_kd.analysis.records import Records, incomplete_note
 from ray_kd.analysis.shares import QUARTER, pulls
 from ray_kd.analysis.stats import interval

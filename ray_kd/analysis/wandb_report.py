@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_kd.analysis.answer import answer
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import markdown
+from ray_kd.analysis.headline import answer
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
 from ray_kd.analysis.run_files import parse_spec

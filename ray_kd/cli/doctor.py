@@ -153,14 +153,14 @@ def _storage(storage: str) -> bool:
 def _speed(file: str, storage: str | None) -> None:
     """Measure reading and training, and say which one waits, and what to do about it."""
     from ray_kd.config.spec import RunSpec
-    from ray_kd.training.check import check_run
-    from ray_kd.training.setting import local_setting
+    from ray_kd.training.preflight import check_run
+    from ray_kd.training.run_context import local_context
     from ray_kd.training.speed import measure
 
     spec = RunSpec.load(file, *([f"storage={storage}"] if storage else []))
     check_run(spec)
-    speed = measure(spec, local_setting(spec))
-    where = "from memory" if speed.resident else f"from files, resources.loaders={speed.processes}"
+    speed = measure(spec, local_context(spec))
+    where = "from memory" if speed.in_memory else f"from files, resources.loaders={speed.processes}"
     print(f"loader alone  {speed.loader:>10,.0f} images/s   {where}")
     print(f"model alone   {speed.model:>10,.0f} images/s   one worker on {speed.device}, teachers counted in")
     print(f"together      {speed.together:>10,.0f} images/s   at most")
@@ -173,7 +173,7 @@ def _speed(file: str, storage: str | None) -> None:
 
 
 def _faster(speed: Speed, spec: RunSpec) -> str:
-    if speed.resident:
+    if speed.in_memory:
         return f"views: '{spec.views.component_name}' takes the time; choose a cheaper one, or fewer options."
     cores, workers = os.cpu_count() or 1, spec.resources.workers
     room = max(1, cores // workers - 1)
@@ -188,7 +188,7 @@ def _faster(speed: Speed, spec: RunSpec) -> str:
 
 def _shared_memory(speed: Speed) -> None:
     """Batches travel through shared memory, which containers often keep small."""
-    if not speed.processes or speed.resident or not os.path.isdir("/dev/shm"):
+    if not speed.processes or speed.in_memory or not os.path.isdir("/dev/shm"):
         return
     from ray_kd.data.loading import AHEAD
 

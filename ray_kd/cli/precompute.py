@@ -43,11 +43,11 @@ def precompute(
         return
     from ray_kd.cli.train import Line, make_setting, stop_on_signal
     from ray_kd.cluster.quiet import quiet
+    from ray_kd.targets.compute import same_targets
     from ray_kd.training.distill import ensure_teachers
     from ray_kd.training.precompute import gather_work
-    from ray_kd.training.resident import Resident
-    from ray_kd.training.setting import local_setting
-    from ray_kd.training.targets import same_targets
+    from ray_kd.training.process_cache import ProcessCache
+    from ray_kd.training.run_context import local_context
 
     quiet()
     from ray_kd.cluster.precompute import precompute_cluster
@@ -55,14 +55,14 @@ def precompute(
 
     line = Line()
     for spec in same_targets(specs):
-        setting = make_setting(spec)
-        with stop_on_signal(setting):
-            ensure_teachers(spec, setting, Resident(), line)
+        context = make_setting(spec)
+        with stop_on_signal(context):
+            ensure_teachers(spec, context, ProcessCache(), line)
         line.end()
     say = Counted(name, Console(stderr=True))
     done = precompute_cluster(specs, address, say, say.tell)
     print(f"{done} shards stored." if done else "nothing to do: all targets are stored.")
-    works = gather_work(specs, local_setting(specs[0]), Resident())
+    works = gather_work(specs, local_context(specs[0]), ProcessCache())
     for folder in sorted({work.source.store.files.path() for work in works}):
         print(f"  {shown(folder)}")
         print(f"  check it: ray-kd verify {shown(folder)}")
@@ -87,18 +87,18 @@ def verify(
 
     from ray_kd.config.errors import UserError
     from ray_kd.storage import Store
-    from ray_kd.training.setting import Setting, default_device
+    from ray_kd.training.run_context import RunContext, default_device
     from ray_kd.training.verify import verify as compare
 
     folder, _, identity = store.rstrip("/").rpartition("/")
     root, _, targets = folder.rpartition("/") if "/" in folder else ("." if folder else "..", "", folder)
     if targets != "targets":
         raise UserError(f"verify: expected a folder such as results/targets/7ac21c7f7e4100c1, got '{store}'.")
-    setting = Setting(Store(root or "/"), default_device())
+    context = RunContext(Store(root or "/"), default_device())
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("target", "split", "rows", "largest difference", "allowed", ""):
         table.add_column(column, justify="left" if column in ("target", "split", "") else "right")
-    found = list(compare(setting.store, identity, setting, samples))
+    found = list(compare(context.store, identity, context, samples))
     for one in found:
         figures = (str(one.rows), f"{one.difference:.2e}", f"{one.allowed:.2e}")
         table.add_row(one.column, one.split, *figures, "ok" if one.ok else "FAILED")

@@ -16,7 +16,7 @@ from ray_kd.config.names import one_line
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
-    from ray_kd.training.setting import Setting
+    from ray_kd.training.run_context import RunContext
 
 GOES_ON = "the same command goes on from here"
 AGAIN = "with --fresh it starts over again; without, a run that had finished is found, and another goes on"
@@ -51,25 +51,25 @@ def train(
     extra = [f"storage={storage}"] if storage else []
     extra += [f"resources.workers={workers}"] if workers is not None else []
     spec = RunSpec.load(file, *(overrides or ()), *extra)
-    setting = make_setting(spec)
-    for line in longer_notes([spec], setting.store):
+    context = make_setting(spec)
+    for line in longer_notes([spec], context.store):
         print(f"ray-kd: {line}", file=sys.stderr)
     show = Line()
-    with stop_on_signal(setting, AGAIN if fresh else GOES_ON):
+    with stop_on_signal(context, AGAIN if fresh else GOES_ON):
         if spec.resources.workers == 1 and address is None:
-            with reading_ahead(spec, setting):
-                summary = distill(spec, fresh=fresh, setting=setting, on_epoch=show)
+            with reading_ahead(spec, context):
+                summary = distill(spec, fresh=fresh, context=context, on_epoch=show)
         else:
-            summary = distribute(spec, setting, address, fresh, show)
+            summary = distribute(spec, context, address, fresh, show)
     show.end()
-    where = setting.store.path(f"runs/{summary['identity']}")
+    where = context.store.path(f"runs/{summary['identity']}")
     print(test_figures(summary))
     print(f"records and weights: {shown(where)}")
     print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other ways to distil)")
 
 
 @contextmanager
-def reading_ahead(spec: RunSpec, setting: Setting) -> Iterator[None]:
+def reading_ahead(spec: RunSpec, context: RunContext) -> Iterator[None]:
     """Within the block a run whose targets are streamed has a Ray that streams them."""
     if not spec.targets.streamed or not spec.active_paths() or spec.resources.loaders == 0:
         yield
@@ -79,25 +79,25 @@ def reading_ahead(spec: RunSpec, setting: Setting) -> Iterator[None]:
     from ray_kd.cluster.stream import stream
 
     with connect(None, spec.plugins), native_quiet():
-        setting.stream = stream
+        context.stream = stream
         yield
 
 
 def distribute(
-    spec: RunSpec, setting: Setting, address: str | None, fresh: bool, show: Line
+    spec: RunSpec, context: RunContext, address: str | None, fresh: bool, show: Line
 ) -> dict[str, Any]:
     """Train with Ray Train, on a cluster or on this machine; the teachers train in this process."""
     from ray_kd.cluster.connect import connect
     from ray_kd.cluster.probe import check_cluster
     from ray_kd.cluster.train import run_distributed
     from ray_kd.training.distill import begin_anew, ensure_teachers
-    from ray_kd.training.resident import Resident
+    from ray_kd.training.process_cache import ProcessCache
 
     with connect(address, spec.plugins):
         check_cluster(spec)
-        ensure_teachers(spec, setting, Resident(), show)
-        directory = begin_anew(setting.store, spec.identity(), fresh)
-        return run_distributed(spec, lambda record: show(spec, record), setting.stop, directory=directory)
+        ensure_teachers(spec, context, ProcessCache(), show)
+        directory = begin_anew(context.store, spec.identity(), fresh)
+        return run_distributed(spec, lambda record: show(spec, record), context.stop, directory=directory)
 
 
 def teacher(
@@ -117,16 +117,16 @@ def teacher(
     from ray_kd.config.errors import UserError
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.distill import ensure_teachers
-    from ray_kd.training.resident import Resident
+    from ray_kd.training.process_cache import ProcessCache
 
     spec = RunSpec.load(file, *(overrides or ()), *([f"storage={storage}"] if storage else []))
     if not spec.teachers:
         raise UserError(f"{file}: the run has no teacher.")
-    setting, show = make_setting(spec), Line()
-    with stop_on_signal(setting):
-        for summary in ensure_teachers(spec, setting, Resident(), show):
+    context, show = make_setting(spec), Line()
+    with stop_on_signal(context):
+        for summary in ensure_teachers(spec, context, ProcessCache(), show):
             show.end()
-            place = shown(setting.store.path(f"runs/{summary['identity']}"))
+            place = shown(context.store.path(f"runs/{summary['identity']}"))
             print(
                 f"{one_line(summary['name'])}: test {summary['monitor']} "
                 f"{summary['best']['test'][summary['monitor']]:.4f}, in {place}"
@@ -148,27 +148,27 @@ def test_figures(summary: dict[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def make_setting(spec: RunSpec) -> Setting:
+def make_setting(spec: RunSpec) -> RunContext:
     """This process, tracked where the run asks for it.
 
     Raises:
         UserError: the run's parts do not fit together, or W&B is asked for and not installed.
     """
-    from ray_kd.training.check import check_run
-    from ray_kd.training.setting import local_setting
+    from ray_kd.training.preflight import check_run
+    from ray_kd.training.run_context import local_context
 
-    setting = local_setting(spec)
+    context = local_context(spec)
     check_run(spec)
     if spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker, require_wandb
 
         require_wandb(spec)
-        setting.track = make_tracker(spec)
-    return setting
+        context.track = make_tracker(spec)
+    return context
 
 
 @contextmanager
-def stop_on_signal(setting: Setting, then: str = GOES_ON) -> Iterator[None]:
+def stop_on_signal(context: RunContext, then: str = GOES_ON) -> Iterator[None]:
     """Ctrl-C saves the state at the next step; a second one ends at once.
 
     Args:
@@ -176,9 +176,9 @@ def stop_on_signal(setting: Setting, then: str = GOES_ON) -> Iterator[None]:
     """
 
     def ask(number: int, frame: Any) -> None:
-        if setting.stop.is_set():
+        if context.stop.is_set():
             raise KeyboardInterrupt
-        setting.stop.set()
+        context.stop.set()
 
     before = signal.signal(signal.SIGINT, ask)
     try:

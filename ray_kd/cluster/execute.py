@@ -20,10 +20,8 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.stopper import Stopper
 from rich.console import Console
 
-from ray_kd.cluster.agenda import Agenda
 from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
 from ray_kd.cluster.connect import connect
-from ray_kd.cluster.job import Job
 from ray_kd.cluster.precompute import precompute_cluster
 from ray_kd.cluster.probe import all_plugins, check_cluster
 from ray_kd.cluster.progress import Counted, Progress
@@ -32,7 +30,9 @@ from ray_kd.cluster.searcher import PlanSearcher
 from ray_kd.cluster.trial import Assignment, TrialActor
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.training.targets import same_targets
+from ray_kd.targets.compute import same_targets
+from ray_kd.trials.job import Job
+from ray_kd.trials.trial_queue import TrialQueue
 
 TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -40,7 +40,7 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # so is the answer to Ctrl-C
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # and what a sweep resumes from
-    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the agenda hands out no more than there are places
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the trial queue hands out no more than there are places
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
@@ -49,8 +49,10 @@ COUNT_EVERY = 10.0
 """Seconds between two counts of the places that the cluster has."""
 
 
-def execute(agenda: Agenda, address: str | None, screen: Console | None, started: Callable[[], None]) -> None:
-    """Train what the agenda holds.
+def execute(
+    queue: TrialQueue, address: str | None, screen: Console | None, started: Callable[[], None]
+) -> None:
+    """Train what the trial queue holds.
 
     Args:
         address: a running cluster to join, or None.
@@ -60,32 +62,32 @@ def execute(agenda: Agenda, address: str | None, screen: Console | None, started
     Raises:
         UserError: no machine could hold one of the trials, or a node is not ready.
     """
-    jobs = agenda.jobs.values()
+    jobs = queue.jobs.values()
     specs = [job.spec for job in jobs if job.state != "done"] or [job.spec for job in jobs]
     with connect(address, all_plugins(specs)):
         check_cluster(*specs)
-        agenda.places = require_room(agenda, alive_nodes())
+        queue.places = require_room(queue, alive_nodes())
         started()
-        _store_targets(agenda, address, screen)
-        if not agenda.over:
-            _fit(agenda, screen)
+        _store_targets(queue, address, screen)
+        if not queue.over:
+            _fit(queue, screen)
 
 
-def _store_targets(agenda: Agenda, address: str | None, screen: Console | None) -> None:
+def _store_targets(queue: TrialQueue, address: str | None, screen: Console | None) -> None:
     """Where trials read stored targets: train their teachers, then compute what all of them lack."""
-    if not same_targets(_students(agenda)):
+    if not same_targets(_students(queue)):
         return
-    agenda.teachers_only = True
-    if not agenda.over:
-        _fit(agenda, screen)
-    agenda.teachers_only = False
-    if not agenda.halted:
-        say = Counted(agenda.plan.name, screen)
-        precompute_cluster(_students(agenda), address, say, say.tell)
+    queue.teachers_only = True
+    if not queue.over:
+        _fit(queue, screen)
+    queue.teachers_only = False
+    if not queue.halted:
+        say = Counted(queue.plan.name, screen)
+        precompute_cluster(_students(queue), address, say, say.tell)
 
 
-def _students(agenda: Agenda) -> list[RunSpec]:
-    return [job.spec for job in agenda.jobs.values() if job.trial is not None and job.state != "done"]
+def _students(queue: TrialQueue) -> list[RunSpec]:
+    return [job.spec for job in queue.jobs.values() if job.trial is not None and job.state != "done"]
 
 
 def alive_nodes() -> list[Bundle]:
@@ -93,43 +95,43 @@ def alive_nodes() -> list[Bundle]:
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def require_room(agenda: Agenda, nodes: list[Bundle]) -> int:
+def require_room(queue: TrialQueue, nodes: list[Bundle]) -> int:
     """How many runs train at the same time, at most.
 
     Raises:
         UserError: no node could hold one of the runs.
     """
     most, seen = 1, set()
-    for job in agenda.jobs.values():
+    for job in queue.jobs.values():
         resources = job.spec.resources
         if job.state != "done" and resources not in seen:
             seen.add(resources)
-            most = max(most, require_slots(job.spec, nodes, f"sweep '{agenda.plan.name}', {job.cell}"))
-    return min(most, agenda.sweep.concurrency or most)
+            most = max(most, require_slots(job.spec, nodes, f"sweep '{queue.plan.name}', {job.cell}"))
+    return min(most, queue.sweep.concurrency or most)
 
 
-def _fit(agenda: Agenda, screen: Console | None) -> None:
-    sweep = agenda.sweep
+def _fit(queue: TrialQueue, screen: Console | None) -> None:
+    sweep = queue.sweep
 
     def configure(job: Job, warm: bool) -> dict[str, Any]:
         return Assignment(
             warm=warm,
             identity=job.identity,
             spec=json.dumps(job.spec.to_dict()),
-            metric=agenda.plan.metric_of(job.spec) if job.trial is not None else "",
-            ledger=f"{agenda.ledger.folder}/ledger",
+            metric=queue.plan.metric_of(job.spec) if job.trial is not None else "",
+            ledger=f"{queue.ledger.folder}/ledger",
             every_epoch=scheduler.group(job) is not None,
             bundles=bundles(job.spec, max(1, slots(job.spec, alive_nodes()))),
         ).to_config()
 
-    searcher = PlanSearcher(agenda, configure)
-    scheduler = CellScheduler(agenda, searcher.job_of, searcher.on_error)
+    searcher = PlanSearcher(queue, configure)
+    scheduler = CellScheduler(queue, searcher.job_of, searcher.on_error)
     folder = tempfile.mkdtemp(prefix="ray-kd-")
     try:
         with (
-            Progress(agenda, screen) as progress,
+            Progress(queue, screen) as progress,
             _tune_environment(TUNE_ENVIRONMENT),
-            _stop_signals(agenda),
+            _stop_signals(queue),
         ):
             watch = Watch(searcher, progress)
             tuner = tune.Tuner(
@@ -170,22 +172,22 @@ class Watch(Stopper):
 
     def stop_all(self) -> bool:
         self.progress.tick()
-        agenda = self.searcher.agenda
+        queue = self.searcher.queue
         if time.monotonic() - self._counted > COUNT_EVERY:
             self._counted = time.monotonic()
             self.progress.notice = None
             try:
-                agenda.places = require_room(agenda, alive_nodes())
+                queue.places = require_room(queue, alive_nodes())
             except UserError as error:  # the node that could hold a run is away: it may come back
                 self.progress.notice = f"waiting for a node. {error}"
-        return agenda.halted
+        return queue.halted
 
     def __reduce__(self) -> Any:
         return Watch, (None, None)  # Tune's snapshots hold it, and nobody reads them
 
 
 class Starts(tune.Callback):
-    """Tells the agenda that a run has its slot."""
+    """Tells the trial queue that a run has its slot."""
 
     def __init__(self, searcher: PlanSearcher) -> None:
         self.searcher = searcher
@@ -193,7 +195,7 @@ class Starts(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         job = self.searcher.job_of(trial.trial_id)
         if job is not None:
-            self.searcher.agenda.running(job.identity)
+            self.searcher.queue.running(job.identity)
 
 
 def _short(trial: TuneTrial) -> str:
@@ -220,7 +222,7 @@ def _tune_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _stop_signals(agenda: Agenda) -> Iterator[None]:
+def _stop_signals(queue: TrialQueue) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the sweep after the running steps; a second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -228,9 +230,9 @@ def _stop_signals(agenda: Agenda) -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def halt(number: int, frame: Any) -> None:
-        if agenda.halted:
+        if queue.halted:
             raise KeyboardInterrupt
-        agenda.halted = True
+        queue.halted = True
 
     for number in before:
         signal.signal(number, halt)

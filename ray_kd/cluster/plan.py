@@ -8,19 +8,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ray_kd.cluster.ledger import Ledger
 from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Trial
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
-from ray_kd.training.check import check_plan
+from ray_kd.targets.compute import same_targets
 from ray_kd.training.longer import longer_notes
 from ray_kd.training.objects import require_same_runs
 from ray_kd.training.precompute import gather_work, plan_targets
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import local_setting
-from ray_kd.training.targets import same_targets
+from ray_kd.training.preflight import check_plan
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
+from ray_kd.trials.ledger import Ledger
 
 
 def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = False) -> RenderableType:
@@ -92,7 +92,7 @@ def targets_table(specs: list[RunSpec], name: str = "") -> RenderableType:
     Raises:
         UserError: none of them reads any, or there are no data.
     """
-    works = gather_work(specs, local_setting(specs[0]), Resident(), trained=False)
+    works = gather_work(specs, local_context(specs[0]), ProcessCache(), trained=False)
     found = plan_targets(works, specs)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("target", "split", "shape", "stored as", "bytes a row", "rows", "in all"):

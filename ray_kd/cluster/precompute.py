@@ -25,11 +25,11 @@ from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.faults import EnvironmentFault, environment_fault
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Lock, Store
-from ray_kd.teacher.layout import Group, Shard
+from ray_kd.targets.compute import OnShard, compute_shard, prepare, same_targets
+from ray_kd.targets.layout import Group, Shard
 from ray_kd.training.precompute import Work, gather_work
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting, local_setting
-from ray_kd.training.targets import OnShard, compute_shard, prepare, same_targets
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext, local_context
 
 RETRIES = 3
 """How often a shard whose actor died is computed again."""
@@ -71,7 +71,7 @@ class TeacherActor:
 
             runs = [RunSpec.parse(run) for run in Store(storage).read_json(file)]
             torch.set_num_threads(max(1, int(runs[0].resources.cpus)))
-            found = gather_work(runs, local_setting(runs[0]), Resident())
+            found = gather_work(runs, local_context(runs[0]), ProcessCache())
             self._works[file] = {(work.source.store.identity, work.source.split): work for work in found}
         return self._works[file]
 
@@ -92,8 +92,8 @@ def precompute_cluster(
     specs = same_targets(specs)
     if not specs:
         return 0
-    setting = Setting(Store(specs[0].storage), local_setting(specs[0]).device)
-    works = [work for work in gather_work(specs, setting, Resident()) if work.source.missing()]
+    context = RunContext(Store(specs[0].storage), local_context(specs[0]).device)
+    works = [work for work in gather_work(specs, context, ProcessCache()) if work.source.missing()]
     if not works:
         return 0
     locks = {work.source.store.folder: work.source.store.root for work in works}
@@ -106,8 +106,8 @@ def precompute_cluster(
             lock.acquire()
         tasks = [task for work in works for task in _tasks(work)]
         if tasks:
-            with connect(address, specs[0].plugins), _runs_file(specs, setting.store) as file:
-                about = {"storage": setting.store.uri, "runs": file}
+            with connect(address, specs[0].plugins), _runs_file(specs, context.store) as file:
+                about = {"storage": context.store.uri, "runs": file}
                 _stream([json.dumps({**about, **task}) for task in tasks], specs[0], on_shard)
         return len(tasks)
     finally:

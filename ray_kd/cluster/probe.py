@@ -38,9 +38,9 @@ def versions(plugins: tuple[str, ...] = ()) -> dict[str, str]:
 
     import torch
 
-    import ray_kd
+    from ray_kd.version import __version__
 
-    found = {"python": platform.python_version(), "ray_kd": ray_kd.__version__, "torch": torch.__version__}
+    found = {"python": platform.python_version(), "ray_kd": __version__, "torch": torch.__version__}
     for name in plugins:
         try:
             found[name] = str(getattr(importlib.import_module(name), "__version__", "no version"))

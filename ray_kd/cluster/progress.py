@@ -14,11 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ray_kd.cluster.agenda import Agenda
-from ray_kd.cluster.job import Job
 from ray_kd.config.ending import Ending
 from ray_kd.config.names import one_line, print_plain
 from ray_kd.config.words import clock
+from ray_kd.trials.job import Job
+from ray_kd.trials.trial_queue import TrialQueue
 
 LINE_EVERY = 10.0
 """Seconds between lines where there is no terminal."""
@@ -59,18 +59,18 @@ class Snapshot:
         return text + "".join(more)
 
 
-def snapshot(agenda: Agenda) -> Snapshot:
-    """The state of ``agenda`` now."""
-    trials = [job for job in agenda.jobs.values() if job.trial is not None]
-    teachers = [job for job in agenda.jobs.values() if job.trial is None]
+def snapshot(queue: TrialQueue) -> Snapshot:
+    """The state of ``queue`` now."""
+    trials = [job for job in queue.jobs.values() if job.trial is not None]
+    teachers = [job for job in queue.jobs.values() if job.trial is None]
     return Snapshot(
-        total=len(trials) + sum(entry.count for entry in agenda.plan.later),
+        total=len(trials) + sum(entry.count for entry in queue.plan.later),
         endings=Counter(job.outcome.status for job in trials if job.outcome is not None),
         running=tuple(_doing(job) for job in trials if job.state == "running"),
         teachers=tuple(_doing(job) for job in teachers if job.state == "running"),
-        waits=tuple(job.waits for job in agenda.jobs.values() if job.state == "running" and job.waits),
-        best=_best(agenda, trials),
-        left=_left(agenda, trials, teachers),
+        waits=tuple(job.waits for job in queue.jobs.values() if job.state == "running" and job.waits),
+        best=_best(queue, trials),
+        left=_left(queue, trials, teachers),
     )
 
 
@@ -79,14 +79,14 @@ def _doing(job: Job) -> str:
     return f"{one_line(job.cell)}{seed}: epoch {job.epoch} of {job.spec.training.epochs}"
 
 
-def _best(agenda: Agenda, trials: list[Job]) -> str | None:
+def _best(queue: TrialQueue, trials: list[Job]) -> str | None:
     """The cell whose finished trials are best on validation, by their mean; else the best trial yet.
 
     None where there are several tasks, or nothing is known yet.
     """
     if len({job.spec.task.component_name for job in trials}) != 1:
         return None  # no scale in common
-    metric, sign = agenda.plan.metric_of(trials[0].spec), 1 if agenda.plan.mode == "max" else -1
+    metric, sign = queue.plan.metric_of(trials[0].spec), 1 if queue.plan.mode == "max" else -1
     cells: dict[str, list[float]] = defaultdict(list)
     for job in trials:
         if job.outcome is not None and job.outcome.status is Ending.FINISHED and job.phase != "control":
@@ -105,7 +105,7 @@ def _best(agenda: Agenda, trials: list[Job]) -> str | None:
     return f"{one_line(first.cell)}, validation {metric} {first.best:.4f} (running)"
 
 
-def _left(agenda: Agenda, trials: list[Job], teachers: list[Job]) -> float | None:
+def _left(queue: TrialQueue, trials: list[Job], teachers: list[Job]) -> float | None:
     """Seconds of training that are left, shared by the places; by seconds per epoch of each cell."""
     paces: dict[str, list[float]] = defaultdict(list)
     for job in trials:
@@ -124,11 +124,11 @@ def _left(agenda: Agenda, trials: list[Job], teachers: list[Job]) -> float | Non
         if job.state != "done"
     ]
     epochs = sum(job.spec.training.epochs for job in trials) / max(1, len(trials))
-    seconds += [overall * epochs] * sum(entry.count for entry in agenda.plan.later)
+    seconds += [overall * epochs] * sum(entry.count for entry in queue.plan.later)
     seconds += [
         (job.spec.training.epochs - job.epoch) * overall for job in teachers if job.state == "running"
     ]
-    return max(sum(seconds) / max(1, agenda.places), max(seconds, default=0.0))
+    return max(sum(seconds) / max(1, queue.places), max(seconds, default=0.0))
 
 
 @dataclass
@@ -136,14 +136,14 @@ class Progress:
     """Shows a sweep while it runs.
 
     Args:
-        agenda: the sweep's agenda; read only in ``tick``, in the thread that changes it.
+        queue: the sweep's agenda; read only in ``tick``, in the thread that changes it.
         console: where to; None shows nothing.
 
     Attributes:
         notice: what the user should know, or None.
     """
 
-    agenda: Agenda
+    queue: TrialQueue
     console: Console | None
     now: Snapshot = field(init=False)
     began: float = field(default_factory=time.monotonic)
@@ -153,7 +153,7 @@ class Progress:
     _seen: float = 0.0
 
     def __post_init__(self) -> None:
-        self.now = snapshot(self.agenda)
+        self.now = snapshot(self.queue)
 
     def __enter__(self) -> Progress:
         if self.console is not None and self.console.is_terminal:
@@ -173,7 +173,7 @@ class Progress:
         now = time.monotonic()
         if now - self._seen < 0.2:
             return
-        self._seen, self.now = now, snapshot(self.agenda)
+        self._seen, self.now = now, snapshot(self.queue)
         if self.console is not None and self._live is None and now - self._spoke >= LINE_EVERY:
             self._spoke = now
             print_plain(self.console, self.line())
@@ -181,7 +181,7 @@ class Progress:
     def line(self) -> str:
         """The state in one line."""
         now = self.now
-        parts = [f"{self.agenda.plan.name}: {now.counts()}"]
+        parts = [f"{self.queue.plan.name}: {now.counts()}"]
         if now.teachers:
             parts.append("; ".join(now.teachers))
         if now.best is not None:
@@ -209,7 +209,7 @@ class Progress:
         if self.notice is not None:
             lines.append(Text(self.notice, style="yellow"))
         lines.append(Text(self._times()))
-        return Panel(Group(*lines), title=f"sweep {self.agenda.plan.name}", title_align="left")
+        return Panel(Group(*lines), title=f"sweep {self.queue.plan.name}", title_align="left")
 
 
 class Counted:

@@ -19,7 +19,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Lock, Store
 from ray_kd.training.records import Records, find_summary
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 
 PATIENCE = 8.0
 """Seconds that workers have to save their state and end when told to; Tune kills this actor after ten."""
@@ -65,7 +65,7 @@ class InProcess(Run):
     """A run of one worker, in the actor's own process."""
 
     def __init__(self, training: Training) -> None:
-        self.training, self.store = training, training.setting.store
+        self.training, self.store = training, training.context.store
         self._epochs = cast("Generator[dict[str, Any]]", training.epochs())
         self._begun = False
         if training.lock is not None:
@@ -180,7 +180,7 @@ class Distributed(Run):
 
     def _training(self) -> Training:
         """The run as far as its records say it came, to write its summary."""
-        training = Training(self.spec, local_setting(self.spec))
+        training = Training(self.spec, local_context(self.spec))
         records = self._records.epochs()
         if records:
             training.last, training.epoch = records[-1], int(records[-1]["epoch"])

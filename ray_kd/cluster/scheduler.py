@@ -14,30 +14,30 @@ from typing import Any
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from ray_kd.cluster.agenda import Agenda
-from ray_kd.cluster.job import Job
 from ray_kd.config.cells import strategy_name
 from ray_kd.config.sweep import Scheduler
 from ray_kd.training.records import Records
+from ray_kd.trials.job import Job
+from ray_kd.trials.trial_queue import TrialQueue
 
 
 class CellScheduler(FIFOScheduler):
     """One of Tune's schedulers for each group of trials that may be compared with each other.
 
     Args:
-        agenda: says which job is what.
+        queue: says which job is what.
         job_of: the job of a Tune trial's id; None for a warm-up.
         on_error: told the reason when a trial's process failed.
     """
 
     def __init__(
         self,
-        agenda: Agenda,
+        queue: TrialQueue,
         job_of: Callable[[str], Job | None],
         on_error: Callable[[str, str], None],
     ) -> None:
         super().__init__()
-        self.agenda, self.options = agenda, agenda.sweep.scheduler
+        self.queue, self.options = queue, queue.sweep.scheduler
         self.job_of, self.report_error = job_of, on_error
         self._groups: dict[str, Any] = {}
         self._added: set[str] = set()
@@ -46,10 +46,10 @@ class CellScheduler(FIFOScheduler):
         """Whom a trial is judged against; None: it is never stopped."""
         if job is None or self.options is None or job.trial is None:
             return None
-        if self.agenda.sweep.search:
+        if self.queue.sweep.search:
             return job.cell if job.phase == "search" else None
         names = (job.cell, strategy_name(job.cell, job.trial.axes))
-        if job.phase != "compare" or self.agenda.sweep.baseline in names:
+        if job.phase != "compare" or self.queue.sweep.baseline in names:
             return None
         return f"seed {job.trial.seed}"
 
@@ -79,21 +79,21 @@ class CellScheduler(FIFOScheduler):
     def _inner(self, name: str, job: Job) -> Any:
         if name not in self._groups:
             assert self.options is not None
-            self._groups[name] = _make(self.options, self.agenda.plan.mode, job.spec.training.epochs)
+            self._groups[name] = _make(self.options, self.queue.plan.mode, job.spec.training.epochs)
             self._recall(name)
         return self._groups[name]
 
     def _recall(self, name: str) -> None:
         """Judge against what ended in an earlier run of the sweep, too."""
-        store, inner = self.agenda.ledger.store, self._groups[name]
-        for job in self.agenda.jobs.values():
+        store, inner = self.queue.ledger.store, self._groups[name]
+        for job in self.queue.jobs.values():
             if job.state != "done" or job.began is not None or self.group(job) != name:
                 continue
             former = _Former(job.identity)
             records = [
                 record for record in Records(store, f"runs/{job.identity}").epochs() if "val" in record
             ]
-            metric = self.agenda.plan.metric_of(job.spec)
+            metric = self.queue.plan.metric_of(job.spec)
             results = [{"epoch": record["epoch"], "value": record["val"].get(metric)} for record in records]
             if not results or any(result["value"] is None for result in results):
                 continue

@@ -1,4 +1,4 @@
-"""PlanSearcher: hands Tune the agenda's runs one by one, and tells the agenda what became of them."""
+"""PlanSearcher: hands Tune the runs of a trial queue one by one, and tells it what became of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from ray_kd.cluster.agenda import Agenda
-from ray_kd.cluster.job import Job
-from ray_kd.cluster.ledger import Outcome
 from ray_kd.config.ending import Ending
+from ray_kd.trials.job import Job
+from ray_kd.trials.ledger import Outcome
+from ray_kd.trials.trial_queue import TrialQueue
 
 MOST_WARM = 8
 """Warm-ups at most: on a large cluster, places that wait for a teacher are better left to others."""
 
 
 class PlanSearcher(Searcher):
-    """A Tune searcher that follows an agenda.
+    """A Tune searcher that follows a trial queue.
 
     Tune's own snapshots are not what a sweep resumes from (they are periodic, and a kill at the wrong
     moment leaves an empty one): the ledger and the runs' summaries are, so there is nothing to save here.
@@ -27,13 +27,13 @@ class PlanSearcher(Searcher):
     trial that starts the process, loads the dataset, and ends when there is work for its actor.
 
     Args:
-        agenda: what is to run.
+        queue: what is to run.
         configure: a run's Tune config, or that of a warm-up for it.
     """
 
-    def __init__(self, agenda: Agenda, configure: Callable[[Job, bool], dict[str, Any]]) -> None:
+    def __init__(self, queue: TrialQueue, configure: Callable[[Job, bool], dict[str, Any]]) -> None:
         super().__init__()
-        self.agenda, self.configure = agenda, configure
+        self.queue, self.configure = queue, configure
         self._identities: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._warm: set[str] = set()
@@ -42,19 +42,19 @@ class PlanSearcher(Searcher):
     def job_of(self, trial_id: str) -> Job | None:
         """The job of a Tune trial; None for a warm-up."""
         identity = self._identities.get(trial_id)
-        return None if identity is None else self.agenda.jobs[identity]
+        return None if identity is None else self.queue.jobs[identity]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.agenda.over:
+        if self.queue.over:
             return str(Searcher.FINISHED)
-        if self.agenda.out + len(self._warm) >= self.agenda.places:
+        if self.queue.out + len(self._warm) >= self.queue.places:
             return None
-        job = self.agenda.next()
+        job = self.queue.next()
         if job is not None:
             self._identities[trial_id] = job.identity
             return self.configure(job, False)
-        waiting = self.agenda.waiting
-        if self.agenda.over or waiting is None or self._warmed >= min(self.agenda.places, MOST_WARM):
+        waiting = self.queue.waiting
+        if self.queue.over or waiting is None or self._warmed >= min(self.queue.places, MOST_WARM):
             return None
         self._warm.add(trial_id)
         self._warmed += 1
@@ -62,12 +62,12 @@ class PlanSearcher(Searcher):
 
     def may_end(self, trial_id: str) -> bool:
         """Whether a Tune trial is a warm-up whose actor is wanted, or no longer needed."""
-        return trial_id in self._warm and (self.agenda.ready or self.agenda.over)
+        return trial_id in self._warm and (self.queue.ready or self.queue.over)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if trial_id in self._identities:
             identity, waits = self._identities[trial_id], result.get("waits")
-            self.agenda.progress(identity, result["epoch"], result.get("value"), waits)
+            self.queue.progress(identity, result["epoch"], result.get("value"), waits)
 
     def on_error(self, trial_id: str, reason: str) -> None:
         """Why a trial's process failed; comes before its ``on_trial_complete``."""
@@ -80,21 +80,21 @@ class PlanSearcher(Searcher):
         identity = self._identities.get(trial_id)
         if identity is None:
             return
-        if self.agenda.jobs[identity].state == "done":
+        if self.queue.jobs[identity].state == "done":
             return
         if error or result is None:
-            self.agenda.crashed(identity, self._errors.pop(trial_id, "its process ended without a word"))
+            self.queue.crashed(identity, self._errors.pop(trial_id, "its process ended without a word"))
             return
-        self.agenda.progress(identity, result["epoch"], result.get("value"))
+        self.queue.progress(identity, result["epoch"], result.get("value"))
         if "summary" in result:
-            self.agenda.end(identity, Outcome.of(json.loads(result["summary"])))
+            self.queue.end(identity, Outcome.of(json.loads(result["summary"])))
         else:
-            job = self.agenda.jobs[identity]
-            options = self.agenda.sweep.scheduler
+            job = self.queue.jobs[identity]
+            options = self.queue.sweep.scheduler
             reason = f"stopped by {options.name if options else 'a scheduler'} after epoch {result['epoch']}"
-            best = {} if job.best is None else {self.agenda.plan.metric_of(job.spec): job.best}
+            best = {} if job.best is None else {self.queue.plan.metric_of(job.spec): job.best}
             seconds = float(result.get("time_total_s") or 0.0)
-            self.agenda.end(identity, Outcome(Ending.STOPPED, reason, seconds, result["epoch"], best))
+            self.queue.end(identity, Outcome(Ending.STOPPED, reason, seconds, result["epoch"], best))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: see the class."""

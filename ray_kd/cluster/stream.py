@@ -24,7 +24,7 @@ from ray_kd.cluster.quiet import quiet
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.data.loading import Failure, Request
 from ray_kd.data.streaming import Answer
-from ray_kd.training.reading import Reader, Reading
+from ray_kd.targets.batch_reader import Reader, Reading
 
 quiet()
 import ray  # noqa: E402 (its switches come first)

@@ -11,8 +11,6 @@ from typing import Any
 
 from rich.console import Console
 
-from ray_kd.cluster.agenda import Agenda
-from ray_kd.cluster.ledger import Ledger
 from ray_kd.cluster.quiet import quiet
 from ray_kd.config.ending import Ending, exit_code
 from ray_kd.config.errors import UserError
@@ -24,9 +22,11 @@ from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
 from ray_kd.tracking.wandb import require_wandb
-from ray_kd.training.check import check_plan
 from ray_kd.training.longer import longer_notes
 from ray_kd.training.objects import require_same_runs
+from ray_kd.training.preflight import check_plan
+from ray_kd.trials.ledger import Ledger
+from ray_kd.trials.trial_queue import TrialQueue
 
 
 @dataclass
@@ -143,22 +143,20 @@ def run_sweep(
     with _only_driver(store, sweep.name, screen):
         ledger = Ledger(store, sweep.name)
         ledger.load()
-        agenda = Agenda(sweep, plan, ledger, retry_failed=retry_failed)
-        if not agenda.over and _forget_damaged_teachers(agenda, store):
-            agenda = Agenda(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
+        queue = TrialQueue(sweep, plan, ledger, retry_failed=retry_failed)
+        if not queue.over and _forget_damaged_teachers(queue, store):
+            queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
         if screen is not None:
-            for line in longer_notes(
-                [job.spec for job in agenda.jobs.values() if job.state != "done"], store
-            ):
+            for line in longer_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
                 print_plain(screen, f"{sweep.name}: {line}")
-        if agenda.over:
-            _write_plan(agenda)
+        if queue.over:
+            _write_plan(queue)
         else:
             quiet()  # before the next line, which imports Ray
             from ray_kd.cluster.execute import execute
 
-            execute(agenda, address, screen, lambda: _write_plan(agenda))
-        result = _result(agenda, store, called)
+            execute(queue, address, screen, lambda: _write_plan(queue))
+        result = _result(queue, store, called)
         if screen is not None:
             print_plain(screen, result.message())
         try:
@@ -200,13 +198,13 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
         lock.release()
 
 
-def _forget_damaged_teachers(agenda: Agenda, store: Store) -> bool:
+def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
     """Have teachers trained again whose weights a disk has damaged since, before a student needs them."""
     seen, lost = set(), set()
-    for job in agenda.jobs.values():
+    for job in queue.jobs.values():
         for name in job.spec.needed_teachers() if job.trial is not None and job.state != "done" else ():
             run = job.spec.teacher_run(name).identity() if job.spec.teachers[name].weights is None else ""
-            outcome = agenda.jobs[run].outcome if run in agenda.jobs else None
+            outcome = queue.jobs[run].outcome if run in queue.jobs else None
             if outcome is not None and outcome.status == "finished" and run not in seen:
                 seen.add(run)
                 if not is_whole(job.spec, name, store):
@@ -217,15 +215,15 @@ def _forget_damaged_teachers(agenda: Agenda, store: Store) -> bool:
     return bool(lost)
 
 
-def _write_plan(agenda: Agenda) -> None:
-    agenda.ledger.write_plan(agenda.plan.to_json())
-    agenda.ledger.write_sweep(agenda.sweep.to_yaml())
+def _write_plan(queue: TrialQueue) -> None:
+    queue.ledger.write_plan(queue.plan.to_json())
+    queue.ledger.write_sweep(queue.sweep.to_yaml())
 
 
-def _result(agenda: Agenda, store: Store, called: float) -> SweepResult:
-    trials = [job for job in agenda.jobs.values() if job.trial is not None]
-    result = SweepResult(agenda.sweep.name, store.uri, started=agenda.started, interrupted=agenda.halted)
-    result.total = len(trials) + sum(entry.count for entry in agenda.plan.later)
+def _result(queue: TrialQueue, store: Store, called: float) -> SweepResult:
+    trials = [job for job in queue.jobs.values() if job.trial is not None]
+    result = SweepResult(queue.sweep.name, store.uri, started=queue.started, interrupted=queue.halted)
+    result.total = len(trials) + sum(entry.count for entry in queue.plan.later)
     for job in trials:
         if job.outcome is None:
             continue
@@ -235,7 +233,7 @@ def _result(agenda: Agenda, store: Store, called: float) -> SweepResult:
         if ending not in (Ending.FINISHED, Ending.STOPPED):
             about = {"ending": ending, "cell": job.cell, "seed": job.spec.seed}
             result.failures.append({**about, "reason": job.outcome.reason, "error": job.outcome.error})
-    began = [job.began for job in agenda.jobs.values() if job.began is not None]
+    began = [job.began for job in queue.jobs.values() if job.began is not None]
     if began:
         result.warmup_seconds = min(began) - called
         result.training_seconds = time.monotonic() - min(began)

@@ -30,7 +30,7 @@ from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_by
 from ray_kd.training.objects import require_same  # noqa: E402
 from ray_kd.training.records import BESIDE, Records, find_summary, read_summary  # noqa: E402
 from ray_kd.training.run import Training  # noqa: E402
-from ray_kd.training.setting import Setting, local_setting  # noqa: E402
+from ray_kd.training.run_context import RunContext, local_context  # noqa: E402
 
 RESTARTS = 3
 """How often a run is taken up again from its last checkpoint after a worker or a node died."""
@@ -84,7 +84,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     spec = RunSpec.parse(json.loads(config["spec"]))
     context = ray.train.get_context()
     store = Store(spec.storage)
-    setting = Setting(
+    context = RunContext(
         store,
         torch.device(get_device()),
         rank=context.get_world_rank(),
@@ -92,13 +92,13 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         checkpoints=RayCheckpoints(StoreCheckpoints(store, config["directory"])),
         stream=stream,
     )
-    if setting.leads and spec.tracking.wandb != "off":
+    if context.leads and spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker
 
-        setting.track = make_tracker(spec, config["group"])
-    training = Training(spec, setting, directory=config["directory"])
+        context.track = make_tracker(spec, config["group"])
+    training = Training(spec, context, directory=config["directory"])
     try:
-        with _heeding(setting, f"runs/{training.identity}"):
+        with _heeding(context, f"runs/{training.identity}"):
             for _ in training.epochs():
                 pass
         return {"summary": training.finish()}
@@ -119,17 +119,17 @@ def ask_to_stop(store: Store, identity: str) -> None:
 
 
 @contextlib.contextmanager
-def _heeding(setting: Setting, directory: str) -> Iterator[None]:
+def _heeding(context: RunContext, directory: str) -> Iterator[None]:
     """Pass on to this rank that the run was asked to stop; rank 0 tells the others."""
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(LOOK_EVERY):
-            if setting.store.exists(f"{directory}/stop"):
-                setting.stop.set()
+            if context.store.exists(f"{directory}/stop"):
+                context.stop.set()
                 return
 
-    if setting.leads:
+    if context.leads:
         threading.Thread(target=look, daemon=True).start()
     try:
         yield
@@ -202,7 +202,7 @@ def _lost(spec: RunSpec, directory: str, error: Exception) -> dict[str, Any]:
     fault = environment_fault(error)
     if fault is not None:
         return {"fault": str(fault)}
-    summary = Training(spec, local_setting(spec), directory=directory).fail(error)
+    summary = Training(spec, local_context(spec), directory=directory).fail(error)
     if summary["status"] == "finished":  # it had ended before they were lost
         return {"summary": summary}
     return {"failed": f"the workers failed {RESTARTS + 1} times: {summary['reason']}"}

@@ -17,9 +17,9 @@ from ray_kd.cluster.stream import stream
 from ray_kd.config.ending import Ending, ending_of, reason_of
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # Tune would move the process to another folder
 
@@ -68,7 +68,7 @@ class TrialActor(Trainable):
         return PlacementGroupFactory(list(Assignment.from_config(config).bundles))
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._resident = Resident()
+        self._resident = ProcessCache()
         self._begin(config)
         self._preload()
 
@@ -114,7 +114,7 @@ class TrialActor(Trainable):
         with contextlib.suppress(Exception):  # the run itself will say what is wrong
             spec = RunSpec.parse(json.loads(self._task.spec))
             if spec.resources.workers == 1:
-                self._resident.dataset(spec.dataset, local_setting(spec).device)
+                self._resident.dataset(spec.dataset, local_context(spec).device)
                 # PyTorch imports half of itself with a process's first optimizer: two seconds.
                 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 
@@ -134,7 +134,7 @@ class TrialActor(Trainable):
         try:
             if run is None:
                 spec = parse(self._task)
-                run = InProcess(Training(spec, local_setting(spec), self._resident))
+                run = InProcess(Training(spec, local_context(spec), self._resident))
             return run.fail(error)
         except Exception:  # a full disk or another version, say: the driver's ledger keeps the reason
             return {
@@ -175,19 +175,19 @@ def parse(task: Assignment) -> RunSpec:
     return spec
 
 
-def start_run(task: Assignment, resident: Resident) -> Run:
+def start_run(task: Assignment, cache: ProcessCache) -> Run:
     """Begin, or go on with, what the assignment says."""
     spec = parse(task)
     group = task.ledger.split("/")[1] if "/" in task.ledger else None
     if spec.resources.workers > 1:
         return Distributed(spec, group)
-    setting = local_setting(spec)
-    setting.stream = stream
+    context = local_context(spec)
+    context.stream = stream
     if spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker
 
-        setting.track = make_tracker(spec, group)
-    return InProcess(Training(spec, setting, resident))
+        context.track = make_tracker(spec, group)
+    return InProcess(Training(spec, context, cache))
 
 
 def _last(summary: dict[str, Any]) -> dict[str, Any]:

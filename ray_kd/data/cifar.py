@@ -15,7 +15,7 @@ from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
 from ray_kd.data.layout import Root, fetch, require, wrong
-from ray_kd.data.shares import hold_out
+from ray_kd.data.splits import hold_out
 
 
 class CIFAROptions(Options):

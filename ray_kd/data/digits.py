@@ -12,7 +12,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.data.shares import stratified_order
+from ray_kd.data.splits import stratified_order
 
 
 class DigitsOptions(Options):

@@ -17,7 +17,7 @@ from ray_kd.config.options import Options
 from ray_kd.data.base import Dataset
 from ray_kd.data.layout import Root
 from ray_kd.data.pictures import Span, stacked
-from ray_kd.data.shares import hold_out
+from ray_kd.data.splits import hold_out
 from ray_kd.outputs import IGNORE
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -16,7 +16,7 @@ from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
 from ray_kd.data.layout import say_once, wrong
 from ray_kd.data.listing import files_below, folders, is_image, lines
 from ray_kd.data.pictures import read_image
-from ray_kd.data.shares import stratified_order
+from ray_kd.data.splits import stratified_order
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"}
 """Folders of these names alone are splits, whatever the layout."""

@@ -13,7 +13,7 @@ from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
 from ray_kd.data.scene_drawing import Look, Painter
-from ray_kd.data.shares import stratified_order
+from ray_kd.data.splits import stratified_order
 
 CHUNK = 256
 """Scenes drawn at once: bounds the memory of drawing."""

@@ -61,3 +61,8 @@ class StagedModel(nn.Module):
             "(.safetensors, .pt, .pth) or null. Models 'torchvision' and 'torchvision_segmentation' know "
             "torchvision's names."
         )
+
+
+def stage_channels(model: nn.Module) -> tuple[int, ...]:
+    """Channels of each of a network's feature maps; none where it shows none, which some paths refuse."""
+    return tuple(getattr(model, "stage_channels", ()))

@@ -11,6 +11,8 @@ from torch import Tensor
 from ray_kd.config.options import Options as AnyOptions
 from ray_kd.outputs import Outputs
 
+Answers = Callable[[int, Mapping[str, Tensor]], Outputs]
+"""The teacher's answer to evaluation batch number i, which is given."""
 AddUp = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Adds tensors up over ranks; float64 on the CPU."""
 GatherObjects = Callable[[Any], list[Any]]

@@ -18,14 +18,14 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
-from ray_kd.training.check import ImageShape, check_run
+from ray_kd.training.distributed import broadcast_object
 from ray_kd.training.door import check_own, own_dataset
 from ray_kd.training.objects import Own, require_same_runs
-from ray_kd.training.ranks import broadcast_object
+from ray_kd.training.preflight import ImageShape, check_run
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.records import BESIDE, Records, find_summary
-from ray_kd.training.resident import Resident
 from ray_kd.training.run import Training
-from ray_kd.training.setting import Setting, local_setting
+from ray_kd.training.run_context import RunContext, local_context
 
 OnEpoch = Callable[[RunSpec, dict[str, Any]], None]
 
@@ -41,8 +41,8 @@ def distill(
     classes: int | None = None,
     key: str | None = None,
     fresh: bool = False,
-    setting: Setting | None = None,
-    resident: Resident | None = None,
+    context: RunContext | None = None,
+    cache: ProcessCache | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
     """Train one student, and before it every teacher that is missing; a finished run is found, not repeated.
@@ -58,10 +58,10 @@ def distill(
             Without a key every call trains a run of its own, in a folder of its own.
         fresh: start over even where the run ended, or left a state; one that has finished stays where it
             is until its replacement has finished.
-        setting: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` of the spec is
+        context: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` of the spec is
             for the command line and for sweeps; here a run is tracked by ``setting.track``:
             ``ray_kd.tracking.wandb.make_tracker(spec)``, or an object of your own.
-        resident: what to keep in memory between runs.
+        cache: what to keep in memory between runs.
         on_epoch: called with the spec that trains and its record after each epoch.
 
     Returns:
@@ -72,17 +72,17 @@ def distill(
         TrainingFailed: a loss became NaN or infinite; the record says so too.
     """
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
-    setting = setting or local_setting(spec)
-    resident = resident or Resident()
+    context = context or local_context(spec)
+    cache = cache or ProcessCache()
     sets = {"train": train, "validation": validation, "test": test}
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     try:
         own = _own(spec, student, teacher, sets, key, classes)
-        identity = _checked(spec, own, setting, resident)
+        identity = _checked(spec, own, context, cache)
         if teacher is None:
-            ensure_teachers(spec, setting, resident, on_epoch)
-        directory = begin_anew(setting.store, identity, fresh)
-        training = Training(spec, setting, resident, own=own, identity=identity, directory=directory)
+            ensure_teachers(spec, context, cache, on_epoch)
+        directory = begin_anew(context.store, identity, fresh)
+        training = Training(spec, context, cache, own=own, identity=identity, directory=directory)
         return _run(training, on_epoch)
     finally:
         torch.set_num_threads(threads)
@@ -91,8 +91,8 @@ def distill(
 
 def ensure_teachers(
     spec: RunSpec,
-    setting: Setting,
-    resident: Resident,
+    context: RunContext,
+    cache: ProcessCache,
     on_epoch: OnEpoch | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -108,14 +108,14 @@ def ensure_teachers(
         if spec.teachers[name].weights is not None:
             continue
         run = spec.teacher_run(name)
-        require_same_runs(setting.store, [run])
-        summary = find_summary(setting.store, run.identity())
+        require_same_runs(context.store, [run])
+        summary = find_summary(context.store, run.identity())
         ended = summary is not None and summary["status"] == "finished"
-        lost = ended and not is_whole(spec, name, setting.store)
+        lost = ended and not is_whole(spec, name, context.store)
         if summary is None or lost or not ended:
-            directory = begin_anew(setting.store, run.identity(), lost, on_wait)
-            apart = replace(setting, track=None)  # the tracker is the student's
-            summary = _run(Training(run, apart, resident, directory=directory, on_wait=on_wait), on_epoch)
+            directory = begin_anew(context.store, run.identity(), lost, on_wait)
+            apart = replace(context, track=None)  # the tracker is the student's
+            summary = _run(Training(run, apart, cache, directory=directory, on_wait=on_wait), on_epoch)
         summaries.append(summary)
     return summaries
 
@@ -191,20 +191,20 @@ def _own(
     return Own(student, teacher, dataset, key)
 
 
-def _checked(spec: RunSpec, own: Own | None, setting: Setting, resident: Resident) -> str:
+def _checked(spec: RunSpec, own: Own | None, context: RunContext, cache: ProcessCache) -> str:
     """Look at the run's parts, own objects among them; its identity, the same on every rank."""
     if own is None:
-        check_run(spec, shape=_shape(spec, resident, setting))
+        check_run(spec, shape=_shape(spec, cache, context))
         return spec.identity()
-    check_own(spec, own, resident, setting.device)
-    return str(broadcast_object(_own_identity(spec, own), setting.world))
+    check_own(spec, own, cache, context.device)
+    return str(broadcast_object(_own_identity(spec, own), context.world))
 
 
-def _shape(spec: RunSpec, resident: Resident, setting: Setting) -> ImageShape | None:
+def _shape(spec: RunSpec, cache: ProcessCache, context: RunContext) -> ImageShape | None:
     """Channels, height and width of the data's images, where the dataset has to be read for them."""
     if DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) is not None:
         return None
-    first = resident.dataset(spec.dataset, setting.device).train.gather(torch.tensor([0]))["image"]
+    first = cache.dataset(spec.dataset, context.device).train.gather(torch.tensor([0]))["image"]
     channels, height, width = first.shape[1:]
     return int(channels), int(height), int(width)
 

@@ -22,10 +22,10 @@ from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.check import Asked, asked_of, asked_of_teacher
 from ray_kd.training.forward import check_outputs, try_forward
 from ray_kd.training.objects import Own, require_live
-from ray_kd.training.resident import Resident
+from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher
+from ray_kd.training.process_cache import ProcessCache
 
 LOG = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
     return dataset
 
 
-def check_own(spec: RunSpec, own: Own, resident: Resident, device: torch.device) -> None:
+def check_own(spec: RunSpec, own: Own, cache: ProcessCache, device: torch.device) -> None:
     """Send images of the data's size through all networks of a run of own objects; those that return logits
     alone, or a mapping, are wrapped in place.
 
@@ -82,7 +82,7 @@ def check_own(spec: RunSpec, own: Own, resident: Resident, device: torch.device)
     """
     require_live(spec, own)
     task = spec.task.component_name
-    data = own.dataset or resident.dataset(spec.dataset, device)
+    data = own.dataset or cache.dataset(spec.dataset, device)
     channels, height, width = data.train.gather(torch.tensor([0]))["image"].shape[1:]
     shape = (int(channels), int(height), int(width))
     classes = data.classes_of(task)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ray_kd.data.base import Split
 from ray_kd.data.batches import in_order
 from ray_kd.data.loading import Loader
 from ray_kd.outputs import Outputs
-from ray_kd.tasks import Task
+from ray_kd.tasks import Answers, Task
 from ray_kd.tasks.base import Meter
-from ray_kd.training.ranks import add_up, gather_objects
-from ray_kd.training.setting import Setting
-
-Answers = Callable[[int, Mapping[str, Tensor]], Outputs]
-"""The teacher's answer to evaluation batch number i, which is given."""
+from ray_kd.training.distributed import add_up, gather_objects
+from ray_kd.training.run_context import RunContext
 
 
 @torch.no_grad()
@@ -28,7 +24,7 @@ def evaluate(
     task: Task,
     split: Split,
     answers: Answers | None,
-    setting: Setting,
+    context: RunContext,
     loader: Loader | None = None,
 ) -> dict[str, float]:
     """The task's metrics on a whole split; every rank takes a share, and all get the whole.
@@ -40,25 +36,25 @@ def evaluate(
     was_training = student.training
     student.eval()
     meter = task.meter()
-    batches = in_order(split, setting.device, setting.rank, setting.world, loader=loader)
+    batches = in_order(split, context.device, context.rank, context.world, loader=loader)
     for index, batch in enumerate(batches):
         outputs = cast(Outputs, student(batch["image"]))
         meter.update(outputs, batch, answers(index, batch) if answers else None)
     student.train(was_training)
-    return _result(meter, setting)
+    return _result(meter, context)
 
 
 @torch.no_grad()
-def evaluate_answers(answers: Answers, task: Task, split: Split, setting: Setting) -> dict[str, float]:
+def evaluate_answers(answers: Answers, task: Task, split: Split, context: RunContext) -> dict[str, float]:
     """The task's metrics of answers themselves."""
     meter = task.meter()
-    for index, batch in enumerate(in_order(split, setting.device, setting.rank, setting.world)):
+    for index, batch in enumerate(in_order(split, context.device, context.rank, context.world)):
         meter.update(task.answered(answers(index, batch)), batch, None)
-    return _result(meter, setting)
+    return _result(meter, context)
 
 
-def _result(meter: Meter, setting: Setting) -> dict[str, float]:
+def _result(meter: Meter, context: RunContext) -> dict[str, float]:
     return meter.result(
-        partial(add_up, world=setting.world, device=setting.device),
-        partial(gather_objects, world=setting.world),
+        partial(add_up, world=context.world, device=context.device),
+        partial(gather_objects, world=context.world),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,23 @@ from ray_kd.outputs import Outputs, as_outputs
 
 Shape = tuple[int, int, int, int]
 """Of a batch of images: samples, channels, height, width."""
+Made = TypeVar("Made")
+
+
+def made(where: str, make: Callable[[], Made]) -> Made:
+    """A part, built without memory, or with it where it cannot do without values.
+
+    Raises:
+        UserError: it cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except UserError:
+        raise
+    except Exception:  # a mistake, or something that the meta device does not have
+        with telling(None, f"{where}: it cannot be built"):
+            return make()
 
 
 def try_forward(

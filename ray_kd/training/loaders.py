@@ -8,32 +8,32 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader, default_processes
 from ray_kd.data.streaming import StreamLoader
-from ray_kd.training.parts import Parts
-from ray_kd.training.setting import Setting
+from ray_kd.training.build import Parts
+from ray_kd.training.run_context import RunContext
 
 
-def make_loader(spec: RunSpec, parts: Parts, setting: Setting) -> Loader:
+def make_loader(spec: RunSpec, parts: Parts, context: RunContext) -> Loader:
     """The loader of a run's splits; ``resources.loaders: 0`` has everything read in this process."""
-    resources, device, data = spec.resources, setting.device, parts.dataset
+    resources, device, data = spec.resources, context.device, parts.dataset
     processes = default_processes(resources.loaders, resources.cpus, device)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    reading, stream = parts.reading, setting.stream
+    reading, stream = parts.reading, context.stream
     if reading is None or stream is None or not reading.columns or resources.loaders == 0:
         return Loader(splits, parts.views, device, processes)
     ahead = partial(stream, reading, readers=max(1, processes))
     return StreamLoader(splits, parts.views, device, processes, ahead, reading.row_bytes)
 
 
-def make_batches(spec: RunSpec, parts: Parts, setting: Setting, loader: Loader) -> Batches:
+def make_batches(spec: RunSpec, parts: Parts, context: RunContext, loader: Loader) -> Batches:
     """The training batches of a run."""
     return Batches(
         parts.dataset.train,
         parts.views,
         spec.training.batch_size,
         spec.seed,
-        setting.device,
-        setting.rank,
-        setting.world,
+        context.device,
+        context.rank,
+        context.world,
         loader,
         spec.training.order,
     )

@@ -10,27 +10,26 @@ import torch
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
+from ray_kd.data import create_views
 from ray_kd.data.base import Dataset
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
-from ray_kd.tasks import Task
-from ray_kd.teacher import LiveTeacher
-from ray_kd.training.parts import build_paths
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
-from ray_kd.training.targets import (
+from ray_kd.targets.compute import (
     OnShard,
     Source,
     about,
     batch_size,
     compute,
-    make_task,
-    make_views,
     same_targets,
     sources,
     union,
     viewed,
 )
+from ray_kd.tasks import Task, create_task
+from ray_kd.teacher import LiveTeacher
+from ray_kd.training.build import build_paths
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Work:
 
 
 def gather_work(
-    specs: Iterable[RunSpec], setting: Setting, resident: Resident, trained: bool = True
+    specs: Iterable[RunSpec], context: RunContext, cache: ProcessCache, trained: bool = True
 ) -> list[Work]:
     """What runs want stored, those of one store together.
 
@@ -64,43 +63,43 @@ def gather_work(
     by_store: dict[str, RunSpec] = {}
     lists = []
     for spec in chosen:
-        dataset = resident.dataset(spec.dataset, setting.device)
+        dataset = cache.dataset(spec.dataset, context.device)
         size = {"classes": dataset.classes_of(spec.task.component_name), "channels": dataset.channels}
         place = torch.device("cpu")
         teachers = {
-            name: resident.teacher(spec, name, setting.store, place)
+            name: cache.teacher(spec, name, context.store, place)
             if trained
             else LiveTeacher(create_model(spec.teachers[name].model, **size), place)
             for name in spec.needed_teachers()
         }
         paths = build_paths(spec, create_model(spec.student, **size), teachers)
         modules = {name: teacher.model for name, teacher in teachers.items()}
-        found = sources(spec, dataset, modules, paths, setting.store)
+        found = sources(spec, dataset, modules, paths, context.store)
         for source in found:
             by_store.setdefault(source.store.identity, spec)
         lists.append(found)
     return [
-        _work(source, by_store[source.store.identity], setting, resident, trained) for source in union(lists)
+        _work(source, by_store[source.store.identity], context, cache, trained) for source in union(lists)
     ]
 
 
-def _work(source: Source, spec: RunSpec, setting: Setting, resident: Resident, trained: bool) -> Work:
-    dataset = resident.dataset(spec.dataset, setting.device)
+def _work(source: Source, spec: RunSpec, context: RunContext, cache: ProcessCache, trained: bool) -> Work:
+    dataset = cache.dataset(spec.dataset, context.device)
     name = source.store.about["teacher"]
 
     def load() -> LiveTeacher:
         if trained:
-            return resident.teacher(spec, name, setting.store, setting.device)
+            return cache.teacher(spec, name, context.store, context.device)
         size = {"classes": dataset.classes_of(spec.task.component_name), "channels": dataset.channels}
-        return LiveTeacher(create_model(spec.teachers[name].model, **size), setting.device)
+        return LiveTeacher(create_model(spec.teachers[name].model, **size), context.device)
 
-    return Work(source, spec, dataset, make_views(spec, dataset), make_task(spec, dataset), load)
+    return Work(source, spec, dataset, create_views(spec, dataset), create_task(spec, dataset), load)
 
 
 def precompute(
     specs: Iterable[RunSpec],
-    setting: Setting,
-    resident: Resident | None = None,
+    context: RunContext,
+    cache: ProcessCache | None = None,
     on_shard: OnShard | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> int:
@@ -110,7 +109,7 @@ def precompute(
         UserError: a teacher is not trained, the disk is full.
     """
     done = 0
-    for work in gather_work(specs, setting, resident or Resident()):
+    for work in gather_work(specs, context, cache or ProcessCache()):
         done += compute(work.source, work.dataset, work.views, work.task, work.load, on_shard, on_wait)
     return done
 

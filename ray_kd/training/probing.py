@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from ray_kd.paths import Path
 from ray_kd.paths.gather import all_rows, own_rows
 from ray_kd.teacher.live import Targets
 
@@ -30,6 +32,30 @@ def untouched(module: nn.Module) -> Iterator[None]:
         finally:
             for norm, tracks in zip(norms, kept, strict=True):
                 norm.track_running_stats = tracks
+
+
+@contextmanager
+def looking(student: nn.Module, paths: nn.ModuleList) -> Iterator[None]:
+    """Within the block student and paths are in training mode; after it everything is as it was."""
+    modules = nn.ModuleList([student, paths])
+    modes = [(module, module.training) for module in modules.modules()]
+    members = cast("list[Path]", paths)
+    recording = [path.recording for path in members]
+    kept = [(buffer, buffer.clone()) for buffer in student.buffers()]
+    student.train()
+    paths.train()
+    try:
+        with untouched(modules), torch.enable_grad():
+            for path in members:
+                path.recording = False
+            yield
+    finally:
+        for path, was in zip(members, recording, strict=True):
+            path.recording = was
+        for buffer, value in kept:
+            buffer.copy_(value)
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def exchanged(targets: Targets, batch: Mapping[str, Tensor]) -> Targets:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-import ray_kd
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store, tell_once, whole_lines, whole_summary
 from ray_kd.storage.store import json_line
+from ray_kd.version import __version__
 
 OBJECTS = "objects.json"
 """What objects and code of the user's a run is made of; see ``training.objects``."""
@@ -169,7 +169,7 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
     ray = sys.modules.get("ray")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
-        "ray_kd": ray_kd.__version__,
+        "ray_kd": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "ray": getattr(ray, "__version__", None),
@@ -198,7 +198,7 @@ _commits: dict[str, str | None] = {}
 
 def _commit() -> str | None:
     """The commit of the checkout that ray-kd runs from, '+' where it has changes; None outside one."""
-    folder = str(Path(ray_kd.__file__).parents[1])
+    folder = str(Path(__file__).parents[2])
     if folder not in _commits:
         try:
             text = subprocess.run(

@@ -25,17 +25,17 @@ from ray_kd.data.loading import Loader
 from ray_kd.models.compiled import load_own_state
 from ray_kd.paths import Path
 from ray_kd.storage import Lock
-from ray_kd.training.before import check_before
+from ray_kd.training.build import Parts, build, step_key
 from ray_kd.training.checkpoints import StoreCheckpoints
+from ray_kd.training.distributed import agree
+from ray_kd.training.epoch_summary import epoch_means, require_finite
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.loaders import make_batches, make_loader
-from ray_kd.training.means import epoch_means, require_finite
 from ray_kd.training.objects import Objects, Own
-from ray_kd.training.parts import Parts, build, step_key
-from ray_kd.training.ranks import agree
+from ray_kd.training.preflight import check_parts
+from ray_kd.training.process_cache import ProcessCache, student_state
 from ray_kd.training.records import Records, describe_environment, now
-from ray_kd.training.resident import Resident, student_state
-from ray_kd.training.setting import Setting
+from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
 
 CHECK_EVERY = 200
@@ -47,8 +47,8 @@ class Training:
 
     Args:
         spec: what to train.
-        setting: where.
-        resident: things kept from run to run in this process; default: nothing is shared.
+        context: where.
+        cache: things kept from run to run in this process; default: nothing is shared.
         own: a user's own model or dataset objects in place of the spec's.
         identity: overrides the spec's identity (needed when ``own`` changes what is trained).
         directory: where it is written, as ``distill.begin_anew`` says; default: ``runs/<identity>``.
@@ -64,24 +64,24 @@ class Training:
     def __init__(
         self,
         spec: RunSpec,
-        setting: Setting,
-        resident: Resident | None = None,
+        context: RunContext,
+        cache: ProcessCache | None = None,
         *,
         own: Own | None = None,
         identity: str | None = None,
         directory: str | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
-        self.spec, self.setting, self.own = spec, setting, own
-        self.resident = resident or Resident()
+        self.spec, self.context, self.own = spec, context, own
+        self.cache = cache or ProcessCache()
         self.identity = identity or spec.identity()
         self.directory = directory or f"runs/{self.identity}"
         self._objects = Objects(spec, own)
-        self.records = Records(setting.store, self.directory)
-        self.checkpoints = setting.checkpoints or StoreCheckpoints(setting.store, self.directory)
-        self.stop_requested = setting.stop
-        lock = Lock(setting.store, f"runs/{self.identity}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
-        self.lock = lock if setting.leads else None
+        self.records = Records(context.store, self.directory)
+        self.checkpoints = context.checkpoints or StoreCheckpoints(context.store, self.directory)
+        self.stop_requested = context.stop
+        lock = Lock(context.store, f"runs/{self.identity}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
+        self.lock = lock if context.leads else None
         self._parts: Parts | None = None
         self._step: Step | None = None
         self._loader: Loader | None = None
@@ -105,9 +105,9 @@ class Training:
             if self.lock is not None:
                 if not self.lock.held:
                     self._lead(self.lock.acquire)
-                self._lead(Records(self.setting.store, f"runs/{self.identity}").take_place)
+                self._lead(Records(self.context.store, f"runs/{self.identity}").take_place)
             self._must_stop()
-            self._objects.require_same(self.setting.store, self.directory)
+            self._objects.require_same(self.context.store, self.directory)
             if self.records.summary() is None:
                 torch.set_num_threads(self.spec.training.threads)
                 yield from self._train()
@@ -119,24 +119,24 @@ class Training:
                 self.lock.release()
 
     def _train(self) -> Iterator[dict[str, Any]]:
-        parts = self._parts = build(self.spec, self.setting, self.resident, self.own)
-        training, setting = self.spec.training, self.setting
-        self._loader = make_loader(self.spec, parts, setting)
-        batches = make_batches(self.spec, parts, setting, self._loader)
-        step = self._step = Step(self.spec, parts, setting, batches.steps)
+        parts = self._parts = build(self.spec, self.context, self.cache, self.own)
+        training, context = self.spec.training, self.context
+        self._loader = make_loader(self.spec, parts, context)
+        batches = make_batches(self.spec, parts, context, self._loader)
+        step = self._step = Step(self.spec, parts, context, batches.steps)
         first = self._resume(step)
-        if setting.world == 1 and not step.taken and self.records.summary() is not None:
+        if context.world == 1 and not step.taken and self.records.summary() is not None:
             self._parts = None  # another process ended the run, and dropped its state, since we looked
             return
         if not step.taken:
-            check_before(self.spec, parts, setting, self.resident, self.own)
+            check_parts(self.spec, parts, context, self.cache, self.own)
         elif parts.aggregator.probes:
             batch = batches.before(self.epoch, first)
             targets = parts.targets.targets(batch)
             step.corrupt(batch, targets, step.taken - 1)
             step.remember(batch, targets)
-        environment = describe_environment(setting.device, step.precision)
-        environment["workers"] = setting.world
+        environment = describe_environment(context.device, step.precision)
+        environment["workers"] = context.world
         made = self._objects.record(parts.task.classes, parts.dataset.channels)
         self._lead(lambda: self.records.start(self.spec, environment, self.epoch, made))
         self._must_stop()
@@ -158,7 +158,7 @@ class Training:
             self._loader.close()
 
     def _run_epoch(self, batches: Batches, parts: Parts, step: Step, first: int) -> None:
-        seed, rank, device = self.spec.seed, self.setting.rank, self.setting.device
+        seed, rank, device = self.spec.seed, self.context.rank, self.context.device
         every = self.spec.checkpoints.every_steps
         for index, batch in enumerate(batches.epoch(self.epoch, first), start=first):
             torch.default_generator.manual_seed(step_key(seed, step.taken, rank))
@@ -171,7 +171,7 @@ class Training:
             last = index + 1 == batches.steps
             if every is not None and step.taken % every == 0 and not last:
                 self._save(step, None)
-            if not last and (check or self.setting.world == 1) and self._must_stop():
+            if not last and (check or self.context.world == 1) and self._must_stop():
                 self._save(step, None)
                 self._leave(f"stopped in epoch {self.epoch + 1} after {step.taken} steps")
 
@@ -181,16 +181,16 @@ class Training:
         Raises:
             UserError: rank 0 met it since they last looked.
         """
-        return agree(self.stop_requested.is_set(), self._error, self.setting.world, self.setting.device)
+        return agree(self.stop_requested.is_set(), self._error, self.context.world, self.context.device)
 
     def _lead(self, write: Callable[[], object]) -> None:
         """Do on rank 0 what it does alone; a full disk there is told to all ranks when they next agree."""
-        if self.setting.leads:
+        if self.context.leads:
             try:
                 write()
             except (UserError, OSError) as error:
                 self._error = environment_fault(error) or (error if isinstance(error, UserError) else None)
-                if self.setting.world == 1 or self._error is None:
+                if self.context.world == 1 or self._error is None:
                     raise
 
     def _leave(self, reason: str) -> NoReturn:
@@ -218,8 +218,8 @@ class Training:
         record["seconds"] = round(elapsed, 4)
         self.last = record
         self._lead(lambda: self.records.epoch(record, rows))
-        if self.setting.leads and self.setting.track is not None:
-            self.setting.track.epoch(record, rows)
+        if self.context.leads and self.context.track is not None:
+            self.context.track.epoch(record, rows)
         every = self.spec.checkpoints.every_epochs
         done = self.epoch == training.epochs
         stopping = self._must_stop() and not done
@@ -232,7 +232,7 @@ class Training:
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
         answers = parts.judge(name) if parts.judge is not None else None
         split = getattr(parts.dataset, name)
-        return evaluate(parts.student, parts.task, split, answers, self.setting, self._loader)
+        return evaluate(parts.student, parts.task, split, answers, self.context, self._loader)
 
     def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
         value = record["val"][parts.task.monitor]
@@ -255,7 +255,7 @@ class Training:
             "means": self._means,
             **step.state(),
         }
-        if self.setting.checkpoints is None:
+        if self.context.checkpoints is None:
             return self._lead(lambda: self.checkpoints.save(state, record))
         self.checkpoints.save(state, record)  # every rank takes part
 
@@ -297,7 +297,7 @@ class Training:
         load_own_state(parts.student, self.best_state)
         summary["best"] = {**self.best, "test": self._evaluate(parts, "test")}
         load_own_state(parts.student, last_state)
-        if self.setting.leads:
+        if self.context.leads:
             self.records.weights("student.safetensors", safetensors_bytes(last_state))
             self.records.weights("best.safetensors", safetensors_bytes(self.best_state))
         return self._end(summary)
@@ -340,11 +340,11 @@ class Training:
 
     def _end(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:
         self._stop_loading()
-        if self.setting.leads:
+        if self.context.leads:
             summary = self.records.finish(summary, error)
             if isinstance(self.checkpoints, StoreCheckpoints):
                 self.checkpoints.discard()
             self.records.take_place()
-            if self.setting.track is not None:
-                self.setting.track.finish(summary)
+            if self.context.track is not None:
+                self.context.track.finish(summary)
         return summary

@@ -14,9 +14,9 @@ from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.data.base import TensorSplit
 from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader, default_processes
-from ray_kd.training.parts import build
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
+from ray_kd.training.build import build
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
 
 SECONDS = 3.0
@@ -34,7 +34,7 @@ class Speed:
         loader: what reading and viewing batches comes to, with nothing else at work.
         model: what training steps come to on a batch that is there already.
         processes: those that read ahead; 0: the worker reads by itself, and the model waits meanwhile.
-        resident: whether the training images lie in memory.
+        in_memory: whether the training images lie in memory.
         device: where the model trains.
         batch_bytes: what one batch takes on its way from a process.
     """
@@ -42,21 +42,21 @@ class Speed:
     loader: float
     model: float
     processes: int
-    resident: bool
+    in_memory: bool
     device: str
     batch_bytes: int
 
     @property
     def together(self) -> float:
         """What training comes to: the slower of the two, or one after the other where nothing reads ahead."""
-        if self.processes and not self.resident:
+        if self.processes and not self.in_memory:
             return min(self.loader, self.model)
         return 1 / (1 / self.loader + 1 / self.model)
 
     @property
     def waits(self) -> str:
         """``model``, where a third of its time or more goes by waiting for batches, else ``loader``."""
-        if self.processes and not self.resident:
+        if self.processes and not self.in_memory:
             return "model" if self.loader < ENOUGH * self.model else "loader"
         return "model" if self.loader < 2 * self.model else "loader"
 
@@ -66,7 +66,7 @@ class Speed:
         return math.ceil(ENOUGH * self.model / (self.loader / max(1, self.processes)))
 
 
-def measure(spec: RunSpec, setting: Setting, seconds: float = SECONDS) -> Speed:
+def measure(spec: RunSpec, context: RunContext, seconds: float = SECONDS) -> Speed:
     """Measure both for one worker of a run.
 
     Teachers take part with the weights they begin with, so that none has to be trained; where targets are
@@ -81,15 +81,15 @@ def measure(spec: RunSpec, setting: Setting, seconds: float = SECONDS) -> Speed:
     }
     stored = spec.targets.source == "stored"
     live = spec.targets.model_copy(update={"source": "live"})
-    parts = build(spec.model_copy(update={"teachers": teachers, "targets": live}), setting, Resident())
+    parts = build(spec.model_copy(update={"teachers": teachers, "targets": live}), context, ProcessCache())
     size = spec.training.batch_size // spec.resources.workers
-    processes = default_processes(spec.resources.loaders, spec.resources.cpus, setting.device)
-    loader = Loader({"train": parts.dataset.train}, parts.views, setting.device, processes)
-    batches = Batches(parts.dataset.train, parts.views, size, spec.seed, setting.device, loader=loader)
-    step = Step(spec, parts, setting, batches.steps)
+    processes = default_processes(spec.resources.loaders, spec.resources.cpus, context.device)
+    loader = Loader({"train": parts.dataset.train}, parts.views, context.device, processes)
+    batches = Batches(parts.dataset.train, parts.views, size, spec.seed, context.device, loader=loader)
+    step = Step(spec, parts, context, batches.steps)
     try:
         endless = itertools.chain.from_iterable(map(batches.epoch, itertools.count()))
-        batch, read = next(endless), _rate(lambda: next(endless), size, setting.device, seconds)
+        batch, read = next(endless), _rate(lambda: next(endless), size, context.device, seconds)
     finally:
         loader.close()
     kept = parts.targets.targets(batch) if stored else None
@@ -100,10 +100,10 @@ def measure(spec: RunSpec, setting: Setting, seconds: float = SECONDS) -> Speed:
     step.module.train()
     return Speed(
         loader=read,
-        model=_rate(train, size, setting.device, seconds),
+        model=_rate(train, size, context.device, seconds),
         processes=processes,
-        resident=isinstance(parts.dataset.train, TensorSplit),
-        device=setting.device.type,
+        in_memory=isinstance(parts.dataset.train, TensorSplit),
+        device=context.device.type,
         batch_bytes=sum(value.numel() * value.element_size() for value in batch.values()),
     )
 

@@ -20,11 +20,11 @@ from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.tasks import Task
 from ray_kd.teacher.live import Targets
-from ray_kd.training.parts import Parts
+from ray_kd.training.build import Parts
+from ray_kd.training.distributed import average, average_gradients, reduce_losses
 from ray_kd.training.probing import exchanged, untouched
-from ray_kd.training.ranks import average, average_gradients, reduce_losses
+from ray_kd.training.run_context import RunContext, resolve_precision
 from ray_kd.training.schedule import learning_rate
-from ray_kd.training.setting import Setting, resolve_precision
 
 
 class Distilled(nn.Module):
@@ -60,27 +60,27 @@ class Step:
         before: the last step's batch and targets, where the aggregator probes.
     """
 
-    def __init__(self, spec: RunSpec, parts: Parts, setting: Setting, steps_per_epoch: int) -> None:
-        self.spec, self.setting, self.steps_per_epoch = spec, setting, steps_per_epoch
+    def __init__(self, spec: RunSpec, parts: Parts, context: RunContext, steps_per_epoch: int) -> None:
+        self.spec, self.context, self.steps_per_epoch = spec, context, steps_per_epoch
         self.aggregator: Aggregator = parts.aggregator
         self.student = parts.student
         self.module = Distilled(parts.student, parts.paths, parts.task)
-        dtype = resolve_precision(spec.training.precision, setting.device)
+        dtype = resolve_precision(spec.training.precision, context.device)
         self.precision = str(dtype).removeprefix("torch.")
         self._autocast = dtype if dtype != torch.float32 else None
-        self.scaler = torch.amp.GradScaler(setting.device.type, enabled=dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=dtype == torch.float16)
         self.ddp: nn.Module = self.module
         self.gradients: Gradients | None = None
         if self.aggregator.tier == 2 and self.aggregator.losses:
             self.gradients = Gradients(
                 self.student.named_parameters(),
                 adapters=parts.paths.parameters(),
-                reduce=partial(average, world=setting.world) if setting.world > 1 else None,
+                reduce=partial(average, world=context.world) if context.world > 1 else None,
                 scale=lambda: self.scaler.get_scale(),
             )
-            self.scaler.scale(torch.zeros((), device=setting.device))  # makes the scale that it reads
-        elif setting.world > 1:
-            ids = [setting.device.index or 0] if setting.device.type == "cuda" else None
+            self.scaler.scale(torch.zeros((), device=context.device))  # makes the scale that it reads
+        elif context.world > 1:
+            ids = [context.device.index or 0] if context.device.type == "cuda" else None
             self.ddp = DistributedDataParallel(self.module, device_ids=ids, broadcast_buffers=False)
         self.clipped = [p for p in self.student.parameters() if p.requires_grad]
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
@@ -95,7 +95,7 @@ class Step:
     def empty_sums(self) -> Tensor:
         """Zeroes for the running sums."""
         size = 1 + len(self.names) + len(self.aggregator.names) * (4 if self.gradients else 1)
-        return torch.zeros(size, device=self.setting.device)
+        return torch.zeros(size, device=self.context.device)
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
         """Take one optimizer step on a batch.
@@ -119,8 +119,8 @@ class Step:
         if self.gradients is not None:
             self.gradients.tensors = {} if logits is None else {"logits": logits}
             self.gradients.evaluate = partial(self.probe, batch, targets)
-        if self.setting.world > 1:
-            reduced = reduce_losses([task_loss, *losses.values()], self.setting.world)
+        if self.context.world > 1:
+            reduced = reduce_losses([task_loss, *losses.values()], self.context.world)
             task_loss, losses = reduced[0], dict(zip(losses, reduced[1:], strict=True))
         update = self.decide(task_loss, losses)
         self.apply(update)
@@ -170,7 +170,7 @@ class Step:
         if self.scaler.is_enabled():
             self.scaler.unscale_(main)
         if self.gradients is not None and update.total is not None:
-            average_gradients(self.trained, self.setting.world)  # DDP does it for tier 1
+            average_gradients(self.trained, self.context.world)  # DDP does it for tier 1
         if self.spec.optimizer.clip is not None:
             nn.utils.clip_grad_norm_(self.clipped, self.spec.optimizer.clip)
         self.scaler.step(main)
@@ -183,7 +183,7 @@ class Step:
         """The losses on a batch anew, leaving BatchNorm's statistics and every stream untouched."""
         with untouched(self.module), self.autocast():
             _, losses, _ = self.module(batch, targets)
-        values = reduce_losses(list(losses.values()), self.setting.world)
+        values = reduce_losses(list(losses.values()), self.context.world)
         return dict(zip(losses, values, strict=True))
 
     @torch.no_grad()
@@ -196,7 +196,7 @@ class Step:
         """
         if not same and self.before is not None:
             batch, targets = self.before
-        with untouched(self.module), torch.autocast(self.setting.device.type, enabled=False):
+        with untouched(self.module), torch.autocast(self.context.device.type, enabled=False):
             outputs = cast(Outputs, self.student(batch["image"]))
             losses = self.module.path_losses(outputs, batch, targets)
             other: dict[str, Tensor] = {}
@@ -204,7 +204,7 @@ class Step:
                 if self._exchanged is None or self._exchanged[0] is not targets:
                     self._exchanged = (targets, exchanged(targets, batch))
                 other = self.module.path_losses(outputs, batch, self._exchanged[1])
-        values = reduce_losses([*losses.values(), *other.values()], self.setting.world)
+        values = reduce_losses([*losses.values(), *other.values()], self.context.world)
         count = len(losses)
         return dict(zip(losses, values[:count], strict=True)), dict(zip(other, values[count:], strict=True))
 
@@ -217,7 +217,7 @@ class Step:
         """Mixed precision where the run has it."""
         if self._autocast is None:
             return nullcontext()
-        return torch.autocast(self.setting.device.type, dtype=self._autocast)
+        return torch.autocast(self.context.device.type, dtype=self._autocast)
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint needs to go on exactly from here."""
@@ -239,7 +239,7 @@ class Step:
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         self.scaler.load_state_dict(state["scaler"])
-        self.sums = state["sums"].to(self.setting.device)
+        self.sums = state["sums"].to(self.context.device)
         self.taken = state["taken"]
 
 

@@ -13,15 +13,17 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import parse_component
 from ray_kd.config.registry import PATHS
 from ray_kd.config.spec import RunSpec
+from ray_kd.data import create_views
+from ray_kd.models.base import stage_channels
 from ray_kd.paths import Path, create_path
 from ray_kd.storage import Store
-from ray_kd.teacher.encoding import Encoding
-from ray_kd.teacher.layout import Group, Shard, TargetStore, ids_digest
-from ray_kd.teacher.shards import read_shard
-from ray_kd.training.parts import stage_channels
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
-from ray_kd.training.targets import Column, Source, about, column_values, make_task, make_views, viewed
+from ray_kd.targets.compute import Column, Source, about, column_values, viewed
+from ray_kd.targets.encoding import Encoding
+from ray_kd.targets.layout import Group, Shard, TargetStore, ids_digest
+from ray_kd.targets.shards import read_shard
+from ray_kd.tasks import create_task
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext
 
 FLOAT_ORDER = 5e-5
 """Of a row's largest number: what batches of another size or another device's kernels may change."""
@@ -46,7 +48,7 @@ class Verified:
 
 
 def verify(
-    store: Store, identity: str, setting: Setting, samples: int = 64, seed: int = 0
+    store: Store, identity: str, context: RunContext, samples: int = 64, seed: int = 0
 ) -> Iterator[Verified]:
     """Compare a random sample of every column with the live teacher; reads and checks every shard.
 
@@ -62,11 +64,11 @@ def verify(
     spec = RunSpec.parse({**found.about["run"], "storage": store.uri})
     name = found.about["teacher"]
     _same(found, about(spec, name)["identity"])
-    resident = Resident()
-    dataset = resident.dataset(spec.dataset, setting.device)
-    teacher = resident.teacher(spec, name, store, setting.device)
+    cache = ProcessCache()
+    dataset = cache.dataset(spec.dataset, context.device)
+    teacher = cache.teacher(spec, name, store, context.device)
     found.require(teacher.digest)
-    task, views = make_task(spec, dataset), make_views(spec, dataset)
+    task, views = create_task(spec, dataset), create_views(spec, dataset)
     draw = torch.Generator().manual_seed(seed)
     for group in found.groups():
         split = getattr(dataset, group.split)
@@ -91,7 +93,7 @@ def verify(
             if picked is None:
                 continue
             policy = views if group.split == "train" else None
-            batch = viewed(split, picked + shard.start, policy, shard.view, setting.device)
+            batch = viewed(split, picked + shard.start, policy, shard.view, context.device)
             live = column_values(source, columns, teacher.outputs(batch["image"]), task)
             for column, encoding in group.columns.items():
                 seen[column].append((live[column].cpu(), encoding.decode(rows[column][picked])))

@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from ray_kd.aggregation import Aggregator, Gradients, create_aggregator
-from ray_kd.aggregation.game import GameOptions, GradientAggregator, GradientOptions
+from ray_kd.aggregation.gramian_weighting import GameOptions, GradientAggregator, GradientOptions
 from ray_kd.aggregation.torchjd_base import TorchjdAggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.testing.toy import STAGED, Loop, Toy
-from ray_kd.training.check import check_run
+from ray_kd.training.preflight import check_run
 from tests.aggregation.linear import aggregator_for, gradients, once, play
 from tests.helpers import tiny
 

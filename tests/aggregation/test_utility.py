@@ -13,17 +13,17 @@ from scipy import stats
 from torch import Tensor
 
 from ray_kd import create_aggregator
-from ray_kd.aggregation import evidence
+from ray_kd.aggregation import utility_evidence
 from ray_kd.aggregation.probe import slopes
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.testing.toy import STAGED, Loop, Toy
+from ray_kd.training.build import build
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.parts import build
 from ray_kd.training.probing import exchanged
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from ray_kd.training.step import Step
 from tests.helpers import ALL_PATHS, shifted, tiny
 
@@ -62,9 +62,9 @@ def test_slopes_are_the_exact_products() -> None:
 
 
 def evidence_of(real: Any, placebo: Any, memory: float = 1e9) -> Any:
-    known = evidence.empty(real.shape[1])
+    known = utility_evidence.empty(real.shape[1])
     for pair in zip(real, placebo, strict=True):
-        known = evidence.observed(known, *pair, memory=memory)
+        known = utility_evidence.observed(known, *pair, memory=memory)
     return known
 
 
@@ -76,31 +76,31 @@ def test_statistics_are_those_of_one_sample() -> None:
     scaled = real / real.std(0, ddof=1) - placebo / placebo.std(0, ddof=1)
     for form, values in {"none": real, "plain": real - placebo, "scaled": scaled}.items():
         wanted = stats.ttest_1samp(values, 0).statistic
-        np.testing.assert_allclose(evidence.statistic(known, form), wanted, rtol=1e-5)
-    with_gap = evidence.observed(known, np.array([np.nan, 1.0, 1.0]), np.zeros(3), memory=1e9)
-    assert evidence.statistic(with_gap, "scaled")[0] == evidence.statistic(known, "scaled")[0]
+        np.testing.assert_allclose(utility_evidence.statistic(known, form), wanted, rtol=1e-5)
+    with_gap = utility_evidence.observed(known, np.array([np.nan, 1.0, 1.0]), np.zeros(3), memory=1e9)
+    assert utility_evidence.statistic(with_gap, "scaled")[0] == utility_evidence.statistic(known, "scaled")[0]
 
 
 def test_exchangeable_slopes_are_no_evidence() -> None:
     """Real and placebo of one distribution, with a common bias: t is a standard normal."""
     draws = np.random.default_rng(1).normal(0.4, 1.0, size=(2, 100, 500))
     for form in ("scaled", "plain"):
-        t = evidence.statistic(evidence_of(*draws), form)
+        t = utility_evidence.statistic(evidence_of(*draws), form)
         assert abs(t.mean()) < 0.15
         assert t.std() == pytest.approx(1, abs=0.1)
-    assert evidence.statistic(evidence_of(*draws), "none").mean() > 3
+    assert utility_evidence.statistic(evidence_of(*draws), "none").mean() > 3
 
 
 def test_statistic_forgets() -> None:
     random = np.random.default_rng(0)
     real = np.array([1.0] * 100 + [-1.0] * 100)[:, None] + random.normal(size=(200, 1))
     known = evidence_of(real, random.normal(size=(200, 1)), memory=20)
-    assert evidence.statistic(known, "scaled")[0] < -2
+    assert utility_evidence.statistic(known, "scaled")[0] < -2
 
 
 def test_gates_have_hysteresis() -> None:
     def gate(before: float, t: float) -> float:
-        return float(evidence.gates(np.array([before]), np.array([t]), off=1.0, on=2.0)[0])
+        return float(utility_evidence.gates(np.array([before]), np.array([t]), off=1.0, on=2.0)[0])
 
     assert gate(1, 2.0) == 1
     assert gate(1, 1.5) == 0.5
@@ -113,7 +113,7 @@ def test_gates_have_hysteresis() -> None:
 
 def test_at_first_only_harm_closes_a_gate() -> None:
     before, t = np.array([1.0, 1.0, 0.0, 0.0]), np.array([-1.9, -2.0, 1.9, 2.1])
-    assert evidence.guilty(before, t, harm=-2.0, on=2.0).tolist() == [1, 0, 0, 1]
+    assert utility_evidence.guilty(before, t, harm=-2.0, on=2.0).tolist() == [1, 0, 0, 1]
 
 
 def test_less_harmful_than_the_placebo_is_harmful() -> None:
@@ -121,7 +121,7 @@ def test_less_harmful_than_the_placebo_is_harmful() -> None:
     aggregator = create_aggregator("utility", names=["a"])
     real, placebo = random.normal(-0.6, 1, size=(100, 1)), random.normal(-1.6, 1, size=(100, 1))
     aggregator.memory["evidence"] = evidence_of(real, placebo)
-    assert evidence.statistic(aggregator.memory["evidence"], "scaled")[0] > 4
+    assert utility_evidence.statistic(aggregator.memory["evidence"], "scaled")[0] > 4
     assert aggregator.t[0] < aggregator.options.t_off
 
 
@@ -176,10 +176,10 @@ def test_only_a_step_that_measures_puts_norms_and_cosines_on_record() -> None:
 def made(tmp_path: Path, **changes: Any) -> tuple[Step, dict[str, Tensor], Any]:
     """A step of a tiny run, a batch and its targets."""
     spec = tiny(tmp_path, **{"paths": ALL_PATHS, "aggregation": "utility", **changes})
-    setting, resident = local_setting(spec), Resident()
-    ensure_teachers(spec, setting, resident)
-    parts = build(spec, setting, resident)
-    step = Step(spec, parts, setting, steps_per_epoch=4)
+    context, cache = local_context(spec), ProcessCache()
+    ensure_teachers(spec, context, cache)
+    parts = build(spec, context, cache)
+    step = Step(spec, parts, context, steps_per_epoch=4)
     step.module.train()
     batch = parts.dataset.train.gather(torch.arange(40))
     return step, batch, parts.targets.targets(batch)
@@ -283,9 +283,9 @@ def test_a_path_comes_back_when_it_is_mended(storage: Path, seed_shift: int) -> 
     """
     spoilt, mended = [], []
     for spec in digits(storage, seed_shift, [SHUFFLED], epochs=30, burn_in=10, memory=15):
-        setting = local_setting(spec)
-        ensure_teachers(spec, setting, Resident())
-        training = Training(spec, setting)
+        context = local_context(spec)
+        ensure_teachers(spec, context, ProcessCache())
+        training = Training(spec, context)
         for record in training.epochs():
             if record["epoch"] == 15:
                 assert training._step is not None

@@ -17,10 +17,10 @@ from rich.console import Console
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.across_table import across_csv, across_markdown, across_terminal
 from ray_kd.analysis.bootstrap import mean_of, ratio
-from ray_kd.analysis.findings import findings
 from ray_kd.analysis.pipeline import analyze
 from ray_kd.analysis.plot_across import across_picture
 from ray_kd.analysis.records import Records, read_records
+from ray_kd.analysis.sweep_results import findings
 from tests.analysis.make_records import make_tasks
 
 TEST = {

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from scipy import stats as reference
 
-from ray_kd.analysis.answer import answer, notes
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.convergence import doubling_gain
+from ray_kd.analysis.headline import answer, notes
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.config.errors import UserError
 from tests.analysis.make_records import CONTROL, STRATEGIES, make_records

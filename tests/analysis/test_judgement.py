@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ray_kd.analysis.answer import DASH
+from ray_kd.analysis.headline import DASH
 from ray_kd.analysis.judgement import Judgement, difference, judge
 from ray_kd.analysis.judgement_report import report
 from ray_kd.analysis.plot_judgement import judgement_pictures

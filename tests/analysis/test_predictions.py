@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ray_kd.analysis.findings import Findings, findings
 from ray_kd.analysis.plot_predictions import predictions_picture
 from ray_kd.analysis.plot_style import style
 from ray_kd.analysis.predictions import Predictions, predict
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
+from ray_kd.analysis.sweep_results import SweepResults, findings
 from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.training.distill import distill
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 
 SCENES = {"name": "scenes", "train": 40, "labels": 40, "validation": 8, "test": 12, "size": 24}
 SCENES |= {"objects": [1, 2], "scale": [0.5, 0.8], "ink": "light"}
@@ -52,9 +52,9 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pictures")
     data: dict[str, Any] = {**SWEEP, "base": {**SWEEP["base"], "storage": str(root)}}  # type: ignore[dict-item]
     plan = SweepSpec.parse(data).plan()
-    resident = Resident()
+    cache = ProcessCache()
     for trial in plan.trials:
-        assert distill(trial.spec, resident=resident)["status"] == "finished"
+        assert distill(trial.spec, cache=cache)["status"] == "finished"
     folder = root / "sweeps" / "pictures"
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(json.dumps(plan.to_json()))
@@ -62,15 +62,15 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(storage: Path) -> Findings:
+def found(storage: Path) -> SweepResults:
     return findings(read_records(storage, "pictures"))
 
 
-def look(found: Findings, storage: Path, task: str, **options: Any) -> Predictions:
+def look(found: SweepResults, storage: Path, task: str, **options: Any) -> Predictions:
     return predict(found.parts[task], found.comparisons[task], Folder.open(storage), **options)
 
 
-def test_the_masks_shown_give_the_miou_on_record(found: Findings, storage: Path) -> None:
+def test_the_masks_shown_give_the_miou_on_record(found: SweepResults, storage: Path) -> None:
     seen = look(found, storage, "segmentation", count=12)
     truth = seen.truth.mask
     assert truth is not None
@@ -86,7 +86,7 @@ def test_the_masks_shown_give_the_miou_on_record(found: Findings, storage: Path)
     assert 0 <= float(seen.images.min()) < float(seen.images.max()) <= 1
 
 
-def test_boxes_are_those_of_the_images_in_front(found: Findings, storage: Path) -> None:
+def test_boxes_are_those_of_the_images_in_front(found: SweepResults, storage: Path) -> None:
     few, more = (look(found, storage, "detection", count=count) for count in (2, 5))
     assert (len(few.images), len(more.images), len(more.columns[1].boxes)) == (2, 5, 5)
     for short, long in zip(few.columns, more.columns, strict=True):
@@ -98,7 +98,7 @@ def test_boxes_are_those_of_the_images_in_front(found: Findings, storage: Path) 
 
 @pytest.mark.parametrize("task", ["segmentation", "detection"])
 def test_a_picture_is_the_same_each_time_and_another_for_other_images(
-    found: Findings, storage: Path, task: str
+    found: SweepResults, storage: Path, task: str
 ) -> None:
     with style():
         first, again, fewer = (
@@ -108,7 +108,7 @@ def test_a_picture_is_the_same_each_time_and_another_for_other_images(
     assert first.name == f"predictions_{task}"
 
 
-def test_an_unknown_strategy_and_missing_weights_are_named(found: Findings, storage: Path) -> None:
+def test_an_unknown_strategy_and_missing_weights_are_named(found: SweepResults, storage: Path) -> None:
     with pytest.raises(UserError, match=r"tought.*taught"):
         look(found, storage, "detection", strategy="tought")
     trials = found.parts["detection"].trials

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_kd.analysis.answer import answer
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.comparison_table import markdown, sections
+from ray_kd.analysis.headline import answer
 from ray_kd.analysis.pipeline import analyze
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.stats import paired

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ray_kd.analysis.answer import answer
 from ray_kd.analysis.comparison import compare_cells
 from ray_kd.analysis.comparison_table import markdown
+from ray_kd.analysis.headline import answer
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.analysis.wandb_report import compose, save_report

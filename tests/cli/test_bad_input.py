@@ -12,9 +12,9 @@ import pytest
 
 from ray_kd.config.spec import RunSpec
 from ray_kd.training.distill import ensure_teachers
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.cli.conftest import Cli, Said
 
 ROOT = Path(__file__).parents[2]
@@ -121,8 +121,8 @@ def test_a_damaged_checkpoint(
 ) -> None:
     storage = tmp_path / "results"
     spec = RunSpec.load(run_file, f"storage={storage}")
-    ensure_teachers(spec, local_setting(spec), Resident())
-    epochs = Training(spec, local_setting(spec)).epochs()
+    ensure_teachers(spec, local_context(spec), ProcessCache())
+    epochs = Training(spec, local_context(spec)).epochs()
     next(epochs), next(epochs)
     epochs.close()  # type: ignore[attr-defined]
     state = storage / "runs" / spec.identity() / "checkpoints" / "last.pt"

@@ -15,7 +15,7 @@ from tests.helpers import TINY
 
 
 def speed(loader: float, model: float, processes: int) -> Speed:
-    return Speed(loader, model, processes, resident=False, device="cuda", batch_bytes=1)
+    return Speed(loader, model, processes, in_memory=False, device="cuda", batch_bytes=1)
 
 
 def test_who_waits() -> None:

@@ -23,8 +23,8 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.training.precompute import gather_work
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext
 from ray_kd.training.verify import verify
 from tests.cluster.faults import REPOSITORY, Command, wait_for
 from tests.helpers import TINY, TINY_SCENES
@@ -86,8 +86,8 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
     assert {name: after[name] for name in before} == before, "what was there is not computed again"
     assert not list(storage.rglob(".writing*"))
     (identity,) = (path.parent.name for path in storage.glob("targets/*/store.json"))
-    setting = Setting(Store(str(storage)), torch.device("cpu"))
-    assert all(one.ok for one in verify(setting.store, identity, setting))
+    context = RunContext(Store(str(storage)), torch.device("cpu"))
+    assert all(one.ok for one in verify(context.store, identity, context))
 
 
 @pytest.mark.usefixtures("two_cpus")
@@ -115,8 +115,8 @@ def test_a_sweep_over_two_tasks_computes_its_teachers_answers_once(tmp_path: Pat
 
     # One more path adds that path alone. What a teacher cannot write is the user's to mend: one message.
     run = RunSpec.parse({**base, "paths": ["logits", "hint"], "storage": str(tmp_path)})
-    setting = Setting(Store(str(tmp_path)), torch.device("cpu"))
-    (work,) = [work for work in gather_work([run], setting, Resident()) if work.source.missing()]
+    context = RunContext(Store(str(tmp_path)), torch.device("cpu"))
+    (work,) = [work for work in gather_work([run], context, ProcessCache()) if work.source.missing()]
     ((group, missing),) = work.source.missing()
     assert [name.partition("/")[0] for name in group.columns] == ["feature"] * len(group.columns)
     where = Path(work.source.store.files.path(group.identity)) / f"{missing[1].name}.parquet"

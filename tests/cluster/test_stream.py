@@ -19,7 +19,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.training.distill import distill
 from ray_kd.training.run import Interrupted
-from ray_kd.training.setting import Setting, local_setting
+from ray_kd.training.run_context import RunContext, local_context
 from tests.cluster.faults import Command, losses
 from tests.data.formats import make_folder
 from tests.helpers import TINY
@@ -61,8 +61,8 @@ def reading() -> list[psutil.Process]:
 class Faulty:
     """A stream that kills a reader, and has its run stop, in the middle of epochs."""
 
-    def __init__(self, setting: Setting) -> None:
-        self.setting, self.killed, self.taken = setting, 0, 0
+    def __init__(self, context: RunContext) -> None:
+        self.context, self.killed, self.taken = context, 0, 0
 
     def __call__(self, what: Any, requests: Any, readers: int = 1) -> Iterator[Any]:
         from ray_kd.cluster.stream import stream
@@ -76,7 +76,7 @@ class Faulty:
                         os.kill(process.pid, signal.SIGKILL)
                         self.killed += 1
                 if self.taken == 9:
-                    self.setting.stop.set()
+                    self.context.stop.set()
                 yield answer
         finally:
             answers.close()  # type: ignore[attr-defined]
@@ -86,13 +86,13 @@ def test_it_is_the_mapped_run_though_a_reader_is_killed_and_it_stops_in_an_epoch
     run = files(tmp_path / "images", checkpoints={"every_epochs": 1})
     mapped = distill(RunSpec.parse({**run, "targets": targets("mapped"), "storage": str(tmp_path / "m")}))
     spec = RunSpec.parse({**run, "targets": targets("stream"), "storage": str(tmp_path / "s")})
-    setting = local_setting(spec)
-    faulty = setting.stream = Faulty(setting)
+    context = local_context(spec)
+    faulty = context.stream = Faulty(context)
     with pytest.raises(Interrupted, match="in epoch 2 after 9 steps"):
-        distill(spec, setting=setting)
+        distill(spec, context=context)
     assert faulty.killed, "no reader to kill"
-    setting.stop = threading.Event()
-    summary = distill(spec, setting=setting)
+    context.stop = threading.Event()
+    summary = distill(spec, context=context)
     assert faulty.taken == 4 * 8, "it went on where it stopped, and every batch came out of the stream"
     assert weights(tmp_path / "s", summary) == weights(tmp_path / "m", mapped)
     assert {**summary["last"], "epoch": 4} == {**mapped["last"], "epoch": 4}
@@ -102,9 +102,9 @@ def test_it_is_the_mapped_run_though_a_reader_is_killed_and_it_stops_in_an_epoch
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(bytes(data))
-    other = setting.stream = Faulty(setting)
+    other = context.stream = Faulty(context)
     with pytest.raises(UserError, match=rf"{shard.name} is damaged.*precompute"):
-        distill(spec.model_copy(update={"seed": 1}), setting=setting)
+        distill(spec.model_copy(update={"seed": 1}), context=context)
     assert other.taken >= 8, "the first view's shard is whole"
 
 

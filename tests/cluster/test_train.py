@@ -15,9 +15,9 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.cluster.faults import REPOSITORY, Command, holder, lines, losses, records, wait_for
 from tests.helpers import tiny
 
@@ -103,8 +103,8 @@ def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: P
     folder = tmp_path / "spread" / "runs" / spec.identity()
 
     # It begins with one worker; two go on from there, and lose one.
-    ensure_teachers(spec, local_setting(spec), Resident())
-    epochs = Training(spec, local_setting(spec)).epochs()
+    ensure_teachers(spec, local_context(spec), ProcessCache())
+    epochs = Training(spec, local_context(spec)).epochs()
     for _ in range(5):
         next(epochs)
     epochs.close()  # type: ignore[attr-defined]

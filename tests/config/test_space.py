@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from ray_kd.cluster.search import CellSearch
 from ray_kd.config.cells import Cell
 from ray_kd.config.errors import UserError
 from ray_kd.config.space import Space
 from ray_kd.config.sweep import Search
 from ray_kd.config.yamlio import apply_overrides, parse_yaml
+from ray_kd.trials.search import CellSearch
 
 
 def test_a_weight_is_zero_as_often_as_asked_for_and_else_within_its_bounds() -> None:

@@ -24,7 +24,7 @@ from ray_kd.data.loading import Loader, default_processes
 from ray_kd.data.views import Views
 from ray_kd.training.distill import distill
 from ray_kd.training.run import Interrupted
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.data.formats import make_folder
 from tests.helpers import on_files
 
@@ -152,13 +152,13 @@ def test_a_run_does_not_depend_on_who_reads_and_leaves_nobody_behind(tmp_path: P
     assert seen == [2, 2]
     assert not readers()
 
-    spec, setting = run(tmp_path, "c", 2), local_setting(helped)
-    setting.store = local_setting(spec).store
+    spec, context = run(tmp_path, "c", 2), local_context(helped)
+    context.store = local_context(spec).store
     with pytest.raises(Interrupted):
-        distill(spec, setting=setting, on_epoch=lambda *_: setting.stop.set())
+        distill(spec, context=context, on_epoch=lambda *_: context.stop.set())
     assert not readers()
-    setting.stop.clear()
-    assert distill(spec, setting=setting)["best"] == summary["best"]
+    context.stop.clear()
+    assert distill(spec, context=context)["best"] == summary["best"]
 
 
 RUN = """

@@ -20,7 +20,7 @@ from ray_kd.data.mixing import beta, partners
 from ray_kd.outputs import Outputs
 from ray_kd.paths import create_path
 from ray_kd.tasks.classification import Classification, ClassificationOptions
-from ray_kd.training.check import check_task
+from ray_kd.training.preflight import check_task
 from tests.data.view_scene import CLASSES, EVERYTHING, MEAN, STD, data, same, views
 
 MIXED = [("pad_crop", {"mixup": 0.4, "cutmix": 1.0, "mixed": 0.7}), ("photo", EVERYTHING)]

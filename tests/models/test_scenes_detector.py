@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ray_kd.boxes import giou, pairwise_iou
+from ray_kd.models.detection.anchor_points import centre_sampling, places
 from ray_kd.models.detection.distribution import distribution_focal, quality_focal
-from ray_kd.models.detection.places import centre_sampling, places
 from ray_kd.outputs import Outputs
 from tests.models.detection_scene import CLASSES, batch, detector
 

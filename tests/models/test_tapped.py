@@ -17,7 +17,7 @@ from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import Outputs
 from ray_kd.paths import create_path
-from ray_kd.training.check import check_run
+from ray_kd.training.preflight import check_run
 from tests.helpers import TINY
 
 

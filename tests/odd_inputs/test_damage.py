@@ -22,7 +22,7 @@ from ray_kd.storage.damage import tell_once
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.distill import distill
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import tiny
 from tests.odd_inputs.damage import WAYS, damaged
 from tests.training.runs import assert_same, lines, stop_after_steps
@@ -156,7 +156,7 @@ def test_a_teacher_whose_weights_are_damaged_trains_again_before_a_student_needs
 def interrupted(storage: Path, steps: int) -> tuple[Training, Path]:
     """A run with a teacher, stopped after so many steps."""
     spec = spec_of(storage, seed=2)
-    training = Training(spec, local_setting(spec))
+    training = Training(spec, local_context(spec))
     stop_after_steps(training, steps)
     return training, storage / training.directory / "checkpoints"
 
@@ -204,7 +204,7 @@ def test_a_state_with_a_hole_is_damaged_wherever_the_hole_is(storage: Path, plac
     start = int(place * len(data))
     data[start : start + 512] = bytes(byte ^ 255 for byte in data[start : start + 512])
     (states / "last.pt").write_bytes(data)
-    state = StoreCheckpoints(training.setting.store, training.directory).load()
+    state = StoreCheckpoints(training.context.store, training.directory).load()
     assert state is not None
     assert state["taken"] == 8
 
@@ -213,10 +213,10 @@ def test_a_damaged_state_never_takes_the_place_of_the_one_before_it(storage: Pat
     training, states = interrupted(storage, steps=10)
     damaged(states / "last.pt", "cut")
     before = (states / "before.pt").read_bytes()
-    again = Training(training.spec, local_setting(training.spec))
+    again = Training(training.spec, local_context(training.spec))
     stop_after_steps(again, 9)
     assert (states / "before.pt").read_bytes() == before
-    state = StoreCheckpoints(again.setting.store, again.directory).load()
+    state = StoreCheckpoints(again.context.store, again.directory).load()
     assert state is not None
     assert state["taken"] == 9
 
@@ -236,7 +236,7 @@ def test_what_fails_after_the_end_takes_nothing_back(storage: Path) -> None:
     spec = spec_of(storage)
     file = storage / "runs" / spec.identity() / "summary.json"
     before = file.read_text()
-    training = Training(spec, local_setting(spec))
+    training = Training(spec, local_context(spec))
     assert training.fail(RuntimeError("too late"))["status"] == "finished"
     assert training.stop("too late")["status"] == "finished"
     assert file.read_text() == before

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ray_kd.analysis import analyze, read_records, read_tables
-from ray_kd.cluster.ledger import Ledger
 from ray_kd.config.errors import UserError
 from ray_kd.storage import Store
+from ray_kd.trials.ledger import Ledger
 from tests.analysis.make_records import STRATEGIES, make_records
 from tests.odd_inputs.damage import WAYS, Damage, damaged
 

@@ -15,8 +15,8 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.outputs import Outputs
-from ray_kd.training.check import check_run
 from ray_kd.training.distill import distill
+from ray_kd.training.preflight import check_run
 from tests.helpers import TINY, tiny
 from tests.odd_inputs.doors import Net, classes, figures, net, pictures, spec
 

@@ -13,8 +13,8 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.registry import AGGREGATORS, PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.logit import LogitOptions, LogitPath
-from ray_kd.training.check import check_run
 from ray_kd.training.distill import distill
+from ray_kd.training.preflight import check_run
 from tests.helpers import TINY, tiny
 from tests.odd_inputs.doors import Net, classes, pictures, spec
 

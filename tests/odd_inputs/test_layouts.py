@@ -20,7 +20,7 @@ from ray_kd.config.registry import MODELS
 from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model, register_model
 from ray_kd.models.tapped import TappedModel
-from ray_kd.training.check import check_run
+from ray_kd.training.preflight import check_run
 from tests.helpers import TINY
 
 

@@ -12,10 +12,8 @@ import pytest
 from rich.console import Console
 
 from ray_kd.analysis import analyze
-from ray_kd.analysis.answer import said
+from ray_kd.analysis.headline import said
 from ray_kd.analysis.pipeline import Analysis
-from ray_kd.cluster.agenda import Agenda
-from ray_kd.cluster.ledger import Ledger
 from ray_kd.cluster.plan import plan_table
 from ray_kd.cluster.sweep import _forget_damaged_teachers
 from ray_kd.config.errors import UserError
@@ -24,6 +22,8 @@ from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.training.longer import longer_notes
 from ray_kd.training.records import find_summary
+from ray_kd.trials.ledger import Ledger
+from ray_kd.trials.trial_queue import TrialQueue
 from tests.analysis.make_records import STRATEGIES, make_records, make_tasks
 from tests.helpers import TINY
 
@@ -140,10 +140,10 @@ def test_a_sweep_trains_a_teacher_again_whose_weights_are_gone(tmp_path: Path) -
     ended(tmp_path, plan.teachers[0])
     identity = plan.teachers[0].identity()
     ledger = Ledger(store, "x")
-    agenda = Agenda(sweep, plan, ledger)
-    assert agenda.jobs[identity].state == "done"
-    assert _forget_damaged_teachers(agenda, store)
+    queue = TrialQueue(sweep, plan, ledger)
+    assert queue.jobs[identity].state == "done"
+    assert _forget_damaged_teachers(queue, store)
     assert find_summary(store, identity) is None
-    again = Agenda(sweep, sweep.plan(), ledger)
+    again = TrialQueue(sweep, sweep.plan(), ledger)
     assert again.jobs[identity].state == "waiting"
     assert not _forget_damaged_teachers(again, store)

@@ -22,10 +22,10 @@ from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
 from ray_kd.storage import Store
 from ray_kd.teacher import LiveTeacher
-from ray_kd.training.check import check_plan
-from ray_kd.training.parts import build
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
+from ray_kd.training.build import build
+from ray_kd.training.preflight import check_plan
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
 from tests.sweeps.stubs import PUBLIC, at_hand, stub
 
@@ -48,7 +48,7 @@ PUBLIC_SWEEPS = [file for file in SWEEPS if is_public(file)]
 PUBLIC_RUNS = [file for file in RUNS if is_public(file)]
 
 
-class Untaught(Resident):
+class Untaught(ProcessCache):
     """Teachers as they are initialised, and stubs of public data: what a file builds depends on neither."""
 
     def __init__(self) -> None:
@@ -99,10 +99,10 @@ def some_of_each(plan: Plan) -> Iterator[tuple[str, RunSpec]]:
 
 
 def take_a_step(spec: RunSpec, folder: Path) -> None:
-    setting = Setting(Store(folder), torch.device("cpu"))
-    parts = build(spec, setting, RESIDENT)
-    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, spec.seed, setting.device)
-    step = Step(spec, parts, setting, batches.steps)
+    context = RunContext(Store(folder), torch.device("cpu"))
+    parts = build(spec, context, RESIDENT)
+    batches = Batches(parts.dataset.train, parts.views, spec.training.batch_size, spec.seed, context.device)
+    step = Step(spec, parts, context, batches.steps)
     batch = next(batches.epoch(0))
     before = [parameter.detach().clone() for parameter in parts.student.parameters()]
     parts.aggregator.begin_epoch(None)
@@ -192,7 +192,7 @@ def test_without_its_data_a_run_says_what_is_expected_where(file: Path, tmp_path
     spec = RunSpec.load(file, f"dataset.root={tmp_path}/none")
     assert spec.identity() == RunSpec.load(file).identity()
     with pytest.raises(UserError) as error:
-        Resident().dataset(spec.dataset, torch.device("cpu"))
+        ProcessCache().dataset(spec.dataset, torch.device("cpu"))
     for words in (spec.dataset.component_name, f"{tmp_path}/none' does not exist", "Set dataset.root"):
         assert words in str(error.value)
 

@@ -14,7 +14,7 @@ import pytest
 from ray_kd.config.spec import RunSpec
 from ray_kd.tracking.wandb import make_tracker
 from ray_kd.training.distill import distill
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import tiny
 
 pytest.importorskip("wandb")
@@ -63,9 +63,9 @@ def history(run: list[Any]) -> list[dict[str, Any]]:
 
 
 def tracked(spec: RunSpec, group: str | None = None) -> dict[str, Any]:
-    setting = local_setting(spec)
-    setting.track = make_tracker(spec, group)
-    return distill(spec, setting=setting)
+    context = local_context(spec)
+    context.track = make_tracker(spec, group)
+    return distill(spec, context=context)
 
 
 def test_a_run_is_tracked_offline_under_its_identity(tmp_path: Path) -> None:
@@ -110,11 +110,11 @@ def test_a_failing_wandb_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_a_run_that_ends_in_between_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     spec = tiny(tmp_path, paths=[], tracking={"wandb": "offline"})
-    setting = local_setting(spec)
-    tracker = setting.track = make_tracker(spec)
+    context = local_context(spec)
+    tracker = context.track = make_tracker(spec)
     assert tracker is not None
     summary = distill(
-        spec, setting=setting, on_epoch=lambda spec, record: tracker._run and tracker._run.finish()
+        spec, context=context, on_epoch=lambda spec, record: tracker._run and tracker._run.finish()
     )
     assert summary["status"] == "finished"
     warnings = [record.message for record in caplog.records if record.name.startswith("ray_kd")]

@@ -13,7 +13,7 @@ from ray_kd.config.registry import AGGREGATORS, PATHS
 from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model
 from ray_kd.training.distill import distill
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from tests.helpers import shifted
 from tests.training.runs import lines, weights
 
@@ -83,14 +83,14 @@ def spec_of(storage: Path, task: str, **changes: Any) -> RunSpec:
 
 
 @pytest.fixture(scope="module")
-def resident() -> Resident:
+def cache() -> ProcessCache:
     """Keeps the datasets and the teachers for all runs here."""
-    return Resident()
+    return ProcessCache()
 
 
-def train(spec: RunSpec, resident: Resident) -> list[dict[str, Any]]:
+def train(spec: RunSpec, cache: ProcessCache) -> list[dict[str, Any]]:
     """Train; the records of its losses. They are finite, and the student has moved."""
-    summary = distill(spec, resident=resident)
+    summary = distill(spec, cache=cache)
     rows = lines(Path(spec.storage), summary["identity"], "paths")
     assert rows
     assert all(math.isfinite(row[key]) for row in rows for key in ("loss", "weight"))
@@ -104,7 +104,7 @@ def train(spec: RunSpec, resident: Resident) -> list[dict[str, Any]]:
 
 @pytest.mark.outcome
 @pytest.mark.parametrize("task", DENSE)
-def test_every_path_in_one_run(tmp_path: Path, resident: Resident, task: str, seed_shift: int) -> None:
+def test_every_path_in_one_run(tmp_path: Path, cache: ProcessCache, task: str, seed_shift: int) -> None:
     """Batches of four: distances between two samples, relative to their mean, are alike by definition."""
     known = {name for name in PATHS.names() if task in PATHS.get(name).tasks}
     paths = sorted(name for name in known if not name.startswith("roi_"))  # those need two stages
@@ -112,7 +112,7 @@ def test_every_path_in_one_run(tmp_path: Path, resident: Resident, task: str, se
         "aggregation": {"name": "equal", "k": DENSE[task].k},
         "training": {"epochs": 2, "batch_size": 4},
     }
-    rows = train(shifted(spec_of(tmp_path, task, paths=paths, **changes), seed_shift), resident)
+    rows = train(shifted(spec_of(tmp_path, task, paths=paths, **changes), seed_shift), cache)
     assert {row["path"].partition("/")[0] for row in rows} == set(paths)
     assert not [row for row in rows if abs(row["loss"]) < 1e-6], "a loss that is 0, or 0 up to rounding"
 
@@ -120,14 +120,14 @@ def test_every_path_in_one_run(tmp_path: Path, resident: Resident, task: str, se
 @pytest.mark.parametrize("name", AGGREGATORS.names())
 @pytest.mark.parametrize("task", DENSE)
 def test_every_aggregator_by_path_and_by_layer(
-    tmp_path: Path, resident: Resident, task: str, name: str
+    tmp_path: Path, cache: ProcessCache, task: str, name: str
 ) -> None:
     """AE-KD, whose gradients are those at the logits, on paths that compare logits: at all positions."""
     dense = DENSE[task]
     for granularity in ("path", "layer"):
         aggregation = {"name": name, "granularity": granularity}
         paths = dense.on_logits if name == "ae_kd" else dense.staged
-        rows = train(spec_of(tmp_path, task, paths=paths, aggregation=aggregation), resident)
+        rows = train(spec_of(tmp_path, task, paths=paths, aggregation=aggregation), cache)
         plain, staged = (path if isinstance(path, str) else path["name"] for path in dense.staged)
         apart = {plain, *dense.units} if granularity == "layer" else {plain, staged}
         assert {row["path"] for row in rows} == (dense.labels if name == "ae_kd" else apart)

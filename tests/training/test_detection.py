@@ -10,15 +10,15 @@ import pytest
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import in_order
 from ray_kd.data.order import epoch_order
+from ray_kd.training.build import build
 from ray_kd.training.distill import distill, ensure_teachers
 from ray_kd.training.evaluation import evaluate
-from ray_kd.training.parts import build
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Interrupted, Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import shifted
 from tests.training.runs import assert_same, bare_training, weights
-from tests.training.test_ranks import assert_one_is_two, two_ranks
+from tests.training.test_distributed import assert_one_is_two, two_ranks
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -65,8 +65,8 @@ def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = distill(tiny(whole))
     spec = tiny(parts)
-    ensure_teachers(spec, local_setting(spec), Resident())
-    training = Training(spec, local_setting(spec))
+    ensure_teachers(spec, local_context(spec), ProcessCache())
+    training = Training(spec, local_context(spec))
     epochs = training.epochs()
     assert next(epochs)["epoch"] == 1
     training.stop_requested.set()
@@ -82,15 +82,15 @@ def test_metrics_do_not_depend_on_how_a_split_is_cut(
     tmp_path: Path, monkeypatch: Any, seed_shift: int
 ) -> None:
     spec = shifted(tiny(tmp_path), seed_shift)
-    setting = local_setting(spec)
+    context = local_context(spec)
     distill(spec)
-    parts = build(spec, setting, Resident())
-    whole = evaluate(parts.student, parts.task, parts.dataset.test, None, setting)
+    parts = build(spec, context, ProcessCache())
+    whole = evaluate(parts.student, parts.task, parts.dataset.test, None, context)
     monkeypatch.setattr(
         "ray_kd.training.evaluation.in_order",
         lambda split, device, rank, world, loader: in_order(split, device, rank, world, size=5),
     )
-    assert evaluate(parts.student, parts.task, parts.dataset.test, None, setting) == pytest.approx(whole)
+    assert evaluate(parts.student, parts.task, parts.dataset.test, None, context) == pytest.approx(whole)
 
 
 @pytest.mark.slow
@@ -100,10 +100,10 @@ def test_two_ranks_are_one(tmp_path: Path) -> None:
     one = tiny(tmp_path / "one", **changes)
     two = tiny(tmp_path / "two", resources={"workers": 2}, **changes)
     distill(one)
-    ensure_teachers(two, local_setting(two), Resident())
+    ensure_teachers(two, local_context(two), ProcessCache())
     two_ranks([two], tmp_path)
     assert_one_is_two(one, two)
-    data = build(one, local_setting(one), Resident()).dataset.train
+    data = build(one, local_context(one), ProcessCache()).dataset.train
     order = epoch_order(len(data), 8, one.seed, 0)
     counts = (data.gather(order[0])["box_label"] >= 0).sum(1)
     assert counts[0::2].sum() != counts[1::2].sum()

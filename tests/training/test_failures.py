@@ -22,9 +22,9 @@ from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.outputs import Outputs
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.distill import begin_anew, distill, ensure_teachers
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import ALL_PATHS, shifted, tiny
 
 
@@ -49,8 +49,8 @@ def test_a_corrupt_checkpoint_is_no_end_of_the_run(
     tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec = tiny(tmp_path, paths=["logits"])
-    ensure_teachers(spec, local_setting(spec), Resident())
-    training = Training(spec, local_setting(spec))
+    ensure_teachers(spec, local_context(spec), ProcessCache())
+    training = Training(spec, local_context(spec))
     epochs = training.epochs()
     next(epochs)
     epochs.close()  # type: ignore[attr-defined]
@@ -63,8 +63,8 @@ def test_a_corrupt_checkpoint_is_no_end_of_the_run(
 def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path: Path) -> None:
     """The lock is free between the last epoch and the summary, and the summary drops the state."""
     spec = tiny(tmp_path, paths=[], teacher=None)
-    setting = local_setting(spec)
-    first = Training(spec, setting)
+    context = local_context(spec)
+    first = Training(spec, context)
     list(first.epochs())
 
     class Meanwhile(StoreCheckpoints):
@@ -72,7 +72,7 @@ def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path
             first.finish()
             return super().load()
 
-    second = Training(spec, replace(setting, checkpoints=Meanwhile(setting.store, first.directory)))
+    second = Training(spec, replace(context, checkpoints=Meanwhile(context.store, first.directory)))
     assert list(second.epochs()) == []
     assert second.finish() == json.loads((tmp_path / first.directory / "summary.json").read_text())
     assert len(first.records.epochs()) == spec.training.epochs, "the records stay as they were"
@@ -80,7 +80,7 @@ def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path
 
 def test_what_several_workers_left_one_goes_on_from(tmp_path: Path) -> None:
     spec = tiny(tmp_path, paths=[], teacher=None)
-    training = Training(spec, local_setting(spec))
+    training = Training(spec, local_context(spec))
     epochs = training.epochs()
     next(epochs), next(epochs)
     epochs.close()  # type: ignore[attr-defined]
@@ -101,8 +101,8 @@ def test_what_several_workers_left_one_goes_on_from(tmp_path: Path) -> None:
 
 def test_to_start_over_waits_for_who_trains_the_run(tmp_path: Path) -> None:
     spec = tiny(tmp_path, paths=[], teacher=None)
-    setting = local_setting(spec)
-    first = Training(spec, setting)
+    context = local_context(spec)
+    first = Training(spec, context)
     epochs = first.epochs()
     next(epochs)
     told: list[str] = []
@@ -112,7 +112,7 @@ def test_to_start_over_waits_for_who_trains_the_run(tmp_path: Path) -> None:
         told.append(text)
         waits.set()
 
-    second = threading.Thread(target=begin_anew, args=(setting.store, first.identity, True, on_wait))
+    second = threading.Thread(target=begin_anew, args=(context.store, first.identity, True, on_wait))
     second.start()
     assert waits.wait(60)
     assert first.checkpoints.load() is not None, "the state of a run that trains is not taken from it"
@@ -159,7 +159,7 @@ def test_kill_9_then_the_same_command_ends_with_the_same_numbers(tmp_path: Path)
     }
     whole, killed = tiny(tmp_path / "whole", **changes), tiny(tmp_path / "killed", **changes)
     expected = distill(whole)
-    ensure_teachers(killed, local_setting(killed), Resident())
+    ensure_teachers(killed, local_context(killed), ProcessCache())
     file = tmp_path / "run.yaml"
     file.write_text(killed.to_yaml())
     folder = tmp_path / "killed" / "runs" / killed.identity()

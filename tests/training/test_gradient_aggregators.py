@@ -11,9 +11,9 @@ import torch
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.models import create_model
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import shifted, tiny
 from tests.training.runs import assert_same, bare_digits, lines, stop_after_steps, weights
 
@@ -27,7 +27,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage that holds the teacher of all runs here."""
     storage = tmp_path_factory.mktemp("storage")
     spec = tiny(storage, paths=PATHS)
-    ensure_teachers(spec, local_setting(spec), Resident())
+    ensure_teachers(spec, local_context(spec), ProcessCache())
     return storage
 
 
@@ -60,8 +60,8 @@ def test_resume_is_uninterrupted_bit_for_bit(taught: Path, tmp_path: Path, aggre
     whole = tiny(taught, paths=UNWEIGHTED, aggregation=aggregation, optimizer={"lr": 0.02, "clip": 1.0})
     expected = distill(whole)
     spec = tiny(tmp_path, paths=UNWEIGHTED, aggregation=aggregation, optimizer={"lr": 0.02, "clip": 1.0})
-    ensure_teachers(spec, local_setting(spec), Resident())
-    training = Training(spec, local_setting(spec))
+    ensure_teachers(spec, local_context(spec), ProcessCache())
+    training = Training(spec, local_context(spec))
     stop_after_steps(training, 6)
     summary = distill(spec)
     assert_same(weights(taught, expected), weights(tmp_path, summary))

@@ -11,11 +11,11 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from ray_kd.config.registry import DATASETS
+from ray_kd.training.build import build
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.parts import build
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import ALL_PATHS, tiny
 from tests.training.runs import assert_same, bare_digits, lines, stop_after_steps, weights
 
@@ -66,8 +66,8 @@ def test_students_of_one_seed_start_alike(tmp_path: Path) -> None:
     for paths in ([], ALL_PATHS):
         spec = tiny(tmp_path, paths=paths)
         distill(spec.model_copy(update={"training": spec.training.model_copy(update={"epochs": 1})}))
-        training = Training(spec, local_setting(spec))
-        states.append(build(spec, training.setting, training.resident).student.state_dict())
+        training = Training(spec, local_context(spec))
+        states.append(build(spec, training.context, training.cache).student.state_dict())
     assert_same(states[0], states[1])
 
 
@@ -82,8 +82,8 @@ def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path, after: int, aggrega
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = distill(tiny(whole, paths=ALL_PATHS, aggregation=aggregation))
     spec = tiny(parts, paths=ALL_PATHS, aggregation=aggregation)
-    ensure_teachers(spec, local_setting(spec), Resident())
-    training = Training(spec, local_setting(spec))
+    ensure_teachers(spec, local_context(spec), ProcessCache())
+    training = Training(spec, local_context(spec))
     stop_after_steps(training, after)
     state = training.checkpoints.load()
     assert state is not None

@@ -21,9 +21,9 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.outputs import Outputs
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Interrupted, Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import TINY, tiny
 
 
@@ -153,10 +153,10 @@ def test_layers_without_weights_are_seen_too(tmp_path: Path) -> None:
 
 def test_a_state_is_not_taken_up_with_other_objects(tmp_path: Path) -> None:
     spec, calls = run(tmp_path), []
-    setting = local_setting(spec)
-    stop = setting.stop.set
+    context = local_context(spec)
+    stop = context.stop.set
     with pytest.raises(Interrupted):
-        distill(spec, student=Net(3), key="mine", **sets(), setting=setting, on_epoch=lambda *_: stop())
+        distill(spec, student=Net(3), key="mine", **sets(), context=context, on_epoch=lambda *_: stop())
     with pytest.raises(UserError, match=r"key 'mine'.*conv\.weight"):
         distill(spec, student=Net(5), key="mine", **sets())
     summary = distill(spec, student=Net(3), key="mine", **sets(), on_epoch=lambda *_: calls.append(1))
@@ -194,9 +194,9 @@ def test_to_start_over_keeps_a_finished_run_until_another_has_finished(tmp_path:
     kept = files(folder)
     assert {name: kept[name] for name in before} == before
     assert distill(spec, **objects) == first, "and it is the run that is found"
-    setting = replace(local_setting(spec))
+    context = replace(local_context(spec))
     with pytest.raises(Interrupted):
-        distill(spec, fresh=True, **objects, setting=setting, on_epoch=lambda *_: setting.stop.set())
+        distill(spec, fresh=True, **objects, context=context, on_epoch=lambda *_: context.stop.set())
     assert distill(spec, **objects) == first
     second = distill(spec, fresh=True, **({**objects, "student": Net(5)} if own else {}))
     after = files(folder)
@@ -226,7 +226,7 @@ def test_no_failure_is_written_over_a_finished_run(tmp_path: Path) -> None:
     spec = run(tmp_path)
     first = distill(spec)
     before = files(folder_of(tmp_path, first))
-    late = Training(spec, local_setting(spec))
+    late = Training(spec, local_context(spec))
     assert late.fail(RuntimeError("its node died")) == first, "what stands is what it says"
     assert late.stop("a scheduler's late word") == first
     assert files(folder_of(tmp_path, first)) == before
@@ -287,7 +287,7 @@ def test_a_factory_whose_code_makes_another_network_is_an_error(
 def test_the_same_holds_for_teachers_and_sweeps(tmp_path: Path, module: Any) -> None:
     teacher = {**TINY["teacher"], "model": MADE}
     spec = tiny(tmp_path, teacher=teacher, paths=["soft_target"])
-    ensure_teachers(spec, local_setting(spec), Resident())
+    ensure_teachers(spec, local_context(spec), ProcessCache())
     distill(spec)
     base = {**spec.to_dict(), "paths": []}
     plan = {"name": "s", "base": base, "cells": {"with": {"paths": ["soft_target"]}}, "seeds": [0]}
@@ -296,7 +296,7 @@ def test_the_same_holds_for_teachers_and_sweeps(tmp_path: Path, module: Any) -> 
     assert distill(trial)["status"] == "finished"
     module(width=5)
     with pytest.raises(UserError, match=r"\[3, .*\[5, "):
-        ensure_teachers(spec, local_setting(spec), Resident())
+        ensure_teachers(spec, local_context(spec), ProcessCache())
     with pytest.raises(UserError, match=r"\[3, .*\[5, "):
         distill(spec, fresh=True)
     with pytest.raises(UserError, match=r"\[3, .*\[5, "):
@@ -304,4 +304,4 @@ def test_the_same_holds_for_teachers_and_sweeps(tmp_path: Path, module: Any) -> 
     with pytest.raises(UserError, match=r"\[3, .*\[5, "):
         plan_table(sweep)
     with pytest.raises(UserError, match=r"\[3, .*\[5, "):
-        Resident().teacher(spec, "teacher", local_setting(spec).store, torch.device("cpu"))
+        ProcessCache().teacher(spec, "teacher", local_context(spec).store, torch.device("cpu"))

@@ -12,7 +12,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.training.distill import distill
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
 from tests.helpers import TINY_SCENES, tiny
 from tests.training.runs import assert_same, bare_training, lines, stop_after_steps, weights
 
@@ -43,7 +43,7 @@ def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path, after: int) -> None
     expected = distill(scenes(whole, paths=PATHS, aggregation="adaptive"))
     distill(scenes(parts))  # trains the teacher
     spec = scenes(parts, paths=PATHS, aggregation="adaptive")
-    training = Training(spec, local_setting(spec))
+    training = Training(spec, local_context(spec))
     stop_after_steps(training, after)
     summary = distill(spec)
     assert_same(weights(whole, expected), weights(parts, summary))

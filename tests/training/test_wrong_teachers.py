@@ -12,10 +12,10 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import MapSplit, TensorSplit
 from ray_kd.data.permuted import permuted_labels
 from ray_kd.storage import Store
+from ray_kd.training.build import build
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.parts import build
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import local_setting
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
 from tests.helpers import TINY, shifted
 
 BIG = {"name": "digits_cnn", "width": 16}
@@ -53,10 +53,10 @@ def test_identity_knows_the_teachers_that_are_used_and_no_other(tmp_path: Path) 
 
 def test_an_untrained_teacher_is_the_same_every_time_and_needs_no_training(tmp_path: Path) -> None:
     run = spec(tmp_path, "untrained")
-    assert [summary["name"] for summary in ensure_teachers(run, local_setting(run), Resident())] == [
+    assert [summary["name"] for summary in ensure_teachers(run, local_context(run), ProcessCache())] == [
         "tiny-teacher"
     ]
-    first, second = (build(run, local_setting(run), Resident()).teachers["untrained"] for _ in range(2))
+    first, second = (build(run, local_context(run), ProcessCache()).teachers["untrained"] for _ in range(2))
     images = torch.randn(8, 1, 8, 8)
     assert torch.equal(first.outputs(images).logits, second.outputs(images).logits)  # type: ignore[arg-type]
     assert distill(run)["status"] == "finished"
@@ -68,10 +68,10 @@ def test_a_wrong_teacher_fits_its_permuted_labels_and_is_at_chance_on_true_ones(
 ) -> None:
     """Over the seeds tried it fits all of its labels, and says 7 to 12 % of the true ones."""
     run = shifted(spec(tmp_path, "wrong"), seed_shift)
-    ensure_teachers(run, local_setting(run), Resident())
-    teacher = build(run, local_setting(run), Resident()).teachers["wrong"]
+    ensure_teachers(run, local_context(run), ProcessCache())
+    teacher = build(run, local_context(run), ProcessCache()).teachers["wrong"]
     teaching = run.teacher_run("wrong")
-    dataset = Resident().dataset(teaching.dataset, torch.device("cpu"))
+    dataset = ProcessCache().dataset(teaching.dataset, torch.device("cpu"))
     train = dataset.train.gather(torch.arange(len(dataset.train)))
     taught = permuted_labels(dataset.train, teaching.seed).gather(torch.arange(len(dataset.train)))
     said = teacher.outputs(train["image"]).logits.argmax(1)  # type: ignore[union-attr]

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_kd.boxes import giou, iou
+from ray_kd.models.detection.anchor_points import boxes_around, centre_sampling, edge_distances, places
 from ray_kd.models.detection.head import Head, Parts, objects, tensor_of
-from ray_kd.models.detection.places import boxes_around, centre_sampling, edge_distances, places
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import full
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_kd.boxes import giou
+from ray_kd.models.detection.anchor_points import boxes_around, centre_sampling, edge_distances
 from ray_kd.models.detection.head import Head, Parts, objects, tensor_of
-from ray_kd.models.detection.places import boxes_around, centre_sampling, edge_distances
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import full
 

@@ -10,19 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.options import Options
-from ray_kd.config.registry import DATASETS
 from ray_kd.config.spec import RunSpec
-from ray_kd.data.base import Dataset, Split, TensorSplit
-from ray_kd.data.look import watch
+from ray_kd.data.base import Dataset, Split
+from ray_kd.data.create import create_dataset
 from ray_kd.models.compiled import own_state
 from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
-from ray_kd.tasks import Task
+from ray_kd.tasks import Answers, Task
 from ray_kd.teacher import LiveTeacher, load_teacher
 from ray_kd.teacher.normalise import renormalisation
-from ray_kd.training.evaluation import Answers, evaluate, evaluate_answers
+from ray_kd.training.evaluation import evaluate, evaluate_answers
 from ray_kd.training.objects import require_same_runs
-from ray_kd.training.setting import Setting
+from ray_kd.training.run_context import RunContext
 
 KEPT_BYTES = 1 << 30
 """Memory that a teacher's answers to one split may take."""
@@ -30,7 +29,7 @@ JUDGED = 1024
 """Samples on which a teacher is judged before it teaches."""
 
 
-class Resident:
+class ProcessCache:
     """Loaded things by identity; a second run of the same sweep finds them in memory."""
 
     def __init__(self) -> None:
@@ -38,7 +37,7 @@ class Resident:
 
     def dataset(self, options: Options, device: torch.device) -> Dataset:
         """A dataset; splits that lie in memory lie on the device."""
-        return self.once(("dataset", options.full(), device), lambda: _on_device(options, device))
+        return self.once(("dataset", options.full(), device), lambda: create_dataset(options, device))
 
     def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
         """A trained teacher.
@@ -82,20 +81,20 @@ class Resident:
         return answer
 
     def figures(
-        self, teacher: LiveTeacher, task: Task, split: Split, answers: Answers | None, setting: Setting
+        self, teacher: LiveTeacher, task: Task, split: Split, answers: Answers | None, context: RunContext
     ) -> dict[str, float]:
         """A teacher's own metrics on ``JUDGED`` samples of a split, computed once; every rank comes here.
 
         Args:
             answers: the teacher's stored answers, read in place of asking it.
         """
-        key = ("figures", task.name, id(teacher), id(split), setting.device, setting.rank, setting.world)
+        key = ("figures", task.name, id(teacher), id(split), context.device, context.rank, context.world)
 
         def make() -> tuple[dict[str, float], LiveTeacher, Split]:
             part = EverySoMany(split, -(-len(split) // JUDGED))
             if answers is None:
-                return evaluate(Asked(teacher), task, part, None, setting), teacher, split
-            return evaluate_answers(answers, task, part, setting), teacher, split
+                return evaluate(Asked(teacher), task, part, None, context), teacher, split
+            return evaluate_answers(answers, task, part, context), teacher, split
 
         figures: dict[str, float] = self.once(key, make)[0]
         return figures
@@ -136,17 +135,6 @@ class EverySoMany:
 def teacher_key(spec: RunSpec, name: str) -> str:
     """What makes a teacher of a run the same as another run's."""
     return json.dumps([spec.essence()["teachers"][name], spec.dataset.essence()], sort_keys=True)
-
-
-def _on_device(options: Options, device: torch.device) -> Dataset:
-    dataset: Dataset = DATASETS.get(options.component_name)(options)
-    name = options.component_name
-    watch(dataset, f"dataset {name}", f"Dataset '{name}' says how many classes there are (classes).")
-    for name in ("train", "validation", "test"):
-        split = getattr(dataset, name)
-        if isinstance(split, TensorSplit):
-            setattr(dataset, name, split.to(device))
-    return dataset
 
 
 def _bytes(outputs: Outputs) -> int:

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from ray_kd.analysis.across import Across, across_tasks
 from ray_kd.analysis.across_table import across_answer, across_csv, across_markdown, across_terminal
-from ray_kd.analysis.answer import answer
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.comparison_table import as_csv, markdown, terminal
+from ray_kd.analysis.headline import answer
 from ray_kd.analysis.plot_across import across_picture
 from ray_kd.analysis.plot_style import Picture, attempt, style
 from ray_kd.analysis.plots import draw
@@ -23,7 +23,7 @@ from ray_kd.analysis.tasks import by_task
 
 
 @dataclass(frozen=True)
-class Findings:
+class SweepResults:
     """The statistics of one sweep, task by task."""
 
     parts: dict[str, Records]
@@ -45,7 +45,7 @@ class Findings:
         return {task: f"{task}/" if self.across is not None else "" for task in self.comparisons}
 
 
-def findings(records: Records) -> Findings:
+def findings(records: Records) -> SweepResults:
     """The statistics of the records of one sweep.
 
     Raises:
@@ -55,10 +55,10 @@ def findings(records: Records) -> Findings:
     comparisons = {task: compare_cells(part) for task, part in parts.items()}
     plan = records.plan
     across = across_tasks(plan.name, comparisons, plan.notes) if plan and len(parts) > 1 else None
-    return Findings(parts, comparisons, across)
+    return SweepResults(parts, comparisons, across)
 
 
-def shown_table(found: Findings) -> Group:
+def shown_table(found: SweepResults) -> Group:
     """The tables with their answers and notes, for a terminal; what a reader wants first comes last."""
     if found.across is None:
         return terminal(next(iter(found.comparisons.values())))
@@ -68,7 +68,7 @@ def shown_table(found: Findings) -> Group:
     return Group(*parts, Text("ACROSS TASKS", style="bold"), across_terminal(found.across))
 
 
-def write_findings(found: Findings, out: str | Path | Folder) -> dict[str, str]:
+def write_findings(found: SweepResults, out: str | Path | Folder) -> dict[str, str]:
     """Write ``table.md`` and ``table.csv``; returns the path of each.
 
     Of several tasks these are across tasks, and each task has its own pair in a folder of its name.
@@ -87,7 +87,7 @@ def write_findings(found: Findings, out: str | Path | Folder) -> dict[str, str]:
     return {name: folder.write(name, text) for name, text in texts.items()}
 
 
-def draw_findings(found: Findings) -> dict[str, list[Picture]]:
+def draw_findings(found: SweepResults) -> dict[str, list[Picture]]:
     """The figures of each task, and under the name '' those across tasks."""
     drawn = {task: draw(found.parts[task], comparison) for task, comparison in found.comparisons.items()}
     if found.across is not None:

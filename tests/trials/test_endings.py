@@ -1,4 +1,4 @@
-"""How trials end on the agenda: failed, blocked, unfinished; what the same command makes of it. No Ray."""
+"""How trials end: finished, failed, blocked, unfinished; what the same command makes of it. No Ray."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ray_kd.cluster.agenda import RETRIES, Agenda
-from ray_kd.cluster.job import Job
-from ray_kd.cluster.ledger import Ledger, Outcome
 from ray_kd.cluster.progress import snapshot
 from ray_kd.config.ending import Ending
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.storage import Store
 from ray_kd.training.run import Training
-from ray_kd.training.setting import local_setting
+from ray_kd.training.run_context import local_context
+from ray_kd.trials.job import Job
+from ray_kd.trials.ledger import Ledger, Outcome
+from ray_kd.trials.trial_queue import RETRIES, TrialQueue
 from tests.cluster.faults import full_disk
-from tests.cluster.test_agenda import agenda, drain, end, sweep
 from tests.helpers import tiny
+from tests.trials.test_trial_queue import drain, end, queue, sweep
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_when_a_teacher_fails_its_students_are_blocked_with_the_reason(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     teacher = on.next()
     assert teacher is not None
     end(on, teacher, status="failed", reason="the task loss became NaN")
@@ -39,20 +39,20 @@ def test_when_a_teacher_fails_its_students_are_blocked_with_the_reason(store: St
     assert all(entry["status"] == "blocked" for entry in entries)
     assert all("teacher" in entry["reason"] and "NaN" in entry["reason"] for entry in entries)
     assert ledger.outcomes(entry["identity"] for entry in entries) == {}, "no end of their own"
-    again = agenda(store)
+    again = queue(store)
     assert again.over
     assert snapshot(again).endings == {Ending.BLOCKED: 4}
-    assert agenda(store, retry_failed=True).next() is not None
+    assert queue(store, retry_failed=True).next() is not None
 
     # Trained elsewhere meanwhile, the teacher blocks nobody any more.
     finished = {"identity": teacher.identity, "status": "finished", "reason": None, "seconds": 1.0}
     store.write_json(f"runs/{teacher.identity}/summary.json", finished)
-    assert len(drain(agenda(store))) == 4
+    assert len(drain(queue(store))) == 4
 
 
 def test_a_ledger_of_the_version_before_is_read(store: Store) -> None:
     """There a student whose teacher failed was itself failed."""
-    on = agenda(store)
+    on = queue(store)
     teacher = on.next()
     assert teacher is not None
     students = [job for job in on.jobs.values() if job.trial is not None]
@@ -61,19 +61,19 @@ def test_a_ledger_of_the_version_before_is_read(store: Store) -> None:
         store.write_json(f"sweeps/tiny/ledger/{job.identity}.json", {"identity": job.identity, **old})
     own = {"identity": students[0].identity, "status": "failed", "reason": "NaN", "seconds": 1.0}
     store.write_json(f"sweeps/tiny/ledger/{students[0].identity}.json", own)
-    again = agenda(store)
+    again = queue(store)
     assert len(drain(again)) == 1 + 3, "the teacher left no record: it is tried, and its students with it"
     assert snapshot(again).endings == {Ending.FINISHED: 3, Ending.FAILED: 1}
 
 
-def fault(on: Agenda, job: Job) -> None:
+def fault(on: TrialQueue, job: Job) -> None:
     """The machine fails a run: no summary is written."""
     why = "cannot write x: Read-only file system."
     on.end(job.identity, Outcome.of({"identity": job.identity, "status": "unfinished", "reason": why}))
 
 
 def test_what_the_machine_failed_is_unfinished_and_taken_up_again(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     teacher, lost = on.next(), None
     assert teacher is not None
     end(on, teacher)
@@ -87,24 +87,24 @@ def test_what_the_machine_failed_is_unfinished_and_taken_up_again(store: Store) 
     assert on.over
     assert snapshot(on).endings == {Ending.FINISHED: 3, Ending.UNFINISHED: 1}
     assert (snapshot(on).ended, snapshot(on).waiting) == (3, 0)
-    assert [job.identity for job in drain(agenda(store))] == [lost.identity]
+    assert [job.identity for job in drain(queue(store))] == [lost.identity]
     assert store.read_json(f"sweeps/tiny/ledger/{lost.identity}.json")["status"] == "finished"
 
 
 def test_students_of_an_unfinished_teacher_are_not_started_without_it(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     teacher = on.next()
     assert teacher is not None
     fault(on, teacher)
     assert on.next() is None
     assert on.over
     assert snapshot(on).endings == {Ending.UNFINISHED: 4}
-    assert len(drain(agenda(store))) == 5
+    assert len(drain(queue(store))) == 5
 
 
 def test_a_ledger_that_cannot_be_written_stops_nothing(store: Store) -> None:
     """What it would have noted is written once there is room."""
-    on = agenda(store)
+    on = queue(store)
     first = on.next()
     assert first is not None
     with full_disk():
@@ -118,7 +118,7 @@ def test_a_ledger_that_cannot_be_written_stops_nothing(store: Store) -> None:
 
 
 def test_a_process_that_the_machine_fails_again_and_again_leaves_its_run_unfinished(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     teacher = on.next()
     assert teacher is not None
     for _ in range(RETRIES):
@@ -128,13 +128,13 @@ def test_a_process_that_the_machine_fails_again_and_again_leaves_its_run_unfinis
     assert on.over
     assert snapshot(on).endings == {Ending.UNFINISHED: 4}
     assert not store.exists(f"runs/{teacher.identity}/error.txt")
-    assert len(drain(agenda(store))) == 5
+    assert len(drain(queue(store))) == 5
 
 
 def test_a_search_with_unfinished_candidates_waits_for_them(store: Store) -> None:
     search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2]}, "cells": ["taught"]}
     spec, lost = sweep(search=search), None
-    on = agenda(store, spec)
+    on = queue(store, spec)
     while (job := on.next()) is not None:
         if job.phase == "search" and lost is None:
             lost = job
@@ -145,7 +145,7 @@ def test_a_search_with_unfinished_candidates_waits_for_them(store: Store) -> Non
     assert on.over, "nothing more can be done now"
     assert on.searches[0].winner() is None or not on.searches[0].complete
     assert not [job for job in on.jobs.values() if job.cell == "taught (searched)"]
-    again = agenda(store, spec)
+    again = queue(store, spec)
     cells = [job.cell for job in drain(again)]
     assert lost.cell in cells
     assert "taught (searched)" in cells
@@ -156,19 +156,19 @@ def test_a_trial_that_waits_for_a_lock_tells_the_sweep(tmp_path: Path) -> None:
     from ray_kd.cluster.runs import InProcess
 
     spec = tiny(tmp_path, paths=[], teacher=None)
-    setting = local_setting(spec)
+    context = local_context(spec)
     lock = f"runs/{spec.identity()}/lock"
-    setting.store.write(lock, b"another-host:17:0123abcd 1.000")
-    run = InProcess(Training(spec, setting))
+    context.store.write(lock, b"another-host:17:0123abcd 1.000")
+    run = InProcess(Training(spec, context))
     assert run.next_record(time.monotonic() + 0.3) is None
     assert not run.ended
     assert run.waits is not None
     assert "waiting for run 'tiny'" in run.waits
     assert "process 17 on another-host" in run.waits
     run.leave(None)
-    assert setting.store.exists(lock), "it is the other one's"
+    assert context.store.exists(lock), "it is the other one's"
 
-    on = agenda(Store(tmp_path / "sweep"))
+    on = queue(Store(tmp_path / "sweep"))
     teacher = on.next()
     assert teacher is not None
     on.running(teacher.identity)
@@ -177,11 +177,11 @@ def test_a_trial_that_waits_for_a_lock_tells_the_sweep(tmp_path: Path) -> None:
     on.progress(teacher.identity, 1, None)
     assert snapshot(on).waits == ()
 
-    run = InProcess(Training(spec, setting))
+    run = InProcess(Training(spec, context))
     assert run.next_record(time.monotonic() + 0.3) is None
-    setting.store.delete(lock)
+    context.store.delete(lock)
     while not run.ended:
         run.next_record(time.monotonic() + 5)
     assert run.waits is None
     assert run.finish()["status"] == "finished"
-    assert not setting.store.exists(lock)
+    assert not context.store.exists(lock)

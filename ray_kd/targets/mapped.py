@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.storage import Lock, Store
-from ray_kd.teacher.encoding import Encoding
-from ray_kd.teacher.layout import Group, TargetStore, digest
-from ray_kd.teacher.shards import read_shard
+from ray_kd.targets.encoding import Encoding
+from ray_kd.targets.layout import Group, TargetStore, digest
+from ray_kd.targets.shards import read_shard
 
 BLOCK_BYTES = 1 << 20
 

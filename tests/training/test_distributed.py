@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
-from ray_kd.training.setting import Setting, local_setting
+from ray_kd.training.run_context import RunContext, local_context
 from tests.helpers import TINY_SCENES, tiny
 
 TAPPED: dict[str, Any] = {
@@ -48,7 +48,7 @@ def rank_main(rank: int, world: int, port: int, files: list[str]) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world)
     for file in files:
         spec = RunSpec.load(file)
-        training = Training(spec, Setting(Store(spec.storage), torch.device("cpu"), rank, world))
+        training = Training(spec, RunContext(Store(spec.storage), torch.device("cpu"), rank, world))
         list(training.epochs())
         training.finish()
     dist.destroy_process_group()
@@ -61,7 +61,7 @@ def broken_main(rank: int, world: int, port: int, files: list[str]) -> None:
     dist.init_process_group("gloo", rank=rank, world_size=world, timeout=timedelta(seconds=60))
     for file in files:
         spec = RunSpec.load(file)
-        training = Training(spec, Setting(Store(spec.storage), torch.device("cpu"), rank, world))
+        training = Training(spec, RunContext(Store(spec.storage), torch.device("cpu"), rank, world))
         try:
             for _ in training.epochs():
                 if rank == 0:
@@ -116,7 +116,7 @@ def compare(tmp_path: Path, runs: list[dict[str, Any]]) -> None:
     for one, _ in pairs:
         distill(one)
     for _, two in pairs:
-        ensure_teachers(two, local_setting(two), Resident())
+        ensure_teachers(two, local_context(two), ProcessCache())
     two_ranks([two for _, two in pairs], tmp_path)
     for one, two in pairs:
         assert_one_is_two(one, two)

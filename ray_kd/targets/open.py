@@ -15,16 +15,14 @@ from ray_kd.data.views import Views
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.storage import Store
-from ray_kd.tasks import Task
+from ray_kd.targets.batch_reader import Reading, require_near, shard_columns
+from ray_kd.targets.compute import Source, compute, sources, unflat
+from ray_kd.targets.held_shards import HeldShards, ShardColumn
+from ray_kd.targets.layout import Group
+from ray_kd.targets.mapped import MappedColumn, is_mapped, map_columns
+from ray_kd.targets.stored_targets import Readable, StoredTargets
+from ray_kd.tasks import Answers, Task
 from ray_kd.teacher import LiveTeacher
-from ray_kd.teacher.direct import HeldShards, ShardColumn
-from ray_kd.teacher.layout import Group
-from ray_kd.teacher.mapped import MappedColumn, is_mapped, map_columns
-from ray_kd.teacher.stored import Readable, StoredTargets
-from ray_kd.training.evaluation import Answers
-from ray_kd.training.reading import Reading, require_near, shard_columns
-from ray_kd.training.setting import Setting
-from ray_kd.training.targets import Source, compute, sources, unflat
 
 
 @dataclass
@@ -48,7 +46,8 @@ def open_stored(
     teachers: Mapping[str, LiveTeacher],
     paths: list[Path],
     load: Callable[[str], LiveTeacher],
-    setting: Setting,
+    store: Store,
+    device: torch.device,
 ) -> Opened:
     """Open a run's stored targets; those that are missing are computed in this process, once for all.
 
@@ -59,9 +58,9 @@ def open_stored(
     Raises:
         UserError: damaged shards, a full disk.
     """
-    cache = None if spec.targets.streamed else cache_of(spec, setting.store)
+    cache = None if spec.targets.streamed else cache_of(spec, store)
     modules = {name: teacher.model for name, teacher in teachers.items()}
-    wanted = sources(spec, dataset, modules, paths, setting.store)
+    wanted = sources(spec, dataset, modules, paths, store)
     for source in wanted:
         name = source.store.about["teacher"]
         if cache is None or not _all_mapped(source, cache):
@@ -74,14 +73,14 @@ def open_stored(
             columns = _open(source, cache, held)
             for label, names in source.entries.items():
                 entries[label] = {entry: columns[name] for entry, name in names.items()}
-    targets = StoredTargets(dataset.train.ids, spec.distinct_views(), entries, setting.device)
+    targets = StoredTargets(dataset.train.ids, spec.distinct_views(), entries, device)
     judged = {(source.split, source.store.about["teacher"]): source for source in wanted}
     reading = None
     if cache is None:
         direct = tuple(column for column in targets.columns if isinstance(column, ShardColumn))
         require_near(spec, direct)
-        reading = Reading({**spec.to_dict(), "storage": setting.store.uri}, direct)
-    return Opened(targets, lambda *which: _answers(judged[which], cache, setting.device), reading)
+        reading = Reading({**spec.to_dict(), "storage": store.uri}, direct)
+    return Opened(targets, lambda *which: _answers(judged[which], cache, device), reading)
 
 
 def cache_of(spec: RunSpec, store: Store) -> Store:

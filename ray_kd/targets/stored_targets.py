@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.data.loading import CARRIED
-from ray_kd.teacher.encoding import Encoding
+from ray_kd.targets.encoding import Encoding
 from ray_kd.teacher.live import Targets
 
 

@@ -14,21 +14,21 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-import ray_kd
-from ray_kd.config.registry import TASKS, VIEWS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, Split
 from ray_kd.data.batches import PIXELS
+from ray_kd.data.create import create_views
 from ray_kd.data.loading import Loader, Request
 from ray_kd.data.views import Views
 from ray_kd.outputs import Outputs
 from ray_kd.paths import Path
 from ray_kd.storage import Lock, Store
-from ray_kd.tasks import Task
+from ray_kd.targets.encoding import Encoding
+from ray_kd.targets.layout import Group, Shard, TargetStore
+from ray_kd.targets.shards import write_shard
+from ray_kd.tasks import Task, create_task
 from ray_kd.teacher import LiveTeacher
-from ray_kd.teacher.encoding import Encoding
-from ray_kd.teacher.layout import Group, Shard, TargetStore
-from ray_kd.teacher.shards import write_shard
+from ray_kd.version import __version__
 
 EVALUATION = ("validation", "test")
 """Splits of which the first teacher's answers are kept, for fidelity."""
@@ -107,7 +107,7 @@ def about(spec: RunSpec, name: str) -> dict[str, Any]:
         },
         "teacher": name,
         "run": spec.to_dict(),
-        "ray_kd": ray_kd.__version__,
+        "ray_kd": __version__,
     }
 
 
@@ -124,8 +124,8 @@ def sources(
         teachers: modules of the needed teachers, trained or not: one sample says the shapes.
         paths: the run's active paths, bound.
     """
-    task = make_task(spec, dataset)
-    views = make_views(spec, dataset)
+    task = create_task(spec, dataset)
+    views = create_views(spec, dataset)
     found = []
     for place, (name, model) in enumerate(teachers.items()):
         target_store = TargetStore(store, about(spec, name))
@@ -275,20 +275,6 @@ def unflat(values: Mapping[str, Tensor]) -> Outputs:
     }
     features = tuple(found for name, found in values.items() if name.startswith("features/"))
     return Outputs(features, values.get("logits"), extra)
-
-
-def make_task(spec: RunSpec, dataset: Dataset) -> Task:
-    """The run's task for a dataset."""
-    name = spec.task.component_name
-    task: Task = TASKS.get(name)(spec.task, dataset.classes_of(name))
-    return task
-
-
-def make_views(spec: RunSpec, dataset: Dataset) -> Views:
-    """The run's view policy, bound to a dataset."""
-    views: Views = VIEWS.get(spec.views.component_name)(spec.views)
-    views.bind(dataset, spec.task.component_name)
-    return views
 
 
 def same_targets(specs: Iterable[RunSpec]) -> list[RunSpec]:

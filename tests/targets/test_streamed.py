@@ -15,13 +15,13 @@ from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Failure, Request
 from ray_kd.data.streaming import Answer
 from ray_kd.storage import Store
+from ray_kd.targets.batch_reader import Reader, Reading
+from ray_kd.training.build import build
 from ray_kd.training.distill import distill
 from ray_kd.training.loaders import make_loader
-from ray_kd.training.parts import build
-from ray_kd.training.reading import Reader, Reading
-from ray_kd.training.resident import Resident
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Interrupted
-from ray_kd.training.setting import Setting, local_setting
+from ray_kd.training.run_context import RunContext, local_context
 from tests.data.formats import make_folder
 from tests.helpers import tiny
 
@@ -33,8 +33,8 @@ PATHS = ["soft_target", {"name": "nst", "corrupt": "shuffle"}]
 class Stream:
     """A stream that is read here, when it is asked for; stops a run after so many answers."""
 
-    def __init__(self, setting: Setting, stop_at: int | None = None) -> None:
-        self.setting, self.stop_at, self.taken, self.closed = setting, stop_at, 0, 0
+    def __init__(self, context: RunContext, stop_at: int | None = None) -> None:
+        self.context, self.stop_at, self.taken, self.closed = context, stop_at, 0, 0
 
     def __call__(
         self, reading: Reading, requests: Iterator[Request], readers: int
@@ -44,7 +44,7 @@ class Stream:
             for request in requests:
                 self.taken += 1
                 if self.taken == self.stop_at:
-                    self.setting.stop.set()
+                    self.context.stop.set()
                 try:
                     yield request, reader(request)
                 except UserError as error:
@@ -68,9 +68,9 @@ def spec_of(storage: Path, read: str, files: bool = False, **changes: Any) -> Ru
     return tiny(storage, **{"teacher": UNTAUGHT, "paths": PATHS, **changes}, targets=targets)
 
 
-def ended(spec: RunSpec, setting: Setting | None = None) -> tuple[bytes, dict[str, Any]]:
+def ended(spec: RunSpec, context: RunContext | None = None) -> tuple[bytes, dict[str, Any]]:
     """A run's weights and figures."""
-    summary = distill(spec, setting=setting)
+    summary = distill(spec, context=context)
     folder = Path(spec.storage) / "runs" / summary["identity"]
     return (folder / "student.safetensors").read_bytes(), summary["last"]
 
@@ -82,13 +82,13 @@ def test_a_streamed_run_is_the_mapped_run_bit_for_bit_and_goes_on_within_an_epoc
     mapped, spec = spec_of(tmp_path / "m", "mapped", files), spec_of(tmp_path / "s", "stream", files)
     assert mapped.identity() == spec.identity()
     expected = ended(mapped)
-    setting = local_setting(spec)
-    stream = setting.stream = Stream(setting, stop_at=2)
+    context = local_context(spec)
+    stream = context.stream = Stream(context, stop_at=2)
     with pytest.raises(Interrupted, match="in epoch"):
-        distill(spec, setting=setting)
+        distill(spec, context=context)
     assert stream.closed == 1
-    setting.stop.clear()
-    assert ended(spec, setting) == expected
+    context.stop.clear()
+    assert ended(spec, context) == expected
     assert stream.closed == 2
     assert stream.taken == (3 * 4 if files else 3 + 1), "each batch once, but for the one that was cut"
     assert not (tmp_path / "s" / "targets" / "mapped").exists()
@@ -109,9 +109,9 @@ def test_on_another_filesystem_of_pyarrow(tmp_path: Path) -> None:
     near = spec_of(tmp_path / "near", "stream")
     expected = ended(near)
     far = near.model_copy(update={"storage": uri})
-    setting = local_setting(far)
-    setting.stream = Stream(setting)
-    summary = distill(far, setting=setting)
+    context = local_context(far)
+    context.stream = Stream(context)
+    summary = distill(far, context=context)
     assert summary["last"] == expected[1]
     place = tmp_path / "far" / "runs" / summary["identity"] / "student.safetensors"
     assert place.read_bytes() == expected[0]
@@ -121,7 +121,7 @@ def test_on_another_filesystem_of_pyarrow(tmp_path: Path) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of a few rows."""
-    monkeypatch.setattr("ray_kd.teacher.layout.SHARD_BYTES", 400)
+    monkeypatch.setattr("ray_kd.targets.layout.SHARD_BYTES", 400)
 
 
 @pytest.mark.usefixtures("small")
@@ -145,34 +145,34 @@ def test_an_order_over_more_shards_than_are_kept_is_refused_with_one_that_does(t
 @pytest.mark.usefixtures("small")
 def test_a_damaged_shard_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "r", "stream", paths=["soft_target"], targets={"held": 99})
-    setting = local_setting(spec)
-    setting.stream = Stream(setting)
-    build(spec, setting, Resident())
+    context = local_context(spec)
+    context.stream = Stream(context)
+    build(spec, context, ProcessCache())
     shard = sorted((tmp_path / "r").glob("targets/*/*/v001-p002.parquet"))[0]
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
     shard.write_bytes(bytes(data))
     with pytest.raises(UserError, match=rf"{shard.name} is damaged.*precompute"):
-        distill(spec, setting=setting)
+        distill(spec, context=context)
 
 
 @pytest.mark.parametrize("read", ["mapped", "stream"])
 def test_another_teacher_is_noticed_by_a_run_that_finds_every_shard(read: str, tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "r", "stream")
-    build(spec, local_setting(spec), Resident())
+    build(spec, local_context(spec), ProcessCache())
     said = next((tmp_path / "r" / "targets").glob("*/store.json"))
     weights = Store(tmp_path).read_json(f"r/targets/{said.parent.name}/store.json")["weights"]
     said.write_text(said.read_text().replace(weights, "0" * 16))
     with pytest.raises(UserError, match="trained again"):
-        build(spec_of(tmp_path / "r", read), local_setting(spec), Resident())
+        build(spec_of(tmp_path / "r", read), local_context(spec), ProcessCache())
 
 
 def test_what_was_not_announced_is_never_read_for_another(tmp_path: Path) -> None:
     spec = spec_of(tmp_path / "r", "stream")
-    setting = local_setting(spec)
-    setting.stream = Stream(setting)
-    parts = build(spec, setting, Resident())
-    batches = Batches(parts.dataset.train, parts.views, 30, 0, CPU, loader=make_loader(spec, parts, setting))
+    context = local_context(spec)
+    context.stream = Stream(context)
+    parts = build(spec, context, ProcessCache())
+    batches = Batches(parts.dataset.train, parts.views, 30, 0, CPU, loader=make_loader(spec, parts, context))
     alone = next(batches.epoch(1))
     assert "stored/0" not in alone, "before anything is announced the loader reads by itself"
     batches.announce(0, 0, 2)

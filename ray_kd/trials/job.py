@@ -1,13 +1,13 @@
-"""One run on a sweep's agenda."""
+"""One run in a sweep's trial queue."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from ray_kd.cluster.ledger import Outcome
 from ray_kd.config.plan import Trial
 from ray_kd.config.spec import RunSpec
+from ray_kd.trials.ledger import Outcome
 
 
 @dataclass

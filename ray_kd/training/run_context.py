@@ -15,7 +15,7 @@ from ray_kd.data.streaming import Answer
 from ray_kd.storage import Store
 
 if TYPE_CHECKING:
-    from ray_kd.training.reading import Reading
+    from ray_kd.targets.batch_reader import Reading
 
 
 class CheckpointPort(Protocol):
@@ -53,7 +53,7 @@ class StreamPort(Protocol):
 
 
 @dataclass
-class Setting:
+class RunContext:
     """Where a run runs.
 
     Attributes:
@@ -90,9 +90,9 @@ def default_device() -> torch.device:
     )
 
 
-def local_setting(spec: RunSpec) -> Setting:
+def local_context(spec: RunSpec) -> RunContext:
     """This process alone."""
-    return Setting(Store(spec.storage), default_device())
+    return RunContext(Store(spec.storage), default_device())
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:

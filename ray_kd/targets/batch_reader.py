@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import Order, RunSpec
-from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.data.base import TensorSplit
+from ray_kd.data.create import as_trained, create_dataset, create_views
 from ray_kd.data.loading import Request, Rows
-from ray_kd.data.permuted import permuted_labels
-from ray_kd.teacher.direct import HeldShards, ShardColumn, spread
-from ray_kd.teacher.stored import carried_name
-from ray_kd.training.resident import Resident
-from ray_kd.training.targets import Source, make_views
+from ray_kd.targets.compute import Source
+from ray_kd.targets.held_shards import HeldShards, ShardColumn, spread
+from ray_kd.targets.stored_targets import carried_name
 
 
 @dataclass(frozen=True)
@@ -51,9 +48,9 @@ class Reader:
 
     def __init__(self, reading: Reading) -> None:
         spec = RunSpec.parse(reading.run)
-        dataset = as_trained(spec, Resident().dataset(spec.dataset, torch.device("cpu")))
+        dataset = as_trained(spec, create_dataset(spec.dataset))
         self.split, self.columns = dataset.train, reading.columns
-        self.rows = Rows({"train": self.split}, make_views(spec, dataset))
+        self.rows = Rows({"train": self.split}, create_views(spec, dataset))
 
     def __call__(self, request: Request) -> dict[str, Tensor]:
         """The rows of a request of training samples; of a set in memory, which a run has, the targets alone.
@@ -64,15 +61,6 @@ class Reader:
         rows = {} if isinstance(self.split, TensorSplit) else self.rows.read(request)
         index = ((request.shown or 0) * len(self.split) + request.index).numpy()
         return {**rows, **{carried_name(n): column.gather(index) for n, column in enumerate(self.columns)}}
-
-
-def as_trained(spec: RunSpec, dataset: Dataset) -> Dataset:
-    """A dataset as a run trains on it, its labels permuted where the run asks for it."""
-    if spec.training.labels != "permuted":
-        return dataset
-    dataset = copy.copy(dataset)  # other runs of this process share the original
-    dataset.train = permuted_labels(dataset.train, spec.seed)
-    return dataset
 
 
 def shard_columns(source: Source, held: HeldShards) -> dict[str, ShardColumn]:

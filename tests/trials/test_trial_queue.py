@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from ray_kd.cluster.agenda import RETRIES, Agenda
-from ray_kd.cluster.job import Job
-from ray_kd.cluster.ledger import Ledger, Outcome
 from ray_kd.cluster.progress import snapshot
 from ray_kd.config.ending import Ending
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
+from ray_kd.trials.job import Job
+from ray_kd.trials.ledger import Ledger, Outcome
+from ray_kd.trials.trial_queue import RETRIES, TrialQueue
 from tests.helpers import TINY
 
 CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
@@ -26,15 +26,15 @@ def sweep(**changes: Any) -> SweepSpec:
     return SweepSpec.parse({**data, **changes})
 
 
-def agenda(store: Store, spec: SweepSpec | None = None, places: int = 100, **options: Any) -> Agenda:
+def queue(store: Store, spec: SweepSpec | None = None, places: int = 100, **options: Any) -> TrialQueue:
     spec = spec or sweep()
     ledger = Ledger(store, spec.name)
     ledger.load()
-    return Agenda(spec, spec.plan(), ledger, places=places, **options)
+    return TrialQueue(spec, spec.plan(), ledger, places=places, **options)
 
 
 def end(
-    on: Agenda, job: Job, value: float = 0.5, status: str = "finished", reason: str | None = None
+    on: TrialQueue, job: Job, value: float = 0.5, status: str = "finished", reason: str | None = None
 ) -> None:
     """End a run as its trainer would: summary first, then the driver's note."""
     best = {"epoch": 3, "val": {"top1": value}} if status != "failed" else None
@@ -43,7 +43,7 @@ def end(
     on.end(job.identity, Outcome.of({**summary, "best": best}))
 
 
-def drain(on: Agenda, values: dict[float, float] | None = None) -> list[Job]:
+def drain(on: TrialQueue, values: dict[float, float] | None = None) -> list[Job]:
     """Run everything, one after another; a run's value is that of the nearest learning rate."""
     done = []
     while (job := on.next()) is not None:
@@ -61,7 +61,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_teachers_come_first_and_students_wait_for_them(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     teacher = on.next()
     assert teacher is not None
     assert teacher.trial is None
@@ -80,7 +80,7 @@ def test_teachers_come_first_and_students_wait_for_them(store: Store) -> None:
 
 
 def test_no_more_runs_are_out_than_there_are_places(store: Store) -> None:
-    on = agenda(store, sweep(base={key: TINY[key] for key in TINY if key != "teacher"}, cells={"alone": {}}))
+    on = queue(store, sweep(base={key: TINY[key] for key in TINY if key != "teacher"}, cells={"alone": {}}))
     on.places = 1
     first = on.next()
     assert first is not None
@@ -91,61 +91,61 @@ def test_no_more_runs_are_out_than_there_are_places(store: Store) -> None:
 
 
 def test_run_again_it_starts_nothing(store: Store) -> None:
-    assert len(drain(agenda(store))) == 5
-    again = agenda(store)
+    assert len(drain(queue(store))) == 5
+    again = queue(store)
     assert again.over
     assert again.next() is None
     assert snapshot(again).endings == {Ending.FINISHED: 4}
 
 
 def test_run_again_it_starts_what_is_missing(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     ended = set()
     for _ in range(3):  # the teacher and two students
         job = on.next()
         assert job is not None
         end(on, job)
         ended.add(job.identity)
-    rest = {job.identity for job in drain(agenda(store))}
+    rest = {job.identity for job in drain(queue(store))}
     assert len(rest) == 2
     assert not rest & ended
 
 
 def test_what_another_sweep_trained_is_found_but_noted_in_our_ledger(store: Store) -> None:
-    drain(agenda(store))
-    other = agenda(store, sweep(name="other"))
+    drain(queue(store))
+    other = queue(store, sweep(name="other"))
     assert other.over
     assert len(store.names("sweeps/other/ledger")) == 4
 
 
 def test_a_teacher_that_all_students_outlived_is_not_trained_again(store: Store) -> None:
-    (teacher,) = [job for job in drain(agenda(store)) if job.trial is None]
+    (teacher,) = [job for job in drain(queue(store)) if job.trial is None]
     store.delete(f"runs/{teacher.identity}/summary.json")
-    assert agenda(store).over
+    assert queue(store).over
 
 
 def test_two_cells_of_one_identity_train_once(store: Store) -> None:
     cells = {**CELLS, "weight 0": {"paths": [{"name": "logits", "weight": 0}]}}
-    trained = [job for job in drain(agenda(store, sweep(cells=cells))) if job.trial is not None]
+    trained = [job for job in drain(queue(store, sweep(cells=cells))) if job.trial is not None]
     assert len(trained) == 4
 
 
 def test_a_failed_trial_stays_failed_until_told_otherwise(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     jobs = []
     while (job := on.next()) is not None:
         jobs.append(job)
         failed = job.cell == "taught" and job.trial is not None and job.trial.seed == 1
         end(on, job, status="failed" if failed else "finished", reason="NaN" if failed else None)
     store.write(f"runs/{jobs[-1].identity}/checkpoints/last.pt", b"a state that leads to NaN")
-    assert agenda(store).over
-    retried = drain(agenda(store, retry_failed=True))
+    assert queue(store).over
+    retried = drain(queue(store, retry_failed=True))
     assert [job.identity for job in retried] == [jobs[-1].identity]
     assert not store.exists(f"runs/{jobs[-1].identity}/checkpoints/last.pt")
 
 
 def test_a_dead_worker_s_trial_is_retried_a_bounded_number_of_times(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     teacher = on.next()
     assert teacher is not None
     end(on, teacher)
@@ -163,7 +163,7 @@ def test_a_dead_worker_s_trial_is_retried_a_bounded_number_of_times(store: Store
 
 
 def test_a_worker_that_dies_after_its_run_ended_costs_nothing(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     teacher = on.next()
     assert teacher is not None
     summary = {"identity": teacher.identity, "status": "finished", "reason": None, "seconds": 1.0}
@@ -173,19 +173,19 @@ def test_a_worker_that_dies_after_its_run_ended_costs_nothing(store: Store) -> N
 
 
 def test_a_trial_that_another_sweep_s_scheduler_stopped_trains_here(store: Store) -> None:
-    on = agenda(store, sweep(name="other"))
+    on = queue(store, sweep(name="other"))
     teacher = on.next()
     assert teacher is not None
     end(on, teacher)
     first = on.next()
     assert first is not None
     end(on, first, status="stopped", reason="asha")
-    assert first.identity not in {job.identity for job in drain(agenda(store, sweep(name="other")))}
-    assert first.identity in {job.identity for job in drain(agenda(store))}
+    assert first.identity not in {job.identity for job in drain(queue(store, sweep(name="other")))}
+    assert first.identity in {job.identity for job in drain(queue(store))}
 
 
 def test_a_halted_agenda_hands_out_nothing(store: Store) -> None:
-    on = agenda(store)
+    on = queue(store)
     on.halted = True
     assert on.next() is None
     assert on.over
@@ -194,7 +194,7 @@ def test_a_halted_agenda_hands_out_nothing(store: Store) -> None:
 def test_the_winner_of_a_search_runs_on_all_seeds(store: Store) -> None:
     search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2, 0.4]}, "cells": ["taught"]}
     spec = sweep(search=search)
-    done = drain(agenda(store, spec), values={0.05: 0.6, 0.2: 0.9, 0.4: 0.7})
+    done = drain(queue(store, spec), values={0.05: 0.6, 0.2: 0.9, 0.4: 0.7})
     searched = [job for job in done if job.trial is not None and job.trial.cell == "taught (searched)"]
     assert {(job.spec.optimizer.lr, job.spec.seed) for job in searched} == {(0.2, 1)}
     plan = store.read_json("sweeps/tiny/plan.json")
@@ -203,7 +203,7 @@ def test_the_winner_of_a_search_runs_on_all_seeds(store: Store) -> None:
         (0, "compare", 0.2),  # trained as a candidate: seed 0 serves both
         (1, "compare", 0.2),
     ]
-    again = agenda(store, spec)
+    again = queue(store, spec)
     assert again.over
     assert again.plan.size == len(again.jobs) - 1
 
@@ -211,20 +211,20 @@ def test_the_winner_of_a_search_runs_on_all_seeds(store: Store) -> None:
 def test_less_is_better_where_the_metric_says_so(store: Store) -> None:
     search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2]}, "cells": ["taught"]}
     spec = sweep(search=search, metric={"name": "top1", "mode": "min"})
-    on = agenda(store, spec)
+    on = queue(store, spec)
     drain(on, values={0.05: 0.6, 0.2: 0.9})
     assert on.searches[0].winner() is on.searches[0].candidates[0]
 
 
 def test_a_search_whose_candidates_all_failed_has_no_winner_and_says_so(store: Store) -> None:
     search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2]}, "cells": ["taught"]}
-    on = agenda(store, sweep(search=search))
+    on = queue(store, sweep(search=search))
     while (job := on.next()) is not None:
         lost = job.phase == "search"
         end(on, job, status="failed" if lost else "finished", reason="NaN" if lost else None)
     assert on.over
     assert any("none of its candidates finished" in note for note in on.plan.notes)
-    assert agenda(store, sweep(search=search)).over
+    assert queue(store, sweep(search=search)).over
 
 
 def optuna_sweep(trials: int = 12) -> SweepSpec:
@@ -233,7 +233,7 @@ def optuna_sweep(trials: int = 12) -> SweepSpec:
 
 
 def test_optuna_learns_and_keeps_to_its_budget(store: Store) -> None:
-    on = agenda(store, optuna_sweep(), places=2)
+    on = queue(store, optuna_sweep(), places=2)
     drain(on, values={0.03: 0.9, 0.5: 0.1})
     candidates = on.searches[0].candidates
     assert len(candidates) == 12
@@ -243,7 +243,7 @@ def test_optuna_learns_and_keeps_to_its_budget(store: Store) -> None:
 
 
 def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
-    on = agenda(store, optuna_sweep(), places=2)
+    on = queue(store, optuna_sweep(), places=2)
     ended: list[str] = []
     while len(ended) < 6:
         job = on.next()
@@ -251,7 +251,7 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
         end(on, job, 0.5)
         ended.append(job.identity)
     left_open = on.next()
-    again = agenda(store, optuna_sweep(), places=2)
+    again = queue(store, optuna_sweep(), places=2)
     kept = [one.identities[0] for one in again.searches[0].candidates]
     assert set(ended) & {job.identity for job in again.jobs.values() if job.phase == "search"} <= set(kept)
     more = drain(again)
@@ -259,18 +259,18 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
     assert left_open is not None
     assert left_open.identity in {job.identity for job in more}
     assert len(again.searches[0].candidates) == 12
-    assert agenda(store, optuna_sweep(), places=2).over
+    assert queue(store, optuna_sweep(), places=2).over
 
 
 def test_optuna_candidates_of_another_space_do_not_count(store: Store) -> None:
-    drain(agenda(store, optuna_sweep(4), places=2))
+    drain(queue(store, optuna_sweep(4), places=2))
     search = {
         "method": "optuna",
         "trials": 4,
         "space": {"optimizer.lr": {"uniform": [2, 3]}},
         "cells": ["taught"],
     }
-    on = agenda(store, sweep(search=search, seeds=[0]), places=2)
+    on = queue(store, sweep(search=search, seeds=[0]), places=2)
     assert on.searches[0].candidates == []
     assert len([job for job in drain(on) if job.phase == "search"]) == 4
 
@@ -278,7 +278,7 @@ def test_optuna_candidates_of_another_space_do_not_count(store: Store) -> None:
 def test_candidates_that_make_no_valid_run_are_failures_not_the_end(store: Store) -> None:
     space = {"training.batch_size": [30, 31], "resources.workers": [2]}
     search = {"method": "optuna", "trials": 4, "space": space, "cells": ["taught"]}
-    on = agenda(store, sweep(search=search, seeds=[0]), places=2)
+    on = queue(store, sweep(search=search, seeds=[0]), places=2)
     drain(on)
     assert on.searches[0].complete
     winner = on.searches[0].winner()
@@ -286,8 +286,8 @@ def test_candidates_that_make_no_valid_run_are_failures_not_the_end(store: Store
 
 
 def test_a_damaged_ledger_entry_counts_as_absent(store: Store) -> None:
-    drain(agenda(store))
+    drain(queue(store))
     name = store.names("sweeps/tiny/ledger")[0]
     store.write(f"sweeps/tiny/ledger/{name}", b"")
-    assert agenda(store).over
+    assert queue(store).over
     assert store.read_json(f"sweeps/tiny/ledger/{name}")["status"] == "finished"

@@ -1,13 +1,20 @@
-"""Whether a run's parts fit together, asked before anything trains: not even a teacher."""
+"""What is checked before anything trains: that a run's parts fit together, and that gradients reach them.
+
+``check_run`` and ``check_plan`` need the spec alone: they build everything without memory and train not
+even a teacher. ``check_parts`` needs the parts themselves, and asks before step 1 whether each path gets its
+target, gradients flow, and the teacher can teach. Nothing here changes a number of the run: no random stream,
+no statistic, no gradient, no path's state.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 
 from ray_kd.aggregation import create_aggregator
 from ray_kd.config.errors import UserError
@@ -15,14 +22,20 @@ from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
 from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.data.batches import in_order
 from ray_kd.models import create_model
+from ray_kd.models.base import stage_channels
 from ray_kd.models.factory import FactoryOptions
 from ray_kd.models.weights import begin_with
-from ray_kd.outputs import as_outputs
-from ray_kd.paths import create_path
+from ray_kd.outputs import Outputs, as_outputs
+from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.forward import Shape, telling, try_forward
-from ray_kd.training.parts import stage_channels, static_weight
+from ray_kd.training.build import Parts, static_weight
+from ray_kd.training.forward import Shape, made, telling, try_forward
+from ray_kd.training.objects import Own
+from ray_kd.training.probing import looking
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext, resolve_precision
 
 Widths = dict[str, tuple[int, ...]]
 """Channels of each stage, by what identifies a network and what it is asked."""
@@ -30,7 +43,8 @@ ImageShape = tuple[int, int, int]
 """Channels, height and width."""
 Asked = tuple[Shape, bool]
 """The shape of images that a network is sent, and whether in training mode."""
-Made = TypeVar("Made")
+LOOKED_AT = 8
+"""Samples on which the gradients' ways are looked at."""
 
 
 def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | None = None) -> None:
@@ -114,7 +128,7 @@ def _build(spec: RunSpec, known: Widths, shape: ImageShape | None) -> None:
     for options in spec.active_paths():
         widths = teachers[spec.teacher_of(options)]
         make = partial(create_path, options, student_channels=student, teacher_channels=widths)
-        paths.append(_made(f"path '{options.label or options.component_name}'", make))
+        paths.append(made(f"path '{options.label or options.component_name}'", make))
     with telling(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
         aggregator = create_aggregator(
             spec.aggregation,
@@ -169,7 +183,7 @@ def _widths(
         # The number of classes changes no stage, and without a size to ask about channels do not either.
         channels = asked[0][0][1] if asked else 3
         make = partial(create_model, options, classes=10, channels=channels)
-        model = _made(f"{where} ({options.component_name})", make)
+        model = made(f"{where} ({options.component_name})", make)
         if weights is not None and weights != INITIAL:
             begin_with(model, weights, key=weights_key)
         place = f"{where} ({options.component_name})"
@@ -182,22 +196,6 @@ def _widths(
     return known[key]
 
 
-def _made(where: str, make: Callable[[], Made]) -> Made:
-    """A part, built without memory, or with it where it cannot do without values.
-
-    Raises:
-        UserError: it cannot be built.
-    """
-    try:
-        with torch.device("meta"):
-            return make()
-    except UserError:
-        raise
-    except Exception:  # a mistake, or something that the meta device does not have
-        with telling(None, f"{where}: it cannot be built"):
-            return make()
-
-
 def essence_of_parts(spec: RunSpec) -> list[Any]:
     """What says whether a run's parts fit together: the same for all seeds and lengths of training."""
     teachers = {name: teacher.model.essence() for name, teacher in spec.teachers.items()}
@@ -205,3 +203,112 @@ def essence_of_parts(spec: RunSpec) -> list[Any]:
     views = [spec.views.essence(), *(teacher.views.essence() for teacher in spec.teachers.values())]
     about = [spec.task.essence(), spec.dataset.essence(), views]
     return [about, spec.student.essence(), teachers, paths, spec.aggregation.essence()]
+
+
+def check_parts(
+    spec: RunSpec, parts: Parts, context: RunContext, cache: ProcessCache, own: Own | None = None
+) -> None:
+    """Ask all of it, in a process once for the same parts; every rank has to come here.
+
+    Args:
+        own: a user's own objects among the parts; they are looked at every time.
+
+    Raises:
+        UserError: a path without a target, an adapter or a student that no gradient reaches, a teacher no
+            better than chance; a network, a path or a task that fails on the first samples.
+    """
+    check_teachers(spec, parts, context, cache)
+    most = max(1, spec.training.batch_size // context.world)
+    dtype = resolve_precision(spec.training.precision, context.device)
+    if own is not None:
+        check_gradients(parts, context, most, dtype)
+    else:  # a sweep's next trial differs in its seed, say
+        key = ("gradients", essence_of_parts(spec), context.device, context.world)
+        cache.once(key, lambda: check_gradients(parts, context, most, dtype))
+
+
+def check_teachers(spec: RunSpec, parts: Parts, context: RunContext, cache: ProcessCache) -> None:
+    """Whether every teacher, unless it is wrong on purpose, beats chance on validation samples.
+
+    Raises:
+        UserError: names the teacher, its figure and what guessing gives.
+    """
+    for name, live in parts.teachers.items():
+        if spec.teachers[name].on_purpose:
+            continue
+        answers = parts.stored(name) if parts.stored is not None else None
+        figures = cache.figures(live, parts.task, parts.dataset.validation, answers, context)
+        reason = parts.task.chance(figures)
+        if reason is not None:
+            key = f"teachers.{name}"
+            raise UserError(
+                f"teacher '{name}' is no better than chance on validation: {reason}. It has nothing to "
+                f"teach: train it longer ({key}.training.epochs), or look at its weights, its classes and "
+                f"what its images are normalised with ({key}.normalise). If that is the point: "
+                f"{key}.at_chance: go_on."
+            )
+
+
+def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.dtype) -> None:
+    """Whether each path gets its target and sends a gradient to the student and to all it trains itself.
+
+    Looked at with one forward and one backward for each path on a few training samples without views.
+
+    Args:
+        parts: the run's.
+        context: where.
+        most: samples that this rank has in a step.
+        dtype: of the run's forward passes.
+
+    Raises:
+        UserError: names the path, and the parameter that no gradient reaches; or the module, or the path,
+            that fails.
+    """
+    batch = dict(next(in_order(parts.dataset.train, context.device, size=min(LOOKED_AT, most))))
+    batch["view"] = torch.zeros_like(batch["sample"])
+    with telling(None, "targets: a teacher or a path fails on the first batch"):
+        targets = parts.targets.targets(batch)
+    paths = list(cast("list[Path]", parts.paths))
+    for path in paths:
+        if not targets.get(path.label):
+            raise UserError(f"path '{path.label}' got no target from its teacher.")
+    mixed = torch.autocast(context.device.type, dtype=dtype, enabled=dtype != torch.float32)
+    with looking(parts.student, parts.paths), mixed:
+        with telling(parts.student, "student: its forward pass fails on the first batch"):
+            outputs = cast(Outputs, parts.student(batch["image"]))
+        with telling(parts.student, "task: its loss fails on the first batch"):
+            parts.task.loss(outputs, batch)
+        for path in paths:
+            with telling(path, f"path '{path.label}': it fails on the first batch"):
+                _follow(path, outputs, targets[path.label], batch, parts.student)
+
+
+def _follow(
+    path: Path,
+    outputs: Outputs,
+    target: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    student: nn.Module,
+) -> None:
+    losses = path(outputs, target, batch)
+    missing = [key for key in path.keys if key not in losses]
+    if missing:
+        raise UserError(
+            f"path '{path.label}' gave no loss '{missing[0]}', only {', '.join(losses) or 'none'}."
+        )
+    total = torch.stack([losses[key] for key in path.keys]).sum()
+    own = {name: value for name, value in path.named_parameters() if value.requires_grad}
+    trained = [value for value in student.parameters() if value.requires_grad]
+    if not total.requires_grad:
+        raise UserError(f"path '{path.label}': its loss depends on nothing that trains: no gradient.")
+    found = torch.autograd.grad(total, [*own.values(), *trained], retain_graph=True, allow_unused=True)
+    for name, gradient in zip(own, found, strict=False):
+        if gradient is None:
+            raise UserError(
+                f"path '{path.label}': no gradient reaches its '{name}', which would never train."
+            )
+    if all(gradient is None for gradient in found[len(own) :]):
+        raise UserError(
+            f"path '{path.label}': no gradient reaches the student: are its outputs detached, or all its "
+            "weights frozen?"
+        )

@@ -13,25 +13,26 @@ from torch import nn
 from ray_kd.aggregation import Aggregator, create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
+from ray_kd.data import create_views
 from ray_kd.data.base import Dataset
+from ray_kd.data.create import as_trained
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
+from ray_kd.models.base import stage_channels
 from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.streams import forked, key
-from ray_kd.tasks import Task
+from ray_kd.targets.batch_reader import Reading
+from ray_kd.targets.open import Opened, open_stored
+from ray_kd.targets.stored_targets import StoredTargets
+from ray_kd.tasks import Answers, Task, create_task
 from ray_kd.teacher import LiveTeacher, Teachers
 from ray_kd.teacher.normalise import renormalisation
-from ray_kd.teacher.stored import StoredTargets
-from ray_kd.training.evaluation import Answers
 from ray_kd.training.objects import Own, require_live
-from ray_kd.training.reading import Reading, as_trained
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
-from ray_kd.training.stored import Opened, open_stored
-from ray_kd.training.targets import make_task, make_views
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext
 
 
 @dataclass
@@ -54,16 +55,16 @@ class Parts:
     """What another process needs to read the batches and their targets, where they are streamed."""
 
 
-def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None = None) -> Parts:
+def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | None = None) -> Parts:
     """Build a run's parts.
 
     Raises:
         UserError: stages that do not exist, a teacher that is not trained, weights that do not fit.
     """
     own = own or Own()
-    device = setting.device
-    dataset = as_trained(spec, own.dataset or resident.dataset(spec.dataset, device))
-    task, views = make_task(spec, dataset), make_views(spec, dataset)
+    device = context.device
+    dataset = as_trained(spec, own.dataset or cache.dataset(spec.dataset, device))
+    task, views = create_task(spec, dataset), create_views(spec, dataset)
     student = _student(spec, own, task, dataset)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     require_live(spec, own)
@@ -72,14 +73,14 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     teachers = {
         name: LiveTeacher(own.teacher, place, renormalisation(spec, name, dataset))
         if own.teacher is not None
-        else resident.teacher(spec, name, setting.store, place)
+        else cache.teacher(spec, name, context.store, place)
         for name in spec.needed_teachers()
     }
     paths = build_paths(spec, student, teachers)
     networks = {"student": student, **{name: teacher.model for name, teacher in teachers.items()}}
     _look_at_features(networks, paths, dataset)
     modules = nn.ModuleList(paths)
-    if setting.world > 1 and spec.training.sync_batchnorm:
+    if context.world > 1 and spec.training.sync_batchnorm:
         student, modules = synchronise(student, device), cast(nn.ModuleList, synchronise(modules, device))
     labels = {path.label: spec.teacher_of(path.options) for path in paths}
     weights = {path.label: static_weight(path) for path in paths}
@@ -90,15 +91,15 @@ def build(spec: RunSpec, setting: Setting, resident: Resident, own: Own | None =
     told: Callable[[str], Answers] | None = None
     reading: Reading | None = None
     if stored:
-        load = partial(resident.fresh_teacher, spec, store=setting.store, device=device)
-        opened = open_stored(spec, dataset, views, task, teachers, paths, load, setting)
+        load = partial(cache.fresh_teacher, spec, store=context.store, device=device)
+        opened = open_stored(spec, dataset, views, task, teachers, paths, load, context.store, device)
         targets, told, reading = opened.targets, partial(opened.answers, "validation"), opened.reading
         judge = partial(_first_answers, opened, next(iter(teachers)))
     else:
         targets = Teachers(teachers, paths, labels)
         if teachers:
             first = next(iter(teachers.values()))
-            judge = partial(_live_answers, resident, first, task, dataset, setting)
+            judge = partial(_live_answers, cache, first, task, dataset, context)
     return Parts(
         dataset=dataset,
         views=views,
@@ -119,10 +120,15 @@ def _first_answers(opened: Opened, teacher: str, split: str) -> Answers:
 
 
 def _live_answers(
-    resident: Resident, teacher: LiveTeacher, task: Task, dataset: Dataset, setting: Setting, split: str
+    cache: ProcessCache,
+    teacher: LiveTeacher,
+    task: Task,
+    dataset: Dataset,
+    context: RunContext,
+    split: str,
 ) -> Answers:
     asked = getattr(dataset, split)
-    return resident.answers(teacher, task, asked, setting.device, setting.rank, setting.world)
+    return cache.answers(teacher, task, asked, context.device, context.rank, context.world)
 
 
 def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> list[Path]:
@@ -170,11 +176,6 @@ def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], data
             raise
         except Exception:  # a mistake of the network's own shows itself in the first step
             continue
-
-
-def stage_channels(model: nn.Module) -> tuple[int, ...]:
-    """Channels of each of a network's feature maps; none where it shows none, which some paths refuse."""
-    return tuple(getattr(model, "stage_channels", ()))
 
 
 def static_weight(path: Any) -> float:

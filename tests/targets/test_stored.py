@@ -15,15 +15,15 @@ from ray_kd.config.registry import PATHS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.storage import Store
+from ray_kd.targets.compute import same_targets
+from ray_kd.training.build import Parts, build
 from ray_kd.training.distill import distill
-from ray_kd.training.parts import Parts, build
 from ray_kd.training.precompute import gather_work, plan_targets, precompute
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import Setting
-from ray_kd.training.targets import same_targets
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import RunContext
 from ray_kd.training.verify import verify
 from tests.helpers import shifted, tiny
-from tests.training.test_ranks import two_ranks
+from tests.training.test_distributed import two_ranks
 
 CPU = torch.device("cpu")
 DENSE: dict[str, Any] = {"name": "scenes", "size": 32, "train": 24, "validation": 8, "test": 8}
@@ -59,8 +59,8 @@ Losses = dict[str, list[torch.Tensor]]
 UNTAUGHT = {"model": {"name": "digits_cnn", "width": 4}, "weights": "initial"}
 
 
-def parts_of(spec: RunSpec, resident: Resident | None = None, rank: int = 0, world: int = 1) -> Parts:
-    return build(spec, Setting(Store(spec.storage), CPU, rank, world), resident or Resident())
+def parts_of(spec: RunSpec, cache: ProcessCache | None = None, rank: int = 0, world: int = 1) -> Parts:
+    return build(spec, RunContext(Store(spec.storage), CPU, rank, world), cache or ProcessCache())
 
 
 def losses(parts: Parts, epochs: int = 2, rank: int = 0, world: int = 1) -> Losses:
@@ -116,10 +116,10 @@ LARGE = pytest.param("two stages", PATHS_OF["two stages"], id="two stages", mark
 def test_losses_from_stored_targets_are_the_live_teachers(
     task: str, paths: list[str], tmp_path: Path
 ) -> None:
-    resident = Resident()
-    live = losses(parts_of(spec_of(tmp_path, task, paths, None), resident))
+    cache = ProcessCache()
+    live = losses(parts_of(spec_of(tmp_path, task, paths, None), cache))
     for precision, tolerance in PRECISIONS.items():
-        stored = losses(parts_of(spec_of(tmp_path, task, paths, precision), resident))
+        stored = losses(parts_of(spec_of(tmp_path, task, paths, precision), cache))
         assert_same_losses(stored, live, tolerance)
 
 
@@ -128,9 +128,9 @@ def losses_main(rank: int, world: int, port: int, files: list[str]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    resident = Resident()
+    cache = ProcessCache()
     for file in files:
-        found = losses(parts_of(RunSpec.load(file), resident, rank, world), rank=rank, world=world)
+        found = losses(parts_of(RunSpec.load(file), cache, rank, world), rank=rank, world=world)
         torch.save(found, f"{file}.rank{rank}")
     dist.destroy_process_group()
 
@@ -161,11 +161,11 @@ def test_a_stored_run_is_the_live_run(tmp_path: Path, seed_shift: int) -> None:
 
 
 def test_paths_of_one_kind_share_a_column_and_a_new_path_adds_only_its_own(tmp_path: Path) -> None:
-    setting, resident = Setting(Store(str(tmp_path)), CPU), Resident()
+    context, cache = RunContext(Store(str(tmp_path)), CPU), ProcessCache()
 
     def run(*paths: Any) -> int:
         spec = tiny(tmp_path, teacher=UNTAUGHT, paths=list(paths), targets="stored")
-        return precompute([spec], setting, resident)
+        return precompute([spec], context, cache)
 
     assert run("soft_target", "logits") == 3 + 2  # three views of train; the answers on validation and test
     assert run("logits", {"name": "dkd", "temperature": 2}) == 0
@@ -174,7 +174,9 @@ def test_paths_of_one_kind_share_a_column_and_a_new_path_adds_only_its_own(tmp_p
     columns = [
         set(group.columns)
         for work in gather_work(
-            [tiny(tmp_path, teacher=UNTAUGHT, paths=["nst", "logits"], targets="stored")], setting, resident
+            [tiny(tmp_path, teacher=UNTAUGHT, paths=["nst", "logits"], targets="stored")],
+            context,
+            cache,
         )
         for group in work.source.store.groups()
         if group.split == work.source.split == "train"
@@ -184,7 +186,7 @@ def test_paths_of_one_kind_share_a_column_and_a_new_path_adds_only_its_own(tmp_p
 
 
 def test_more_views_add_shards_and_fewer_need_none(tmp_path: Path) -> None:
-    setting = Setting(Store(str(tmp_path)), CPU)
+    context = RunContext(Store(str(tmp_path)), CPU)
 
     def run(count: int) -> int:
         views = {"name": "shift", "count": count}
@@ -196,7 +198,7 @@ def test_more_views_add_shards_and_fewer_need_none(tmp_path: Path) -> None:
             views=views,
             training={"epochs": 9, "batch_size": 30},
         )
-        return precompute([spec], setting)
+        return precompute([spec], context)
 
     assert [run(2), run(2), run(5), run(3)] == [2 + 2, 0, 3, 0]
 
@@ -214,7 +216,7 @@ def test_seeds_weights_and_aggregators_share_a_store(tmp_path: Path) -> None:
     assert len(same_targets(alike)) == 1
     assert len(same_targets([*alike, spec(paths=["nst"]), tiny(tmp_path), spec(paths=[])])) == 2
     plan = plan_targets(
-        gather_work(alike, Setting(Store(str(tmp_path)), CPU), Resident(), trained=False), alike
+        gather_work(alike, RunContext(Store(str(tmp_path)), CPU), ProcessCache(), trained=False), alike
     )
     assert plan.trials == 4
     assert plan.total == (120 * 3 * 20) + (359 + 539) * 40
@@ -223,7 +225,7 @@ def test_seeds_weights_and_aggregators_share_a_store(tmp_path: Path) -> None:
 @pytest.fixture
 def stored(tmp_path: Path) -> RunSpec:
     spec = tiny(tmp_path, teacher=UNTAUGHT, paths=["soft_target", "hint"], targets="stored")
-    precompute([spec], Setting(Store(str(tmp_path)), CPU))
+    precompute([spec], RunContext(Store(str(tmp_path)), CPU))
     return spec
 
 
@@ -232,8 +234,8 @@ def folder_of(spec: RunSpec) -> Path:
 
 
 def verified(spec: RunSpec) -> list[bool]:
-    setting = Setting(Store(spec.storage), CPU)
-    return [one.ok for one in verify(setting.store, folder_of(spec).name, setting)]
+    context = RunContext(Store(spec.storage), CPU)
+    return [one.ok for one in verify(context.store, folder_of(spec).name, context)]
 
 
 def shard_of(spec: RunSpec) -> Path:
@@ -266,7 +268,7 @@ def test_a_lost_shard_is_computed_again(stored: RunSpec, harm: str) -> None:
         (shard if harm == "delete" else shard.with_suffix(".json")).unlink()
     with pytest.raises(UserError, match=r"missing|damaged"):
         verified(stored)
-    assert precompute([stored], Setting(Store(stored.storage), CPU)) == 1
+    assert precompute([stored], RunContext(Store(stored.storage), CPU)) == 1
     assert shard.read_bytes() == whole
     assert all(verified(stored))
 
@@ -305,7 +307,7 @@ def test_changed_views_are_another_store(stored: RunSpec, tmp_path: Path) -> Non
         targets="stored",
         views={"name": "shift", "count": 3, "seed": 1},
     )
-    assert precompute([other], Setting(Store(str(tmp_path)), CPU)) == 5
+    assert precompute([other], RunContext(Store(str(tmp_path)), CPU)) == 5
 
 
 def test_a_view_that_is_not_stored_is_refused(stored: RunSpec) -> None:
@@ -321,7 +323,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"precisions.*soft_targte.*soft_target"):
         tiny(tmp_path, paths=["soft_target"], targets={"precisions": {"soft_targte": "int8"}})
     with pytest.raises(UserError, match="source"):
-        gather_work([tiny(tmp_path)], Setting(Store(str(tmp_path)), CPU), Resident())
+        gather_work([tiny(tmp_path)], RunContext(Store(str(tmp_path)), CPU), ProcessCache())
     spec = tiny(tmp_path, paths=["soft_target"], targets="stored")
     with pytest.raises(UserError, match="own"):
         distill(spec, teacher=torch.nn.Identity())

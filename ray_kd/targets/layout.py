@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.storage import Store
-from ray_kd.teacher.encoding import Encoding
+from ray_kd.targets.encoding import Encoding
 
 FORMAT = 1
 SHARD_BYTES = 1 << 26

@@ -19,11 +19,11 @@ from ray_kd.outputs import Outputs
 from ray_kd.paths.feature import AdaptedOptions, AdaptedPath
 from ray_kd.teacher import LiveTeacher
 from ray_kd.teacher.normalise import Renormalise, renormalisation
-from ray_kd.training.before import check_before
+from ray_kd.training.build import Parts, build
 from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.parts import Parts, build
-from ray_kd.training.resident import Resident
-from ray_kd.training.setting import local_setting
+from ray_kd.training.preflight import check_parts
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
 from tests.helpers import TINY, shifted, tiny
 
 
@@ -70,7 +70,7 @@ def weights(storage: Path, shift: int = 0, name: str = "trained") -> str:
     if not file.exists():
         taught = {**TINY["teacher"], "training": {"epochs": 30, "batch_size": 50}}
         spec = shifted(tiny(storage / "teacher", paths=[], teacher=taught), shift)
-        ensure_teachers(spec, local_setting(spec), Resident())
+        ensure_teachers(spec, local_context(spec), ProcessCache())
         run = spec.teacher_run("teacher").identity()
         file.write_bytes((storage / "teacher" / "runs" / run / "best.safetensors").read_bytes())
     return str(file)
@@ -90,8 +90,8 @@ def with_weights(storage: Path, file: str, **changes: Any) -> RunSpec:
     return tiny(storage / "results", paths=["soft_target", "hint"], teacher=teacher)
 
 
-def parts_of(spec: RunSpec, resident: Resident | None = None) -> Parts:
-    return build(spec, local_setting(spec), resident or Resident())
+def parts_of(spec: RunSpec, cache: ProcessCache | None = None) -> Parts:
+    return build(spec, local_context(spec), cache or ProcessCache())
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_a_path_that_teaches_nothing_stops_the_run(
 def test_looking_changes_nothing(tmp_path: Path) -> None:
     paths = ["soft_target", "crd", "vid", "review", "softmax_regression", "rkd", "nst"]
     spec = tiny(tmp_path, paths=paths, teacher={**TINY["teacher"], "weights": "initial"})
-    resident, setting = Resident(), local_setting(spec)
-    parts = parts_of(spec, resident)
+    cache, context = ProcessCache(), local_context(spec)
+    parts = parts_of(spec, cache)
     modules = nn.ModuleDict({"student": parts.student, "paths": parts.paths})
     before = {name: value.clone() for name, value in modules.state_dict().items()}
     modes = [module.training for module in modules.modules()]
     drawn = torch.get_rng_state()
-    check_before(spec, parts, setting, resident)
+    check_parts(spec, parts, context, cache)
     assert torch.equal(drawn, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in modules.state_dict().items())
     assert [module.training for module in modules.modules()] == modes
@@ -176,14 +176,14 @@ def test_every_teacher_is_judged_by_its_stored_answers(tmp_path: Path, seed_shif
 @pytest.mark.outcome
 def test_a_teacher_is_judged_once_in_a_process(tmp_path: Path, seed_shift: int) -> None:
     spec = shifted(with_weights(tmp_path, weights(tmp_path, seed_shift)), seed_shift)
-    resident = Resident()
+    cache = ProcessCache()
     asked: list[int] = []
-    parts = parts_of(spec, resident)
+    parts = parts_of(spec, cache)
     parts.teachers["teacher"].model.register_forward_hook(
         lambda module, given, out: asked.append(len(given[0]))
     )
     for _ in range(2):
-        check_before(spec, parts, local_setting(spec), resident)
+        check_parts(spec, parts, local_context(spec), cache)
     # All of validation once, and eight samples to follow the gradients on, once.
     assert sum(asked) == len(parts.dataset.validation) + 8
 
@@ -259,10 +259,10 @@ def test_normalisation_by_channel_and_its_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"normalise\.std"):
         with_weights(tmp_path, "initial", normalise={"mean": [0], "std": [0]})
     spec = with_weights(tmp_path, "initial", normalise={"mean": [0], "std": [1]})
-    resident = Resident()
-    resident.dataset(spec.dataset, local_setting(spec).device).mean = None
+    cache = ProcessCache()
+    cache.dataset(spec.dataset, local_context(spec).device).mean = None
     with pytest.raises(UserError, match="does not say what its images were normalised with"):
-        parts_of(spec, resident)
+        parts_of(spec, cache)
 
 
 def test_published_and_own_names_of_weights_make_teachers(tmp_path: Path) -> None:

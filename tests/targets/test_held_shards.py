@@ -13,11 +13,11 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import Order
 from ray_kd.data.order import shuffled
 from ray_kd.storage import Store
-from ray_kd.teacher.direct import HeldShards, ShardColumn, spread
-from ray_kd.teacher.encoding import Encoding
-from ray_kd.teacher.layout import Group, TargetStore
-from ray_kd.teacher.mapped import map_columns
-from ray_kd.teacher.shards import write_shard
+from ray_kd.targets.encoding import Encoding
+from ray_kd.targets.held_shards import HeldShards, ShardColumn, spread
+from ray_kd.targets.layout import Group, TargetStore
+from ray_kd.targets.mapped import map_columns
+from ray_kd.targets.shards import write_shard
 
 SAMPLES, ROWS, VIEWS = 100, 8, 2
 COLUMNS = {"a": Encoding((3,), "float32"), "b": Encoding((2, 2), "int8")}

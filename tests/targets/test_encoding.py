@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ray_kd.teacher.encoding import Encoding
+from ray_kd.targets.encoding import Encoding
 
 PLAIN = [Encoding((3, 5), "float32"), Encoding((3, 5), "float16"), Encoding((3, 5), "int8")]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.spec import Order
-from ray_kd.teacher.layout import Group, Shard, TargetStore
-from ray_kd.teacher.shards import read_shard
+from ray_kd.targets.layout import Group, Shard, TargetStore
+from ray_kd.targets.shards import read_shard
 
 
 class HeldShards:

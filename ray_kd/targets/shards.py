@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.teacher.layout import Group, Shard, TargetStore
+from ray_kd.targets.layout import Group, Shard, TargetStore
 
 
 def schema(group: Group) -> pa.Schema:

@@ -1,4 +1,4 @@
-"""The agenda of a sweep: what is to run next, given what has ended. It knows nothing of Ray.
+"""The trial queue of a sweep: what is to run next, given what has ended. It knows nothing of Ray.
 
 Teachers come first, since most trials need them; then candidates of searches, controls and compared
 trials, long ones before short ones and seed by seed, so that an interrupted sweep has whole pairs. The
@@ -13,22 +13,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray_kd.cluster.job import Job
-from ray_kd.cluster.ledger import Ledger, Outcome
-from ray_kd.cluster.search import Candidate, CellSearch
 from ray_kd.config.cells import Cell, searched_name
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import fault_in
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.trials.job import Job
+from ray_kd.trials.ledger import Ledger, Outcome
+from ray_kd.trials.search import Candidate, CellSearch
 
 RETRIES = 3
 """How often a trial whose worker process died starts again from its checkpoint."""
 
 
 @dataclass
-class Agenda:
+class TrialQueue:
     """What a sweep has still to do.
 
     Args:
@@ -47,7 +47,7 @@ class Agenda:
     jobs: dict[str, Job] = field(default_factory=dict)
     searches: list[CellSearch] = field(default_factory=list)
     started: int = 0
-    """Trials and teachers that were handed out by this agenda."""
+    """Trials and teachers that were handed out by this queue."""
     halted: bool = False
     """Set it to hand out nothing more."""
     teachers_only: bool = False

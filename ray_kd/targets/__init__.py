@@ -1,0 +1,1 @@
+"""Stored targets: which a run needs, computing them, and reading them as training asks for them."""

@@ -1,0 +1,1 @@
+"""The trials of a sweep: which is next, and what became of it. Nothing here knows of Ray."""
