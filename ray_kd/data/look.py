@@ -19,6 +19,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.data.base import Dataset, RawSplit, Split, TensorSplit, is_raw
 from ray_kd.data.files import stack
 from ray_kd.data.items import as_float
+from ray_kd.data.pictures import OddBoxes, OddFile, OddMask
 from ray_kd.outputs import IGNORE
 
 SPLITS = ("train", "validation", "test")
@@ -26,7 +27,22 @@ TASKS = {"label": "classification", "mask": "segmentation", "box_label": "detect
 """Which task each column of classes is for."""
 
 
-def watch(dataset: Dataset, whose: str, remedy: str) -> Dataset:
+class OddLabel(OddFile):
+    """A label that is no class."""
+
+    what = "a label that is no class"
+
+
+ERRORS: dict[str, type[UserError]] = {
+    "label": OddLabel,
+    "mask": OddMask,
+    "boxes": OddBoxes,
+    "box_label": OddBoxes,
+}
+"""What is raised for a mistake in each column."""
+
+
+def check_dataset(dataset: Dataset, whose: str, remedy: str) -> Dataset:
     """Have every split of a dataset looked at, from now on; it is changed in place.
 
     Args:
@@ -42,20 +58,21 @@ def watch(dataset: Dataset, whose: str, remedy: str) -> Dataset:
         if id(split) not in done:
             if not len(split):
                 raise UserError(f"{whose}, {name}: expected at least one sample, got none.")
-            look = look_for(dataset, f"{whose}, {name}", remedy)
-            done[id(split)] = look.whole(split) if isinstance(split, TensorSplit) else Watched(split, look)
+            checks = checks_of(dataset, f"{whose}, {name}", remedy)
+            whole = checks.whole(split) if isinstance(split, TensorSplit) else None
+            done[id(split)] = whole or CheckedSplit(split, checks)
         setattr(dataset, name, done[id(split)])
     return dataset
 
 
-def look_for(dataset: Dataset, where: str, remedy: str = "") -> Look:
+def checks_of(dataset: Dataset, where: str, remedy: str = "") -> SampleChecks:
     """What samples of a dataset have to be, by what it says of itself."""
     classes = {column: dataset.classes_of(task) for column, task in TASKS.items()}
-    return Look(where, classes, dataset.channels, dataset.mean is not None, remedy)
+    return SampleChecks(where, classes, dataset.channels, dataset.mean is not None, remedy)
 
 
 @dataclass(frozen=True)
-class Look:
+class SampleChecks:
     """What the samples of a split have to be.
 
     Attributes:
@@ -96,6 +113,16 @@ class Look:
         if "box_label" in found or "boxes" in found:
             found.update(self._objects(found, numbers))
         return found
+
+    def raw(self, sample: Mapping[str, Any], number: Tensor) -> dict[str, Tensor]:
+        """A sample of files as it lies on disk, its label a class; as tensors."""
+        row = {name: torch.as_tensor(value).as_subclass(Tensor) for name, value in sample.items()}
+        if row["image"].dim() != 3:
+            shape = tuple(row["image"].shape)
+            raise self._wrong(f"expected an image (channels, height, width), got {shape}", "", None, number)
+        if "label" in row:
+            row["label"] = self.label(row["label"][None], number)[0]
+        return self.row(row, number)
 
     def row(self, row: dict[str, Tensor], number: Tensor | None = None) -> dict[str, Tensor]:
         """A finished row of a file, viewed perhaps: bytes stay bytes, a label may be shares of classes."""
@@ -170,11 +197,7 @@ class Look:
         if values.is_floating_point():
             broken = (values != values.round()) | ~values.isfinite()
             if broken.any():
-                row = (
-                    int(broken.flatten(1).any(1).nonzero()[0])
-                    if values.dim() > 1
-                    else int(broken.nonzero()[0])
-                )
+                row = int(broken.nonzero()[0][0])
                 text = f"{column}: expected the number of a class, got {float(values[broken][0]):g}"
                 raise self._wrong(text, "", row, numbers)
         elif values.is_complex():
@@ -269,14 +292,15 @@ class Look:
         sample = ""
         if row is not None:
             sample = f", sample {row if numbers is None else int(numbers.flatten()[row])}"
-        return UserError(f"{self.where}{sample}: {text}.{' ' if hint else ''}{hint}")
+        kind = ERRORS.get(text.partition(":")[0], UserError)
+        return kind(f"{self.where}{sample}: {text}.{' ' if hint else ''}{hint}")
 
 
-class Watched:
+class CheckedSplit:
     """A split whose batches, or rows of files, are looked at where they are made."""
 
-    def __init__(self, split: Split, look: Look) -> None:
-        self.split, self.look = split, look
+    def __init__(self, split: Split, checks: SampleChecks) -> None:
+        self.split, self.checks = split, checks
         self.ids = split.ids
         self._at: int | None = None
 
@@ -284,7 +308,7 @@ class Watched:
         return len(self.split)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in ("split", "look"):  # while it is being unpickled
+        if name.startswith("_") or name in ("split", "checks"):  # while it is being unpickled
             raise AttributeError(name)
         found = getattr(self.split, name)
         return partial(self._noted, found) if name == "raw" else found
@@ -298,13 +322,13 @@ class Watched:
         if is_raw(self.split):
             rows = stack([self.finish(self.split.fit(self.raw(i))) for i in index.tolist()])
             return {**self.split.ready(rows), "sample": self.ids[index.cpu()]}
-        return self.look.batch(self.split.gather(index), index)
+        return self.checks.batch(self.split.gather(index), index)
 
     def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
         """See ``RawSplit``."""
         number, self._at = self._at, None
         row = cast(RawSplit, self.split).finish(sample)
-        return self.look.row(row, None if number is None else torch.tensor([number]))
+        return self.checks.row(row, None if number is None else torch.tensor([number]))
 
 
 def _kind(value: Any) -> str:

@@ -210,7 +210,7 @@ class _Reader(pickle._Unpickler):
         count = int.from_bytes(self.read(8), "little")
         self.stack.append(bytearray(self.read(count)))
 
-    dispatch = {
+    dispatch: Any = {
         **pickle._Unpickler.dispatch,
         ord(pickle.REDUCE): _reduce,
         ord(pickle.NEWOBJ): _reduce,

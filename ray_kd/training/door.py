@@ -17,7 +17,7 @@ from ray_kd.config.registry import DATASETS, PATHS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.data.items import as_column, as_item
-from ray_kd.data.look import SPLITS, Look, watch
+from ray_kd.data.look import SPLITS, SampleChecks, check_dataset
 from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
@@ -64,9 +64,11 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
     remedy = "A class that train does not have? Say how many there are: distill(..., classes=N)."
     for name, values in labels.items():
         if values is not None and column == "label":
-            _require_classes(values, Look(name, {"label": dataset.classes}, 0, remedy=remedy), classes)
+            _require_classes(
+                values, SampleChecks(name, {"label": dataset.classes}, 0, remedy=remedy), classes
+            )
     _say_new_classes(labels)
-    watch(dataset, "distill", remedy)
+    check_dataset(dataset, "distill", remedy)
     for name in SPLITS:
         split = getattr(dataset, name)
         split.gather(torch.arange(min(LOOKED_AT, len(split))))
@@ -263,15 +265,15 @@ def _say_new_classes(labels: Mapping[str, Tensor | None]) -> None:
                 LOG.warning("%s has classes that train does not have: %s", name, shown)
 
 
-def _require_classes(labels: Tensor, look: Look, told: int | None) -> None:
+def _require_classes(labels: Tensor, checks: SampleChecks, told: int | None) -> None:
     """Whether the known labels of a set are classes from 0 on."""
-    present = look.whole_numbers(labels, "label").unique()
+    present = checks.whole_numbers(labels, "label").unique()
     largest = int(present[-1])
     if told is None and largest == IGNORE and (len(present) < 2 or int(present[-2]) < IGNORE - 1):
-        look = replace(look, classes={"label": IGNORE})  # it names the sample
-    elif told is None and look.where == "train" and int(present[0]) >= 1:
+        checks = replace(checks, classes={"label": IGNORE})  # it names the sample
+    elif told is None and checks.where == "train" and int(present[0]) >= 1:
         raise UserError(
             f"train: label: expected classes from 0 on, got {int(present[0])} to {largest}. Take 1 off; "
             f"or, if class 0 is only missing here, say how many there are: classes={largest + 1}."
         )
-    look.label(labels)
+    checks.label(labels)
