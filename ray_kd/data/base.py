@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeGuard
+from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.data.items import as_column, as_item
+
+
+class LabelOptions(Options):
+    """Options of datasets whose training labels can be limited."""
+
+    labels: Annotated[int, Field(ge=1)] | None = None
+    """Labelled training images the student may use; None: all of them."""
+    seed: int = 0
+    """Key of the splits and of the choice of labels; shared by all seeds of a sweep."""
+
+    def teacher_options(self) -> dict[str, Any]:
+        """What a teacher's dataset differs in: it sees every label of the training split."""
+        return {"labels": None}
 
 
 class Split(Protocol):

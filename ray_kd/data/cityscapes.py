@@ -64,25 +64,24 @@ gtFine/val/<city>/*_gtFine_labelIds.png
         for folder in needed:
             if not folders(os.path.join(root, folder)):
                 wrong(self.name, root, f"has an empty folder {folder}", self.tree)
-        images = sorted(
-            f"{needed[0]}/{city}/{name}"
-            for city in folders(os.path.join(root, needed[0]))
-            for name in sorted(os.listdir(os.path.join(root, needed[0], city)))
-            if name.endswith(IMAGE) and not left_behind(name)
-        )
+        images = _in_cities(root, needed[0], IMAGE)
         if not images:
             wrong(self.name, root, f"has no image in {needed[0]} whose name ends with {IMAGE}", self.tree)
         masks = [
             f"{needed[1]}/{image.removeprefix(needed[0] + '/').removesuffix(IMAGE)}{MASK}" for image in images
         ]
         require(self.name, root, masks, self.tree)
-        others = {
-            f"{needed[1]}/{city}/{name}"
-            for city in folders(os.path.join(root, needed[1]))
-            for name in os.listdir(os.path.join(root, needed[1], city))
-            if name.endswith(MASK) and not left_behind(name)
-        } - set(masks)
+        others = set(_in_cities(root, needed[1], MASK)) - set(masks)
         if others:
             say_once(self.name, f"left out: {len(others):,} masks in '{root}/{needed[1]}' without an image")
-        files = [Files(root, (os.path.join(root, path) for path in part)) for part in (images, masks)]
-        return files[0], files[1]
+        return Files.below(root, images), Files.below(root, masks)
+
+
+def _in_cities(root: str, folder: str, ending: str) -> list[str]:
+    """The files of all cities in a folder whose names end so, sorted, by their paths below the root."""
+    return sorted(
+        f"{folder}/{city}/{name}"
+        for city in folders(os.path.join(root, folder))
+        for name in os.listdir(os.path.join(root, folder, city))
+        if name.endswith(ending) and not left_behind(name)
+    )

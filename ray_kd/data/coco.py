@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.coco_file import Content, listed, read, same_categories
-from ray_kd.data.dense_files import BoxedImages, Told
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.dense_files import BoxedImages, BoxOptions, Told
+from ray_kd.data.files import FileDataset, Files, Form, Size
 from ray_kd.data.layout import require, say_once, wrong
 
 
-class COCOOptions(FileOptions):
+class COCOOptions(BoxOptions):
     """Options of COCO's detection."""
 
     called: str = "coco2017"
@@ -29,9 +29,6 @@ class COCOOptions(FileOptions):
     tables do, so that the best epoch is chosen on them; report the last one then."""
     size: Size = (640, 640)
     """Height and width (one number: a square) that images are scaled to fit into."""
-    outside: Literal["refuse", "clip"] = "refuse"
-    """What becomes of a box that reaches beyond its image by more than 2 pixels, or 1 % of the side: an
-    error, or it is cut off at the border. One that lies outside as a whole is an error."""
 
 
 @DATASETS.register("coco_detection", version=2, source="Lin et al., ECCV 2014, arXiv 1405.0312")

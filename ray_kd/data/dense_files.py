@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_kd.data.files import Files
+from ray_kd.data.files import FileOptions, Files
 from ray_kd.data.masks import class_numbers
 from ray_kd.data.pictures import OddBoxes, read_mask, read_picture, shown, turned
 
@@ -18,6 +18,14 @@ Span = tuple[float, float] | None
 BEYOND = (2.0, 0.01)
 """How far a box may reach beyond its picture, as rounding does in real sets: pixels, or a share of the side
 where that is more."""
+
+
+class BoxOptions(FileOptions):
+    """What datasets of boxes in files can be told."""
+
+    outside: Literal["refuse", "clip"] = "refuse"
+    """What becomes of a box that reaches beyond its image by more than 2 pixels, or 1 % of the side: an
+    error, or it is cut off at the border. One that lies outside as a whole is an error."""
 
 
 class MaskedImages:

@@ -57,7 +57,7 @@ class LabelledImages:
     def part(self, chosen: np.ndarray) -> LabelledImages:
         """Some of them."""
         names = self.files.names()
-        files = Files(self.files.root, (os.path.join(self.files.root, names[i]) for i in chosen))
+        files = Files.below(self.files.root, (names[i] for i in chosen))
         return LabelledImages(files, self.labels[chosen], self.span)
 
 
@@ -179,7 +179,7 @@ or, without train and val, <class>/*.jpg
             raise UserError(
                 f"dataset {self.name}: '{file}': expected an image and a class of train, got {shown}."
             )
-        files = Files(str(folder), (str(folder / "images" / image) for image, _ in rows))
+        files = Files.below(str(folder), (f"images/{image}" for image, _ in rows))
         return LabelledImages(files, np.array([number[name] for _, name in rows]), span)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import Dataset, RawSplit, Split, TensorSplit, is_raw
-from ray_kd.data.files import stack
+from ray_kd.data.files import gather_raw
 from ray_kd.data.items import as_float
 from ray_kd.data.pictures import OddBoxes, OddFile, OddMask
 from ray_kd.outputs import IGNORE
@@ -320,8 +320,7 @@ class CheckedSplit:
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         if is_raw(self.split):
-            rows = stack([self.finish(self.split.fit(self.raw(i))) for i in index.tolist()])
-            return {**self.split.ready(rows), "sample": self.ids[index.cpu()]}
+            return gather_raw(cast(RawSplit, self), index)
         return self.checks.batch(self.split.gather(index), index)
 
     def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.data.base import Dataset, LabelOptions, TensorSplit
 from ray_kd.data.scene_drawing import Look, Painter
 from ray_kd.data.splits import stratified_order
 
@@ -20,7 +19,7 @@ CHUNK = 256
 MEAN, STD = 0.5, 0.25
 
 
-class ScenesOptions(Options):
+class ScenesOptions(LabelOptions):
     """Options of the scenes."""
 
     labels: Annotated[int, Field(ge=1)] | None = None
@@ -49,10 +48,6 @@ class ScenesOptions(Options):
     """Standard deviation of the noise on every pixel."""
     seed: int = 0
     """Key of everything that is drawn; shared by all seeds of a sweep."""
-
-    def teacher_options(self) -> dict[str, Any]:
-        """What a teacher's dataset differs in: it sees every labelled scene."""
-        return {"labels": None}
 
 
 @DATASETS.register("scenes", source="composed of the digits of Alpaydin & Kaynak, UCI 1998")

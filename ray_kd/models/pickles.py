@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 
 class DamagedError(ValueError):
@@ -210,7 +210,7 @@ class _Reader(pickle._Unpickler):
         count = int.from_bytes(self.read(8), "little")
         self.stack.append(bytearray(self.read(count)))
 
-    dispatch: Any = {
+    dispatch: ClassVar[Any] = {
         **pickle._Unpickler.dispatch,
         ord(pickle.REDUCE): _reduce,
         ord(pickle.NEWOBJ): _reduce,
