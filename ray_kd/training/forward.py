@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from ray_kd.config.errors import UserError
+from ray_kd.models.blank import ask_on_meta, in_mode
 from ray_kd.outputs import Outputs, as_outputs
 
 Shape = tuple[int, int, int, int]
@@ -57,7 +57,8 @@ def try_forward(
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: compiling it would take minutes
     try:
-        return _without_memory(model, shape, training)
+        with in_mode(model, training), torch.device("meta"):
+            return ask_on_meta(model, shape)
     except UserError:
         raise
     except Exception as error:  # a mistake, or an operator or a value that the meta device does not have
@@ -147,38 +148,14 @@ def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, 
     return outputs
 
 
-def _without_memory(model: nn.Module, shape: Shape, training: bool) -> Any:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    bare = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    with _looked_at(model, training), torch.device("meta"):
-        return functional_call(model, bare, (torch.empty(shape, device="meta"),))
-
-
 def _in_memory(model: nn.Module, shape: Shape, training: bool) -> Any:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), _looked_at(model, training):
+        with torch.random.fork_rng(devices=devices), in_mode(model, training):
             return model(torch.zeros(shape, device=device))
     finally:
         for buffer, value in kept:
             with torch.no_grad():
                 buffer.copy_(value)
-
-
-class _looked_at:
-    """Within the block a network is in a mode, without gradients; after it every module is as it was."""
-
-    def __init__(self, model: nn.Module, training: bool) -> None:
-        self.modes = [(module, module.training) for module in model.modules()]
-        self.model, self.training, self.no_grad = model, training, torch.no_grad()
-
-    def __enter__(self) -> None:
-        self.no_grad.__enter__()
-        self.model.train(self.training)
-
-    def __exit__(self, *error: Any) -> None:
-        for module, mode in self.modes:
-            module.training = mode
-        self.no_grad.__exit__(*error)
