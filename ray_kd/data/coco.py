@@ -10,7 +10,7 @@ from pydantic import Field
 
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.coco_file import Content, listed, read, same_categories
-from ray_kd.data.dense_files import BoxedImages, BoxOptions, Told
+from ray_kd.data.dense_files import Annotations, BoxedImages, BoxOptions
 from ray_kd.data.files import FileDataset, Files, Form, Size
 from ray_kd.data.layout import require, say_once, wrong
 
@@ -90,12 +90,12 @@ annotations/
     def _boxed(self, options: COCOOptions, part: str, found: Content) -> BoxedImages:
         """The images of one folder in the order of their ids, categories numbered in the order of theirs."""
         known = np.array(sorted(found.categories))
-        files = Files(options.root, (os.path.join(options.root, part, name) for name in found.names))
-        told = Told(os.path.join(options.root, _file(part)), found.numbers, "annotation", found.sizes)
-        labels = [np.searchsorted(known, rows[:, 4]) for rows in found.objects]
-        crowd, area = ([rows[:, column] for rows in found.objects] for column in (5, 6))
-        boxes = [rows[:, :4] for rows in found.objects]
-        return BoxedImages(files, boxes, labels, crowd, area, told, options.range, options.outside)
+        for objects in found.objects:
+            objects["label"] = np.searchsorted(known, objects["label"])
+        file = os.path.join(options.root, _file(part))
+        annotations = Annotations(file, "annotation", found.sizes, found.objects)
+        images = Files.below(os.path.join(options.root, part), found.names)
+        return BoxedImages(images, annotations, options.range, options.outside)
 
 
 def _file(part: str) -> str:

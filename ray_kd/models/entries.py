@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -140,26 +141,10 @@ def tensor_of(value: Any) -> Tensor | None:
         else:
             return None
         code = f"{kind.state[1]}{kind.arguments[0]}"
-        flat = torch.frombuffer(bytearray(raw), dtype=KINDS[code.lstrip("<|")])
-        return (
-            flat.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if backwards else flat.reshape(shape)
-        )
+        values = np.frombuffer(bytearray(raw), np.dtype(code))
+        return torch.from_numpy(values.reshape(shape, order="F" if backwards else "C"))
     except Exception:  # of another kind, or described wrongly: it is not read
         return None
-
-
-KINDS = {
-    "f8": torch.float64,
-    "f4": torch.float32,
-    "f2": torch.float16,
-    "i8": torch.int64,
-    "i4": torch.int32,
-    "i2": torch.int16,
-    "i1": torch.int8,
-    "u1": torch.uint8,
-    "b1": torch.bool,
-}
-"""NumPy's kinds of values."""
 
 
 def _by_key(entries: list[Entry], key: str, place: str) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -132,7 +132,8 @@ class TappedModel(StagedModel):
         Raises:
             UserError: a tap took no part, is called more than once, or gives no feature map.
         """
-        watch, ask = self._watch, partial(ask_on_meta, self)
+        watch = self._watch
+        ask: Callable[[tuple[int, ...]], Any] = partial(ask_on_meta, self)
         watch.raw = True
         try:
             with in_mode(self, training=False), uncompiled(self):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -69,7 +70,8 @@ def try_forward(
         return _in_memory(model, shape, training)
 
 
-class telling:
+@contextmanager
+def telling(model: nn.Module | None, what: str) -> Iterator[None]:
     """Within the block whatever goes wrong in a network, or a path, is one message.
 
     Args:
@@ -77,21 +79,15 @@ class telling:
         what: begins the message.
     """
 
-    def __init__(self, model: nn.Module | None, what: str) -> None:
-        self.model, self.what = model, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
-        if isinstance(error, (UserError, torch.OutOfMemoryError, OSError)):
-            return  # a message already, or no mistake of the network's
-        name = failing_module(error, self.model)
-        place = f" in module {name}" if name else ""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError, OSError):
+        raise  # a message already, or no mistake of the network's
+    except Exception as error:
+        name = failing_module(error, model)
+        where = f" in module {name}" if name else ""
         text = (str(error).strip().splitlines() or [""])[0][:300]
-        raise UserError(f"{self.what}{place}: {type(error).__name__}: {text}") from error
+        raise UserError(f"{what}{where}: {type(error).__name__}: {text}") from error
 
 
 def failing_module(error: BaseException, model: nn.Module | None) -> str | None:

@@ -49,27 +49,6 @@ class Own:
     key: str | None = None
 
 
-class Objects:
-    """What code and objects of the user's a run is made of.
-
-    Args:
-        spec: the run.
-        own: the objects; None: it has none. They are looked at now, before training changes them.
-    """
-
-    def __init__(self, spec: RunSpec, own: Own | None) -> None:
-        self.spec, self.key = spec, None if own is None else own.key
-        self.own = None if own is None else describe_own(own)
-
-    def record(self, classes: int, channels: int) -> Description:
-        """What the run's folder keeps of them; empty where everything is ray-kd's."""
-        return {**(self.own or {}), **describe_code(self.spec, classes, channels)}
-
-    def require_same(self, store: Store, directory: str) -> None:
-        """See the function of that name."""
-        require_same(store, directory, self.spec, self.own, self.key)
-
-
 def require_live(spec: RunSpec, own: Own) -> None:
     """Whether a run of own objects asks its teacher itself: what they are, no store of targets can know.
 
@@ -81,9 +60,11 @@ def require_live(spec: RunSpec, own: Own) -> None:
         raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
 
 
-def describe_own(own: Own) -> Description:
-    """A user's own objects."""
+def describe_own(own: Own | None) -> Description:
+    """A user's own objects; empty where there are none."""
     found: Description = {}
+    if own is None:
+        return found
     if own.student is not None:
         found["student"] = describe_network(own.student)
     if own.teacher is not None:
@@ -154,14 +135,18 @@ def own_code(spec: RunSpec) -> dict[str, Options]:
 
 
 def require_same(
-    store: Store, directory: str, spec: RunSpec, own: Description | None = None, key: str | None = None
+    store: Store,
+    directory: str,
+    spec: RunSpec,
+    described: Description | None = None,
+    own: Own | None = None,
 ) -> None:
     """Refuse to take up a run, ended or left, that was made of other objects or by other code.
 
     Args:
         directory: the run's.
-        own: this call's own objects, as ``describe_own`` has them; None: it has none.
-        key: what the user calls them.
+        described: this call's own objects, as ``describe_own`` describes them; None: it has none.
+        own: the objects.
 
     Raises:
         UserError: says what differs, and what to do.
@@ -176,17 +161,17 @@ def require_same(
         if own is None:
             return  # of a version that kept no such record; the spec alone tells it from others
         raise UserError(
-            f"distill: key '{key}' names a run ({place}) that has no record of its objects; nobody can say "
-            f"whether it is of these. Give them another key, or {start_over}."
+            f"distill: key '{own.key}' names a run ({place}) that has no record of its objects; nobody can "
+            f"say whether it is of these. Give them another key, or {start_over}."
         ) from None
-    found = dict(own or {})
+    found = dict(described or {})
     if "size" in known:
         found |= describe_code(spec, known["size"]["classes"], known["size"]["channels"])
     changed = list(islice(differences(known, found), NAMED))
     if changed and own is not None:
         raise UserError(
-            f"distill: key '{key}' names a run of other objects ({place}): {'; '.join(changed)}. Give these "
-            f"objects another key, or {start_over}."
+            f"distill: key '{own.key}' names a run of other objects ({place}): {'; '.join(changed)}. Give "
+            f"these objects another key, or {start_over}."
         )
     if changed:
         raise UserError(
