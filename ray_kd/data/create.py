@@ -10,8 +10,8 @@ from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS, VIEWS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.data.look import SPLITS, check_dataset
 from ray_kd.data.permuted import permuted_labels
+from ray_kd.data.sample_checks import SPLITS, check_dataset
 from ray_kd.data.views import Views
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ray_kd.data.files import FileOptions, Files
+from ray_kd.data.image_files import OddBoxes, Picture, read_mask, read_picture, shown, turned
 from ray_kd.data.masks import class_numbers
-from ray_kd.data.pictures import OddBoxes, Picture, read_mask, read_picture, shown, turned
 
 Span = tuple[float, float] | None
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_kd.data.base import Dataset, RawSplit
+from ray_kd.data.image_files import Span, stacked
 from ray_kd.data.layout import RootOptions
-from ray_kd.data.pictures import Span, stacked
 from ray_kd.data.splits import hold_out
 from ray_kd.outputs import IGNORE
 

@@ -13,9 +13,9 @@ from pydantic import Field
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.image_files import read_image
 from ray_kd.data.layout import say_once, wrong
 from ray_kd.data.listing import files_below, folders, is_image, lines
-from ray_kd.data.pictures import read_image
 from ray_kd.data.splits import stratified_order
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"}

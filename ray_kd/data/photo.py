@@ -13,8 +13,8 @@ from ray_kd.config.options import ViewOptions
 from ray_kd.config.registry import VIEWS
 from ray_kd.data.base import RawSplit
 from ray_kd.data.files import Size
+from ray_kd.data.image_files import stacked
 from ray_kd.data.mixing import MixedViews, MixOptions, mixes, partners
-from ray_kd.data.pictures import stacked
 from ray_kd.data.sample_views import Raw, SampleViews
 
 Factor = Annotated[float, Field(gt=0)]

@@ -16,9 +16,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import Dataset, Split, is_raw
-from ray_kd.data.loading import NOT_HANDED_ON, begun, end_processes, in_processes
-from ray_kd.data.look import SPLITS, CheckedSplit, checks_of
-from ray_kd.data.pictures import OddFile, remarks
+from ray_kd.data.image_files import OddFile, remarks
+from ray_kd.data.loading import NOT_PICKLABLE, end_processes, process_loader, start_reading
+from ray_kd.data.sample_checks import SPLITS, CheckedSplit, checks_of
 from ray_kd.outputs import IGNORE
 
 AT_ONCE = 16
@@ -132,10 +132,10 @@ def scan(
     if not processes:
         yield from (scanner[part] for part in plan)
         return
-    loader, done = in_processes(scanner, plan, processes), 0
+    loader, done = process_loader(scanner, plan, processes), 0
     try:
-        every = begun(loader)
-    except NOT_HANDED_ON:
+        every = start_reading(loader)
+    except NOT_PICKLABLE:
         end_processes(loader)
         yield from (scanner[part] for part in plan)
         return

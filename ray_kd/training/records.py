@@ -21,7 +21,7 @@ from ray_kd.storage.store import json_line
 from ray_kd.version import __version__
 
 OBJECTS = "objects.json"
-"""What objects and code of the user's a run is made of; see ``training.objects``."""
+"""What objects and code of the user's a run is made of; see ``training.object_records``."""
 BESIDE = "fresh"
 """The folder, in that of a finished run, where it is trained anew until it has finished again."""
 

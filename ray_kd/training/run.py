@@ -31,7 +31,7 @@ from ray_kd.training.distributed import agree
 from ray_kd.training.epoch_summary import epoch_means, require_finite
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.loaders import make_batches, make_loader
-from ray_kd.training.objects import Own, describe_code, describe_own, require_same
+from ray_kd.training.object_records import Own, describe_code, describe_own, require_same
 from ray_kd.training.preflight import check_parts
 from ray_kd.training.process_cache import ProcessCache, student_state
 from ray_kd.training.records import Records, describe_environment, now

@@ -16,7 +16,7 @@ from ray_kd.data.base import Dataset
 from ray_kd.data.batches import Batches, in_order
 from ray_kd.data.files import FileSplit, Form
 from ray_kd.data.loading import Loader
-from ray_kd.data.look import check_dataset
+from ray_kd.data.sample_checks import check_dataset
 
 CPU = torch.device("cpu")
 

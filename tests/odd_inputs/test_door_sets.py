@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import MapSplit
-from ray_kd.data.look import CheckedSplit, SampleChecks
+from ray_kd.data.sample_checks import CheckedSplit, SampleChecks
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.training.distill import distill
 from tests.odd_inputs.doors import CLASSES, DOORS, classes, figures, net, odd, pictures, send, spec

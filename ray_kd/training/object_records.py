@@ -1,4 +1,4 @@
-"""What code and objects of the user's a run was made of: a record in its folder, and whether it still is so.
+"""Records which objects and code of the user a run was made of, and refuses to resume it with other ones.
 
 A spec's identity knows everything that a spec says. It cannot know objects handed to ``distill``, nor what
 a ``factory`` function builds; ``objects.json`` keeps enough of them that another one is seen, and named.

@@ -1,4 +1,4 @@
-"""A network's forward pass, tried before anything trains: a mistake is one message with the module's name."""
+"""Tries a network's forward pass before anything trains: a mistake is one message with the module's name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Made = TypeVar("Made")
 
 
 def made(where: str, make: Callable[[], Made]) -> Made:
-    """A part, built without memory, or with it where it cannot do without values.
+    """What ``make`` builds, on the meta device, or in memory where building needs values.
 
     Raises:
         UserError: it cannot be built.
@@ -30,7 +30,7 @@ def made(where: str, make: Callable[[], Made]) -> Made:
     except UserError:
         raise
     except Exception:  # a mistake, or something that the meta device does not have
-        with telling(None, f"{where}: it cannot be built"):
+        with naming_module(None, f"{where}: it cannot be built"):
             return make()
 
 
@@ -66,13 +66,13 @@ def try_forward(
         if trusted and (isinstance(error, NotImplementedError) or "meta" in str(error)):
             return None
         model = model if real is None else real()
-    with telling(model, f"{where}: its forward pass fails on images of shape {list(shape)}"):
+    with naming_module(model, f"{where}: its forward pass fails on images of shape {list(shape)}"):
         return _in_memory(model, shape, training)
 
 
 @contextmanager
-def telling(model: nn.Module | None, what: str) -> Iterator[None]:
-    """Within the block whatever goes wrong in a network, or a path, is one message.
+def naming_module(model: nn.Module | None, what: str) -> Iterator[None]:
+    """Within the block an error in a network, or a path, becomes one message that names the module.
 
     Args:
         model: whose modules are named; None: of the first network that was running.
@@ -126,7 +126,7 @@ def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, 
             raise UserError(f"{where}: {task} needs logits {shape}; got {got}.")
         if classes is not None and logits.shape[1] < classes:
             raise UserError(
-                f"{where}: its logits tell {logits.shape[1]} classes apart, and the data has {classes} (0 to "
+                f"{where}: its logits are for {logits.shape[1]} classes, and the data has {classes} (0 to "
                 f"{classes - 1}); expected a last layer for {classes}."
             )
     channels = getattr(model, "stage_channels", None)

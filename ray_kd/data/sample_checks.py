@@ -1,7 +1,7 @@
-"""One look at every batch where it is made, on the CPU: what can be read rightly is, the rest is one message.
+"""Checks of samples: what is unambiguous is converted, everything else is an error that names the sample.
 
-A user's own dataset, a registered one and one of files all pass here. A set that lies in memory is looked at
-once, as a whole, when it is loaded.
+Every batch of every dataset (a user's own, a registered one, one of files) is checked where it is made, on
+the CPU. A dataset that lies in memory is checked once, as a whole, when it is loaded.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import Dataset, RawSplit, Split, TensorSplit, is_raw
 from ray_kd.data.files import gather_raw
-from ray_kd.data.items import as_float
-from ray_kd.data.pictures import OddBoxes, OddFile, OddMask
+from ray_kd.data.image_files import OddBoxes, OddFile, OddMask
+from ray_kd.data.user_samples import to_float
 from ray_kd.outputs import IGNORE
 
 SPLITS = ("train", "validation", "test")
@@ -43,10 +43,10 @@ ERRORS: dict[str, type[UserError]] = {
 
 
 def check_dataset(dataset: Dataset, whose: str, remedy: str) -> Dataset:
-    """Have every split of a dataset looked at, from now on; it is changed in place.
+    """Check every batch of a dataset from now on; its splits are wrapped in place.
 
     Args:
-        whose: begins its messages.
+        whose: the dataset, as messages name it.
         remedy: what to do where there are more classes than it says.
 
     Raises:
@@ -66,20 +66,20 @@ def check_dataset(dataset: Dataset, whose: str, remedy: str) -> Dataset:
 
 
 def checks_of(dataset: Dataset, where: str, remedy: str = "") -> SampleChecks:
-    """What samples of a dataset have to be, by what it says of itself."""
+    """The checks of a dataset's samples, by its own classes, channels and mean."""
     classes = {column: dataset.classes_of(task) for column, task in TASKS.items()}
     return SampleChecks(where, classes, dataset.channels, dataset.mean is not None, remedy)
 
 
 @dataclass(frozen=True)
 class SampleChecks:
-    """What the samples of a split have to be.
+    """What every sample of a split has to be like.
 
     Attributes:
-        where: begins messages.
+        where: the split, as messages name it.
         classes: how many there are, by column.
         channels: of an image.
-        normalised: the dataset says by which mean and std its images are; then they are no bytes.
+        normalised: the dataset has a mean and a std, so its images are normalised floats.
         remedy: what to do where there are more classes than it says.
     """
 
@@ -125,7 +125,7 @@ class SampleChecks:
         return self.row(row, number)
 
     def row(self, row: dict[str, Tensor], number: Tensor | None = None) -> dict[str, Tensor]:
-        """A finished row of a file, viewed perhaps: bytes stay bytes, a label may be shares of classes."""
+        """A finished row of a file, perhaps viewed: bytes stay bytes, a label may be shares of classes."""
         if row["image"].is_floating_point():
             self._finite(row["image"][None], number)
         if "label" in row and not row["label"].is_floating_point():
@@ -155,9 +155,9 @@ class SampleChecks:
             raise self._wrong(text, hint, None, numbers)
         if image.dtype != torch.float32:
             if self.normalised and not image.is_floating_point():
-                text = f"the dataset says what images are normalised with, but they are {image.dtype}"
+                text = f"the dataset has a mean and a std, so images are normalised floats; got {image.dtype}"
                 raise self._wrong(text, "Give (image / 255 - mean) / std as float32.", None, numbers)
-            image = as_float(image, self.where)
+            image = to_float(image, self.where)
         self._finite(image, numbers)
         return image
 
@@ -168,7 +168,7 @@ class SampleChecks:
         if not fine.all():
             row = int((~fine).nonzero()[0])
             kind = "NaN" if values[row].isnan().any() else "infinite"
-            raise self._wrong(f"a pixel is {kind}", "Mend or leave out this sample.", row, numbers)
+            raise self._wrong(f"a pixel is {kind}", "Correct it, or leave this sample out.", row, numbers)
 
     def label(self, label: Any, numbers: Tensor | None = None) -> Tensor:
         """Classes (N,) of any kind as int64, one-hot ones too."""
@@ -217,7 +217,7 @@ class SampleChecks:
         if value in (-1, IGNORE):
             hint = f"{value} often stands for 'not labelled': leave such samples out."
         elif value == count and len(label) > 1 and int(label.min()) >= 1:
-            hint = f"They seem to begin at 1: take 1 off. Or: {self.remedy}"
+            hint = f"Classes seem to begin at 1: subtract 1. Or: {self.remedy}"
         raise self._wrong(
             f"{column}: expected a class from 0 to {count - 1}, got {value}", hint, row, numbers
         )
@@ -241,7 +241,7 @@ class SampleChecks:
             values = mask[row][bad[row]].unique().tolist()
             shown = f"{', '.join(map(str, values[:6]))}{' ...' if len(values) > 6 else ''}"
             text = f"mask: expected classes from 0 to {count - 1}, or {IGNORE} (not labelled); got {shown}"
-            raise self._wrong(text, f"Colours or other codes? {self.remedy}", row, numbers)
+            raise self._wrong(text, f"Does the mask hold colours or other codes? {self.remedy}", row, numbers)
         return mask
 
     def _objects(self, columns: Mapping[str, Any], numbers: Tensor | None) -> dict[str, Tensor]:
@@ -297,7 +297,7 @@ class SampleChecks:
 
 
 class CheckedSplit:
-    """A split whose batches, or rows of files, are looked at where they are made."""
+    """A split whose batches, or rows read from files, are checked as they are made."""
 
     def __init__(self, split: Split, checks: SampleChecks) -> None:
         self.split, self.checks = split, checks
@@ -314,7 +314,7 @@ class CheckedSplit:
         return partial(self._noted, found) if name == "raw" else found
 
     def _noted(self, raw: Callable[[int], dict[str, Any]], index: int) -> dict[str, Any]:
-        """``raw``, where there is one; the first sample read for a row is the one that it is of."""
+        """``raw``; the number of the first sample read for a row is kept for messages about the row."""
         self._at = index if self._at is None else self._at
         return raw(index)
 

@@ -16,7 +16,7 @@ PROBED = 20
 """Runs of which all these lengths are looked for; of the others only those that were found."""
 
 
-def longer_notes(specs: Iterable[RunSpec], store: Store) -> list[str]:
+def length_notes(specs: Iterable[RunSpec], store: Store) -> list[str]:
     """A sentence for each length of runs that ended before and are alike in all but their epochs.
 
     Nothing is read but the names of runs and, of those that fit, how they ended.
