@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.dense_files import MaskedImages
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.files import FileDataset, FileOptions, Files, Size
 from ray_kd.data.layout import require, say_once, wrong
 from ray_kd.data.listing import folders, left_behind
 from ray_kd.data.masks import table_of
@@ -55,7 +55,7 @@ gtFine/val/<city>/*_gtFine_labelIds.png
         train, test = (
             MaskedImages(*self._files(options, split), table, options.range) for split in ("train", "val")
         )
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox"), options)
+        self.fill(train, test, options)
 
     def _files(self, options: CityscapesOptions, split: str) -> tuple[Files, Files]:
         """The images of a split in the order of their paths, and their masks."""

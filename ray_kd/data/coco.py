@@ -11,7 +11,7 @@ from pydantic import Field
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.coco_file import Content, listed, read, same_categories
 from ray_kd.data.dense_files import Annotations, BoxedImages, BoxOptions
-from ray_kd.data.files import FileDataset, Files, Form, Size
+from ray_kd.data.files import FileDataset, Files, Size
 from ray_kd.data.layout import require, say_once, wrong
 
 
@@ -68,8 +68,7 @@ annotations/
         train, test = (
             self._boxed(options, *both) for both in zip((options.train, options.test), given, strict=True)
         )
-        most = max(train.most, test.most)
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox", most), options)
+        self.fill(train, test, options)
 
     def _read(self, root: str, part: str) -> Content:
         """What the annotations of a folder say, its images there."""

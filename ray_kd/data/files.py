@@ -250,8 +250,8 @@ class FileDataset(Dataset):
         self,
         train: Source,
         test: Source,
-        form: Form,
-        options: FileOptions,
+        options: Any,
+        fit: Literal["crop", "letterbox"] = "letterbox",
         classes: np.ndarray | None = None,
         validation: Source | None = None,
     ) -> None:
@@ -259,8 +259,12 @@ class FileDataset(Dataset):
 
         Args:
             train: a share of them validates, unless ``validation`` is given.
+            options: ``FileOptions`` with a ``size``.
+            fit: how an image of another size gets there; see ``Form``.
             classes: the class of each training sample (N,), for even shares; None: seeded shares.
         """
+        most = max(getattr(source, "most", 0) for source in (train, test))
+        form = Form(options.size, options.mean, options.std, fit, most)
         known = np.zeros(len(train)) if classes is None else classes
         share = options.validation if validation is None else 0.0
         chosen, held = hold_out(known, share, options.labels, options.seed, self.name)

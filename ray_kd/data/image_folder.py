@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.files import FileDataset, FileOptions, Files, Size
 from ray_kd.data.image_files import read_image
 from ray_kd.data.layout import say_once, wrong
 from ray_kd.data.listing import files_below, folders, is_image, lines
@@ -102,8 +102,7 @@ or, without train and val, <class>/*.jpg
             count = round(len(order) * options.test)
             test, train = train.part(np.sort(order[:count])), train.part(np.sort(order[count:]))
         self.classes = len(names)
-        form = Form(options.size, options.mean, options.std, "crop")
-        self.fill(train, test, form, options, train.labels, validation)
+        self.fill(train, test, options, "crop", train.labels, validation)
 
     def _folder(self, folder: Path, span: tuple[float, float] | None) -> tuple[LabelledImages, list[str]]:
         """The images of a folder of folders, and the names of these, in torchvision's order."""

@@ -79,7 +79,7 @@ class Rows(Dataset):
         self.splits, self.views = dict(splits), views
 
     def __getitem__(self, asked: tuple[str, np.ndarray, int | None]) -> dict[str, Tensor] | Failure:
-        """The rows of a request, given by its parts: a tensor instead of the array would use shared memory."""
+        """The rows of a request, given by its parts: a tensor in place of the array takes shared memory."""
         split, index, view = asked
         try:
             return self.read(Request(split, torch.from_numpy(index), view))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.dense_files import BoxOptions, MaskedImages
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.files import FileDataset, FileOptions, Files, Size
 from ray_kd.data.layout import fetch, require, wrong
 from ray_kd.data.listing import lines
 from ray_kd.data.masks import table_of
@@ -121,7 +121,7 @@ VOCdevkit/VOC2012/
         train = MaskedImages(*self._listed(options, options.train, folder), table, options.range)
         test = MaskedImages(*self._listed(options, "val"), table, options.range)
         self.classes = len(CLASSES) + 1
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox"), options)
+        self.fill(train, test, options)
 
 
 class VOCDetectionOptions(VOCOptions, BoxOptions):
@@ -158,5 +158,4 @@ VOCdevkit/VOC2012/
             for name in ("train", "val")
         )
         self.classes = len(CLASSES)
-        most = max(train.most, test.most)
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox", most), options)
+        self.fill(train, test, options)

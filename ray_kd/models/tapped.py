@@ -16,14 +16,13 @@ from ray_kd.models.blank import ask_on_meta, in_mode
 from ray_kd.models.compiled import MARK, is_compiled, uncompiled
 from ray_kd.models.taps import (
     WORDS,
-    Described,
     Layout,
     Shape,
     Tap,
     TapOptions,
     Watch,
+    channels_of,
     layout_of,
-    sizes_of,
     undecided,
 )
 from ray_kd.outputs import Outputs, as_outputs
@@ -44,7 +43,7 @@ class TappedModel(StagedModel):
         where: the key that names them, for messages.
 
     Attributes:
-        described: what ``measure`` found out about each tap.
+        tap_layouts: the layout of what each tap returns, once ``measure`` has found it out.
     """
 
     layouts: tuple[Layout, ...] = ("NCHW",)
@@ -54,7 +53,7 @@ class TappedModel(StagedModel):
         super().__init__()
         options = [TapOptions(module=tap) if isinstance(tap, str) else tap for tap in taps]
         self.net, self.taps, self.where = net, tuple(options), where
-        self.described: tuple[Described, ...] = ()
+        self.tap_layouts: tuple[Layout, ...] = ()
         self._watch = Watch()
         modules = {n.replace(MARK, ""): part for n, part in net.named_modules(remove_duplicate=False)}
         self._hooks = [Tap(place, tap.call, self._watch) for place, tap in enumerate(options)]
@@ -111,7 +110,7 @@ class TappedModel(StagedModel):
 
     def as_map(self, place: int, feature: Any) -> Tensor:
         """What a tap handed on as a feature map (N, C, H, W)."""
-        dims = 4 if not self.described else len(self.described[place].layout)
+        dims = len(self.tap_layouts[place]) if self.tap_layouts else 4
         if not isinstance(feature, Tensor) or feature.dim() != dims:
             shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise UserError(
@@ -156,10 +155,9 @@ class TappedModel(StagedModel):
         finally:
             watch.raw = watch.on = False
             watch.clear()
-        self.described = tuple(
-            self._describe(place, shape, larger.get(place)) for place, shape in shapes.items()
-        )
-        self.stage_channels = tuple(tap.channels for tap in self.described)
+        found = [self._describe(place, shape, larger.get(place)) for place, shape in shapes.items()]
+        self.tap_layouts = tuple(layout for layout, _ in found)
+        self.stage_channels = tuple(count for _, count in found)
         trained = self._changed_in_training(channels, size)
         for hook in self._hooks:
             hook.kept = {False: hook.place not in changed, True: hook.place not in trained}
@@ -192,7 +190,7 @@ class TappedModel(StagedModel):
             return every
         return twin._watch.changed()
 
-    def _describe(self, place: int, shape: Shape | None, larger: Shape | None) -> Described:
+    def _describe(self, place: int, shape: Shape | None, larger: Shape | None) -> tuple[Layout, int]:
         tap = self.taps[place] if self.taps else None
         what = f"module '{tap}'" if tap is not None else f"features[{place}] of its Outputs"
         layout = None if shape is None else layout_of(shape, LOOKED, larger, self.known_layout())
@@ -202,9 +200,7 @@ class TappedModel(StagedModel):
             if shape is not None and len(shape) == 4 and layout is None and shape[0] == LOOKED:
                 told = ", and nothing tells which of these are the channels: say another image_size"
             raise UserError(f"{self.where}: {what} gives {gives}{told}; expected {WORDS['NCHW']}.")
-        count, grid = sizes_of(shape, layout)
-        module, call = ("", 0) if tap is None else (tap.module, tap.call or 0)
-        return Described(module, call, layout, count, grid)
+        return layout, channels_of(shape, layout)
 
     def known_layout(self) -> Layout | None:
         """What the network says of its features: timm's have ``output_fmt`` if they are not (N, C, H, W)."""

@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from ray_kd.models.factory import FactoryOptions, find
 from ray_kd.models.tapped import TappedModel
 from ray_kd.storage import Store
 from ray_kd.teacher.live import digest_of
+from ray_kd.training.network_checks import made
 from ray_kd.training.records import OBJECTS, read_summary
 
 LOOKED_AT = 32
@@ -227,11 +229,8 @@ def _built(options: Options, classes: int, channels: int) -> Description:
     builders = []
     if isinstance(options, FactoryOptions):
         builders.append(find(options.build))
-    try:
-        with torch.device("meta"):
-            model = draw_model(options, classes=classes, channels=channels, seed=0)
-    except Exception:  # code that asks for values
-        model = draw_model(options, classes=classes, channels=channels, seed=0)
+    make = partial(draw_model, options, classes=classes, channels=channels, seed=0)
+    model = made(f"model '{options.component_name}'", make)
     net = cast(nn.Module, model.net) if isinstance(options, FactoryOptions) else model
     return describe_network(net, *builders)
 
