@@ -55,7 +55,7 @@ class RawSplit(Split, Protocol):
     has ``paths(index)``, the files of a sample, its image first, ``ray-kd doctor --scan`` names them.
 
     Attributes:
-        size: height and width that ``fit`` gives, and a view that is told no other.
+        size: height and width that ``fit`` gives, and a view that has no size of its own.
     """
 
     size: tuple[int, int]

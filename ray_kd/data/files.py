@@ -229,7 +229,7 @@ def boxes_like(boxes: Any, values: Tensor) -> Any:
 
 
 class FileOptions(RootOptions):
-    """What every dataset of image files can be told."""
+    """Options of every dataset of image files."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Taken off each channel, scaled to [0, 1]; default: ImageNet's, as torchvision's weights want it."""

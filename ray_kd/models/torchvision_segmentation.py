@@ -141,8 +141,8 @@ def _build(arch: str, classes: int, arguments: dict[str, Any]) -> nn.Module:
 
 def dilate(layer: nn.Sequential, first: int, rest: int) -> None:
     """Undo the stride of a layer of basic blocks: dilation ``first`` in its first block, then ``rest``."""
-    for place, block in enumerate(layer):
-        rate = rest if place else first
+    for index, block in enumerate(layer):
+        rate = rest if index else first
         for part in block.modules():
             if isinstance(part, nn.Conv2d):
                 part.stride = (1, 1)

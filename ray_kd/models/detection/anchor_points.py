@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=16)
-def places(
+def anchor_points(
     sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Centres (L, 2) as (x, y) in pixels, and strides (L,), of all places: level by level, row by row."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_kd.boxes import giou, iou
-from ray_kd.models.detection.anchor_points import boxes_around, centre_sampling, edge_distances, places
+from ray_kd.models.detection.anchor_points import anchor_points, boxes_around, centre_sampling, edge_distances
 from ray_kd.models.detection.head import Head, Parts, objects, tensor_of
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import full
@@ -34,7 +34,7 @@ class DistributionHead(Head):
     A place's prior is the square of ``reach`` strides around it.
 
     Source: Li et al., NeurIPS 2020, arXiv 2006.04388. Deviation: places are assigned by centre sampling
-    (``places.centre_sampling``) where the paper takes ATSS: it needs no anchors.
+    (``anchor_points.centre_sampling``) where the paper takes ATSS: it needs no anchors.
 
     Args:
         level_sizes: height and width of each level.
@@ -58,7 +58,7 @@ class DistributionHead(Head):
         image_size: tuple[int, int] | None = None,
         **selection: Any,
     ) -> None:
-        self.centres, self.strides = places(level_sizes, strides, device)
+        self.centres, self.strides = anchor_points(level_sizes, strides, device)
         self.radius = radius
         ends = [0.0, *(reach * stride for stride in strides[:-1]), torch.inf]
         count = [height * width for height, width in level_sizes]
