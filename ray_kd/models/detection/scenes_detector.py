@@ -18,7 +18,7 @@ from ray_kd.models.detection.distribution import DistributionHead
 from ray_kd.outputs import Outputs
 
 FIRST_SCORE = 0.01
-"""What every class probability is before training, so that the many empty places do not drown the rest."""
+"""What every class probability is before training, so that the many empty points do not drown the rest."""
 
 
 class ScenesDetectorOptions(ModelOptions):
@@ -35,7 +35,7 @@ class ScenesDetectorOptions(ModelOptions):
     reach: Annotated[float, Field(gt=0)] = 4.0
     """A level finds objects whose farthest edge is at most so many strides away; the last all larger ones."""
     radius: Annotated[float, Field(gt=0)] = 1.5
-    """How far from an object's centre, in strides, a place is trained to find it."""
+    """How far from an object's centre, in strides, a point is trained to find it."""
     least_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Answers with a lower score are no detections."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.6
