@@ -22,12 +22,12 @@ from rich.console import Console
 
 from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
 from ray_kd.cluster.connect import connect
+from ray_kd.cluster.job_actor import JobActor, JobConfig
 from ray_kd.cluster.precompute import precompute_cluster
 from ray_kd.cluster.probe import all_plugins, check_cluster
 from ray_kd.cluster.progress import Counted, Progress
 from ray_kd.cluster.scheduler import CellScheduler
-from ray_kd.cluster.searcher import PlanSearcher
-from ray_kd.cluster.trial import Assignment, TrialActor
+from ray_kd.cluster.searcher import QueueSearcher
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.targets.compute import same_targets
@@ -66,7 +66,7 @@ def execute(
     specs = [job.spec for job in jobs if job.state != "done"] or [job.spec for job in jobs]
     with connect(address, all_plugins(specs)):
         check_cluster(*specs)
-        queue.places = require_room(queue, alive_nodes())
+        queue.slots = require_room(queue, alive_nodes())
         started()
         _store_targets(queue, address, screen)
         if not queue.over:
@@ -114,7 +114,7 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
     sweep = queue.sweep
 
     def configure(job: Job, warm: bool) -> dict[str, Any]:
-        return Assignment(
+        return JobConfig(
             warm=warm,
             identity=job.identity,
             spec=json.dumps(job.spec.to_dict()),
@@ -124,7 +124,7 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
             bundles=bundles(job.spec, max(1, slots(job.spec, alive_nodes()))),
         ).to_config()
 
-    searcher = PlanSearcher(queue, configure)
+    searcher = QueueSearcher(queue, configure)
     scheduler = CellScheduler(queue, searcher.job_of, searcher.on_error)
     folder = tempfile.mkdtemp(prefix="ray-kd-")
     try:
@@ -135,7 +135,7 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
         ):
             watch = Watch(searcher, progress)
             tuner = tune.Tuner(
-                TrialActor,
+                JobActor,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=scheduler,
@@ -164,7 +164,7 @@ class Watch(Stopper):
     It also counts the places anew now and then: nodes come and go.
     """
 
-    def __init__(self, searcher: PlanSearcher, progress: Progress) -> None:
+    def __init__(self, searcher: QueueSearcher, progress: Progress) -> None:
         self.searcher, self.progress, self._counted = searcher, progress, time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -177,7 +177,7 @@ class Watch(Stopper):
             self._counted = time.monotonic()
             self.progress.notice = None
             try:
-                queue.places = require_room(queue, alive_nodes())
+                queue.slots = require_room(queue, alive_nodes())
             except UserError as error:  # the node that could hold a run is away: it may come back
                 self.progress.notice = f"waiting for a node. {error}"
         return queue.halted
@@ -189,7 +189,7 @@ class Watch(Stopper):
 class Starts(tune.Callback):
     """Tells the trial queue that a run has its slot."""
 
-    def __init__(self, searcher: PlanSearcher) -> None:
+    def __init__(self, searcher: QueueSearcher) -> None:
         self.searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:

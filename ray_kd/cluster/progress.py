@@ -128,7 +128,7 @@ def _left(queue: TrialQueue, trials: list[Job], teachers: list[Job]) -> float | 
     seconds += [
         (job.spec.training.epochs - job.epoch) * overall for job in teachers if job.state == "running"
     ]
-    return max(sum(seconds) / max(1, queue.places), max(seconds, default=0.0))
+    return max(sum(seconds) / max(1, queue.slots), max(seconds, default=0.0))
 
 
 @dataclass

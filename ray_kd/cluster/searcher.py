@@ -1,4 +1,4 @@
-"""PlanSearcher: hands Tune the runs of a trial queue one by one, and tells it what became of them."""
+"""QueueSearcher: hands Tune the jobs of a trial queue one by one, and tells it what became of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOST_WARM = 8
 """Warm-ups at most: on a large cluster, places that wait for a teacher are better left to others."""
 
 
-class PlanSearcher(Searcher):
+class QueueSearcher(Searcher):
     """A Tune searcher that follows a trial queue.
 
     Tune's own snapshots are not what a sweep resumes from (they are periodic, and a kill at the wrong
@@ -47,14 +47,14 @@ class PlanSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.queue.over:
             return str(Searcher.FINISHED)
-        if self.queue.out + len(self._warm) >= self.queue.places:
+        if self.queue.active + len(self._warm) >= self.queue.slots:
             return None
         job = self.queue.next()
         if job is not None:
             self._identities[trial_id] = job.identity
             return self.configure(job, False)
         waiting = self.queue.waiting
-        if self.queue.over or waiting is None or self._warmed >= min(self.queue.places, MOST_WARM):
+        if self.queue.over or waiting is None or self._warmed >= min(self.queue.slots, MOST_WARM):
             return None
         self._warm.add(trial_id)
         self._warmed += 1

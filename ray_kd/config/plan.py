@@ -48,7 +48,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Later:
+class LaterTrials:
     """Trials that are certain to come, but not known before others have finished."""
 
     cell: str
@@ -74,7 +74,7 @@ class Plan:
     mode: str
     cells: tuple[str, ...]
     trials: list[Trial]
-    later: list[Later]
+    later: list[LaterTrials]
     teachers: list[RunSpec]
     notes: list[str]
 
@@ -181,7 +181,7 @@ def make_plan(sweep: SweepSpec) -> Plan:
     maker = TrialMaker(sweep)
     cells = {cell.name: cell for cell in sweep.all_cells()}
     trials: list[Trial] = []
-    later: list[Later] = []
+    later: list[LaterTrials] = []
     for search in sweep.search:
         for name in sweep.searched_by(search):
             if search.method == "optuna":
@@ -250,12 +250,12 @@ def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
         )
 
 
-def _later(sweep: SweepSpec, search: Search, cell: str) -> list[Later]:
+def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
     later = []
     if search.method == "optuna":
         count = search.budget * len(search.seeds)
-        later.append(Later(cell, "search", count, "optuna proposes them"))
-    later.append(Later(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
+        later.append(LaterTrials(cell, "search", count, "optuna proposes them"))
+    later.append(LaterTrials(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
     return later
 
 

@@ -35,14 +35,14 @@ class TrialQueue:
         sweep: the sweep.
         plan: its plan; candidates and winners are added to it as they become known.
         ledger: its ledger, loaded.
-        places: how many runs may be out at once.
+        slots: how many runs may be out at once.
         retry_failed: failed trials of an earlier run of the sweep count as missing.
     """
 
     sweep: SweepSpec
     plan: Plan
     ledger: Ledger
-    places: int = 1
+    slots: int = 1
     retry_failed: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     searches: list[CellSearch] = field(default_factory=list)
@@ -68,7 +68,7 @@ class TrialQueue:
 
     def next(self) -> Job | None:
         """The next run to start; None while there is none (see ``over``)."""
-        if self.halted or self.out >= self.places:
+        if self.halted or self.active >= self.slots:
             return None
         job = self._first_ready()
         wanted = job is None or job.phase not in ("teacher", "search")
@@ -81,14 +81,14 @@ class TrialQueue:
         return job
 
     @property
-    def out(self) -> int:
+    def active(self) -> int:
         """How many runs are out."""
         return sum(job.state in ("issued", "running") for job in self.jobs.values())
 
     @property
     def ready(self) -> bool:
         """Whether ``next`` would give a run if there were a place."""
-        learning = not self.teachers_only and any(s.may_propose(self.places) for s in self.searches)
+        learning = not self.teachers_only and any(s.may_propose(self.slots) for s in self.searches)
         return not self.halted and (learning or self._first_ready() is not None)
 
     @property
@@ -100,7 +100,7 @@ class TrialQueue:
     def over(self) -> bool:
         """Whether nothing is left: all has ended, or what has not waits for a run that is unfinished."""
         if self.halted or self.teachers_only:
-            return self.halted or (self.out == 0 and self._first_ready() is None)
+            return self.halted or (self.active == 0 and self._first_ready() is None)
         ended = all(job.state == "done" for job in self.jobs.values() if job.trial is not None)
         return ended and (all(search.complete for search in self.searches) or self._stuck)
 
@@ -117,11 +117,11 @@ class TrialQueue:
                 continue  # all that it taught has ended already
             if job.trial is not None and self.teachers_only:
                 continue
-            if all(self._taught(need) for need in job.needs):
+            if all(self._is_trained(need) for need in job.needs):
                 return job
         return None
 
-    def _taught(self, identity: str) -> bool:
+    def _is_trained(self, identity: str) -> bool:
         outcome = self.jobs[identity].outcome
         return outcome is not None and outcome.status is Ending.FINISHED
 
@@ -144,7 +144,7 @@ class TrialQueue:
         """A run ended; all that hangs on it follows."""
         job = self.jobs[identity]
         self._settle(job, outcome)
-        self._settle_untaught()
+        self._settle_without_teacher()
         self._advance_searches()
 
     def crashed(self, identity: str, reason: str) -> bool:
@@ -176,15 +176,15 @@ class TrialQueue:
         job.state, job.outcome = "done", outcome
         if job in self._queue:
             self._queue.remove(job)
-        if job.trial is not None or not self._taught(job.identity):
+        if job.trial is not None or not self._is_trained(job.identity):
             self.ledger.write(job.identity, job.cell, job.spec.seed, job.phase, outcome)
 
-    def _settle_untaught(self) -> None:
+    def _settle_without_teacher(self) -> None:
         """A trial whose teacher failed is blocked; one whose teacher is unfinished is so itself."""
         for job in list(self._queue):
             for need in job.needs:
                 teacher = self.jobs[need]
-                if teacher.outcome is not None and not self._taught(need):
+                if teacher.outcome is not None and not self._is_trained(need):
                     failed = teacher.outcome.status.final
                     reason = f"its teacher ({teacher.spec.name}) {'failed' if failed else 'is unfinished'}: "
                     ending = Ending.BLOCKED if failed else Ending.UNFINISHED
@@ -219,7 +219,7 @@ class TrialQueue:
         self.plan.teachers += [
             job.spec for job in new.values() if job.trial is None and job.identity not in known
         ]
-        self._settle_untaught()
+        self._settle_without_teacher()
 
     def _needs(self, trial: Trial) -> tuple[str, ...]:
         needs = []
@@ -283,7 +283,7 @@ class TrialQueue:
         """Ask a learning search for a candidate, the one that has had fewest; True when there is one."""
         learning = [search for search in self.searches if search.search.method == "optuna"]
         for search in sorted(learning, key=lambda one: len(one.candidates)):
-            while (candidate := search.propose(self.places)) is not None:
+            while (candidate := search.propose(self.slots)) is not None:
                 try:
                     trials = self._candidate_trials(search, candidate)
                 except UserError:
@@ -302,7 +302,7 @@ class TrialQueue:
                 self._value(search, candidate)
             name = searched_name(search.cell.name)
             if search.complete and any(entry.cell == name for entry in self.plan.later):
-                self._crown(search, name)
+                self._add_winner(search, name)
 
     def _value(self, search: CellSearch, candidate: Candidate) -> None:
         outcomes = [self.jobs[identity].outcome for identity in candidate.identities]
@@ -320,7 +320,7 @@ class TrialQueue:
         partial = (stopped[0].epochs, sum(known) / len(known)) if stopped and known else None
         search.end(candidate, None, partial)
 
-    def _crown(self, search: CellSearch, name: str) -> None:
+    def _add_winner(self, search: CellSearch, name: str) -> None:
         winner = search.winner()
         if winner is None:
             self.plan.later = [entry for entry in self.plan.later if entry.cell != name]

@@ -1,4 +1,4 @@
-"""TrialActor: the process that trains one run after another, and keeps what they share loaded."""
+"""JobActor: the process that trains one run after another, and keeps what they share loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from ray.tune import PlacementGroupFactory, Trainable
 
-from ray_kd.cluster.runs import Distributed, InProcess, Run
+from ray_kd.cluster.runners import DistributedRunner, LocalRunner, Runner
 from ray_kd.cluster.stream import stream
 from ray_kd.config.ending import Ending, ending_of, reason_of
 from ray_kd.config.errors import UserError
@@ -30,7 +30,7 @@ WARM_STEP = 0.1
 
 
 @dataclass(frozen=True)
-class Assignment:
+class JobConfig:
     """What an actor is told to train.
 
     Attributes:
@@ -52,23 +52,23 @@ class Assignment:
 
     def to_config(self) -> dict[str, str]:
         """As Tune's config: one string, since Tune copies, flattens and prints what it can look into."""
-        return {"assignment": json.dumps(asdict(self))}
+        return {"job": json.dumps(asdict(self))}
 
     @classmethod
-    def from_config(cls, config: dict[str, str]) -> Assignment:
+    def from_config(cls, config: dict[str, str]) -> JobConfig:
         """The inverse of ``to_config``."""
-        return cls(**json.loads(config["assignment"]))
+        return cls(**json.loads(config["job"]))
 
 
-class TrialActor(Trainable):
+class JobActor(Trainable):
     """A resident Tune actor: it is reused, so that a trial starts in tens of milliseconds."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        return PlacementGroupFactory(list(Assignment.from_config(config).bundles))
+        return PlacementGroupFactory(list(JobConfig.from_config(config).bundles))
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._resident = ProcessCache()
+        self._cache = ProcessCache()
         self._begin(config)
         self._preload()
 
@@ -81,64 +81,64 @@ class TrialActor(Trainable):
         self._leave()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._task = Assignment.from_config(config)
-        self._run: Run | None = None
+        self._job = JobConfig.from_config(config)
+        self._runner: Runner | None = None
         self._epoch = 0
 
     def step(self) -> dict[str, Any]:
         """Train for about two seconds, or for one epoch; the last report holds the summary."""
-        if self._task.warm:
+        if self._job.warm:
             time.sleep(WARM_STEP)
             return {"epoch": 0}
         until = time.monotonic() + REPORT_EVERY
         result: dict[str, Any] = {}
         try:
-            if self._run is None:
-                self._run = start_run(self._task, self._resident)
+            if self._runner is None:
+                self._runner = make_runner(self._job, self._cache)
             while True:
-                record = self._run.next_record(until)
+                record = self._runner.next_record(until)
                 if record is None:
                     break
                 self._epoch = record["epoch"]
                 result = {"epoch": self._epoch, "value": self._value(record)}
-                if self._task.every_epoch or time.monotonic() >= until:
+                if self._job.every_epoch or time.monotonic() >= until:
                     break
-            if self._run.ended:
-                return {"epoch": self._epoch, **result, **_last(self._run.finish())}
+            if self._runner.ended:
+                return {"epoch": self._epoch, **result, **_last(self._runner.finish())}
         except Exception as error:
             return {"epoch": self._epoch, **result, **_last(self._fail(error))}
-        return {"epoch": self._epoch, "waits": self._run.waits, **result}
+        return {"epoch": self._epoch, "waits": self._runner.waits, **result}
 
     def _preload(self) -> None:
         """Load what the first run needs before it begins: its time is then training alone."""
         with contextlib.suppress(Exception):  # the run itself will say what is wrong
-            spec = RunSpec.parse(json.loads(self._task.spec))
+            spec = RunSpec.parse(json.loads(self._job.spec))
             if spec.resources.workers == 1:
-                self._resident.dataset(spec.dataset, local_context(spec).device)
+                self._cache.dataset(spec.dataset, local_context(spec).device)
                 # PyTorch imports half of itself with a process's first optimizer: two seconds.
                 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 
     def _value(self, record: dict[str, Any]) -> float | None:
-        if "val" not in record or not self._task.metric:
+        if "val" not in record or not self._job.metric:
             return None
-        if self._task.metric not in record["val"]:
+        if self._job.metric not in record["val"]:
             known = ", ".join(record["val"])
             raise UserError(
-                f"metric.name: a run has no validation metric '{self._task.metric}'. Known: {known}."
+                f"metric.name: a run has no validation metric '{self._job.metric}'. Known: {known}."
             )
-        return float(record["val"][self._task.metric])
+        return float(record["val"][self._job.metric])
 
     def _fail(self, error: Exception) -> dict[str, Any]:
         """The summary of a run that met an error; written where it failed and that is possible."""
-        run, self._run = self._run, None
+        runner, self._runner = self._runner, None
         try:
-            if run is None:
-                spec = parse(self._task)
-                run = InProcess(Training(spec, local_context(spec), self._resident))
-            return run.fail(error)
+            if runner is None:
+                spec = parse(self._job)
+                runner = LocalRunner(Training(spec, local_context(spec), self._cache))
+            return runner.fail(error)
         except Exception:  # a full disk or another version, say: the driver's ledger keeps the reason
             return {
-                "identity": self._task.identity,
+                "identity": self._job.identity,
                 "status": ending_of(error).value,
                 "reason": reason_of(error),
                 "epochs": self._epoch,
@@ -146,48 +146,48 @@ class TrialActor(Trainable):
 
     def _leave(self) -> None:
         """Leave a run that has not ended: a scheduler stopped it, or the sweep was interrupted."""
-        run, self._run = self._run, None
-        if run is None or run.closed:
+        runner, self._runner = self._runner, None
+        if runner is None or runner.closed:
             return
         verdict = None
         with contextlib.suppress(OSError, UserError):
-            verdict = run.store.read_json(f"{self._task.ledger}/{self._task.identity}.json")
+            verdict = runner.store.read_json(f"{self._job.ledger}/{self._job.identity}.json")
         try:
-            run.leave(verdict["reason"] if verdict and verdict["status"] == Ending.STOPPED else None)
+            runner.leave(verdict["reason"] if verdict and verdict["status"] == Ending.STOPPED else None)
         except Exception as error:
             if ending_of(error) is not Ending.UNFINISHED:  # it then goes on from the state before
                 raise
 
 
-def parse(task: Assignment) -> RunSpec:
-    """The run of an assignment.
+def parse(job: JobConfig) -> RunSpec:
+    """The run that a job trains.
 
     Raises:
         UserError: this node reads another run in it than the driver wrote.
     """
-    spec = RunSpec.parse(json.loads(task.spec))
-    if spec.identity() != task.identity:
+    spec = RunSpec.parse(json.loads(job.spec))
+    if spec.identity() != job.identity:
         raise UserError(
             f"this node gives the run another identity ({spec.identity()}) than the driver "
-            f"({task.identity}): versions of ray-kd or of a plug-in differ. "
+            f"({job.identity}): versions of ray-kd or of a plug-in differ. "
             "'ray-kd doctor --address' says where."
         )
     return spec
 
 
-def start_run(task: Assignment, cache: ProcessCache) -> Run:
-    """Begin, or go on with, what the assignment says."""
-    spec = parse(task)
-    group = task.ledger.split("/")[1] if "/" in task.ledger else None
+def make_runner(job: JobConfig, cache: ProcessCache) -> Runner:
+    """What trains the job's run, from where it stands."""
+    spec = parse(job)
+    group = job.ledger.split("/")[1] if "/" in job.ledger else None
     if spec.resources.workers > 1:
-        return Distributed(spec, group)
+        return DistributedRunner(spec, group)
     context = local_context(spec)
     context.stream = stream
     if spec.tracking.wandb != "off":
         from ray_kd.tracking.wandb import make_tracker
 
         context.track = make_tracker(spec, group)
-    return InProcess(Training(spec, context, cache))
+    return LocalRunner(Training(spec, context, cache))
 
 
 def _last(summary: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ PATIENCE = 8.0
 """Seconds that workers have to save their state and end when told to; Tune kills this actor after ten."""
 
 
-class Run(ABC):
+class Runner(ABC):
     """A run that trains, epoch by epoch."""
 
     store: Store
@@ -61,7 +61,7 @@ class Run(ABC):
         """Stop before the end: for good with a reason, else with the state saved to go on from."""
 
 
-class InProcess(Run):
+class LocalRunner(Runner):
     """A run of one worker, in the actor's own process."""
 
     def __init__(self, training: Training) -> None:
@@ -103,7 +103,7 @@ class InProcess(Run):
         self.training.stop(reason)
 
 
-class Distributed(Run):
+class DistributedRunner(Runner):
     """A run of several workers, under Ray Train.
 
     Ray Train's ``fit`` cannot be called off from outside, so it has a process of its own that can be
