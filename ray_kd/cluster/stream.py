@@ -23,7 +23,7 @@ from torch import Tensor
 from ray_kd.cluster.quiet import quiet
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.data.loading import Failure, Request
-from ray_kd.data.streaming import Answer
+from ray_kd.data.streaming import LoadedRows
 from ray_kd.targets.batch_reader import Reader, Reading
 
 quiet()
@@ -39,7 +39,7 @@ REQUESTS = 10_000
 
 def stream(
     reading: Reading, requests: Iterator[Request], readers: int = 1
-) -> Iterator[tuple[Request, Answer]]:
+) -> Iterator[tuple[Request, LoadedRows]]:
     """The answers to requests, in their order; needs a Ray that this process is connected to.
 
     Args:
@@ -51,12 +51,12 @@ def stream(
         TrainingFailed: a reader died again and again.
     """
     while asked := list(islice(requests, REQUESTS)):
-        answers = _answers(reading, asked, readers)
+        loaded = _loaded(reading, asked, readers)
         try:
             for request in asked:
-                yield request, next(answers)
+                yield request, next(loaded)
         finally:
-            answers.close()
+            loaded.close()
 
 
 class ReaderActor:
@@ -69,18 +69,18 @@ class ReaderActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The answers to a table of requests; what the user has to mend travels as text."""
-        answers, failures = [], []
+        loaded, failures = [], []
         for text in batch["request"].to_pylist():
-            answer, failure = b"", ""
+            data, failure = b"", ""
             try:
                 self._reader = self._reader or Reader(self._reading)
                 rows = self._reader(unpacked(text))
-                answer = save({name: value.as_subclass(Tensor).contiguous() for name, value in rows.items()})
+                data = save({name: value.as_subclass(Tensor).contiguous() for name, value in rows.items()})
             except UserError as error:
                 failure = str(error)
-            answers.append(answer)
+            loaded.append(data)
             failures.append(failure)
-        return pa.table({"answer": pa.array(answers, pa.large_binary()), "failure": pa.array(failures)})
+        return pa.table({"rows": pa.array(loaded, pa.large_binary()), "failure": pa.array(failures)})
 
 
 def packed(request: Request) -> str:
@@ -94,12 +94,12 @@ def unpacked(text: str) -> Request:
     return Request(split, torch.tensor(index, dtype=torch.int64), view, shown)
 
 
-def _answers(reading: Reading, requests: list[Request], readers: int) -> Generator[Answer, None, None]:
+def _loaded(reading: Reading, requests: list[Request], readers: int) -> Generator[LoadedRows, None, None]:
     batches = iter(_pipeline(reading, requests, min(readers, len(requests))))
     try:
         for table in batches:
-            for answer, failure in zip(table["answer"], table["failure"].to_pylist(), strict=True):
-                yield Failure(failure) if failure else load(bytes(answer.as_buffer()))
+            for data, failure in zip(table["rows"], table["failure"].to_pylist(), strict=True):
+                yield Failure(failure) if failure else load(bytes(data.as_buffer()))
     except ray.exceptions.RayError as error:
         raise TrainingFailed(
             f"the readers of stored targets failed ({str(error).splitlines()[0]}); Ray's logs may say why. "

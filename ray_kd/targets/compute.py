@@ -143,10 +143,10 @@ def sources(
         splits = EVALUATION if place == 0 else () if spec.teachers[name].on_purpose else ("validation",)
         for split in splits:
             source = Source(target_store, split, getattr(dataset, split).ids, 1)
-            answer = task.answer(_one(model, getattr(dataset, split), None))
+            predictions = task.predictions(_one(model, getattr(dataset, split), None))
             if place:  # fidelity is the first one's; of another it is asked whether it beats chance
-                answer = task.answered(answer)
-            for entry, values in flat(answer).items():
+                predictions = task.as_outputs(predictions)
+            for entry, values in flat(predictions).items():
                 column = Column(Encoding.of(values, "float32"), entry, None)
                 source.columns[f"answer.{task.name}/{entry}"] = column
             found.append(source)
@@ -230,14 +230,14 @@ def compute_shard(
 
 def column_values(source: Source, names: Iterable[str], outputs: Outputs, task: Task) -> dict[str, Tensor]:
     """The numbers of columns for a teacher's outputs, before they are encoded."""
-    answer: dict[str, Tensor] | None = None
+    predictions: dict[str, Tensor] | None = None
     by_path: dict[int, Mapping[str, Tensor]] = {}
     found = {}
     for name in names:
         column = source.columns[name]
         if column.path is None:
-            answer = answer if answer is not None else flat(task.answer(outputs))
-            found[name] = answer[column.entry]
+            predictions = predictions if predictions is not None else flat(task.predictions(outputs))
+            found[name] = predictions[column.entry]
         else:
             known = by_path.setdefault(id(column.path), {}) or column.path.target(outputs)
             by_path[id(column.path)] = known

@@ -21,12 +21,12 @@ from ray_kd.targets.held_shards import HeldShards, ShardColumn
 from ray_kd.targets.layout import Group
 from ray_kd.targets.mapped import MappedColumn, is_mapped, map_columns
 from ray_kd.targets.stored_targets import Readable, StoredTargets
-from ray_kd.tasks import Answers, Task
+from ray_kd.tasks import Task, TeacherPredictions
 from ray_kd.teacher import LiveTeacher
 
 
 @dataclass
-class Opened:
+class OpenedTargets:
     """A run's targets, and what its teachers answered to an evaluation split: (split, teacher).
 
     Attributes:
@@ -34,7 +34,7 @@ class Opened:
     """
 
     targets: StoredTargets
-    answers: Callable[[str, str], Answers]
+    predictions: Callable[[str, str], TeacherPredictions]
     reading: Reading | None = None
 
 
@@ -48,7 +48,7 @@ def open_stored(
     load: Callable[[str], LiveTeacher],
     store: Store,
     device: torch.device,
-) -> Opened:
+) -> OpenedTargets:
     """Open a run's stored targets; those that are missing are computed in this process, once for all.
 
     Args:
@@ -80,7 +80,7 @@ def open_stored(
         direct = tuple(column for column in targets.columns if isinstance(column, ShardColumn))
         require_near(spec, direct)
         reading = Reading({**spec.to_dict(), "storage": store.uri}, direct)
-    return Opened(targets, lambda *which: _answers(judged[which], cache, device), reading)
+    return OpenedTargets(targets, lambda *which: _predictions(judged[which], cache, device), reading)
 
 
 def cache_of(spec: RunSpec, store: Store) -> Store:
@@ -126,13 +126,13 @@ def _open(source: Source, cache: Store | None, held: HeldShards) -> Mapping[str,
     return found
 
 
-def _answers(source: Source, cache: Store | None, device: torch.device) -> Answers:
+def _predictions(source: Source, cache: Store | None, device: torch.device) -> TeacherPredictions:
     columns = _open(source, cache, HeldShards(1))  # they are read in order
     entries = {column.entry: columns[name] for name, column in source.columns.items()}
-    stored = StoredTargets(source.ids, 1, {"answer": entries}, device)
+    stored = StoredTargets(source.ids, 1, {"predictions": entries}, device)
 
-    def answer(index: int, batch: Mapping[str, Tensor]) -> Outputs:
+    def predict(index: int, batch: Mapping[str, Tensor]) -> Outputs:
         asked = {"sample": batch["sample"], "view": torch.zeros_like(batch["sample"])}
-        return unflat(stored.targets(asked)["answer"])
+        return unflat(stored.targets(asked)["predictions"])
 
-    return answer
+    return predict

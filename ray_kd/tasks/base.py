@@ -11,7 +11,7 @@ from torch import Tensor
 from ray_kd.config.options import Options as AnyOptions
 from ray_kd.outputs import Outputs
 
-Answers = Callable[[int, Mapping[str, Tensor]], Outputs]
+TeacherPredictions = Callable[[int, Mapping[str, Tensor]], Outputs]
 """The teacher's answer to evaluation batch number i, which is given."""
 AddUp = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Adds tensors up over ranks; float64 on the CPU."""
@@ -23,7 +23,7 @@ class Meter(Protocol):
     """Reads a split batch by batch and says how good the student is on it."""
 
     def update(self, outputs: Outputs, batch: Mapping[str, Tensor], teacher: Outputs | None) -> None:
-        """Read one batch; ``teacher`` is what ``Task.answer`` kept of its outputs."""
+        """Read one batch; ``teacher`` is what ``Task.predictions`` kept of its outputs."""
         ...
 
     def result(self, add_up: AddUp, gather: GatherObjects) -> dict[str, float]:
@@ -68,13 +68,13 @@ class Task(ABC):
         """The metrics from sums over all samples; rates are fractions in [0, 1]."""
         raise TypeError(f"{type(self).__name__} implements neither sums and metrics nor a meter")
 
-    def answer(self, teacher: Outputs) -> Outputs:
+    def predictions(self, teacher: Outputs) -> Outputs:
         """What of a teacher's outputs the metrics read; it is kept for a whole split."""
         return Outputs(logits=teacher.logits)
 
-    def answered(self, answer: Outputs) -> Outputs:
-        """What ``answer`` kept, as outputs that a meter reads: how good is the teacher itself?"""
-        return answer
+    def as_outputs(self, predictions: Outputs) -> Outputs:
+        """What ``predictions`` kept, as outputs that a meter reads: how good is the teacher itself?"""
+        return predictions
 
     def meter(self) -> Meter:
         """A fresh meter."""

@@ -55,13 +55,13 @@ class Detection(Task):
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         return head_of(outputs).loss(outputs, batch)
 
-    def answer(self, teacher: Outputs) -> Outputs:
+    def predictions(self, teacher: Outputs) -> Outputs:
         """The teacher's detections, and its logits."""
         return Outputs(logits=teacher.logits, extra=head_of(teacher).detections(teacher))
 
-    def answered(self, answer: Outputs) -> Outputs:
+    def as_outputs(self, predictions: Outputs) -> Outputs:
         """Without a loss, which detections do not have."""
-        return Outputs(extra=answer.extra, head=cast(DetectionHead, Answered()))
+        return Outputs(extra=predictions.extra, head=cast(DetectionHead, DetectionsHead()))
 
     def meter(self) -> DetectionMeter:
         return DetectionMeter(self)
@@ -72,7 +72,7 @@ class Detection(Task):
         return f"mAP50 {metrics['map50']:.4f}, where boxes at random give about 0"
 
 
-class Answered:
+class DetectionsHead:
     """The head of outputs that are detections already."""
 
     def detections(self, outputs: Outputs) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from ray_kd.data.base import Split
 from ray_kd.data.batches import in_order
 from ray_kd.data.loading import Loader
 from ray_kd.outputs import Outputs
-from ray_kd.tasks import Answers, Task
+from ray_kd.tasks import Task, TeacherPredictions
 from ray_kd.tasks.base import Meter
 from ray_kd.training.distributed import add_up, gather_objects
 from ray_kd.training.run_context import RunContext
@@ -23,14 +23,14 @@ def evaluate(
     student: nn.Module,
     task: Task,
     split: Split,
-    answers: Answers | None,
+    predictions: TeacherPredictions | None,
     context: RunContext,
     loader: Loader | None = None,
 ) -> dict[str, float]:
     """The task's metrics on a whole split; every rank takes a share, and all get the whole.
 
     Args:
-        answers: the teacher's answer to each evaluation batch, for fidelity; None: no teacher.
+        predictions: the teacher's answer to each evaluation batch, for fidelity; None: no teacher.
         loader: what reads the split ahead.
     """
     was_training = student.training
@@ -39,17 +39,19 @@ def evaluate(
     batches = in_order(split, context.device, context.rank, context.world, loader=loader)
     for index, batch in enumerate(batches):
         outputs = cast(Outputs, student(batch["image"]))
-        meter.update(outputs, batch, answers(index, batch) if answers else None)
+        meter.update(outputs, batch, predictions(index, batch) if predictions else None)
     student.train(was_training)
     return _result(meter, context)
 
 
 @torch.no_grad()
-def evaluate_answers(answers: Answers, task: Task, split: Split, context: RunContext) -> dict[str, float]:
+def evaluate_predictions(
+    predictions: TeacherPredictions, task: Task, split: Split, context: RunContext
+) -> dict[str, float]:
     """The task's metrics of answers themselves."""
     meter = task.meter()
     for index, batch in enumerate(in_order(split, context.device, context.rank, context.world)):
-        meter.update(task.answered(answers(index, batch)), batch, None)
+        meter.update(task.as_outputs(predictions(index, batch)), batch, None)
     return _result(meter, context)
 
 

@@ -16,10 +16,10 @@ from ray_kd.data.create import create_dataset
 from ray_kd.models.compiled import own_state
 from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
-from ray_kd.tasks import Answers, Task
+from ray_kd.tasks import Task, TeacherPredictions
 from ray_kd.teacher import LiveTeacher, load_teacher
 from ray_kd.teacher.normalise import renormalisation
-from ray_kd.training.evaluation import evaluate, evaluate_answers
+from ray_kd.training.evaluation import evaluate, evaluate_predictions
 from ray_kd.training.objects import require_same_runs
 from ray_kd.training.run_context import RunContext
 
@@ -61,40 +61,45 @@ class ProcessCache:
         model = load_teacher(spec, name, store, classes, dataset.channels)
         return LiveTeacher(model, device, renormalisation(spec, name, dataset))
 
-    def answers(
+    def predictions(
         self, teacher: LiveTeacher, task: Task, split: Split, device: torch.device, rank: int, world: int
-    ) -> Answers:
+    ) -> TeacherPredictions:
         """A teacher's answers to a split's evaluation batches, each computed once; those that do not fit
         into ``KEPT_BYTES`` are computed when asked for."""
         # Objects are part of the key by id; the tuple kept beside the answers keeps them alive.
         key = ("answers", task.name, id(teacher), id(split), device, rank, world)
         kept: dict[int, Outputs] = self.once(key, lambda: ({}, teacher, split))[0]
 
-        def answer(index: int, batch: Mapping[str, Tensor]) -> Outputs:
+        def predict(index: int, batch: Mapping[str, Tensor]) -> Outputs:
             if index in kept:
                 return kept[index]
-            found = task.answer(teacher.outputs(batch["image"]))
+            found = task.predictions(teacher.outputs(batch["image"]))
             if sum(map(_bytes, [*kept.values(), found])) <= KEPT_BYTES:
                 kept[index] = found
             return found
 
-        return answer
+        return predict
 
     def figures(
-        self, teacher: LiveTeacher, task: Task, split: Split, answers: Answers | None, context: RunContext
+        self,
+        teacher: LiveTeacher,
+        task: Task,
+        split: Split,
+        predictions: TeacherPredictions | None,
+        context: RunContext,
     ) -> dict[str, float]:
         """A teacher's own metrics on ``JUDGED`` samples of a split, computed once; every rank comes here.
 
         Args:
-            answers: the teacher's stored answers, read in place of asking it.
+            predictions: the teacher's stored answers, read in place of asking it.
         """
         key = ("figures", task.name, id(teacher), id(split), context.device, context.rank, context.world)
 
         def make() -> tuple[dict[str, float], LiveTeacher, Split]:
             part = EverySoMany(split, -(-len(split) // JUDGED))
-            if answers is None:
-                return evaluate(Asked(teacher), task, part, None, context), teacher, split
-            return evaluate_answers(answers, task, part, context), teacher, split
+            if predictions is None:
+                return evaluate(TeacherNetwork(teacher), task, part, None, context), teacher, split
+            return evaluate_predictions(predictions, task, part, context), teacher, split
 
         figures: dict[str, float] = self.once(key, make)[0]
         return figures
@@ -107,7 +112,7 @@ class ProcessCache:
         return self._kept[text]
 
 
-class Asked(nn.Module):
+class TeacherNetwork(nn.Module):
     """A live teacher as the network that ``evaluate`` asks; always in evaluation mode."""
 
     def __init__(self, teacher: LiveTeacher) -> None:

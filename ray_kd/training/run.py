@@ -230,9 +230,9 @@ class Training:
         return record
 
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
-        answers = parts.judge(name) if parts.judge is not None else None
+        predictions = parts.judge(name) if parts.judge is not None else None
         split = getattr(parts.dataset, name)
-        return evaluate(parts.student, parts.task, split, answers, self.context, self._loader)
+        return evaluate(parts.student, parts.task, split, predictions, self.context, self._loader)
 
     def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
         value = record["val"][parts.task.monitor]

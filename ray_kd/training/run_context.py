@@ -11,7 +11,7 @@ import torch
 
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.loading import Request
-from ray_kd.data.streaming import Answer
+from ray_kd.data.streaming import LoadedRows
 from ray_kd.storage import Store
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class StreamPort(Protocol):
 
     def __call__(
         self, reading: Reading, requests: Iterator[Request], readers: int
-    ) -> Iterator[tuple[Request, Answer]]:
+    ) -> Iterator[tuple[Request, LoadedRows]]:
         """A generator of the answers to requests in their order, read by so many processes."""
         ...
 
