@@ -1,4 +1,4 @@
-"""JobActor: the process that trains one run after another, and keeps what they share loaded."""
+"""JobActor: a process that trains one job after another and keeps what they share in memory."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # Tune would move the proc
 REPORT_EVERY = 2.0
 """Seconds between reports to the driver: each costs a round trip during which nothing trains."""
 WARM_STEP = 0.1
-"""Seconds between reports of a warm-up, which ends after one of them."""
+"""Seconds between the reports of a warm-up; it can end after each of them."""
 
 
 @dataclass(frozen=True)
 class JobConfig:
-    """What an actor is told to train.
+    """What a ``JobActor`` is told to train.
 
     Attributes:
-        spec: the resolved run, JSON.
-        metric: the validation metric that is reported; empty: none.
-        ledger: folder of the sweep's ledger, where a scheduler's verdict is found.
-        every_epoch: report each epoch (a scheduler needs it).
-        bundles: resources, the first for the actor itself.
-        warm: load what the run needs (as every new actor does), and train nothing.
+        spec: the resolved spec of the run, JSON.
+        metric: the validation metric that is reported; empty: no metric.
+        ledger: folder of the sweep's ledger, which says whether a scheduler stopped the run.
+        every_epoch: report after each epoch, as a scheduler needs it.
+        bundles: resources to reserve, the first bundle for the actor itself.
+        warm: a warm-up: load what the run needs, and train nothing.
     """
 
     identity: str
@@ -51,7 +51,7 @@ class JobConfig:
     warm: bool = False
 
     def to_config(self) -> dict[str, str]:
-        """As Tune's config: one string, since Tune copies, flattens and prints what it can look into."""
+        """As Tune's config: one string, since Tune copies, flattens and prints nested values."""
         return {"job": json.dumps(asdict(self))}
 
     @classmethod
@@ -61,7 +61,7 @@ class JobConfig:
 
 
 class JobActor(Trainable):
-    """A resident Tune actor: it is reused, so that a trial starts in tens of milliseconds."""
+    """A Tune actor that is reused from job to job, so that a job starts in tens of milliseconds."""
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
@@ -86,7 +86,7 @@ class JobActor(Trainable):
         self._epoch = 0
 
     def step(self) -> dict[str, Any]:
-        """Train for about two seconds, or for one epoch; the last report holds the summary."""
+        """Train for about two seconds, or for one epoch; the last report contains the summary."""
         if self._job.warm:
             time.sleep(WARM_STEP)
             return {"epoch": 0}
@@ -110,12 +110,12 @@ class JobActor(Trainable):
         return {"epoch": self._epoch, "waits": self._runner.waits, **result}
 
     def _preload(self) -> None:
-        """Load what the first run needs before it begins: its time is then training alone."""
-        with contextlib.suppress(Exception):  # the run itself will say what is wrong
+        """Load what the first run needs before it begins, so that its measured time is training alone."""
+        with contextlib.suppress(Exception):  # the run itself raises the error, with its message
             spec = RunSpec.parse(json.loads(self._job.spec))
             if spec.resources.workers == 1:
                 self._cache.dataset(spec.dataset, local_context(spec).device)
-                # PyTorch imports half of itself with a process's first optimizer: two seconds.
+                # A process's first optimizer takes two seconds: PyTorch imports many modules with it.
                 torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 
     def _value(self, record: dict[str, Any]) -> float | None:
@@ -129,14 +129,14 @@ class JobActor(Trainable):
         return float(record["val"][self._job.metric])
 
     def _fail(self, error: Exception) -> dict[str, Any]:
-        """The summary of a run that met an error; written where it failed and that is possible."""
+        """The summary of a run that raised an error; written to the storage where that is possible."""
         runner, self._runner = self._runner, None
         try:
             if runner is None:
                 spec = parse(self._job)
                 runner = LocalRunner(Training(spec, local_context(spec), self._cache))
             return runner.fail(error)
-        except Exception:  # a full disk or another version, say: the driver's ledger keeps the reason
+        except Exception:  # such as a full disk or another version: the driver's ledger keeps the reason
             return {
                 "identity": self._job.identity,
                 "status": ending_of(error).value,
@@ -145,7 +145,7 @@ class JobActor(Trainable):
             }
 
     def _leave(self) -> None:
-        """Leave a run that has not ended: a scheduler stopped it, or the sweep was interrupted."""
+        """Give up a run that has not ended: a scheduler stopped it, or the sweep was interrupted."""
         runner, self._runner = self._runner, None
         if runner is None or runner.closed:
             return
@@ -155,7 +155,7 @@ class JobActor(Trainable):
         try:
             runner.leave(verdict["reason"] if verdict and verdict["status"] == Ending.STOPPED else None)
         except Exception as error:
-            if ending_of(error) is not Ending.UNFINISHED:  # it then goes on from the state before
+            if ending_of(error) is not Ending.UNFINISHED:  # it resumes from its last saved state
                 raise
 
 
@@ -163,20 +163,20 @@ def parse(job: JobConfig) -> RunSpec:
     """The run that a job trains.
 
     Raises:
-        UserError: this node reads another run in it than the driver wrote.
+        UserError: this node computes another identity for the run than the driver.
     """
     spec = RunSpec.parse(json.loads(job.spec))
     if spec.identity() != job.identity:
         raise UserError(
             f"this node gives the run another identity ({spec.identity()}) than the driver "
             f"({job.identity}): versions of ray-kd or of a plug-in differ. "
-            "'ray-kd doctor --address' says where."
+            "'ray-kd doctor --address' lists the versions of every node."
         )
     return spec
 
 
 def make_runner(job: JobConfig, cache: ProcessCache) -> Runner:
-    """What trains the job's run, from where it stands."""
+    """The runner of a job: in this process, or by Ray Train for several workers."""
     spec = parse(job)
     group = job.ledger.split("/")[1] if "/" in job.ledger else None
     if spec.resources.workers > 1:

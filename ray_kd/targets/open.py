@@ -1,4 +1,4 @@
-"""A run's stored targets, opened: what is missing is computed first."""
+"""Open a run's stored targets; those that are missing are computed first."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from ray_kd.teacher import LiveTeacher
 
 @dataclass
 class OpenedTargets:
-    """A run's targets, and what its teachers answered to an evaluation split: (split, teacher).
+    """A run's targets, and the predictions of its teachers on an evaluation split, by (split, teacher).
 
     Attributes:
-        reading: what another process needs to read its batches; None where a mapped copy is read.
+        reading: what another process needs to read the batches; None if a mapped copy is read.
     """
 
     targets: StoredTargets
@@ -49,14 +49,14 @@ def open_stored(
     store: Store,
     device: torch.device,
 ) -> OpenedTargets:
-    """Open a run's stored targets; those that are missing are computed in this process, once for all.
+    """Open a run's stored targets; those that are missing are first computed in this process and stored.
 
     Args:
-        teachers: the needed teachers, anywhere: their modules say the shapes.
-        load: a teacher on the run's device, called only where something is missing.
+        teachers: the needed teachers, on any device; their modules give the shapes.
+        load: loads a teacher onto the run's device; called only if targets are missing.
 
     Raises:
-        UserError: damaged shards, a full disk.
+        UserError: a shard is damaged, or the disk is full.
     """
     cache = None if spec.targets.streamed else cache_of(spec, store)
     modules = {name: teacher.model for name, teacher in teachers.items()}
@@ -87,7 +87,7 @@ def cache_of(spec: RunSpec, store: Store) -> Store:
     """The local folder of memory-mapped copies.
 
     Raises:
-        UserError: the storage is no local path, and ``targets.cache`` names none.
+        UserError: neither the storage nor ``targets.cache`` is a local path.
     """
     if spec.targets.cache is not None:
         cache = Store(spec.targets.cache)
@@ -101,7 +101,7 @@ def cache_of(spec: RunSpec, store: Store) -> Store:
 
 
 def _groups(source: Source) -> list[tuple[Group, list[str]]]:
-    """The groups that hold columns of a source, each with the names of those."""
+    """The groups that hold columns of a source, each with the names of these columns."""
     found: dict[str, tuple[Group, list[str]]] = {}
     for name, group in source.groups().items():
         if group is not None:
@@ -117,7 +117,7 @@ def _all_mapped(source: Source, cache: Store) -> bool:
 
 
 def _open(source: Source, cache: Store | None, held: HeldShards) -> Mapping[str, Readable]:
-    """A source's columns by name, from this machine's copy or, without ``cache``, from the shards."""
+    """A source's columns by name, read from the copy in ``cache`` or, without it, from the shards."""
     if cache is None:
         return shard_columns(source, held)
     found: dict[str, MappedColumn] = {}
@@ -127,7 +127,7 @@ def _open(source: Source, cache: Store | None, held: HeldShards) -> Mapping[str,
 
 
 def _predictions(source: Source, cache: Store | None, device: torch.device) -> TeacherPredictions:
-    columns = _open(source, cache, HeldShards(1))  # they are read in order
+    columns = _open(source, cache, HeldShards(1))  # evaluation reads them in order
     entries = {column.entry: columns[name] for name, column in source.columns.items()}
     stored = StoredTargets(source.ids, 1, {"predictions": entries}, device)
 
