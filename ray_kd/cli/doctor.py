@@ -175,9 +175,7 @@ def _speed(file: str, storage: str | None) -> None:
 
 def _faster(speed: Speed, spec: RunSpec) -> str:
     if speed.in_memory:
-        return (
-            f"views: '{spec.views.component_name}' takes most time; choose a cheaper one, or fewer options."
-        )
+        return f"views: '{spec.views.component_name}' takes most time; choose cheaper views or fewer options."
     cores, workers = os.cpu_count() or 1, spec.resources.workers
     room = max(1, cores // workers - 1)
     advice = f"resources.loaders={min(speed.wanted, room)} (and resources.cpus, on a cluster)"

@@ -66,7 +66,7 @@ def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             why = str(error) or "stopped"
             print(f"\nray-kd: {why}; the same command resumes from here.", file=sys.stderr)
-                        raise typer.Exit(130) from None
+            raise typer.Exit(130) from None
 
     return run
 

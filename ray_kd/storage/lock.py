@@ -125,7 +125,8 @@ class Lock:
         waited = clock(now - (self._asked or now))
         self.on_wait(
             f"waiting for {self.what} for {waited} now: {_holder(content)} holds "
-            f"{self.store.path(self.path)}. It ends when that process is done, or in {clock(left)} if it does not "
+            f"{self.store.path(self.path)}. It ends when that process is done, or in {clock(left)} "
+            f"if it does not "
             "renew the file. If you know that it no longer runs, delete the file."
         )
 

@@ -12,30 +12,30 @@ from ray_kd.config.options import Options as AnyOptions
 from ray_kd.outputs import Outputs
 
 TeacherPredictions = Callable[[int, Mapping[str, Tensor]], Outputs]
-"""The teacher's answer to evaluation batch number i, which is given."""
+"""A teacher's predictions for evaluation batch number i, by (i, batch); see ``Task.predictions``."""
 AddUp = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""Adds tensors up over ranks; float64 on the CPU."""
+"""Sums tensors over ranks; float64 on the CPU."""
 GatherObjects = Callable[[Any], list[Any]]
-"""Every rank's picklable object, in the order of ranks."""
+"""Gathers every rank's picklable object, in the order of ranks."""
 
 
 class Meter(Protocol):
-    """Reads a split batch by batch and says how good the student is on it."""
+    """Reads a split batch by batch and computes the task's metrics on it."""
 
     def update(self, outputs: Outputs, batch: Mapping[str, Tensor], teacher: Outputs | None) -> None:
-        """Read one batch; ``teacher`` is what ``Task.predictions`` kept of its outputs."""
+        """Read one batch; ``teacher``: the teacher's predictions from ``Task.predictions``, or None."""
         ...
 
     def result(self, add_up: AddUp, gather: GatherObjects) -> dict[str, float]:
-        """The metrics on all ranks' batches together, the same on every rank."""
+        """The metrics on all ranks' batches together; every rank gets the same."""
         ...
 
 
 class Task(ABC):
-    """A loss on labels, and metrics.
+    """The base class of tasks: a loss on labels, and metrics.
 
-    Where metrics are computed from sums over samples, ``sums`` and ``metrics`` are all a task needs;
-    another kind of metric brings a ``meter`` of its own.
+    A task whose metrics are computed from sums over samples implements ``sums`` and ``metrics``; other
+    metrics need a ``meter`` of their own.
 
     Args:
         options: the task's own ``Options``.
@@ -56,7 +56,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
-        """The scalar task loss; over ranks its mean is the loss of the global batch."""
+        """The scalar task loss; its mean over ranks is the loss of the global batch."""
 
     def sums(
         self, outputs: Outputs, batch: Mapping[str, Tensor], teacher: Outputs | None
@@ -69,19 +69,19 @@ class Task(ABC):
         raise TypeError(f"{type(self).__name__} implements neither sums and metrics nor a meter")
 
     def predictions(self, teacher: Outputs) -> Outputs:
-        """What of a teacher's outputs the metrics read; it is kept for a whole split."""
+        """The part of a teacher's outputs that the metrics read; it is kept for a whole split."""
         return Outputs(logits=teacher.logits)
 
     def as_outputs(self, predictions: Outputs) -> Outputs:
-        """What ``predictions`` kept, as outputs that a meter reads: how good is the teacher itself?"""
+        """Predictions as outputs that a meter reads, to compute the teacher's own metrics."""
         return predictions
 
     def meter(self) -> Meter:
-        """A fresh meter."""
+        """A new meter."""
         return SumMeter(self)
 
     def chance(self, metrics: Mapping[str, float]) -> str | None:
-        """What is wrong with a teacher of these metrics, where it is no better than chance; else None."""
+        """A message if a teacher with these metrics is no better than chance; else None."""
         return None
 
 

@@ -27,11 +27,11 @@ def evaluate(
     context: RunContext,
     loader: Loader | None = None,
 ) -> dict[str, float]:
-    """The task's metrics on a whole split; every rank takes a share, and all get the whole.
+    """The task's metrics on a whole split; every rank evaluates a part, and all get the result.
 
     Args:
-        predictions: the teacher's answer to each evaluation batch, for fidelity; None: no teacher.
-        loader: what reads the split ahead.
+        predictions: the teacher's predictions for each evaluation batch, for fidelity; None: no teacher.
+        loader: reads the split ahead; None: it is read in this process.
     """
     was_training = student.training
     student.eval()
@@ -48,7 +48,7 @@ def evaluate(
 def evaluate_predictions(
     predictions: TeacherPredictions, task: Task, split: Split, context: RunContext
 ) -> dict[str, float]:
-    """The task's metrics of answers themselves."""
+    """The task's metrics of a teacher's predictions."""
     meter = task.meter()
     for index, batch in enumerate(in_order(split, context.device, context.rank, context.world)):
         meter.update(task.as_outputs(predictions(index, batch)), batch, None)

@@ -130,7 +130,7 @@ def test_an_order_over_more_shards_than_are_kept_is_refused_with_one_that_does(t
         targets = {"held": 4, **changes.pop("targets", {})}
         return spec_of(tmp_path / "r", "stream", paths=["soft_target"], targets=targets, **changes)
 
-    with pytest.raises(UserError, match=r"goes over \d+ shards.*training\.order=\{block: (\d+)") as told:
+    with pytest.raises(UserError, match=r"reads from \d+ shards.*training\.order=\{block: (\d+)") as told:
         distill(run())
     block, window, held = (
         int(str(told.value).split(f"{name}")[1].split(end)[0])
