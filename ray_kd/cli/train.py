@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.run_context import RunContext
 
-GOES_ON = "the same command resumes from here"
-AGAIN = "with --fresh the run starts over again; without, it resumes, or a run that had finished is shown"
+RESUMES = "the same command resumes from here"
+FRESH_AGAIN = (
+    "with --fresh the run starts over again; without, it resumes, or a run that had finished is shown"
+)
 
 
 def train(
@@ -55,7 +57,7 @@ def train(
     for line in longer_notes([spec], context.store):
         print(f"ray-kd: {line}", file=sys.stderr)
     show = Line()
-    with stop_on_signal(context, AGAIN if fresh else GOES_ON):
+    with stop_on_signal(context, FRESH_AGAIN if fresh else RESUMES):
         if spec.resources.workers == 1 and address is None:
             with reading_ahead(spec, context):
                 summary = distill(spec, fresh=fresh, context=context, on_epoch=show)
@@ -168,7 +170,7 @@ def make_setting(spec: RunSpec) -> RunContext:
 
 
 @contextmanager
-def stop_on_signal(context: RunContext, then: str = GOES_ON) -> Iterator[None]:
+def stop_on_signal(context: RunContext, then: str = RESUMES) -> Iterator[None]:
     """Ctrl-C saves the state at the next step; a second one ends at once.
 
     Args:

@@ -176,5 +176,5 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
             raise fault from error
         raise TrainingFailed(
             f"the pool of teachers failed ({str(error).splitlines()[0]}); what is stored is kept, and the "
-            "same command goes on. Ray's logs may say why; often a teacher has too little memory."
+            "same command resumes. Ray's logs may say why; often a teacher has too little memory."
         ) from error

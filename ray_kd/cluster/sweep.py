@@ -97,7 +97,7 @@ class SweepResult:
         if not self.complete:
             ended = self.total - self.unfinished
             word = "Stopped. " if self.interrupted else ""
-            lines.append(f"{word}{ended} trials are kept; the same command trains the others.")
+            lines.append(f"{word}{ended} trials are kept; the same command resumes the others.")
         return "\n".join(lines)
 
 

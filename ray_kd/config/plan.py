@@ -245,8 +245,8 @@ def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
         )
     if sweep.scheduler is not None and not sweep.search:
         raise UserError(
-            f"sweep '{sweep.name}': scheduler: trials of several tasks ({tasks}) are not comparable with each "
-            "other; expected none, or a search, which compares candidates within their own cell."
+            f"sweep '{sweep.name}': scheduler: trials of several tasks ({tasks}) cannot be compared with "
+            "each other; expected none, or a search, which compares candidates within a cell."
         )
 
 

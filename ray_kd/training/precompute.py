@@ -169,9 +169,7 @@ class TargetPlan:
         elif self.live > self.teacher:
             lines.append(f"Stored targets save {spell(self.live - self.teacher)} of the teacher's time.")
         else:
-            lines.append(
-                "Stored targets save no time here: set fewer views (views.count) or run more trials."
-            )
+            lines.append("Stored targets save no time: set fewer views (views.count) or run more trials.")
         return "\n".join(lines)
 
 
