@@ -51,7 +51,7 @@ def report(
         typer.Option("--entity", help="With --wandb: the user or team that owns it.", show_default=False),
     ] = None,
 ) -> None:
-    """Do the same, and only say where the HTML report lies.
+    """Do the same as analyze, but print only the path of the HTML report.
 
     The report is one self-contained file: send it to anybody.
 
