@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_kd.data.base import RawSplit, Split, TensorSplit, is_raw
 from ray_kd.data.files import gather_raw
-from ray_kd.streams import generator
+from ray_kd.random_streams import generator
 
 
 class _Permuted:

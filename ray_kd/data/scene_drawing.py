@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ray_kd.data.base import LabelOptions
 from ray_kd.data.draws import uniform
 from ray_kd.outputs import IGNORE
-from ray_kd.streams import generator
+from ray_kd.random_streams import generator
 
 INK, FAINT = 0.5, 0.3
 """Opacity from which a pixel belongs to a digit, and below which it belongs to the background; between the

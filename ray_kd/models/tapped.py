@@ -69,7 +69,7 @@ class TappedModel(StagedModel):
         watch = self._watch
         watch.clear()
         watch.on, watch.training = True, self.training
-        outputs = self.answer(image)
+        outputs = self.predict(image)
         watch.on = False
         if self.taps:
             features = self._handed_on()
@@ -104,7 +104,7 @@ class TappedModel(StagedModel):
                 )
         return [watch.seen[index] for index in range(len(self.taps))]
 
-    def answer(self, image: Tensor) -> Outputs:
+    def predict(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
         return as_outputs(self.net(image), self.where)
 

@@ -66,7 +66,7 @@ class TorchvisionSegmentation(TappedModel):
             backbone = Backbone(part, classifier, "model torchvision_segmentation")
             begin_with(backbone, options.backbone_weights, key=key)
 
-    def answer(self, image: Tensor) -> Outputs:
+    def predict(self, image: Tensor) -> Outputs:
         backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")
         features = backbone(image)
         return Outputs(logits=classifier(features if self.arch.startswith("lraspp") else features["out"]))

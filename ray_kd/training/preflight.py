@@ -165,8 +165,8 @@ def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
 def asked_of_teacher(spec: RunSpec, name: str, shape: ImageShape | None = None) -> list[Asked]:
     """What a teacher is asked: what its own training asks, and answers to the student's images."""
     own = asked_of(spec.teacher_run(name), shape) if spec.teachers[name].weights is None else []
-    answers = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
-    return [*own, *(asked for asked in answers if asked[0][1:] not in [images[1:] for images, _ in own])]
+    for_student = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
+    return [*own, *(asked for asked in for_student if asked[0][1:] not in [images[1:] for images, _ in own])]
 
 
 def _widths(
@@ -236,8 +236,8 @@ def check_teachers(spec: RunSpec, parts: Parts, context: RunContext, cache: Proc
     for name, live in parts.teachers.items():
         if spec.teachers[name].on_purpose:
             continue
-        answers = parts.stored(name) if parts.stored is not None else None
-        figures = cache.figures(live, parts.task, parts.dataset.validation, answers, context)
+        predictions = parts.stored(name) if parts.stored is not None else None
+        figures = cache.figures(live, parts.task, parts.dataset.validation, predictions, context)
         reason = parts.task.chance(figures)
         if reason is not None:
             key = f"teachers.{name}"

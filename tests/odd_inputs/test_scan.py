@@ -82,7 +82,7 @@ def test_a_clean_dataset_passes(tmp_path: Path, doctor: Any, name: str) -> None:
         f"{name}: {total} samples read once, {data.classes_of(TASKS.get(name, 'classification'))} classes"
         in out
     )
-    assert "nothing in it stops a run" in out
+    assert "no sample stops a run" in out
     assert re.search(rf"^train +{len(data.train)} ", out, re.M)  # all, whatever the budget of labels
     assert "STOPS" not in out
     assert max(map(len, out.splitlines())) <= 80
@@ -153,7 +153,7 @@ def test_annotations_that_cannot_be_opened_stop_with_one_message(tmp_path: Path,
     code, out, err = doctor(run_file(tmp_path, "coco_detection"))
     assert (code, out) == (1, "")
     assert "category_id 5 is none of 'categories'" in err
-    assert "nothing was read" in err
+    assert "no sample was read" in err
     assert "Traceback" not in err
 
 
@@ -172,7 +172,7 @@ def test_a_scan_goes_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--scan", "a.yaml", "--data", "a.yaml"])
     assert ended.value.code == 2
-    assert "--scan goes with neither --data nor --address" in capsys.readouterr().err
+    assert "--scan cannot be combined with --data or --address" in capsys.readouterr().err
 
 
 def test_classes_that_a_split_never_shows(tmp_path: Path, doctor: Any) -> None:
