@@ -25,6 +25,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
+from ray_kd.data.sample_checks import SPLITS
 from ray_kd.models.create import draw_model
 from ray_kd.models.factory import FactoryOptions, find
 from ray_kd.models.tapped import TappedModel
@@ -101,7 +102,7 @@ def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Descrip
 def describe_dataset(dataset: Dataset) -> Description:
     """Own splits: type, length, a sample's shapes, and the classes of a few samples."""
     found: Description = {"classes": dataset.classes, "channels": dataset.channels}
-    for name in ("train", "validation", "test"):
+    for name in SPLITS:
         split = getattr(dataset, name)
         index = torch.arange(0, len(split), max(1, -(-len(split) // LABELS_KEPT)))
         batch = split.gather(index)

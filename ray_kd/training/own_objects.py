@@ -82,7 +82,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     alone, or a mapping, are wrapped in place.
 
     Raises:
-        UserError: a network that fails, or whose answers do not fit the data or each other.
+        UserError: a network that fails, or whose outputs do not fit the data or each other.
     """
     require_live(spec, own)
     task = spec.task.component_name
@@ -97,15 +97,16 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
         taught = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
         make = partial(create_model, options, classes=classes, channels=taught[0])
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
-        teacher, answer = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
+        teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
         own.teacher = teacher if own.teacher is not None else None
-        if answer.logits is None or outputs.logits is None or task == "detection":
+        theirs, ours = teacher_outputs.logits, outputs.logits
+        if theirs is None or ours is None or task == "detection":
             continue
-        if answer.logits.shape[1] != outputs.logits.shape[1]:
+        if theirs.shape[1] != ours.shape[1]:
             raise UserError(
-                f"teacher '{name}' has logits for {answer.logits.shape[1]} classes, and the student for "
-                f"{outputs.logits.shape[1]}; expected the same classes. Give the teacher a last layer for "
-                "them, or pass a teacher that returns their logits alone."
+                f"teacher '{name}' has logits for {theirs.shape[1]} classes, and the student for "
+                f"{ours.shape[1]}; expected the same classes. Give the teacher a last layer for them, or pass a "
+                "teacher that returns their logits alone."
             )
     _require_features(spec, {"student": own.student, "teacher": own.teacher})
 
@@ -135,7 +136,7 @@ def _asked(
     task: str,
     classes: int | None,
 ) -> tuple[nn.Module | None, Outputs]:
-    """An own network (or the spec's, built without memory), wrapped if need be, and what it answers."""
+    """An own network (or the spec's, built without memory), wrapped if need be, and its outputs."""
     if given is None:
         with torch.device("meta"):
             model = make()

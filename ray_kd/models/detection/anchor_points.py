@@ -1,4 +1,4 @@
-"""The points that a dense detector answers for, and which of them are to find which object."""
+"""The points at which a dense detector predicts, and the object that each point is to find."""
 
 from __future__ import annotations
 

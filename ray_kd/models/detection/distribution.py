@@ -1,4 +1,4 @@
-"""A dense head that answers with a distribution over each edge's position: generalised focal loss."""
+"""A dense head that predicts a distribution over each edge's position: generalised focal loss."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ BOX_WEIGHT, EDGE_WEIGHT = 2.0, 0.25
 class DistributionHead(Head):
     r"""Reads logits (N, L, K) and ``extra["bins"]`` (N, L, 4, R), logits over an edge's distance.
 
-    Bin r of an edge (left, top, right, bottom) says that it is r strides away from the point; the answer
+    Bin r of an edge (left, top, right, bottom) says that it is r strides away from the point; the prediction
     is the distribution's mean. Loss, with sums over all points of all images of all ranks:
 
     .. math:: \frac{\sum QFL}{P} + 2 \frac{\sum w (1 - GIoU)}{\sum w} + 0.25 \frac{\sum w\, DFL}{\sum w}
 
     P: positives; w: a positive's largest class probability, without gradient; QFL, quality focal loss:
-    :math:`|y - p|^2 BCE(p, y)`, y the IoU of the answer with its object at the object's class, else 0; DFL,
-    distribution focal loss: cross-entropy to the two bins around the true distance, mean of four edges.
+    :math:`|y - p|^2 BCE(p, y)`, y the IoU of the prediction with its object at the object's class, else 0;
+    DFL, distribution focal loss: cross-entropy to the two bins around the true distance, mean of four edges.
     A point's prior is the square of ``reach`` strides around it.
 
     Source: Li et al., NeurIPS 2020, arXiv 2006.04388. Deviation: points are assigned by centre sampling
@@ -83,15 +83,15 @@ class DistributionHead(Head):
         assigned = self.assigned(batch)
         image, point, goal, label = matches(assigned, batch)
         centres, strides, own = self.centres[point], self.strides[point].unsqueeze(1), bins[image, point]
-        answer = boxes_around(centres, self._distances(own) * strides)
+        predicted = boxes_around(centres, self._distances(own) * strides)
         quality = torch.zeros_like(logits)
-        quality[image, point, label] = iou(answer.detach(), goal).to(quality.dtype)
+        quality[image, point, label] = iou(predicted.detach(), goal).to(quality.dtype)
         weight = logits.detach()[image, point].sigmoid().amax(-1)
         edges = distribution_focal(own, edge_distances(centres, goal) / strides).mean(-1)
         count = (assigned >= 0).sum()
         return {
             "class": (quality_focal(logits, quality).sum(), count),
-            "box": (BOX_WEIGHT * (weight * (1 - giou(answer, goal))).sum(), weight.sum()),
+            "box": (BOX_WEIGHT * (weight * (1 - giou(predicted, goal))).sum(), weight.sum()),
             "edge": (EDGE_WEIGHT * (weight * edges).sum(), weight.sum()),
         }
 

@@ -66,14 +66,14 @@ class FcosHead(Head):
         image, point, goal, label = matches(assigned, batch)
         truth = torch.zeros_like(logits)
         truth[image, point, label] = 1
-        answer = self.boxes(outputs)[image, point]
+        predicted = self.boxes(outputs)[image, point]
         sides = edge_distances(self.centres[point], goal).unflatten(-1, (2, 2))
         middle = (sides.amin(1) / sides.amax(1)).prod(-1).sqrt().to(centerness.dtype)
         near = F.binary_cross_entropy_with_logits(centerness[image, point, 0], middle, reduction="sum")
         count = (assigned >= 0).sum()
         return {
             "class": (focal(logits, truth).sum(), count),
-            "box": ((1 - giou(answer, goal)).sum(), count),
+            "box": ((1 - giou(predicted, goal)).sum(), count),
             "centerness": (near, count),
         }
 

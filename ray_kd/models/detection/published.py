@@ -1,4 +1,4 @@
-"""Published weights of detectors: the classes that COCO uses, and backbones of ImageNet's classifiers."""
+"""Published weights of detectors: the rows of the classes that COCO uses."""
 
 from __future__ import annotations
 
