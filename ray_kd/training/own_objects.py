@@ -105,8 +105,8 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
         if theirs.shape[1] != ours.shape[1]:
             raise UserError(
                 f"teacher '{name}' has logits for {theirs.shape[1]} classes, and the student for "
-                f"{ours.shape[1]}; expected the same classes. Give the teacher a last layer for them, or pass a "
-                "teacher that returns their logits alone."
+                f"{ours.shape[1]}; expected the same classes. Give the teacher a last layer for them, or "
+                "pass a teacher that returns their logits alone."
             )
     _require_features(spec, {"student": own.student, "teacher": own.teacher})
 
