@@ -87,7 +87,7 @@ def same_categories(
 
 
 def listed(folder: str, names: Iterable[str]) -> tuple[list[str], int]:
-    """Names of files that a folder lacks, and how many images it has that nobody names."""
+    """Names of files that a folder lacks, and how many images it has that are not named."""
     wanted: dict[str, set[str]] = {}
     for name in names:
         inner, base = os.path.split(name)

@@ -30,7 +30,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".we
 
 
 def left_behind(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's data."""
+    """Whether a file or folder of this name was left behind by a system, and is no data."""
     return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 

@@ -1,4 +1,4 @@
-"""Masks of class numbers: each number a class or ignored, or an error that guesses what went wrong."""
+"""Masks of class numbers: a number that is neither a class nor ignored is an error with a likely cause."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _guess(held: list[int], odd: list[int], known: set[int]) -> str:
         )
     if len(held) == 2 and held == [0, 255]:
         return "A mask of black and white: save its two classes as 0 and 1."
-    return "Save each pixel's class number, and what nobody labelled as what is ignored."
+    return "Save each pixel's class number, and unlabelled pixels as the number that is ignored."
 
 
 def voc_colours(count: int = 256) -> np.ndarray:

@@ -26,7 +26,7 @@ OBJECTS = ("boxes", "box_label", "crowd", "area")
 
 @contextmanager
 def drawing(*parts: int | str) -> Iterator[None]:
-    """Run a block whose draws on the CPU come from the stream ``parts``, whoever draws them.
+    """Run a block whose draws on the CPU come from the stream ``parts``, whichever library draws them.
 
     Transforms take no generator: torchvision's draw from PyTorch's global one, others from NumPy's or
     Python's. All three are seeded, and put back afterwards. Generators of accelerators are left alone.

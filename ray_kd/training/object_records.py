@@ -164,8 +164,8 @@ def require_same(
         if own is None:
             return  # of a version that kept no such record; the spec alone tells it from others
         raise UserError(
-            f"distill: key '{own.key}' names a run ({folder}) that has no record of its objects; nobody can "
-            f"say whether it is of these. Give them another key, or {start_over}."
+            f"distill: key '{own.key}' names a run ({folder}) that has no record of its objects: it is not "
+            f"known whether it was made of these. Give them another key, or {start_over}."
         ) from None
     found = dict(described or {})
     if "size" in known:

@@ -247,7 +247,7 @@ def _width(spec: RunSpec, student: nn.Module, images: Tensor) -> int | None:
 
 
 def _count(known: list[Tensor], column: str) -> int:
-    """How many classes the known labels come to."""
+    """The number of classes: the largest known label and 1."""
     ignored = {"mask": IGNORE, "box_label": -1}.get(column)
     found = [values if ignored is None else values[values != ignored] for values in known]
     # What is no number is refused in its batch, with its sample.

@@ -156,7 +156,7 @@ def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
         return []
     channels, *size = shape
     shown = getattr(spec.views, "size", None) or size  # views of files have a size of their own
-    # BatchNorm sees the batch of all workers together, unless it is told not to; two samples are as many.
+    # BatchNorm sees the batch of all workers together where it is synchronised; two samples are enough.
     batch = min(2, training.batch_size if training.sync_batchnorm else training.batch_size // workers)
     asked = [((batch, channels, *shown), True), ((2, channels, *size), False)]
     return asked if tuple(shown) != tuple(size) else asked[:1]
