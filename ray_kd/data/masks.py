@@ -83,20 +83,14 @@ def _guess(held: list[int], odd: list[int], known: set[int]) -> str:
     return "Save each pixel's class number, and unlabelled pixels as the number that is ignored."
 
 
-def voc_colours(count: int = 256) -> np.ndarray:
-    """VOC's colour of each number (count, 3), uint8: its bits dealt out over red, green and blue."""
-    colours = np.zeros((count, 3), np.uint8)
-    for number in range(count):
-        for bit in range(8):
-            colours[number, bit % 3] |= ((number >> bit) & 1) << (7 - bit // 3)
-    return colours
-
-
 def _greys() -> dict[int, int]:
     """The class of VOC whose colour Pillow turns into each grey."""
     from PIL import Image
 
-    row = Image.fromarray(voc_colours(256)[None])
+    colours = np.zeros((256, 3), np.uint8)  # the bits of a number, dealt out over red, green and blue
+    for number, bit in np.ndindex(256, 8):
+        colours[number, bit % 3] |= ((number >> bit) & 1) << (7 - bit // 3)
+    row = Image.fromarray(colours[None])
     greys = np.array(row.convert("L"))[0].tolist()
     found = {greys[number]: number for number in reversed(range(21))}
     return {**found, greys[IGNORE]: IGNORE}
