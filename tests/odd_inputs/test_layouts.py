@@ -103,7 +103,7 @@ def test_where_channels_are_as_many_as_rows_two_sizes_tell(size: int) -> None:
 
 def test_where_the_network_takes_one_size_its_own_word_tells() -> None:
     net = Moved((0, 2, 3, 1), channels=4, pooled=4)
-    with pytest.raises(UserError, match="nothing tells which of these are the channels"):
+    with pytest.raises(UserError, match="does not tell which of these are the channels"):
         tap(net, "moved")
     with pytest.raises(UserError, match=r"\(N, H, W, C\)"):
         tap(net, "moved", output_fmt="NHWC")
