@@ -21,10 +21,10 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def across_headline(across: Across) -> str:
-    """Who ranks best, and how far it goes, in plain words."""
+    """One paragraph: the strategy with the best mean rank, and its gain."""
     best = across.best
     if best is None:
-        return "There is no answer across tasks yet: no strategy has finished in all of them."
+        return "No result across tasks yet: no strategy has finished in every task."
     where = _all_of([gap.task for gap in across.gaps])
     text = f"Over {where}, “{best.name}” has the best mean rank: {_rank(best)} of {across.ranked}."
     gain = best.mean_gain
@@ -41,22 +41,22 @@ def across_notes(across: Across) -> list[str]:
     """What a reader of the table must know."""
     pairs = [gain.n for standing in across.standings for gain in standing.gains.values()]
     lines = [
-        "rank: of the strategy's mean test metric in each task (1 is best), mean over tasks; no test is "
-        "behind it.",
+        "rank: by the strategy's mean test metric in each task (1 is best), mean over tasks; ranks are not "
+        "tested for significance.",
     ]
     if across.baseline is None:
-        return [*lines, "gain: none is defined, since the sweep names no baseline.", *across.notes]
+        return [*lines, "gain: undefined, since the sweep names no baseline.", *across.notes]
     lines.append(
         f"gain: (strategy {_MINUS} {across.baseline}) / (teacher {_MINUS} {across.baseline}), a ratio of "
         f"means over common seeds of the test metric of the weights that were best on validation: 0 % is "
         f"“{across.baseline}”, 100 % the teacher. Brackets: 95 % bootstrap percentile interval over seeds, "
-        "paired, not corrected for how many there are. mean: of the tasks where a gain is defined, seeds "
-        "drawn in each by itself."
+        "paired, not corrected for the number of strategies. mean: over the tasks where a gain is defined; "
+        "seeds are resampled in each task separately."
     )
     if pairs and min(pairs) <= 5:
-        lines[1] += f" With {min(pairs)} seeds such an interval errs on the narrow side."
+        lines[1] += f" With {min(pairs)} seeds such an interval tends to be too narrow."
     lines += [_gap_note(across, gap) for gap in across.gaps]
-    lines.append("The teacher is one run: how it varies from seed to seed is in no interval.")
+    lines.append("The teacher is one run: no interval includes its variation from seed to seed.")
     return [*lines, *across.notes]
 
 
@@ -70,7 +70,7 @@ def _gap_note(across: Across, gap: Gap) -> str:
     if not math.isnan(gap.size.mean):
         bounds = "" if math.isnan(gap.size.low) else f" ± {number(comparison, gap.size.half_width)}"
         text += f", gap {number(comparison, gap.size.mean)}{bounds}{points} (95 % t-interval)"
-    return text + (f"; no gain is defined: {gap.trouble}." if gap.trouble else ".")
+    return text + (f"; gains are undefined: {gap.trouble}." if gap.trouble else ".")
 
 
 def across_headings(across: Across) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ def across_headings(across: Across) -> tuple[str, ...]:
 
 
 def across_rows(across: Across) -> list[tuple[Standing, tuple[str, ...]]]:
-    """Each strategy and what its row says."""
+    """Each strategy and the entries of its row."""
     rows = []
     for standing in across.standings:
         alone = standing.name == across.baseline
@@ -110,7 +110,7 @@ def _percent(value: float) -> str:
 
 
 def across_terminal(across: Across) -> Group:
-    """The answer, the table and its notes, for a terminal of 80 columns or more."""
+    """Headline, table and notes, for a terminal of 80 columns or more."""
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for index, heading in enumerate(across_headings(across)):
         first, widest = index == 0, max(len(line) for line in heading.split("\n"))
@@ -127,7 +127,7 @@ def across_terminal(across: Across) -> Group:
 
 
 def across_markdown(across: Across) -> str:
-    """The answer, the table and its notes as Markdown; the best mean rank is bold."""
+    """Headline, table and notes as Markdown; the best mean rank is bold."""
     heads = [heading.strip().replace("\n", "<br>") for heading in across_headings(across)]
     lines = [names.markdown(across_headline(across)), "", _pipes(heads)]
     lines.append(_pipes(["---", *["---:"] * (len(heads) - 1)]))

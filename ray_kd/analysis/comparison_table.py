@@ -94,7 +94,7 @@ def _seconds(seconds: float) -> str:
 
 
 def terminal(comparison: Comparison) -> Group:
-    """The answer, the table and its notes, for a terminal of 80 columns or more."""
+    """Headline, table and notes, for a terminal of 80 columns or more."""
     listed = [Text(f"· {note}", style="dim") for note in notes(comparison)]
     return Group(Text(headline(comparison)), Text(), terminal_table(comparison), Text(), *listed)
 
@@ -125,7 +125,7 @@ def terminal_table(comparison: Comparison) -> Table:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The answer, the table and its notes as Markdown; the best mean is bold."""
+    """Headline, table and notes as Markdown; the best mean is bold."""
     heads = [heading.strip().replace("\n", "<br>") for heading in headings(comparison)]
     lines = [names.markdown(headline(comparison))]
     for title, group in sections(comparison):

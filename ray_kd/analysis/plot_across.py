@@ -25,7 +25,7 @@ from ray_kd.analysis.plot_style import (
 MARKERS = "osD^vP"
 """Panels differ in colour and in marker."""
 FARTHEST = 1.5
-"""A gain is drawn no farther from 0 than so many gaps; an arrow then says how far it is."""
+"""A gain of more than this many gaps is drawn as an arrow with its value."""
 
 
 def across_picture(across: Across) -> Picture | None:
@@ -102,6 +102,6 @@ def _caption(across: Across) -> str:
     return (
         f"Test metric of each strategy, from “{across.baseline}” (0, dashed) to the teacher (100, dotted), a "
         "ratio of means over common seeds; bars are 95 % bootstrap percentile intervals over seeds. Arrows "
-        f"with a figure stand for gains beyond ±{100 * FARTHEST:.0f} %. At the right: mean rank over tasks "
+        f"with a number stand for gains beyond ±{100 * FARTHEST:.0f} %. At the right: mean rank over tasks "
         f"among {across.ranked} strategies."
     )

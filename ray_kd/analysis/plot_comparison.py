@@ -23,9 +23,9 @@ from ray_kd.analysis.plot_style import (
 )
 
 FIGURE_SPACE = "\N{FIGURE SPACE}"
-"""As wide as a digit, so that numbers of unlike length stand in columns."""
+"""As wide as a digit: numbers of different length are aligned with it."""
 FOCUS = 3.0
-"""The worst strategies leave the scale where that shows the others at least so much larger."""
+"""The worst strategies are drawn as arrows where that enlarges the others by at least this factor."""
 BETTER, WORSE, UNDECIDED = OKABE_ITO[2], OKABE_ITO[1], OKABE_ITO[0]
 
 
@@ -45,7 +45,7 @@ def comparison_picture(comparison: Comparison) -> Picture | None:
             _draw_cell(axes, row, cell, comparison)
     axes.margins(x=0.04)
     if away:
-        axes.set_xlim(axes.get_xlim())  # what is drawn from here on moves no limit
+        axes.set_xlim(axes.get_xlim())  # keep the limits, whatever is drawn next
         for row, cell in enumerate(cells):
             if cell.name in away:
                 _point_at(axes, row, cell, comparison)
@@ -66,7 +66,7 @@ def comparison_picture(comparison: Comparison) -> Picture | None:
 
 
 def off_scale(comparison: Comparison) -> frozenset[str]:
-    """The strategies, if any, so much worse than the rest that drawing them to scale would hide the rest.
+    """The strategies that are so much worse than the rest that a common scale would hide the differences.
 
     As few as possible, at most half of all, and never the baseline or one better than it.
     """
@@ -89,7 +89,7 @@ def _extent(cells: list[Cell]) -> float:
 
 
 def _point_at(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:
-    """An arrow at the edge beyond which the strategy lies, and its figure in words."""
+    """An arrow at the edge beyond which the strategy lies, with its mean as text."""
     worse_is_left = comparison.metric.mode == "max"
     edge, colour = axes.get_xlim()[0 if worse_is_left else 1], _colour(cell, comparison)
     axes.plot([edge], [row], "<" if worse_is_left else ">", color=colour, markersize=6.5, clip_on=False)
