@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     ["config", "version"],
-    ["storage", "outputs", "streams", "boxes"],
+    ["storage", "outputs", "random_streams", "boxes"],
     ["models", "data", "paths", "aggregation"],
     ["tasks", "teacher"],
     ["targets"],

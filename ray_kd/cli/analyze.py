@@ -89,7 +89,7 @@ def report(
         typer.Option("--entity", help="With --wandb: the user or team that owns it.", show_default=False),
     ] = None,
 ) -> None:
-    """Do the same as analyze, and print only where the HTML report is.
+    """Do the same as analyze, but print only the path of the HTML report.
 
     The report is one self-contained file: send it to anybody.
 

@@ -20,7 +20,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
-from ray_kd.training.longer import longer_notes
+from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.records import find_summary
 from ray_kd.trials.ledger import Ledger
 from ray_kd.trials.trial_queue import TrialQueue
@@ -109,15 +109,15 @@ def of_length(epochs: int | None, **changes: Any) -> RunSpec:
 
 def test_more_epochs_after_the_end_are_said_to_be_another_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert longer_notes([of_length(80)], store) == []
+    assert length_notes([of_length(80)], store) == []
     ended(tmp_path, of_length(40))
     ended(tmp_path, of_length(None))  # 20 epochs, the default, of which the identity says nothing
     ended(tmp_path, of_length(160), "failed")
     ended(tmp_path, of_length(50, seed=1))
-    notes = longer_notes([of_length(80)], store)
+    notes = length_notes([of_length(80)], store)
     assert [re.findall(r"after (\d+) epochs", note) for note in notes] == [["20"], ["40"]]
     assert all("with 80 epochs it is another run" in note for note in notes)
-    assert longer_notes([of_length(40)], store) == [], "it ended, and is found"
+    assert length_notes([of_length(40)], store) == [], "it ended, and is found"
 
 
 def test_the_plan_of_a_sweep_says_it_too(tmp_path: Path) -> None:
