@@ -24,7 +24,17 @@ from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
 from ray_kd.analysis.headline import DASH, number
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plot_comparison import BETTER, UNDECIDED, WORSE
-from ray_kd.analysis.plot_style import GREY, WIDTH, Picture, legend_below, render, style, wrapped
+from ray_kd.analysis.plot_style import (
+    GREY,
+    WIDTH,
+    Picture,
+    arrow_beyond,
+    legend_below,
+    name_rows,
+    render,
+    style,
+    wrapped,
+)
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
@@ -164,11 +174,8 @@ def picture(draws: list[Draw]) -> Picture:
     for place, draw, cell in away:
         _point_at(axes, place, draw, cell)
     axes.axvline(0.0, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
-    axes.set_yticks(range(len(names)), [wrapped(name, 34) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0, pad=8 if away else 3.5)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, [wrapped(name, 34) for name in names])
+    axes.tick_params(axis="y", pad=8 if away else 3.5)
     unit = " (points)" if first.metric.rate else ""
     axes.set_xlabel(f"Test {first.metric.title}: difference to “{first.plan.baseline}”{unit}")
     shown = [
@@ -200,20 +207,10 @@ def _draw_difference(axes: Axes, place: float, draw: Draw, cell: Cell, marker: s
 def _point_at(axes: Axes, place: float, draw: Draw, cell: Cell) -> None:
     """An arrow at the edge beyond which the difference lies, with its value as text."""
     assert cell.versus is not None  # checked by the caller
-    mean, colour = cell.versus.difference.mean, _colour(draw, cell)
-    left = mean < 0
-    edge, arrow, aside = axes.get_xlim()[0 if left else 1], "<" if left else ">", 7 if left else -7
-    axes.plot([edge], [place], arrow, color=colour, ms=5, clip_on=False)
-    axes.annotate(
-        number(draw.comparison, mean, sign=True),
-        (edge, place),
-        (aside, 0),
-        textcoords="offset points",
-        ha="left" if left else "right",
-        va="center",
-        color=colour,
-        fontsize=7,
-    )
+    mean = cell.versus.difference.mean
+    edge = (axes.get_xlim()[0 if mean < 0 else 1], place)
+    text = number(draw.comparison, mean, sign=True)
+    arrow_beyond(axes, edge, mean < 0, text, (_colour(draw, cell), 5, 7), fontsize=7)
 
 
 def _colour(draw: Draw, cell: Cell) -> str:

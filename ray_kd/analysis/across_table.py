@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +12,7 @@ from rich.text import Text
 from ray_kd.analysis.across import Across, Gap, Standing
 from ray_kd.analysis.bootstrap import Ratio
 from ray_kd.analysis.headline import DASH, number
+from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
 
 UNDEFINED = "undefined"
@@ -128,19 +127,11 @@ def across_terminal(across: Across) -> Group:
 
 def across_markdown(across: Across) -> str:
     """Headline, table and notes as Markdown; the best mean rank is bold."""
-    heads = [heading.strip().replace("\n", "<br>") for heading in across_headings(across)]
-    lines = [names.markdown(across_headline(across)), "", _pipes(heads)]
-    lines.append(_pipes(["---", *["---:"] * (len(heads) - 1)]))
-    for standing, given in across_rows(across):
-        entries = [names.markdown(entry) for entry in given]
-        if standing is across.best:
-            entries[:2] = [f"**{entry}**" for entry in entries[:2]]
-        lines.append(_pipes(entries))
-    return "\n".join([*lines, "", *[f"- {names.markdown(note)}" for note in across_notes(across)], ""])
-
-
-def _pipes(entries: list[str]) -> str:
-    return "| " + " | ".join(entries) + " |"
+    rows = [(entries, standing is across.best) for standing, entries in across_rows(across)]
+    table = markdown_table(across_headings(across), rows)
+    return "\n".join(
+        [names.markdown(across_headline(across)), "", *table, *markdown_list(across_notes(across))]
+    )
 
 
 ACROSS_COLUMNS = (
@@ -153,34 +144,20 @@ ACROSS_COLUMNS = (
 
 def across_csv(across: Across) -> str:
     """The numbers behind the table, at full precision; empty where there is no value."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(ACROSS_COLUMNS)
+    rows: list[list[object]] = []
     for standing in across.standings:
         for gap in across.gaps:
             cell, gain = standing.cells.get(gap.task), standing.gains.get(gap.task, Ratio())
             if cell is None:
                 continue
-            values: list[object] = [
-                standing.name,
-                gap.task,
-                gap.comparison.metric.name,
-                cell.n,
-                cell.best.mean,
-            ]
-            values += [standing.ranks.get(gap.task, math.nan), gap.teacher]
-            values += [gap.size.mean, gap.size.low, gap.size.high, gain.value, gain.low, gain.high]
-            writer.writerow(_blank(values))
+            row: list[object] = [standing.name, gap.task, gap.comparison.metric.name, cell.n, cell.best.mean]
+            row += [standing.ranks.get(gap.task, math.nan), gap.teacher]
+            rows.append([*row, gap.size.mean, gap.size.low, gap.size.high, gain.value, gain.low, gain.high])
         mean = standing.mean_gain
         empty = [math.nan] * 4
-        values = [standing.name, "all", "", "", math.nan, standing.mean_rank, *empty]
-        writer.writerow(_blank([*values, mean.value, mean.low, mean.high]))
-    return buffer.getvalue()
-
-
-def _blank(values: list[object]) -> list[object]:
-    blank = ("" if isinstance(value, float) and math.isnan(value) else value for value in values)
-    return [names.csv_text(value) for value in blank]
+        row = [standing.name, "all", "", "", math.nan, standing.mean_rank, *empty]
+        rows.append([*row, mean.value, mean.low, mean.high])
+    return csv_table(ACROSS_COLUMNS, rows)
 
 
 def _all_of(names: list[str]) -> str:

@@ -151,6 +151,39 @@ def right_axis(axes: Axes, places: Any, labels: Sequence[str], heading: str) -> 
     )
 
 
+def name_rows(axes: Axes, names: Sequence[str], places: Any = None, bottom: float | None = None) -> None:
+    """Rows of a dot plot from top to bottom (at ``places``, one apart by default), named at the left."""
+    rows = range(len(names)) if places is None else places
+    axes.set_yticks(rows, [*names])
+    axes.set_ylim(len(names) - 0.4 if bottom is None else bottom, -0.6 if bottom is None else 0)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def arrow_beyond(
+    axes: Axes, at: tuple[float, float], left: bool, text: str, look: tuple[str, float, float], **more: Any
+) -> None:
+    """An arrow at the edge of the scale, to the side where a value lies beyond it, with the value as text.
+
+    Args:
+        look: colour, size of the arrow and distance of the text from it, both in points.
+        more: further properties of the text.
+    """
+    colour, size, gap = look
+    axes.plot(*([value] for value in at), "<" if left else ">", color=colour, markersize=size, clip_on=False)
+    axes.annotate(
+        text,
+        at,
+        xytext=(gap if left else -gap, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="center",
+        color=colour,
+        **{"fontsize": 8, **more},
+    )
+
+
 def legend_below(figure: Figure, *groups: list[Line2D], most: int = 4) -> None:
     """A legend under the figure, which grows by it; each group of handles begins a column of its own."""
     for handle in (handle for group in groups for handle in group):
