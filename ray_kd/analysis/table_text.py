@@ -37,4 +37,4 @@ def markdown_list(notes: Iterable[str]) -> list[str]:
 def csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A CSV file with numbers at full precision; nan is empty."""
     values = [[names.csv_text(value) for value in row] for row in rows]
-    return pd.DataFrame(values, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
+    return pd.DataFrame(values, columns=list(columns), dtype=object).to_csv(index=False, lineterminator="\n")
