@@ -14,12 +14,12 @@ class AlignedOptions(GameOptions):
     """Options of Aligned-MTL."""
 
     scale: Literal["min", "median", "rmse"] = "min"
-    """The singular value that all are brought to: smallest, median, or root of the mean square."""
+    """The value that all singular values are set to: their minimum, median, or root mean square."""
 
 
 @AGGREGATORS.register("aligned", source="Senushkin et al., CVPR 2023, arXiv 2305.19000")
 class Aligned(TorchjdAggregator):
-    r"""Aligned-MTL: the gradient matrix with all singular values brought to one; then the sum of its rows.
+    r"""Aligned-MTL: sets all singular values of the gradient matrix to one value, and sums its rows.
 
     With the smallest singular value (as published) the update is as small as the weakest component.
     Weights may be negative.

@@ -18,12 +18,12 @@ class GradVacOptions(GameOptions):
     """Options of gradient vaccine."""
 
     beta: Annotated[float, Field(gt=0, le=1)] = 0.01
-    """Share of the newest cosine in the running one."""
+    """Weight of the newest cosine in the running mean."""
 
 
 @AGGREGATORS.register("gradvac", source="Wang et al., ICLR 2021, arXiv 2010.05874")
 class GradVac(TorchjdAggregator):
-    r"""Gradient vaccine: each gradient takes of each other what brings their cosine to its running mean.
+    r"""Gradient vaccine: adds other gradients to each, so that each pair's cosine reaches its running mean.
 
     PCGrad with a moving target for the cosine of each pair, in place of 0. Pairs in random order; then
     the sum.
@@ -40,7 +40,7 @@ class GradVac(TorchjdAggregator):
     def setup(self) -> None:
         super().setup()
         size = len(self.names) + (self.options.task == "inside")
-        # torchjd makes its running cosines at the first call; here they must exist before a state loads.
+        # torchjd creates its running cosines in the first call; here they must exist before a state loads.
         weights_of(self._weighting, np.zeros((size, size)), torch.Generator())
 
     def weighting_options(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class PcgradOptions(GameOptions):
 class Pcgrad(TorchjdAggregator):
     r"""PCGrad: each gradient loses its projection on those it conflicts with, in random order; then the sum.
 
-    Where no two gradients conflict it is the plain sum. It mends direction, not scale.
+    If no two gradients conflict, it is the plain sum. It changes directions, not scales.
 
     Source: Yu, Kumar, Gupta, Levine, Hausman, Finn, NeurIPS 2020, arXiv 2001.06782; weights by torchjd.
     """
