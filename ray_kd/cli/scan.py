@@ -11,7 +11,7 @@ import typer
 from ray_kd.cli.common import shown
 
 if TYPE_CHECKING:
-    from ray_kd.data.scan import Found
+    from ray_kd.data.scan import ScanResult
 
 NAMED = 10
 """How many messages are shown in full."""
@@ -25,7 +25,7 @@ def scan_dataset(file: str) -> None:
     from ray_kd.config.errors import UserError
     from ray_kd.config.registry import DATASETS
     from ray_kd.config.spec import RunSpec
-    from ray_kd.data.scan import Found, default_readers, parts, scan
+    from ray_kd.data.scan import ScanResult, checked_splits, default_readers, scan
 
     spec = RunSpec.load(file)
     budget = getattr(spec.dataset, "teacher_options", None)  # without a label budget: it hides samples
@@ -37,9 +37,9 @@ def scan_dataset(file: str) -> None:
         print("ray-kd: no sample was read: correct this first, then scan again.", file=sys.stderr)
         raise typer.Exit(1) from error
     task = spec.task.component_name
-    splits, classes = parts(dataset), dataset.classes_of(task)
-    found, show = Found(splits, classes), Progress()
-    looked = scan(splits, classes, default_readers(splits), task)
+    splits, classes = checked_splits(dataset), dataset.classes_of(task)
+    found, show = ScanResult(splits, classes), Progress()
+    looked = scan(splits, default_readers(splits), task)
     stopped = False
     try:
         for some in looked:
@@ -81,7 +81,7 @@ class Progress:
             print(f"\r{'':<78}\r", end="", file=sys.stderr, flush=True)
 
 
-def _print(name: str, found: Found) -> None:
+def _print(name: str, found: ScanResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -115,7 +115,7 @@ def _print(name: str, found: Found) -> None:
         console.print("\nok      no sample stops a run")
 
 
-def _sizes(found: Found, split: str) -> str:
+def _sizes(found: ScanResult, split: str) -> str:
     """The smallest and the largest image of a split, by area."""
     sizes = sorted(found.sizes[split], key=lambda size: (size[0] * size[1], size))
     if not sizes:

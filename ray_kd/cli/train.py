@@ -46,13 +46,13 @@ def train(
     """
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.distill import distill
-    from ray_kd.training.longer import longer_notes
+    from ray_kd.training.other_lengths import length_notes
 
     extra = [f"storage={storage}"] if storage else []
     extra += [f"resources.workers={workers}"] if workers is not None else []
     spec = RunSpec.load(file, *(overrides or ()), *extra)
     context = make_setting(spec)
-    for line in longer_notes([spec], context.store):
+    for line in length_notes([spec], context.store):
         print(f"ray-kd: {line}", file=sys.stderr)
     show = Line()
     with stop_on_signal(context, FRESH_AGAIN if fresh else RESUMES):

@@ -14,8 +14,8 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.targets.compute import same_targets
-from ray_kd.training.longer import longer_notes
-from ray_kd.training.objects import require_same_runs
+from ray_kd.training.object_records import require_same_runs
+from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.precompute import gather_work, plan_targets
 from ray_kd.training.preflight import check_plan
 from ray_kd.training.process_cache import ProcessCache
@@ -66,7 +66,7 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     missing = [run for run in plan.teachers if run.identity() not in ended]
     text = f"{plan.size} trials, of which {done} have ended; "
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
-    longer = longer_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
+    longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
     notes = [Text(f"Note: {note}", style="dim") for note in (*plan.notes, *longer)]
     return Group(table, Text(), Text(text), *notes, *_targets(specs))
 

@@ -22,8 +22,8 @@ from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
 from ray_kd.tracking.wandb import require_wandb
-from ray_kd.training.longer import longer_notes
-from ray_kd.training.objects import require_same_runs
+from ray_kd.training.object_records import require_same_runs
+from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.preflight import check_plan
 from ray_kd.trials.ledger import Ledger
 from ray_kd.trials.trial_queue import TrialQueue
@@ -147,7 +147,7 @@ def run_sweep(
         if not queue.over and _forget_damaged_teachers(queue, store):
             queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
         if screen is not None:
-            for line in longer_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
+            for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
                 print_plain(screen, f"{sweep.name}: {line}")
         if queue.over:
             _write_plan(queue)

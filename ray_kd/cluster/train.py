@@ -27,7 +27,7 @@ from ray_kd.config.faults import EnvironmentFault, environment_fault  # noqa: E4
 from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Lock, Store, tell_once  # noqa: E402
 from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
-from ray_kd.training.objects import require_same  # noqa: E402
+from ray_kd.training.object_records import require_same  # noqa: E402
 from ray_kd.training.records import BESIDE, Records, find_summary, read_summary  # noqa: E402
 from ray_kd.training.run import Training  # noqa: E402
 from ray_kd.training.run_context import RunContext, local_context  # noqa: E402

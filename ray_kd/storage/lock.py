@@ -13,6 +13,8 @@ import uuid
 from collections.abc import Callable
 from types import TracebackType
 
+import psutil
+
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.words import clock
 from ray_kd.storage.store import Store
@@ -212,10 +214,4 @@ def _holder_is_dead(content: bytes) -> bool:
     match = _CONTENT.fullmatch(content.decode(errors="replace"))
     if match is None or match["host"] != socket.gethostname():
         return False
-    try:
-        os.kill(int(match["pid"]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False
+    return not psutil.pid_exists(int(match["pid"]))

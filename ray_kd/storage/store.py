@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -86,15 +88,13 @@ class Store:
         Raises:
             UserError: the disk is full, the folder is not writable, or a file lies where a folder is needed.
         """
-        try:
+        with self._writing(path):
             if self.is_local:
                 _write_whole(self.path(path), data)
-            else:
-                self._filesystem.create_dir(os.path.dirname(self.path(path)), recursive=True)
-                with self._filesystem.open_output_stream(self.path(path)) as stream:
-                    stream.write(data)
-        except OSError as error:
-            raise self.unwritable(path, error) from error
+                return
+            self._filesystem.create_dir(os.path.dirname(self.path(path)), recursive=True)
+            with self._filesystem.open_output_stream(self.path(path)) as stream:
+                stream.write(data)
 
     def append(self, path: str, record: dict[str, Any]) -> None:
         """Append one JSON line to a local file, completely or not at all.
@@ -102,15 +102,13 @@ class Store:
         Raises:
             UserError: as ``write``.
         """
-        line = json_line(record)
         full = self.path(path)
-        try:
-            _append_whole(full, line)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(full), exist_ok=True)
-            self.append(path, record)
-        except OSError as error:
-            raise self.unwritable(path, error) from error
+        with self._writing(path):
+            try:
+                _append_whole(full, json_line(record))
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(full), exist_ok=True)
+                self.append(path, record)
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a JSON file whole."""
@@ -156,14 +154,12 @@ class Store:
         Raises:
             UserError: as ``write``.
         """
-        try:
+        with self._writing(to):
             if self.is_local:
                 os.makedirs(os.path.dirname(self.path(to)), exist_ok=True)
                 os.replace(self.path(path), self.path(to))
             else:
                 self._filesystem.move(self.path(path), self.path(to))
-        except OSError as error:
-            raise self.unwritable(to, error) from error
 
     def delete_tree(self, folder: str) -> None:
         """Delete a folder with everything below it, if it exists."""
@@ -178,7 +174,7 @@ class Store:
         Raises:
             UserError: as ``write``.
         """
-        try:
+        with self._writing(to):
             if not self.is_local:
                 self._filesystem.copy_file(self.path(path), self.path(to))
                 return
@@ -187,8 +183,6 @@ class Store:
                 os.link(self.path(path), self.path(to))
             except OSError:  # a disk without hard links
                 shutil.copyfile(self.path(path), self.path(to))
-        except OSError as error:
-            raise self.unwritable(to, error) from error
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
         """Create a file that must not exist yet; True if this call created it. A failed write leaves no file.
@@ -206,19 +200,18 @@ class Store:
             except FileNotFoundError:  # another process created and deleted it meanwhile
                 return False
         full = self.path(path)
-        try:
+        with self._writing(path):
             os.makedirs(os.path.dirname(full), exist_ok=True)
-            with open(full, "xb") as file:
-                try:
+            try:
+                file = open(full, "xb")  # noqa: SIM115 (closed below)
+            except FileExistsError:
+                return False
+            try:
+                with file:
                     file.write(data)
-                    file.flush()
-                except BaseException:
-                    os.unlink(full)
-                    raise
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise self.unwritable(path, error) from error
+            except BaseException:
+                os.unlink(full)
+                raise
         return True
 
     def touch(self, path: str) -> None:
@@ -240,10 +233,7 @@ class Store:
         """
         if self.is_local:
             return os.stat(self.path(path)).st_mtime
-        info = self._filesystem.get_file_info(self.path(path))
-        if not info.type.value:
-            raise FileNotFoundError(path)
-        return float(info.mtime.timestamp())
+        return float(self._info(path).mtime.timestamp())
 
     def size(self, path: str) -> int:
         """The bytes of a file.
@@ -251,12 +241,22 @@ class Store:
         Raises:
             FileNotFoundError: no such file.
         """
-        if self.is_local:
-            return os.stat(self.path(path)).st_size
+        return os.stat(self.path(path)).st_size if self.is_local else int(self._info(path).size)
+
+    def _info(self, path: str) -> Any:
+        """What an object store says about a file."""
         info = self._filesystem.get_file_info(self.path(path))
         if not info.type.value:
             raise FileNotFoundError(path)
-        return int(info.size)
+        return info
+
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[None]:
+        """Within the block an error of the disk becomes one that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise self.unwritable(path, error) from error
 
     def unwritable(self, path: str, error: OSError) -> UserError:
         """The error for a file that cannot be written; its message says what to do."""

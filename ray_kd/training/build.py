@@ -30,7 +30,7 @@ from ray_kd.targets.stored_targets import StoredTargets
 from ray_kd.tasks import Task, TeacherPredictions, create_task
 from ray_kd.teacher import LiveTeacher, Teachers
 from ray_kd.teacher.normalise import renormalisation
-from ray_kd.training.objects import Own, require_live
+from ray_kd.training.object_records import Own, require_live
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext
 

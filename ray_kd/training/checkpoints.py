@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ray_kd.config.errors import UserError
+from ray_kd.models.torch_files import read_torch
 from ray_kd.storage import Store, tell_once
 
 SPREAD = "train"
@@ -94,10 +94,7 @@ def from_bytes(data: bytes, place: str) -> dict[str, Any]:
         UserError: the state is damaged.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts:  # PyTorch itself does not verify every checksum
-            if parts.testzip() is not None:
-                raise ValueError(f"the checksum of '{parts.testzip()}' is wrong")
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = read_torch(data)
         if not isinstance(state["taken"], int) or not isinstance(state["epoch"], int):
             raise TypeError("it has no number of steps")
     except MemoryError:

@@ -19,8 +19,8 @@ from ray_kd.data.base import Dataset
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
 from ray_kd.training.distributed import broadcast_object
-from ray_kd.training.door import check_own, own_dataset
-from ray_kd.training.objects import Own, require_same_runs
+from ray_kd.training.object_records import Own, require_same_runs
+from ray_kd.training.own_objects import check_own_objects, own_dataset
 from ray_kd.training.preflight import ImageShape, check_run
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.records import BESIDE, Records, find_summary
@@ -195,7 +195,7 @@ def _checked(spec: RunSpec, own: Own | None, context: RunContext, cache: Process
     if own is None:
         check_run(spec, shape=_shape(spec, cache, context))
         return spec.identity()
-    check_own(spec, own, cache, context.device)
+    check_own_objects(spec, own, cache, context.device)
     return str(broadcast_object(_own_identity(spec, own), context.world))
 
 

@@ -20,7 +20,7 @@ from ray_kd.tasks import Task, TeacherPredictions
 from ray_kd.teacher import LiveTeacher, load_teacher
 from ray_kd.teacher.normalise import renormalisation
 from ray_kd.training.evaluation import evaluate, evaluate_predictions
-from ray_kd.training.objects import require_same_runs
+from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.run_context import RunContext
 
 KEPT_BYTES = 1 << 30

@@ -21,7 +21,7 @@ from ray_kd.storage.store import json_line
 from ray_kd.version import __version__
 
 OBJECTS = "objects.json"
-"""Lists the user's objects and code in a run; see ``training.objects``."""
+"""Lists the user's objects and code in a run; see ``training.object_records``."""
 BESIDE = "fresh"
 """The folder inside a finished run's folder where the run is trained again until it has finished."""
 

@@ -31,7 +31,7 @@ from ray_kd.training.distributed import agree
 from ray_kd.training.epoch_summary import epoch_means, require_finite
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.loaders import make_batches, make_loader
-from ray_kd.training.objects import Objects, Own
+from ray_kd.training.object_records import Own, describe_code, describe_own, require_same
 from ray_kd.training.preflight import check_parts
 from ray_kd.training.process_cache import ProcessCache, student_state
 from ray_kd.training.records import Records, describe_environment, now
@@ -76,7 +76,7 @@ class Training:
         self.cache = cache or ProcessCache()
         self.identity = identity or spec.identity()
         self.directory = directory or f"runs/{self.identity}"
-        self._objects = Objects(spec, own)
+        self._described = describe_own(own)  # before training changes them
         self.records = Records(context.store, self.directory)
         self.checkpoints = context.checkpoints or StoreCheckpoints(context.store, self.directory)
         self.stop_requested = context.stop
@@ -107,7 +107,7 @@ class Training:
                     self._lead(self.lock.acquire)
                 self._lead(Records(self.context.store, f"runs/{self.identity}").take_place)
             self._must_stop()
-            self._objects.require_same(self.context.store, self.directory)
+            require_same(self.context.store, self.directory, self.spec, self._described, self.own)
             if self.records.summary() is None:
                 torch.set_num_threads(self.spec.training.threads)
                 yield from self._train()
@@ -137,7 +137,7 @@ class Training:
             step.remember(batch, targets)
         environment = describe_environment(context.device, step.precision)
         environment["workers"] = context.world
-        made = self._objects.record(parts.task.classes, parts.dataset.channels)
+        made = {**self._described, **describe_code(self.spec, parts.task.classes, parts.dataset.channels)}
         self._lead(lambda: self.records.start(self.spec, environment, self.epoch, made))
         self._must_stop()
         step.module.train()

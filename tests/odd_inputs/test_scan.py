@@ -20,7 +20,7 @@ from PIL import Image
 
 from ray_kd.cli.main import main
 from ray_kd.data.base import Dataset, MapSplit, TensorSplit
-from ray_kd.data.scan import Found, parts, scan
+from ray_kd.data.scan import ScanResult, checked_splits, scan
 from tests.data.formats import VOC, load, make_coco, make_folder, make_voc, picture, voc_object
 from tests.odd_inputs.pictures import ODD
 from tests.odd_inputs.test_every_dataset import MAKERS
@@ -191,10 +191,10 @@ class Own(Dataset):
         self.classes, self.channels = classes, 1
 
 
-def found(data: Dataset, processes: int = 0) -> Found:
-    splits = parts(data)
-    seen = Found(splits, data.classes)
-    for some in scan(splits, data.classes, processes):
+def found(data: Dataset, processes: int = 0) -> ScanResult:
+    splits = checked_splits(data)
+    seen = ScanResult(splits, data.classes)
+    for some in scan(splits, processes):
         for one in some:
             seen.add(one)
     return seen
@@ -264,8 +264,8 @@ class Broken:
 
 def test_what_a_task_needs_has_to_be_there() -> None:
     data = Own([item(0)])
-    splits = parts(data)
-    (one,) = [looked for some in scan({"train": splits["train"]}, 3, 0, "segmentation") for looked in some]
+    splits = checked_splits(data)
+    (one,) = [looked for some in scan({"train": splits["train"]}, 0, "segmentation") for looked in some]
     assert one.problem is not None
     assert "expected mask for the task segmentation, got only image, label" in one.problem[1]
 

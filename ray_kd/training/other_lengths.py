@@ -16,7 +16,7 @@ PROBED = 20
 """For so many runs all numbers of epochs are tried; for the others only those found for these."""
 
 
-def longer_notes(specs: Iterable[RunSpec], store: Store) -> list[str]:
+def length_notes(specs: Iterable[RunSpec], store: Store) -> list[str]:
     """A sentence for each number of epochs of finished runs that differ only in their number of epochs.
 
     It reads only the names of runs, and the summaries of those that fit.
