@@ -40,6 +40,14 @@ class Aggregator(nn.Module):
         names: names of the losses in each call, ``path`` or ``path/stage``.
         weights: static weight w of each path or loss by name; 1 where absent.
         seed: key of the aggregator's random stream.
+
+    Example:
+        >>> from ray_kd.aggregation import create_aggregator
+        >>> weight = torch.tensor(2.0, requires_grad=True)
+        >>> aggregator = create_aggregator("fixed", names=["logits"])
+        >>> aggregator(3 * weight, {"logits": weight**2}).backward()
+        >>> float(weight.grad)
+        7.0
     """
 
     name: ClassVar[str]

@@ -130,6 +130,16 @@ def run_sweep(
     Raises:
         UserError: the sweep cannot be planned, another process runs it, or no machine is large enough.
         EnvironmentFault: the storage cannot be read or written; the same call resumes.
+
+    Example:
+        >>> from ray_kd import SweepSpec, distill, run_sweep
+        >>> base = {"dataset": "digits", "student": {"name": "digits_cnn", "width": 2}}
+        >>> base |= {"training": {"epochs": 1}}
+        >>> sweep = SweepSpec.parse({"name": "one", "base": base, "cells": {"plain": {}}, "seeds": [0]})
+        >>> summary = distill(sweep.plan().trials[0].spec)  # the sweep finds this run
+        >>> result = run_sweep(sweep, progress=False)
+        >>> result.finished, result.started
+        (1, 0)
     """
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)

@@ -44,6 +44,13 @@ class Path(nn.Module):
         strength: factor on the losses, set by ``begin_epoch`` during a warm-up; 1 until it is called.
         recording: if False, a forward does not change the state of a ``stateful`` path, as probes need.
             A forward without gradients never changes it.
+
+    Example:
+        >>> from ray_kd.paths import create_path
+        >>> path = create_path("logits", student_channels=(), teacher_channels=())
+        >>> target = path.target(Outputs(logits=torch.ones(2, 3)))
+        >>> path(Outputs(logits=torch.zeros(2, 3)), target, {})
+        {'logits': tensor(1.)}
     """
 
     name: ClassVar[str]

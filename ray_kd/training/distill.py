@@ -70,6 +70,16 @@ def distill(
     Raises:
         UserError: the spec or the objects do not fit together.
         TrainingFailed: a loss became NaN or infinite; the summary says so too.
+
+    Example:
+        >>> from ray_kd import RunSpec, distill
+        >>> brief = {"epochs": 1, "batch_size": 50}
+        >>> teacher = {"model": {"name": "digits_cnn", "width": 4}, "training": brief, "at_chance": "go_on"}
+        >>> run = {"dataset": "digits", "student": {"name": "digits_cnn", "width": 2}}
+        >>> run |= {"teacher": teacher, "paths": ["soft_target"], "training": brief, "storage": "results"}
+        >>> summary = distill(RunSpec.parse(run))
+        >>> summary["status"], summary["epochs"]
+        ('finished', 1)
     """
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
     context = context or local_context(spec)
