@@ -54,7 +54,7 @@ def across_notes(across: Across) -> list[str]:
         "drawn in each by itself."
     )
     if pairs and min(pairs) <= 5:
-        lines[1] += f" With {min(pairs)} seeds such an interval errs on the narrow side."
+        lines[1] += f" With {min(pairs)} seeds such an interval is too narrow on average."
     lines += [_gap_note(across, gap) for gap in across.gaps]
     lines.append("The teacher is one run: how it varies from seed to seed is in no interval.")
     return [*lines, *across.notes]

@@ -41,7 +41,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[R
 
     The interval is the bootstrap's percentile interval (Efron, Annals of Statistics 7, 1979): pairs are drawn
     with replacement, numerator and denominator together. Up to five pairs all resamples are taken, so it is
-    exact; with three its ends are the most extreme pairs, and it errs on the narrow side.
+    exact; with three pairs its ends are the most extreme pairs, and on average it is too narrow.
     """
     above, below = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
     n = len(above)

@@ -113,7 +113,7 @@ class Comparison:
     metric: Metric
     cells: tuple[Cell, ...]
     searched: int
-    """Trials of phase ``search``; they chose settings on validation data and are in no number here."""
+    """Number of trials of phase ``search``, which chose settings on validation data and are left out here."""
     doublings: tuple[Doubling, ...]
     """What training twice as long gained, from the trials of phase ``control``."""
     teachers: tuple[tuple[str, float], ...]

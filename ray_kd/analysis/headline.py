@@ -205,8 +205,8 @@ def _search_note(comparison: Comparison) -> list[str]:
     if not comparison.searched:
         return []
     return [
-        f"{_count(comparison.searched, 'search trial')} chose settings on validation data and "
-        f"{'is' if comparison.searched == 1 else 'are'} in no number here."
+        f"{_count(comparison.searched, 'search trial')} chose settings on validation data; "
+        f"{'it is' if comparison.searched == 1 else 'they are'} not part of this table."
     ]
 
 
