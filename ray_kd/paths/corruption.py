@@ -51,7 +51,7 @@ def corrupt(
     sample = all_rows(batch["sample"])
     rows = {entry: all_rows(values) for entry, values in target.items()}
     if kind == "noise":
-        spoilt = {entry: _noise(values, sample, (seed, name, entry, step)) for entry, values in rows.items()}
+        changed = {entry: _noise(values, sample, (seed, name, entry, step)) for entry, values in rows.items()}
     else:
         label = batch.get("label")
         label = sample if label is None or label.dim() > 2 else all_rows(main_class(label))
@@ -59,8 +59,8 @@ def corrupt(
             partner = other_class(sample, label, seed, name, step)
         else:
             partner = favourite(sample, label, seed, name)
-        spoilt = {entry: values[partner] for entry, values in rows.items()}
-    return {entry: own_rows(values) for entry, values in spoilt.items()}
+        changed = {entry: values[partner] for entry, values in rows.items()}
+    return {entry: own_rows(values) for entry, values in changed.items()}
 
 
 def other_class(sample: Tensor, label: Tensor, seed: int, name: str, step: int) -> Tensor:

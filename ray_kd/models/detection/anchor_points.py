@@ -1,4 +1,4 @@
-"""The places that a dense detector answers for, and which of them are to find which object."""
+"""The positions of a dense detector, and which of them are trained to find which object."""
 
 from __future__ import annotations
 

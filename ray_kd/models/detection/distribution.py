@@ -1,4 +1,4 @@
-"""A dense head that answers with a distribution over each edge's place: generalised focal loss."""
+"""A dense head that predicts a distribution of each edge's position: generalised focal loss."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class DistributionHead(Head):
     .. math:: \frac{\sum QFL}{P} + 2 \frac{\sum w (1 - GIoU)}{\sum w} + 0.25 \frac{\sum w\, DFL}{\sum w}
 
     P: positives; w: a positive's largest class probability, without gradient; QFL, quality focal loss:
-    :math:`|y - p|^2 BCE(p, y)`, y the IoU of the answer with its object at the object's class, else 0; DFL,
+    :math:`|y - p|^2 BCE(p, y)`, y the IoU of the predicted box with its object at the object's class, else 0;
+    DFL,
     distribution focal loss: cross-entropy to the two bins around the true distance, mean of four edges.
     A place's prior is the square of ``reach`` strides around it.
 
@@ -88,15 +89,15 @@ class DistributionHead(Head):
         chosen = assigned[image, place]
         goal, label = batch["boxes"][image, chosen], batch["box_label"][image, chosen]
         centres, strides, own = self.centres[place], self.strides[place].unsqueeze(1), bins[image, place]
-        answer = boxes_around(centres, self._distances(own) * strides)
+        predicted = boxes_around(centres, self._distances(own) * strides)
         quality = torch.zeros_like(logits)
-        quality[image, place, label] = iou(answer.detach(), goal).to(quality.dtype)
+        quality[image, place, label] = iou(predicted.detach(), goal).to(quality.dtype)
         weight = logits.detach()[image, place].sigmoid().amax(-1)
         edges = distribution_focal(own, edge_distances(centres, goal) / strides).mean(-1)
         count = (assigned >= 0).sum()
         return {
             "class": (quality_focal(logits, quality).sum(), count),
-            "box": (BOX_WEIGHT * (weight * (1 - giou(answer, goal))).sum(), weight.sum()),
+            "box": (BOX_WEIGHT * (weight * (1 - giou(predicted, goal))).sum(), weight.sum()),
             "edge": (EDGE_WEIGHT * (weight * edges).sum(), weight.sum()),
         }
 

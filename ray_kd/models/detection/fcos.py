@@ -71,14 +71,14 @@ class FcosHead(Head):
         goal = batch["boxes"][image, chosen]
         truth = torch.zeros_like(logits)
         truth[image, place, batch["box_label"][image, chosen]] = 1
-        answer = self.boxes(outputs)[image, place]
+        predicted = self.boxes(outputs)[image, place]
         sides = edge_distances(self.centres[place], goal).unflatten(-1, (2, 2))
         middle = (sides.amin(1) / sides.amax(1)).prod(-1).sqrt().to(centerness.dtype)
         near = F.binary_cross_entropy_with_logits(centerness[image, place, 0], middle, reduction="sum")
         count = (assigned >= 0).sum()
         return {
             "class": (focal(logits, truth).sum(), count),
-            "box": ((1 - giou(answer, goal)).sum(), count),
+            "box": ((1 - giou(predicted, goal)).sum(), count),
             "centerness": (near, count),
         }
 

@@ -17,7 +17,7 @@ Parts = dict[str, tuple[Tensor, Tensor]]
 """Terms of a loss by name: a sum, and the count that it is to be divided by."""
 
 CANDIDATES = 1000
-"""Answers of a level that non-maximum suppression looks at, at most: the best."""
+"""The most predictions of a level that non-maximum suppression reads: the best ones."""
 
 
 class Head(ABC):
@@ -27,7 +27,7 @@ class Head(ABC):
         level_sizes: height and width of each level.
         priors: the box (L, 4) that each position starts from.
         image_size: height and width in pixels; detections are cut off there.
-        least_score: answers with a lower score are no detections.
+        least_score: predictions with a lower score are no detections.
         overlap: IoU above which the lesser of two detections of a class is dropped.
         most: detections of an image, at most.
     """
@@ -81,7 +81,7 @@ class Head(ABC):
         return tensor_of(outputs, "logits").float().sigmoid()
 
     def select(self, boxes: Tensor, scores: Tensor, counts: Sequence[int]) -> dict[str, Tensor]:
-        """The best answers of each image, after non-maximum suppression class by class.
+        """The best predictions of each image, after non-maximum suppression class by class.
 
         Args:
             boxes: one for each position (N, L, 4), or for each of its classes (N, L, K, 4).

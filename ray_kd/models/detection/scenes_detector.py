@@ -37,7 +37,7 @@ class ScenesDetectorOptions(ModelOptions):
     radius: Annotated[float, Field(gt=0)] = 1.5
     """How far from an object's centre, in strides, a place is trained to find it."""
     least_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Answers with a lower score are no detections."""
+    """Predictions with a lower score are no detections."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.6
     """IoU above which the lesser of two detections of a class is dropped."""
     detections: Annotated[int, Field(ge=1)] = 100
@@ -48,7 +48,7 @@ class ScenesDetectorOptions(ModelOptions):
 class ScenesDetector(StagedModel):
     """Stages of 3x3 convolution, BatchNorm, ReLU at strides 2, 4, 8, ...; a feature pyramid (Lin et al., CVPR
     2017, arXiv 1612.03144) on all but the first; a head shared by its levels, one convolution with GroupNorm
-    deep, that answers class by class and with box distributions (``DistributionHead``).
+    deep, that predicts each class and box distributions (``DistributionHead``).
 
     ``features`` are the pyramid's levels. Levels share the head and have no scale of their own.
     """
