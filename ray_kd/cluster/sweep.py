@@ -132,14 +132,12 @@ def run_sweep(
         EnvironmentFault: the storage cannot be read or written; the same call resumes.
 
     Example:
-        >>> from ray_kd import SweepSpec, distill, run_sweep
-        >>> base = {"dataset": "digits", "student": {"name": "digits_cnn", "width": 2}}
-        >>> base |= {"training": {"epochs": 1}}
+        >>> from ray_kd import distill
+        >>> base = {"dataset": "digits", "student": "digits_cnn", "training": {"epochs": 1}}
         >>> sweep = SweepSpec.parse({"name": "one", "base": base, "cells": {"plain": {}}, "seeds": [0]})
         >>> summary = distill(sweep.plan().trials[0].spec)  # the sweep finds this run
-        >>> result = run_sweep(sweep, progress=False)
-        >>> result.finished, result.started
-        (1, 0)
+        >>> run_sweep(sweep, progress=False).finished
+        1
     """
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)
@@ -159,13 +157,7 @@ def run_sweep(
         if screen is not None:
             for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
                 print_plain(screen, f"{sweep.name}: {line}")
-        if queue.over:
-            _write_plan(queue)
-        else:
-            quiet()  # before the next import, which imports Ray
-            from ray_kd.cluster.execute import execute
-
-            execute(queue, address, screen, lambda: _write_plan(queue))
+        _train(queue, address, screen)
         result = _result(queue, store, called)
         if screen is not None:
             print_plain(screen, result.message())
@@ -175,6 +167,16 @@ def run_sweep(
             if result.complete:
                 raise
         return result
+
+
+def _train(queue: TrialQueue, address: str | None, screen: Console | None) -> None:
+    if queue.over:
+        _write_plan(queue)
+        return
+    quiet()  # before the next import, which imports Ray
+    from ray_kd.cluster.execute import execute
+
+    execute(queue, address, screen, lambda: _write_plan(queue))
 
 
 def _resolve(spec: SweepSpec | str | Path, overrides: tuple[str, ...], storage: str | None) -> SweepSpec:
