@@ -14,27 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from ray_kd.aggregation import Gradients, Update, create_aggregator, register_aggregator
+from ray_kd.aggregation import Gradients, Update, create_aggregator
 from ray_kd.aggregation.base import Aggregator
 from ray_kd.aggregation.gramian_weighting import Game, GameOptions, GradientAggregator, GradientOptions
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import AggregatorOptions, ModelOptions, Options, PathOptions, ViewOptions
-from ray_kd.data import create_dataset, register_dataset, register_view
+from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, PATHS, TASKS, VIEWS
+from ray_kd.data import create_dataset
 from ray_kd.data.base import Dataset, MapSplit, RawSplit, Split, TensorSplit
 from ray_kd.data.draws import uniform
+from ray_kd.data.mixing import MixedViews, MixOptions
 from ray_kd.data.sample_views import SampleViews
 from ray_kd.data.splits import hold_out, stratified_order
 from ray_kd.data.views import Views
-from ray_kd.models import create_model, register_model
+from ray_kd.models import create_model
 from ray_kd.models.base import StagedModel
 from ray_kd.outputs import IGNORE, Outputs, main_class
-from ray_kd.paths import Path, create_path, register_path
+from ray_kd.paths import Path, create_path
 from ray_kd.paths.base import exact, feature_of, full, logits_of
 from ray_kd.paths.feature import AdaptedOptions, AdaptedPath, FeaturePath, RelationPath, match_size, pooled
 from ray_kd.paths.gather import all_rows, normaliser
 from ray_kd.paths.logit import LogitOptions, LogitPath
 from ray_kd.streams import forked, generator
-from ray_kd.tasks import Task, register_task
+from ray_kd.tasks import Task
 from ray_kd.tasks.base import Meter
 
 if TYPE_CHECKING:
@@ -43,80 +45,30 @@ if TYPE_CHECKING:
     from ray_kd.testing.models import ModelConformance
     from ray_kd.testing.paths import PathConformance
 
-_SUITES = {
-    "AggregatorConformance": "ray_kd.testing.aggregators",
-    "DatasetConformance": "ray_kd.testing.datasets",
-    "ModelConformance": "ray_kd.testing.models",
-    "PathConformance": "ray_kd.testing.paths",
-}
+register_path, register_aggregator = PATHS.register, AGGREGATORS.register
+register_dataset, register_view = DATASETS.register, VIEWS.register
+register_model, register_task = MODELS.register, TASKS.register
+
+# fmt: off
 __all__ = [
-    # A path
-    "AdaptedOptions",
-    "AdaptedPath",
-    "FeaturePath",
-    "LogitOptions",
-    "LogitPath",
-    "Path",
-    "PathConformance",
-    "PathOptions",
-    "RelationPath",
-    "all_rows",
-    "create_path",
-    "exact",
-    "feature_of",
-    "full",
-    "logits_of",
-    "match_size",
-    "normaliser",
-    "pooled",
-    "register_path",
-    # An aggregator
-    "Aggregator",
-    "AggregatorConformance",
-    "AggregatorOptions",
-    "Game",
-    "GameOptions",
-    "GradientAggregator",
-    "GradientOptions",
-    "Gradients",
-    "Update",
-    "create_aggregator",
-    "register_aggregator",
-    # A dataset, a view policy
-    "Dataset",
-    "DatasetConformance",
-    "MapSplit",
-    "RawSplit",
-    "SampleViews",
-    "Split",
-    "TensorSplit",
-    "ViewOptions",
-    "Views",
-    "create_dataset",
-    "hold_out",
-    "register_dataset",
-    "register_view",
-    "stratified_order",
-    "uniform",
-    # A model, a task
-    "Meter",
-    "ModelConformance",
-    "ModelOptions",
-    "StagedModel",
-    "Task",
-    "create_model",
-    "register_model",
-    "register_task",
-    # Any of them
-    "Field",
-    "IGNORE",
-    "Options",
-    "Outputs",
-    "UserError",
-    "forked",
-    "generator",
-    "main_class",
+    # a path
+    "Path", "PathOptions", "LogitPath", "LogitOptions", "FeaturePath", "AdaptedPath", "AdaptedOptions",
+    "RelationPath", "PathConformance", "register_path", "create_path",
+    "all_rows", "exact", "feature_of", "full", "logits_of", "match_size", "normaliser", "pooled",
+    # an aggregator
+    "Aggregator", "AggregatorOptions", "GradientAggregator", "GradientOptions", "Game", "GameOptions",
+    "Gradients", "Update", "AggregatorConformance", "register_aggregator", "create_aggregator",
+    # a dataset, a view policy
+    "Dataset", "Split", "TensorSplit", "MapSplit", "RawSplit", "DatasetConformance", "register_dataset",
+    "create_dataset", "hold_out", "stratified_order",
+    "Views", "SampleViews", "ViewOptions", "MixedViews", "MixOptions", "register_view", "uniform",
+    # a model, a task
+    "StagedModel", "ModelOptions", "ModelConformance", "register_model", "create_model",
+    "Task", "Meter", "register_task",
+    # any of them
+    "Field", "Options", "Outputs", "IGNORE", "UserError", "forked", "generator", "main_class",
 ]
+# fmt: on
 
 
 def __getattr__(name: str) -> Any:
@@ -125,6 +77,7 @@ def __getattr__(name: str) -> Any:
     Raises:
         ImportError: pytest is not installed.
     """
-    if name not in _SUITES:
+    kind = name.removesuffix("Conformance")
+    if name not in __all__ or kind == name:
         raise AttributeError(f"module 'ray_kd.plugin' has no attribute '{name}'")
-    return getattr(importlib.import_module(_SUITES[name]), name)
+    return getattr(importlib.import_module(f"ray_kd.testing.{kind.lower()}s"), name)

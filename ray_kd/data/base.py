@@ -132,11 +132,12 @@ class MapSplit:
         dataset: ``dataset[i]`` gives an image and a label, or a mapping (image, and label, mask, or boxes
             and box_label) of the same shapes for every i; ``data.items`` says what is read how.
         where: begins messages.
+        first: id of the first sample; the splits of a registered dataset share no id.
     """
 
-    def __init__(self, dataset: Any, where: str = "dataset") -> None:
+    def __init__(self, dataset: Any, where: str = "dataset", first: int = 0) -> None:
         self.dataset, self.where = dataset, where
-        self.ids = torch.arange(len(dataset))
+        self.ids = torch.arange(first, first + len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -148,7 +149,7 @@ class MapSplit:
             if any(name not in item for item in items):
                 raise UserError(f"{self.where}: some samples of one batch have '{name}' and others have not.")
             columns[name] = as_column([item[name] for item in items], name, self.where)
-        return {**columns, "sample": index.clone()}
+        return {**columns, "sample": self.ids[index]}
 
 
 class Dataset:
