@@ -87,6 +87,11 @@ class Path(nn.Module):
         self.strength, self.recording = 1.0, True
         self.student_channels, self.teacher_channels = tuple(student_channels), tuple(teacher_channels)
         self.setup()
+        if options.stages is not None and not getattr(self, "stages", ()):
+            raise UserError(
+                f"path '{self.label}': stages: expected none, since it compares no single stages, got "
+                f"{options.stages}."
+            )
 
     def setup(self) -> None:
         """Make what the path keeps (adapters, a memory) and refuse options that do not fit; called once,
@@ -146,14 +151,6 @@ class Path(nn.Module):
 
     def bind(self, teacher: nn.Module) -> None:
         """Take frozen parts of the teacher that the loss needs (its head, say); they are copied."""
-
-    def refuse_stages(self, compared: str) -> None:
-        """Raise a UserError where ``stages`` is set, in a path that compares no stages."""
-        if self.options.stages is not None:
-            raise UserError(
-                f"path '{self.label}': stages: expected none, since it compares {compared}, got "
-                f"{self.options.stages}."
-            )
 
     def remembers(self, *values: Tensor) -> bool:
         """Whether this forward of a ``stateful`` path may change its state: in training, with gradients and

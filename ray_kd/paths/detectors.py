@@ -78,9 +78,6 @@ class AnswerPath(Path):
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
 
-    def setup(self) -> None:
-        self.refuse_stages("the answers of all levels")
-
     def like(self, target: Tensor, answer: Tensor) -> Tensor:
         """The teacher's answers in the student's dtype.
 

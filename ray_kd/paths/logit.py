@@ -39,9 +39,6 @@ class LogitPath(Path):
     target_options: ClassVar[tuple[str, ...] | None] = ()
     Options: ClassVar[type[PathOptions]] = LogitOptions
 
-    def setup(self) -> None:
-        self.refuse_stages("logits")
-
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
         return {self.label: logits_of(teacher, self.label).detach()}
 
