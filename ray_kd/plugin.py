@@ -35,7 +35,7 @@ from ray_kd.paths.base import exact, feature_of, full, logits_of
 from ray_kd.paths.feature import AdaptedOptions, AdaptedPath, FeaturePath, RelationPath, match_size, pooled
 from ray_kd.paths.gather import all_rows, normaliser
 from ray_kd.paths.logit import LogitOptions, LogitPath
-from ray_kd.streams import forked, generator
+from ray_kd.random_streams import forked, generator
 from ray_kd.tasks import Task
 from ray_kd.tasks.base import Meter
 

@@ -1,6 +1,6 @@
 """What the student is for: the task loss, and the metrics that judge it."""
 
-from ray_kd.tasks.base import Answers, Task
+from ray_kd.tasks.base import Task, TeacherPredictions
 from ray_kd.tasks.create import create_task
 
-__all__ = ["Answers", "Task", "create_task"]
+__all__ = ["Task", "TeacherPredictions", "create_task"]

@@ -16,7 +16,7 @@ from ray_kd.models import create_model
 from ray_kd.models.base import StagedModel
 from ray_kd.outputs import Outputs
 from ray_kd.testing.scenes import tensors
-from ray_kd.training.forward import check_outputs
+from ray_kd.training.network_checks import check_outputs
 
 
 class ModelConformance:
