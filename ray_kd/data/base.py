@@ -175,6 +175,23 @@ class Dataset:
         classes: how many classes there are.
         channels: channels of an image.
         mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
+
+    Example:
+        >>> import torch
+        >>> from ray_kd.plugin import Dataset, Options, TensorSplit, create_dataset, register_dataset
+        >>> class ExampleOptions(Options):
+        ...     size: int = 8
+        >>> @register_dataset("example_data")
+        ... class Example(Dataset):
+        ...     Options = ExampleOptions
+        ...     def __init__(self, options):
+        ...         images = torch.zeros(6, 1, options.size, options.size)
+        ...         for split, ids in (("train", [0, 1]), ("validation", [2, 3]), ("test", [4, 5])):
+        ...             labels = torch.tensor([0, 1])
+        ...             setattr(self, split, TensorSplit(images[ids], labels, torch.tensor(ids)))
+        ...         self.classes, self.channels = 2, 1
+        >>> len(create_dataset(ExampleOptions(size=4)).train)
+        2
     """
 
     name: ClassVar[str]

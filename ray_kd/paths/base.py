@@ -44,6 +44,20 @@ class Path(nn.Module):
         strength: factor on the losses, set by ``begin_epoch`` during a warm-up; 1 until it is called.
         recording: False makes a forward leave the state of a ``stateful`` path as it is. A forward
             without gradients never changes it. For probes, which look and must not touch.
+
+    Example:
+        >>> from ray_kd.plugin import Path, PathOptions, register_path
+        >>> class ExampleOptions(PathOptions):
+        ...     pass
+        >>> @register_path("example_norms")
+        ... class Example(Path):
+        ...     Options = ExampleOptions
+        ...     def target(self, teacher):
+        ...         return {self.label: teacher.logits.detach().norm(dim=1)}
+        ...     def losses(self, student, target, batch):
+        ...         return {self.label: (student.logits.norm(dim=1) - target[self.label]).pow(2).mean()}
+        >>> Example(ExampleOptions(label="norms"), student_channels=(), teacher_channels=()).keys
+        ('norms',)
     """
 
     name: ClassVar[str]
