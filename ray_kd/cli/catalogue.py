@@ -54,7 +54,7 @@ def catalogue(kind: str, plugins: bool = False) -> list[Item]:
     Raises:
         UserError: an installed plug-in that cannot be imported, or registers a name that is taken.
     """
-    others = [_described(cls) for cls in REGISTRIES[kind].others()] if plugins else []
+    others = [_described(cls) for cls in REGISTRIES[kind].from_plugins()] if plugins else []
     return sorted([*_built_in(kind), *others], key=lambda item: item.name)
 
 

@@ -104,7 +104,7 @@ class Registry:
         self.load()
         return sorted(self._entries)
 
-    def others(self) -> list[type]:
+    def from_plugins(self) -> list[type]:
         """The classes that plug-ins registered, by name."""
         return [self._entries[name] for name in self.names() if not _is_of(self._entries[name], self.package)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from ray_kd.config.registry import AGGREGATORS, load_plugins
 from ray_kd.plugin import Aggregator, register_aggregator
 from tests.helpers import registries_restored
 
+ROOT = Path(__file__).parents[2]
 Write = Callable[..., None]
 
 SOURCE = """
@@ -67,7 +69,7 @@ def test_an_entry_point_is_loaded_and_one_whose_name_is_taken_is_refused(
     monkeypatch.setattr(AGGREGATORS, "_loaded", {"built-in"})
     written("third_party", "third", entry_point=True)
     assert AGGREGATORS.get("third").__module__ == "third_party"
-    assert [cls.__module__ for cls in AGGREGATORS.others()] == ["third_party"]
+    assert [cls.__module__ for cls in AGGREGATORS.from_plugins()] == ["third_party"]
     written("fourth_party", "equal", entry_point=True)
     for _ in range(2):  # it goes on failing: a registry that is half loaded would answer wrongly
         AGGREGATORS._loaded.discard("plug-ins")
@@ -113,3 +115,24 @@ def test_a_class_without_options_of_its_own_is_told_what_to_write() -> None:
 
     with pytest.raises(UserError, match="Options = MyOptions"):
         register_aggregator("eighth")(type("Eighth", (Aggregator,), {"Options": Shared}))
+
+
+WITHOUT_PYTEST = """
+import subprocess
+import sys
+sys.modules["pytest"] = None  # as if it were not installed
+import ray_kd.plugin
+assert not {"ray", "wandb"} & sys.modules.keys()
+missing = [name for name in ray_kd.plugin.__all__ if "Conformance" not in name and not hasattr(ray_kd.plugin, name)]
+assert not missing, missing
+try:
+    from ray_kd.plugin import PathConformance
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_the_public_module_needs_no_pytest_and_its_suites_say_that_they_do() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PYTEST], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the suites of ray_kd.plugin need pytest: pip install pytest\n"
