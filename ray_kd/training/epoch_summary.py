@@ -7,15 +7,17 @@ from typing import Any
 import torch
 
 from ray_kd.config.errors import TrainingFailed
-from ray_kd.training.step import Step
+from ray_kd.training.engine import Engine
+
+CHECK_EVERY = 200
+"""Steps between two looks at whether the losses are still finite; each look waits for the device."""
 
 
-def epoch_means(step: Step, epoch: int) -> tuple[list[float], list[dict[str, Any]]]:
+def epoch_means(engine: Engine, epoch: int, steps: int) -> tuple[list[float], list[dict[str, Any]]]:
     """Means over the steps of an epoch (from 1): of all running sums, and a row for each path."""
-    aggregator = step.aggregator
-    taken = step.taken - (epoch - 1) * step.steps_per_epoch
-    means = [value / taken for value in step.sums.tolist()]
-    losses, weights, *measured = _parts(means[1:], len(step.names), len(aggregator.names))
+    aggregator = engine.aggregator
+    means = [value / steps for value in engine.sums.tolist()]
+    losses, weights, *measured = _parts(means[1:], len(engine.names), len(aggregator.names))
     figures = aggregator.figures()
     rows = []
     for position, (name, members) in enumerate(aggregator.groups.items()):
@@ -35,24 +37,24 @@ def epoch_means(step: Step, epoch: int) -> tuple[list[float], list[dict[str, Any
     return means, rows
 
 
-def require_finite(step: Step, epoch: int) -> None:
-    """End the run when a loss is no longer finite, and say which.
+def require_finite(engine: Engine, epoch: int) -> None:
+    """End the training when a loss is no longer finite, and say which.
 
     Args:
-        step: whose running sums are looked at.
+        engine: its running sums are looked at.
         epoch: epochs that are over.
 
     Raises:
         TrainingFailed: names the losses, weights or gradients.
     """
-    if bool(torch.isfinite(step.sums).all()):
+    if bool(torch.isfinite(engine.sums).all()):
         return
-    names = ["the task loss", *(f"the loss of path '{name}'" for name in step.names)]
+    names = ["the task loss", *(f"the loss of path '{name}'" for name in engine.names)]
     for what in ("weight", "gradient norm", "cosine"):  # the last two where gradients are measured
-        names += [f"the {what} of path '{name}'" for name in step.aggregator.names]
-    broken = [name for name, value in zip(names, step.sums.tolist(), strict=False) if value - value != 0]
+        names += [f"the {what} of path '{name}'" for name in engine.aggregator.names]
+    broken = [name for name, value in zip(names, engine.sums.tolist(), strict=False) if value - value != 0]
     raise TrainingFailed(
-        f"{', '.join(broken)} became NaN or infinite in epoch {epoch + 1} (by step {step.taken}). "
+        f"{', '.join(broken)} became NaN or infinite in epoch {epoch + 1} (by step {engine.taken}). "
         "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."
     )
 

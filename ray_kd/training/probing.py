@@ -35,6 +35,22 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def keeping_statistics(module: nn.Module) -> Iterator[None]:
+    """Within the block BatchNorm updates its statistics as ever; after it they are what they were.
+
+    For a forward that is computed again during the backward pass: it has to do just what the first one did,
+    and autograd must not see that the buffers were written to.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.data.copy_(value)
+
+
+@contextmanager
 def looking(student: nn.Module, paths: nn.ModuleList) -> Iterator[None]:
     """Within the block student and paths are in training mode; after it everything is as it was."""
     modules = nn.ModuleList([student, paths])
