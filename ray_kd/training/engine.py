@@ -82,6 +82,7 @@ class Engine:
         figures: of the last step: task loss, raw losses, effective weights, and what gradients told.
         sums: running sums of them over the epoch's steps.
         taken: optimizer steps so far.
+        seen: the batches of the step that is under way.
         before: the last step's batch and targets, where the aggregator probes.
     """
 
@@ -125,7 +126,7 @@ class Engine:
         self.optimizers: list[torch.optim.Optimizer] = []
         self.before: tuple[Mapping[str, Tensor], Targets] | None = None
         self._exchanged: tuple[Targets, Targets] | None = None
-        self._seen: list[Seen] = []
+        self.seen: list[Seen] = []
         self.taken = 0
         self.names = aggregator.losses
         self.sums = self.figures = self.empty_sums()
@@ -149,7 +150,7 @@ class Engine:
 
     def begin(self) -> None:
         """Begin a step; what an unfinished one left in gradients is gone."""
-        self._seen.clear()
+        self.seen.clear()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
@@ -167,11 +168,11 @@ class Engine:
         """
         if len(batch["image"]) == 0:
             raise UserError("a training step: expected a batch of at least one sample, got an empty one.")
-        if self._seen:
+        if self.seen:
             self._require_accumulation()
         self.corrupt(batch, targets, self.taken)
         with self.autocast():
-            if not self._seen:
+            if not self.seen:
                 task_loss, losses, logits = self.ddp(batch, targets)
             else:
                 task_loss, losses, logits = checkpoint(
@@ -184,7 +185,7 @@ class Engine:
         if self.gradients is not None:
             self.gradients.tensors = {} if logits is None else {"logits": logits}
             self.gradients.evaluate = partial(self.probe, batch, targets)
-        self._seen.append(Seen(batch, targets, task_loss, losses))
+        self.seen.append(Seen(batch, targets, task_loss, losses))
         return None if logits is None else logits.detach()
 
     def _require_accumulation(self) -> None:
@@ -205,7 +206,7 @@ class Engine:
         Returns:
             What the aggregator decided.
         """
-        task_loss, losses = self._mean([(seen.task_loss, seen.losses) for seen in self._seen])
+        task_loss, losses = self._mean([(seen.task_loss, seen.losses) for seen in self.seen])
         if self.world > 1:
             reduced = reduce_losses([task_loss, *losses.values()], self.world)
             task_loss, losses = reduced[0], dict(zip(losses, reduced[1:], strict=True))
@@ -213,16 +214,16 @@ class Engine:
         self.apply(update)
         self.aggregator.after_step(self.evaluate)
         self.note(task_loss, losses, update)
-        self.remember(self._seen[-1].batch, self._seen[-1].targets)
+        self.remember(self.seen[-1].batch, self.seen[-1].targets)
         self.taken += 1
-        self._seen.clear()
+        self.seen.clear()
         return update
 
     def _mean(self, found: list[tuple[Tensor, dict[str, Tensor]]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses of the step's batches as the means over all of their samples."""
         if len(found) == 1:
             return found[0]
-        counts = [len(seen.batch["image"]) for seen in self._seen]
+        counts = [len(seen.batch["image"]) for seen in self.seen]
         shares = [count / sum(counts) for count in counts]
         task = torch.stack([task * share for (task, _), share in zip(found, shares, strict=True)]).sum()
         return task, {
@@ -284,7 +285,7 @@ class Engine:
     def evaluate(self) -> dict[str, Tensor]:
         """The losses on the step's batches anew; BatchNorm's statistics and every stream stay as they are."""
         with untouched(self.module), self.autocast():
-            found = [self.module(seen.batch, seen.targets)[:2] for seen in self._seen]
+            found = [self.module(seen.batch, seen.targets)[:2] for seen in self.seen]
         _, losses = self._mean(found)
         values = reduce_losses(list(losses.values()), self.world)
         return dict(zip(losses, values, strict=True))

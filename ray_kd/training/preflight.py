@@ -280,17 +280,18 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
             parts.task.loss(outputs, batch)
         for path in paths:
             with telling(path, f"path '{path.label}': it fails on the first batch"):
-                _follow(path, outputs, targets[path.label], batch, parts.student)
+                require_gradients(path, path(outputs, targets[path.label], batch), parts.student)
 
 
-def _follow(
-    path: Path,
-    outputs: Outputs,
-    target: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
-    student: nn.Module,
-) -> None:
-    losses = path(outputs, target, batch)
+def require_gradients(path: Path, losses: Mapping[str, Tensor], student: nn.Module) -> None:
+    """Whether a path's losses are all there, and send a gradient to the student and to all it trains itself.
+
+    Args:
+        losses: of a batch, by name, with their graph, which is kept.
+
+    Raises:
+        UserError: names the path, and the loss or the parameter.
+    """
     missing = [key for key in path.keys if key not in losses]
     if missing:
         raise UserError(
