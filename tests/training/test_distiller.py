@@ -192,7 +192,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, kind: Any, 
     torch.save(first[0].state_dict(), tmp_path / "state.pt")
     torch.rand(3)
     second = made(12, aggregation, paths, Net(7, 0.3, True))
-    second[0].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=False))
+    second[0].load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     train(*second, data(), 3)
     assert_same(state_of(whole[0]), state_of(second[0]))
     assert whole[0].last_epoch == second[0].last_epoch
