@@ -21,9 +21,8 @@ from ray_kd.teacher import LiveTeacher
 from ray_kd.teacher.normalise import Renormalise, Statistics
 from ray_kd.training.build import bound_path
 from ray_kd.training.engine import TaskLoss
+from ray_kd.training.preflight import ImageShape
 
-ImageShape = tuple[int, int, int]
-"""Channels, height and width."""
 TASK_NEEDS = {"classification": ("label",), "segmentation": ("mask",), "detection": ("boxes", "box_label")}
 """What of the batch a task's loss reads."""
 

@@ -13,7 +13,6 @@ from ray_kd.config.registry import AGGREGATORS
 from ray_kd.teacher import Teachers
 from ray_kd.teacher.normalise import Statistics
 from ray_kd.training.assemble import (
-    ImageShape,
     as_network,
     device_of,
     join_ranks,
@@ -29,7 +28,7 @@ from ray_kd.training.build import aggregator_of, step_key
 from ray_kd.training.engine import Engine, TaskLoss
 from ray_kd.training.epoch_summary import CHECK_EVERY, epoch_means, require_finite
 from ray_kd.training.open_step import OpenStep, Taken
-from ray_kd.training.preflight import require_gradients
+from ray_kd.training.preflight import ImageShape, require_gradients
 from ray_kd.training.step import create_optimizers
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")

@@ -20,7 +20,7 @@ from ray_kd import Distiller, distill
 from ray_kd.config.errors import UserError
 from ray_kd.data.batches import Batches
 from ray_kd.training.build import build
-from ray_kd.training.objects import Own
+from ray_kd.training.object_records import Own
 from ray_kd.training.open_step import OpenStep
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import local_context
