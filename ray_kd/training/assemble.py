@@ -83,7 +83,7 @@ def live_teachers(
     named = dict(given) if isinstance(given, Mapping) else {} if given is None else {"teacher": given}
     for what, mapping in (("normalise", normalise or {}), ("taps", taps)):
         for name in mapping:
-            if name not in ("student", *named):
+            if name not in ("student", "teacher", *named):
                 raise unknown("network", name, ["student", *named], what)
     if normalise and "student" not in normalise:
         raise UserError(
@@ -183,25 +183,6 @@ def needs_of(task: str | None, paths: Sequence[Path], aggregator: Aggregator) ->
     if aggregator.probes and paths:
         needs.setdefault("sample", f"aggregator '{aggregator.name}'")
     return needs
-
-
-def names_of(teacher: Any) -> list[str]:
-    """What the networks are called in ``taps`` and ``normalise``."""
-    named = list(teacher) if isinstance(teacher, Mapping) else [] if teacher is None else ["teacher"]
-    return ["student", *named]
-
-
-def device_of(student: Any) -> torch.device:
-    """Where a network is; the CPU if it has no parameters."""
-    tensors = student.parameters() if isinstance(student, nn.Module) else ()
-    return next((parameter.device for parameter in tensors), torch.device("cpu"))
-
-
-def ranks() -> tuple[int, int]:
-    """How many processes train together, and which of them this one is, as ``torch.distributed`` says."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1, 0
-    return dist.get_world_size(), dist.get_rank()
 
 
 def join_ranks(

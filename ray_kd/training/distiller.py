@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, unknown
@@ -14,14 +15,11 @@ from ray_kd.teacher import Teachers
 from ray_kd.teacher.normalise import Statistics
 from ray_kd.training.assemble import (
     as_network,
-    device_of,
     join_ranks,
     live_teachers,
-    names_of,
     needs_of,
     parsed,
     paths_between,
-    ranks,
     task_loss_of,
 )
 from ray_kd.training.build import aggregator_of, step_key
@@ -54,7 +52,7 @@ class Distiller:
         task_loss: a function of (``Outputs``, batch) that takes its place; a scalar, the mean over samples.
         task_weight: factor on the task loss.
         taps: modules whose outputs are the feature maps, by path in the network, shallow to deep: one list
-            for all networks, or ``{"student": [...], "teacher": [...]}``. Networks that return feature
+            for both networks, or ``{"student": [...], "teacher": [...]}``. Networks that return feature
             maps in ``Outputs`` and count their channels in ``stage_channels`` need none.
         image_shape: channels, height and width of the images; needed with ``taps``.
         normalise: ``{"student": (mean, std), "teacher": (mean, std)}`` where the teacher was trained on
@@ -119,11 +117,13 @@ class Distiller:
             raise unknown("precision", precision, PRECISIONS)
         if steps is not None and steps < 1:
             raise UserError(f"steps: expected at least 1, or None, got {steps}.")
-        self.device = device_of(student) if device is None else torch.device(device)
-        world, self._rank = ranks()
-        by_name = taps if isinstance(taps, Mapping) else dict.fromkeys(names_of(teacher), taps)
-        own = as_network(student, by_name.get("student", ()), image_shape, "student")
-        teachers = live_teachers(teacher, by_name, image_shape, normalise, self.device)
+        several = dist.is_available() and dist.is_initialized()
+        world, self._rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
+        taps = taps if isinstance(taps, Mapping) else {"student": taps, "teacher": taps}
+        own = as_network(student, taps.get("student", ()), image_shape, "student")
+        place = next((parameter.device for parameter in own.parameters()), "cpu")
+        self.device = torch.device(place if device is None else device)
+        teachers = live_teachers(teacher, taps, image_shape, normalise, self.device)
         name, loss = task_loss_of(task, task_loss)
         members, teacher_of = paths_between(paths, own, teachers, None if task_loss else name, seed)
         self.aggregator = aggregator_of(parsed(AGGREGATORS, aggregation, "aggregation"), members, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -224,14 +224,13 @@ class Engine:
         if len(found) == 1:
             return found[0]
         counts = [len(seen.batch["image"]) for seen in self.seen]
-        shares = [count / sum(counts) for count in counts]
-        task = torch.stack([task * share for (task, _), share in zip(found, shares, strict=True)]).sum()
-        return task, {
-            name: torch.stack(
-                [losses[name] * share for (_, losses), share in zip(found, shares, strict=True)]
-            ).sum()
-            for name in self.names
-        }
+
+        def mean(values: Iterable[Tensor]) -> Tensor:
+            shares = [value * (count / sum(counts)) for value, count in zip(values, counts, strict=True)]
+            return torch.stack(shares).sum()
+
+        means = {name: mean(losses[name] for _, losses in found) for name in self.names}
+        return mean(task for task, _ in found), means
 
     def corrupt(self, batch: Mapping[str, Tensor], targets: Targets, step: int) -> None:
         """Spoil the targets of the paths that ask for it, in place."""

@@ -60,15 +60,11 @@ class OpenStep:
         return self
 
     def __call__(self, batch: Mapping[str, Any]) -> Tensor | None:
-        """Forward of student and teacher, and the losses on a batch.
+        """Run student and teacher on a batch and compute its losses; the student's logits, without gradient.
 
         Args:
-            batch: ``image`` (N, C, H, W), ``label`` (N,) (``mask``; ``boxes`` and ``box_label``), and
-                ``sample`` (N,), whole numbers that tell samples apart, where a path needs it. Tensors are
-                moved to the device.
-
-        Returns:
-            The student's logits, without a gradient; None where it has none.
+            batch: ``image`` (N, C, H, W), ``label`` (N,) or what else the task reads, and ``sample`` (N,),
+                whole numbers that tell samples apart, where a path needs it. Tensors go to the device.
 
         Raises:
             UserError: it is no mapping, lacks what a path or the task needs, or is empty; it is the second

@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ray_kd.aggregation import create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
@@ -30,7 +29,7 @@ from ray_kd.models.weights import begin_with
 from ray_kd.outputs import Outputs, as_outputs
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.build import Parts, static_weight
+from ray_kd.training.build import Parts, aggregator_of
 from ray_kd.training.network_checks import Shape, made, naming_module, try_forward
 from ray_kd.training.object_records import Own
 from ray_kd.training.probing import looking
@@ -130,11 +129,7 @@ def _build(spec: RunSpec, known: Widths, shape: ImageShape | None) -> None:
         make = partial(create_path, options, student_channels=student, teacher_channels=widths)
         paths.append(made(f"path '{options.label or options.component_name}'", make))
     with naming_module(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
-        aggregator = create_aggregator(
-            spec.aggregation,
-            names=[name for path in paths for name in path.keys],
-            weights={path.label: static_weight(path) for path in paths},
-        )
+        aggregator = aggregator_of(spec.aggregation, paths, spec.seed)
     between_features = [path.label for path in paths if isinstance(path, FeaturePath) and path.stages]
     if aggregator.tensor == "logits" and between_features:
         raise UserError(
