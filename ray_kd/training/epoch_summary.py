@@ -1,4 +1,4 @@
-"""What an epoch's running sums come to: the means that the records hold, and whether they are finite."""
+"""Means over the steps of an epoch, which the records hold, and the check that they are finite."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ray_kd.config.errors import TrainingFailed
 from ray_kd.training.engine import Engine
 
 CHECK_EVERY = 200
-"""Steps between two looks at whether the losses are still finite; each look waits for the device."""
+"""Steps between two checks that the losses are finite; each check waits for the device."""
 
 
 def epoch_means(engine: Engine, epoch: int, steps: int) -> tuple[list[float], list[dict[str, Any]]]:
-    """Means over the steps of an epoch (from 1): of all running sums, and a row for each path."""
+    """The mean of every running sum over an epoch's steps (epochs count from 1), and a row for each path."""
     aggregator = engine.aggregator
     means = [value / steps for value in engine.sums.tolist()]
     losses, weights, *measured = _parts(means[1:], len(engine.names), len(aggregator.names))
@@ -38,11 +38,11 @@ def epoch_means(engine: Engine, epoch: int, steps: int) -> tuple[list[float], li
 
 
 def require_finite(engine: Engine, epoch: int) -> None:
-    """End the training when a loss is no longer finite, and say which.
+    """End the training if a loss, a weight or a gradient is no longer finite.
 
     Args:
-        engine: its running sums are looked at.
-        epoch: epochs that are over.
+        engine: its running sums are checked.
+        epoch: epochs that are finished.
 
     Raises:
         TrainingFailed: names the losses, weights or gradients.
@@ -60,7 +60,7 @@ def require_finite(engine: Engine, epoch: int) -> None:
 
 
 def _parts(values: list[float], losses: int, names: int) -> list[list[float]]:
-    """Values side by side, cut into the losses' and then rows of one for each name."""
+    """The first ``losses`` values, and the others in rows of ``names`` values."""
     rest = values[losses:]
     return [
         values[:losses],

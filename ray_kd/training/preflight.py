@@ -32,7 +32,7 @@ from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.build import Parts, aggregator_of
 from ray_kd.training.network_checks import Shape, made, naming_module, try_forward
 from ray_kd.training.object_records import Own
-from ray_kd.training.probing import looking
+from ray_kd.training.probing import training_mode
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext, resolve_precision
 
@@ -268,7 +268,7 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
         if not targets.get(path.label):
             raise UserError(f"path '{path.label}' got no target from its teacher.")
     mixed = torch.autocast(context.device.type, dtype=dtype, enabled=dtype != torch.float32)
-    with looking(parts.student, parts.paths), mixed:
+    with training_mode(parts.student, parts.paths), mixed:
         with naming_module(parts.student, "student: its forward pass fails on the first batch"):
             outputs = cast(Outputs, parts.student(batch["image"]))
         with naming_module(parts.student, "task: its loss fails on the first batch"):
