@@ -16,7 +16,7 @@ from ray_kd.teacher.live import Targets
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Within the block BatchNorm uses batch statistics and updates no running ones; after it generators are reset.
+    """Within the block BatchNorm uses batch statistics and updates none; after it generators are reset.
 
     Forward passes in two such blocks draw the same numbers. Use it without gradients: paths change their
     state only in forward passes with gradients.
