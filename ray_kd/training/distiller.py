@@ -93,6 +93,14 @@ class Distiller:
         {'soft_target': 1.0}
     """
 
+    epoch = 0
+    last_epoch: dict[str, Any] | None = None
+    _means: dict[str, float] | None = None
+    _begun = 0
+    _loop: object | None = None
+    _open: OpenStep | None = None
+    _updating = False
+
     def __init__(
         self,
         student: nn.Module,
@@ -125,7 +133,8 @@ class Distiller:
         self.device = torch.device(place if device is None else device)
         teachers = live_teachers(teacher, taps, image_shape, normalise, self.device)
         name, loss = task_loss_of(task, task_loss)
-        members, teacher_of = paths_between(paths, own, teachers, None if task_loss else name, seed)
+        fits = name if task_loss is None else None
+        members, teacher_of = paths_between(paths, own, teachers, fits, seed)
         self.aggregator = aggregator_of(parsed(AGGREGATORS, aggregation, "aggregation"), members, seed)
         self.paths = nn.ModuleList(members)
         if world > 1:
@@ -145,15 +154,8 @@ class Distiller:
         )
         self._targets = Teachers(teachers, members, teacher_of)
         self._student, self._frozen = student, [live.model for live in teachers.values()]
-        self._needs = needs_of(None if task_loss else name, members, self.aggregator)
-        self.steps, self._seed = steps, seed
-        self.epoch = 0
-        self.last_epoch: dict[str, Any] | None = None
-        self._means: dict[str, float] | None = None
-        self._begun, self._per_epoch = 0, steps
-        self._loop: object | None = None
-        self._open: OpenStep | None = None
-        self._updating = False
+        self._needs = needs_of(fits, members, self.aggregator)
+        self.steps, self._per_epoch, self._seed = steps, steps, seed
 
     @property
     def steps_in_epoch(self) -> int:
