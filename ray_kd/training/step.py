@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from ray_kd.aggregation import Aggregator
 from ray_kd.config.errors import UserError
-from ray_kd.config.spec import Optimizer, RunSpec
+from ray_kd.config.spec import RunSpec
+from ray_kd.config.training import Optimizer, optimizer_class
 from ray_kd.teacher.live import Targets
 from ray_kd.training.build import Parts
 from ray_kd.training.engine import Engine
 from ray_kd.training.run_context import RunContext
 from ray_kd.training.schedule import learning_rate
+
+FUSED = ("sgd", "adam", "adamw")
+"""Optimizers whose kernels update all parameters in one call, on any device."""
 
 
 class Step(Engine):
@@ -34,7 +38,7 @@ class Step(Engine):
             clip=spec.optimizer.clip,
         )
         self.spec, self.steps_per_epoch = spec, steps_per_epoch
-        self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator)
+        self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator, self.module)
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
         """Take one optimizer step on a batch.
@@ -57,23 +61,41 @@ class Step(Engine):
 
 
 def make_optimizers(
-    options: Optimizer, trained: list[nn.Parameter], aggregator: Aggregator
+    options: Optimizer, trained: list[nn.Parameter], aggregator: Aggregator, module: nn.Module | None = None
 ) -> list[torch.optim.Optimizer]:
     """A run's main optimizer for student and adapters, and one for what its aggregator trains by itself.
 
+    Args:
+        module: holds what is trained; with ``decay_norms: false`` its networks are asked for exceptions.
+
     Raises:
-        UserError: the aggregator brings its own form of SGD, and the run asks for another optimizer.
+        UserError: the aggregator brings its own form of SGD, and the run asks for another optimizer or for
+            ``options``, which that form does not have.
     """
-    settings: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
-    make: type[torch.optim.Optimizer] = torch.optim.SGD
-    if options.name == "adamw":
-        make = torch.optim.AdamW
-        settings["betas"] = (options.momentum, 0.999)
-    else:
-        settings |= {"momentum": options.momentum, "nesterov": options.nesterov}
-    # The fused kernels update all parameters in one call.
+    if options.options and aggregator.optimizer_rule() is not None:
+        raise UserError(f"aggregator '{aggregator.name}' is a form of SGD without optimizer.options.")
+    make, settings = optimizer_class(options.name), options.settings()
+    if options.name in FUSED:
+        settings["fused"] = True
+    groups: list[dict[str, Any]] = [{"params": trained}]
+    if not options.decay_norms:
+        free = _undecayed(trained, module)
+        groups = [
+            {"params": [p for p in trained if p not in free]},
+            {"params": [p for p in trained if p in free], "weight_decay": 0.0},
+        ]
     expected = f"optimizer.name: expected sgd, got {options.name}."
-    return create_optimizers(make, [{"params": trained}], aggregator, expected, **settings)
+    return create_optimizers(make, [g for g in groups if g["params"]], aggregator, expected, **settings)
+
+
+def _undecayed(trained: Sequence[nn.Parameter], module: nn.Module | None) -> set[nn.Parameter]:
+    """Parameters of fewer than two dimensions, and what networks of timm name (``pos_embed``)."""
+    found = {parameter for parameter in trained if parameter.dim() < 2}
+    for part in () if module is None else module.modules():
+        named = getattr(part, "no_weight_decay", None)
+        if callable(named):
+            found |= {part.get_parameter(name) for name in named()}
+    return found
 
 
 def create_optimizers(

@@ -1,0 +1,72 @@
+"""Settings of modern recipes: each does what it says, and a run that is resumed is one that never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ray_kd.aggregation import create_aggregator
+from ray_kd.config.errors import UserError
+from ray_kd.config.training import Optimizer, optimizer_class
+from ray_kd.training.step import make_optimizers
+from tests.training.runs import assert_resumes
+
+PATHS = ["soft_target", "nst"]
+FIXED: Any = create_aggregator("fixed", names=("a",))
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        {"name": "rmsprop", "lr": 1e-3, "options": {"alpha": 0.9, "centered": True}},
+        {"name": "adamw", "lr": 1e-3, "decay_norms": False, "options": {"eps": 1e-6}},
+    ],
+    ids=lambda optimizer: optimizer["name"],
+)
+def test_a_run_with_any_optimizer_resumes(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    assert_resumes(tmp_path, 5, paths=PATHS, optimizer=optimizer)
+
+
+@pytest.mark.parametrize("name", ["adadelta", "adafactor", "adagrad", "asgd", "nadam", "radam", "rmsprop"])
+def test_an_optimizer_of_torch_is_taken_as_pytorch_documents_it(name: str) -> None:
+    weight, same = (nn.Parameter(torch.linspace(-1, 1, 6).view(2, 3)) for _ in range(2))
+    (made,) = make_optimizers(Optimizer(name=name, lr=0.01), [weight], FIXED)
+    momentum = {"momentum": 0.9} if name == "rmsprop" else {}
+    expected = optimizer_class(name)([same], lr=0.01, weight_decay=1e-4, **momentum)
+    for _ in range(3):
+        for parameter, optimizer in ((weight, made), (same, expected)):
+            optimizer.zero_grad()
+            (parameter**3).sum().backward()
+            optimizer.step()
+    assert torch.equal(weight, same)
+
+
+def test_biases_norms_and_what_a_network_names_do_not_decay() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = nn.Parameter(torch.ones(1, 2, 3))
+            self.layers = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+
+        def no_weight_decay(self) -> set[str]:  # as networks of timm have it
+            return {"position"}
+
+    wrapped = nn.ModuleDict({"student": Net()})
+    trained = list(wrapped.parameters())
+    (made,) = make_optimizers(Optimizer(lr=1.0, decay_norms=False), trained, FIXED, wrapped)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    before = {name: value.detach().clone() for name, value in wrapped.named_parameters()}
+    made.step()
+    moved = {name for name, value in wrapped.named_parameters() if not torch.equal(value, before[name])}
+    assert moved == {"student.layers.0.weight"}
+
+
+def test_a_form_of_sgd_takes_no_options() -> None:
+    dot = create_aggregator("dot", names=("a",))
+    with pytest.raises(UserError, match=r"'dot' .* without optimizer\.options"):
+        make_optimizers(Optimizer(options={"dampening": 0.1}), [nn.Parameter(torch.ones(2))], dot)
