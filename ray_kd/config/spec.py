@@ -194,7 +194,7 @@ class RunSpec(Strict):
         return RunSpec.model_validate(
             {
                 "name": f"{self.name}-{name}",
-                "task": self.task,
+                "task": {**self.task.full(), **getattr(self.task, "teacher_options", dict)()},
                 "dataset": full,
                 "views": teacher.views,
                 "student": teacher.model,

@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ray_kd.aggregation import create_aggregator
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import parse_component
+from ray_kd.config.registry import TASKS
 from ray_kd.config.training import Optimizer, optimizer_class
+from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.training.step import make_optimizers
+from tests.helpers import tiny
 from tests.training.runs import assert_resumes
 
 PATHS = ["soft_target", "nst"]
@@ -70,3 +75,33 @@ def test_a_form_of_sgd_takes_no_options() -> None:
     dot = create_aggregator("dot", names=("a",))
     with pytest.raises(UserError, match=r"'dot' .* without optimizer\.options"):
         make_optimizers(Optimizer(options={"dampening": 0.1}), [nn.Parameter(torch.ones(2))], dot)
+
+
+def test_smoothing_gives_a_share_of_each_label_to_all_classes(tmp_path: Path) -> None:
+    logits, label = torch.randn(5, 10, generator=torch.manual_seed(1)), torch.tensor([3, 0, 9, 9, 1])
+    likely = logits.log_softmax(1)
+    expected = -(0.9 * likely[range(5), label] + 0.1 * likely.mean(1)).mean()
+    plain, smooth = (
+        TASKS.get("classification")(parse_component(TASKS, options), classes=10)
+        for options in ("classification", {"name": "classification", "smoothing": 0.1})
+    )
+    outputs, batch = Outputs((), logits), {"label": label}
+    torch.testing.assert_close(smooth.loss(outputs, batch), expected)
+    torch.testing.assert_close(smooth.loss(outputs, {"label": F.one_hot(label, 10).float()}), expected)
+    figures = [task.metrics(task.sums(outputs, batch, None)) for task in (plain, smooth)]
+    assert figures[0] == figures[1], "metrics are of the labels as they are"
+    spec = tiny(tmp_path, task={"name": "classification", "smoothing": 0.1})
+    assert spec.identity() != tiny(tmp_path).identity()
+    assert spec.teacher_run("teacher") == tiny(tmp_path).teacher_run("teacher")
+
+
+def test_smoothing_of_a_mask_leaves_out_the_pixels_that_are_ignored() -> None:
+    task = TASKS.get("segmentation")(
+        parse_component(TASKS, {"name": "segmentation", "smoothing": 0.2}), classes=4
+    )
+    logits = torch.randn(2, 4, 3, 3, generator=torch.manual_seed(1))
+    mask = torch.arange(18).view(2, 3, 3) % 4
+    mask[0, 0] = IGNORE
+    pixels, label = logits.movedim(1, -1)[mask != IGNORE], mask[mask != IGNORE]
+    expected = F.cross_entropy(pixels, label, label_smoothing=0.2)
+    torch.testing.assert_close(task.loss(Outputs((), logits), {"mask": mask}), expected)
