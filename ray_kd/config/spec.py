@@ -149,11 +149,12 @@ class RunSpec(Strict):
         for label in self.targets.precisions:
             if label not in labels:
                 raise ValueError(str(unknown("path", label, labels, "targets.precisions")).rstrip("."))
-        if self.training.batch_size % self.resources.workers:
-            raise ValueError(
-                f"training.batch_size: {self.training.batch_size} samples cannot be divided equally among "
-                f"{self.resources.workers} workers (resources.workers)"
+        size, workers, parts = self.training.batch_size, self.resources.workers, self.training.accumulate
+        if size % (workers * parts):
+            among = f"{workers} workers (resources.workers)" + (
+                f" in {parts} parts each (training.accumulate)" if parts > 1 else ""
             )
+            raise ValueError(f"training.batch_size: {size} samples cannot be divided equally among {among}")
         return self
 
     def teacher_of(self, path: Any, where: str = "paths") -> str:

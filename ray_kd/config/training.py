@@ -145,6 +145,11 @@ class Training(Strict):
     epochs: Count = 20
     batch_size: Count = 64
     """Samples in one optimizer step, over all ranks."""
+    accumulate: Count = 1
+    """Parts of a step's batch that go through the networks one after the other, which takes less memory and
+    more time. The step is still one on all its samples, its losses the means of the parts' losses; BatchNorm,
+    and losses that compare samples or count pixels, see a part at a time. Not with aggregators that look at
+    gradients, nor with paths that remember batches."""
     task_weight: NotNegative = 1.0
     """Factor on the task loss; 0: pure distillation."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

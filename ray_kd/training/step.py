@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,8 +56,25 @@ class Step(Engine):
         for group in self.optimizers[0].param_groups:  # loading a state makes new groups
             group["lr"] = rate
         self.begin()
-        self.add(batch, targets)
+        for part, wanted in self._parts(batch, targets):
+            self.add(part, wanted)
         self.finish()
+
+    def _parts(
+        self, batch: Mapping[str, Tensor], targets: Targets
+    ) -> Iterator[tuple[Mapping[str, Tensor], Targets]]:
+        """The batch as it is, or ``accumulate`` equal parts of it with their targets."""
+        count = self.spec.training.accumulate
+        if count == 1:
+            yield batch, targets
+            return
+        for i in range(count):
+            wanted = {label: _part(target, i, count) for label, target in targets.items()}
+            yield _part(batch, i, count), wanted
+
+
+def _part(values: Mapping[str, Tensor], i: int, count: int) -> dict[str, Tensor]:
+    return {name: rows.chunk(count)[i] for name, rows in values.items()}
 
 
 def make_optimizers(

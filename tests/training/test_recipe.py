@@ -16,6 +16,8 @@ from ray_kd.config.options import parse_component
 from ray_kd.config.registry import TASKS
 from ray_kd.config.training import Optimizer, optimizer_class
 from ray_kd.outputs import IGNORE, Outputs
+from ray_kd.training.distill import distill
+from ray_kd.training.preflight import check_run
 from ray_kd.training.step import make_optimizers
 from tests.helpers import tiny
 from tests.training.runs import assert_resumes
@@ -105,3 +107,38 @@ def test_smoothing_of_a_mask_leaves_out_the_pixels_that_are_ignored() -> None:
     pixels, label = logits.movedim(1, -1)[mask != IGNORE], mask[mask != IGNORE]
     expected = F.cross_entropy(pixels, label, label_smoothing=0.2)
     torch.testing.assert_close(task.loss(Outputs((), logits), {"mask": mask}), expected)
+
+
+def test_a_step_in_parts_is_the_step_of_the_whole_batch(tmp_path: Path) -> None:
+    """Where no layer looks at the batch as a whole: up to float order."""
+    states = []
+    for accumulate in (1, 3):
+        torch.manual_seed(0)
+        student = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, 10))
+        training = {"epochs": 2, "batch_size": 30, "accumulate": accumulate}
+        spec = tiny(tmp_path, training=training, paths=["soft_target", "logits"], aggregation="adaptive")
+        summary = distill(spec, student=student, key=str(accumulate))
+        assert summary["steps"] == 8
+        states.append(student.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_an_accumulated_run_resumes(tmp_path: Path) -> None:
+    assert_resumes(tmp_path, 6, paths=PATHS, training={"epochs": 3, "batch_size": 30, "accumulate": 3})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"aggregation": "mgda"}, "'mgda' needs the gradient"),
+        ({"paths": [{"name": "crd", "negatives": 8}]}, "'crd' remembers"),
+        ({"resources": {"workers": 5}}, "5 workers .* in 4 parts"),
+    ],
+)
+def test_what_cannot_accumulate_is_refused_before_anything_trains(
+    tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    training = {"epochs": 3, "batch_size": 30, "accumulate": 3 if "resources" not in changes else 4}
+    with pytest.raises(UserError, match=says):
+        check_run(tiny(tmp_path, **{"paths": PATHS, "training": training, **changes}))
