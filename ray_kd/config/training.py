@@ -139,6 +139,19 @@ class Order(Strict):
     """Blocks, drawn from the whole set, whose samples are shuffled together."""
 
 
+class Ema(Strict):
+    """A moving average of the student's weights, as timm's ModelEmaV3 keeps it."""
+
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    """The share of the average that a step keeps."""
+    warmup: bool = False
+    """Whether the decay rises to that: in step n + 1 it is 1 - (1 + n / warmup_gamma) ** -warmup_power."""
+    warmup_gamma: Positive = 1.0
+    """Steps until the rise begins to flatten."""
+    warmup_power: Positive = 2 / 3
+    """How fast it rises."""
+
+
 class Training(Strict):
     """Length, batch size and other settings of the training loop."""
 
@@ -166,3 +179,7 @@ class Training(Strict):
     then the next 8, for datasets too large for random access; None: all samples are shuffled together."""
     sync_batchnorm: bool = True
     """BatchNorm of several workers normalises over the global batch, as one worker would."""
+    ema: Ema | None = None
+    """{decay: 0.999, warmup: true}: a moving average of the student's weights over the steps. Selection,
+    tables, agreement with the teacher and the saved weights are then of the average; the figures of the
+    weights that train stand beside (``val_raw``). null: no average."""

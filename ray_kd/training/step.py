@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.training import Optimizer, optimizer_class
 from ray_kd.teacher.live import Targets
 from ray_kd.training.build import Parts
+from ray_kd.training.ema import AveragedStudent
 from ray_kd.training.engine import Engine
+from ray_kd.training.process_cache import student_state
 from ray_kd.training.run_context import RunContext
 from ray_kd.training.schedule import learning_rate
 
@@ -38,6 +41,8 @@ class Step(Engine):
             clip=spec.optimizer.clip,
         )
         self.spec, self.steps_per_epoch = spec, steps_per_epoch
+        ema = spec.training.ema
+        self.ema = None if ema is None else AveragedStudent(ema, parts.student)
         self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator, self.module)
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
@@ -59,6 +64,30 @@ class Step(Engine):
         for part, wanted in self._parts(batch, targets):
             self.add(part, wanted)
         self.finish()
+        if self.ema is not None:
+            self.ema.update(self.taken)
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy on the CPU of the weights that count: the averaged ones where there are any."""
+        with self.ema.shown() if self.ema is not None else nullcontext():
+            return student_state(self.student)
+
+    def metrics(self, name: str, evaluate: Callable[[], dict[str, float]]) -> dict[str, dict[str, float]]:
+        """Metrics of the weights that count; where they are averaged, beside them those of the raw ones."""
+        raw = evaluate()
+        if self.ema is None:
+            return {name: raw}
+        with self.ema.shown():
+            return {name: evaluate(), f"{name}_raw": raw}
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "ema": None if self.ema is None else self.ema.state}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        if self.ema is not None:
+            for name, value in self.ema.state.items():
+                value.copy_(state["ema"][name])
 
     def _parts(
         self, batch: Mapping[str, Tensor], targets: Targets
@@ -69,7 +98,7 @@ class Step(Engine):
             yield batch, targets
             return
         for i in range(count):
-            wanted = {label: _part(target, i, count) for label, target in targets.items()}
+            wanted: Targets = {label: _part(target, i, count) for label, target in targets.items()}
             yield _part(batch, i, count), wanted
 
 

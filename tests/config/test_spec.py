@@ -129,6 +129,7 @@ OTHER = [
     {"aggregation": "adaptive"},
     {"training": {"epochs": 4, "batch_size": 30}},
     {"training": {"epochs": 3, "batch_size": 30, "threads": 2}},
+    {"training": {"epochs": 3, "batch_size": 30, "ema": {}}},
     {"training": {"epochs": 3, "batch_size": 30, "accumulate": 2}},
     {"training": {"epochs": 3, "batch_size": 30, "sync_batchnorm": False}},
     {"views": {"name": "shift", "count": 4}},

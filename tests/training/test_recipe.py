@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,13 +15,20 @@ from ray_kd.aggregation import create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import parse_component
 from ray_kd.config.registry import TASKS
-from ray_kd.config.training import Optimizer, optimizer_class
+from ray_kd.config.training import Ema, Optimizer, optimizer_class
+from ray_kd.models import create_model
+from ray_kd.models.compiled import own_state
 from ray_kd.outputs import IGNORE, Outputs
+from ray_kd.training.build import build
 from ray_kd.training.distill import distill
+from ray_kd.training.ema import AveragedStudent
+from ray_kd.training.evaluation import evaluate
 from ray_kd.training.preflight import check_run
+from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.run_context import local_context
 from ray_kd.training.step import make_optimizers
 from tests.helpers import tiny
-from tests.training.runs import assert_resumes
+from tests.training.runs import assert_resumes, assert_same, lines, weights
 
 PATHS = ["soft_target", "nst"]
 FIXED: Any = create_aggregator("fixed", names=("a",))
@@ -142,3 +150,52 @@ def test_what_cannot_accumulate_is_refused_before_anything_trains(
     training = {"epochs": 3, "batch_size": 30, "accumulate": 3 if "resources" not in changes else 4}
     with pytest.raises(UserError, match=says):
         check_run(tiny(tmp_path, **{"paths": PATHS, "training": training, **changes}))
+
+
+@pytest.mark.parametrize("options", [{"decay": 0.7}, {"decay": 0.9, "warmup": True}], ids=str)
+def test_the_average_is_that_of_timm(options: dict[str, Any]) -> None:
+    student = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    theirs = ModelEmaV3(student, decay=options["decay"], use_warmup="warmup" in options)
+    ours = AveragedStudent(Ema(**options), student)
+    for step in range(1, 6):
+        with torch.no_grad():
+            student(torch.full((5, 3), 1.0 * step) * torch.arange(1, 6)[:, None])
+            for parameter in student.parameters():
+                parameter.add_(step)
+        ours.update(step)
+        theirs.update(student, step=step)
+    for name, value in theirs.module.state_dict().items():
+        torch.testing.assert_close(ours.state[name], value)
+    trained = {name: value.clone() for name, value in own_state(student).items()}
+    with ours.shown():
+        assert torch.equal(student[0].weight, ours.state["0.weight"])
+    assert torch.equal(student[0].weight, trained["0.weight"])
+    assert not torch.equal(student[0].weight, ours.state["0.weight"])
+
+
+def test_an_averaged_run_resumes_and_its_average_is_what_counts(tmp_path: Path) -> None:
+    training = {"epochs": 3, "batch_size": 30, "ema": {"decay": 0.8}}
+    summary = assert_resumes(tmp_path, 6, paths=PATHS, training=training)
+    plain = distill(tiny(tmp_path / "whole", paths=PATHS))
+    records = [lines(tmp_path / "whole", found["identity"]) for found in (summary, plain)]
+    for averaged, raw in zip(*records, strict=True):
+        assert averaged["val_raw"] == raw["val"], "training does not read the average"
+        assert averaged["val"] != raw["val"]
+    assert summary["best"]["val"]["top1"] == max(record["val"]["top1"] for record in records[0])
+    assert summary["last"]["test_raw"] == plain["last"]["test"]
+    spec = tiny(tmp_path / "whole", paths=PATHS, training=training)
+    student = create_model(spec.student, classes=10, channels=1)
+    student.load_state_dict(weights(tmp_path / "whole", summary))
+    context = local_context(spec)
+    parts = build(spec, context, ProcessCache())
+    found = evaluate(student, parts.task, parts.dataset.test, None, context)
+    for name, value in found.items():
+        assert summary["last"]["test"][name] == pytest.approx(value), "the saved weights are the average"
+
+
+def test_a_users_own_student_has_the_averaged_weights_in_the_end(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    spec = tiny(tmp_path, paths=[], training={"epochs": 1, "batch_size": 30, "ema": {"decay": 0.5}})
+    summary = distill(spec, student=student, key="own")
+    assert_same(dict(student.state_dict()), weights(tmp_path, summary))
