@@ -183,3 +183,9 @@ class Training(Strict):
     """{decay: 0.999, warmup: true}: a moving average of the student's weights over the steps. Selection,
     tables, agreement with the teacher and the saved weights are then of the average; the figures of the
     weights that train stand beside (``val_raw``). null: no average."""
+    channels_last: bool = False
+    """Images, weights and feature maps lie in memory with their channels together, which is faster in half
+    precision on a GPU."""
+    compile: bool = False
+    """torch.compile for student, teachers and paths, in training steps only. What cannot be compiled runs as
+    it is written; a warning and the summary (``compiled``) say so."""

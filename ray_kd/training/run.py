@@ -27,6 +27,7 @@ from ray_kd.models.compiled import load_own_state
 from ray_kd.storage import Lock
 from ray_kd.training.build import Parts, build, step_key
 from ray_kd.training.checkpoints import StoreCheckpoints
+from ray_kd.training.compiling import as_written
 from ray_kd.training.distributed import agree
 from ray_kd.training.epoch_summary import CHECK_EVERY, epoch_means, require_finite, validated
 from ray_kd.training.evaluation import evaluate
@@ -121,6 +122,7 @@ class Training:
         self._loader = make_loader(self.spec, parts, context)
         batches = make_batches(self.spec, parts, context, self._loader)
         step = self._step = Step(self.spec, parts, context, batches.steps)
+        step.module.train()
         first = self._resume(step)
         if context.world == 1 and not step.taken and self.records.summary() is not None:
             self._parts = None  # another process has ended the run and deleted its state meanwhile
@@ -128,7 +130,7 @@ class Training:
         if not step.taken:
             check_parts(self.spec, parts, context, self.cache, self.own)
         elif parts.aggregator.probes:
-            batch = batches.before(self.epoch, first)
+            batch = step.ready(batches.before(self.epoch, first), parts.targets.targets)
             targets = parts.targets.targets(batch)
             step.corrupt(batch, targets, step.taken - 1)
             step.remember(batch, targets)
@@ -137,7 +139,6 @@ class Training:
         made = {**self._described, **describe_code(self.spec, parts.task.classes, parts.dataset.channels)}
         self._lead(lambda: self.records.start(self.spec, environment, self.epoch, made))
         self._must_stop()
-        step.module.train()
         batches.announce(self.epoch, first, training.epochs)
         while self.epoch < training.epochs:
             self._begin = time.perf_counter()
@@ -147,6 +148,8 @@ class Training:
             yield self._end_epoch(parts, step)
 
     def _stop_loading(self) -> None:
+        if self._step is not None and self._step.compiled is not None:
+            self._step.compiled.release()
         if self._loader is not None:
             self._loader.close()
 
@@ -157,6 +160,7 @@ class Training:
             torch.default_generator.manual_seed(step_key(seed, step.taken, rank))
             if device.type == "cuda":
                 torch.cuda.manual_seed(step_key(seed, step.taken, rank))
+            batch = step.ready(batch, parts.targets.targets)
             step(batch, parts.targets.targets(batch))
             check = step.taken % CHECK_EVERY == 0
             if check:
@@ -286,7 +290,8 @@ class Training:
         tested = step.metrics("test", partial(self._evaluate, parts, "test"))
         summary["last"] = {"epoch": self.epoch, **validated(self.last), **tested}
         load_own_state(parts.student, self.best_state)
-        summary["best"] = {**self.best, "test": self._evaluate(parts, "test")}
+        with as_written(step.compiled):
+            summary["best"] = {**self.best, "test": self._evaluate(parts, "test")}
         load_own_state(parts.student, last_state)
         if self.context.leads:
             self.records.weights("student.safetensors", safetensors_bytes(last_state))
@@ -327,6 +332,7 @@ class Training:
             "parameters": sum(p.numel() for p in student.parameters()) if student is not None else None,
             "last": None,
             "best": None,
+            **({"compiled": self._step.compiled.told} if self._step and self._step.compiled else {}),
         }
 
     def _end(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:

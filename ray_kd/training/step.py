@@ -15,6 +15,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.training import Optimizer, optimizer_class
 from ray_kd.teacher.live import Targets
 from ray_kd.training.build import Parts
+from ray_kd.training.compiling import Compiled, as_written
 from ray_kd.training.ema import AveragedStudent
 from ray_kd.training.engine import Engine
 from ray_kd.training.process_cache import student_state
@@ -29,6 +30,9 @@ class Step(Engine):
     """The engine of a run: its optimizers, and the learning rate of each step."""
 
     def __init__(self, spec: RunSpec, parts: Parts, context: RunContext, steps_per_epoch: int) -> None:
+        training = spec.training
+        if training.channels_last:
+            nn.ModuleList([parts.student, parts.paths]).to(memory_format=torch.channels_last)
         super().__init__(
             parts.student,
             parts.paths,
@@ -36,14 +40,29 @@ class Step(Engine):
             parts.task.loss,
             device=context.device,
             world=context.world,
-            precision=spec.training.precision,
-            task_weight=spec.training.task_weight,
+            precision=training.precision,
+            task_weight=training.task_weight,
             clip=spec.optimizer.clip,
         )
         self.spec, self.steps_per_epoch = spec, steps_per_epoch
-        ema = spec.training.ema
-        self.ema = None if ema is None else AveragedStudent(ema, parts.student)
+        self.ema = None if training.ema is None else AveragedStudent(training.ema, parts.student)
+        teachers = parts.teachers if parts.stored is None else {}
+        self.compiled = Compiled(self, teachers) if training.compile else None
         self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator, self.module)
+
+    def ready(
+        self, batch: dict[str, Tensor], targets: Callable[[Mapping[str, Tensor]], Targets]
+    ) -> dict[str, Tensor]:
+        """A batch as the networks take it; with the first one, the parts of the run are compiled.
+
+        Args:
+            targets: gives the paths' targets for a batch.
+        """
+        if self.spec.training.channels_last:
+            batch = {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
+        if self.compiled is not None and not self.compiled.told:
+            self.compiled.compile(batch["image"], lambda: next(self._parts(batch, targets(batch))))
+        return batch
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
         """Take one optimizer step on a batch.
@@ -74,11 +93,12 @@ class Step(Engine):
 
     def metrics(self, name: str, evaluate: Callable[[], dict[str, float]]) -> dict[str, dict[str, float]]:
         """Metrics of the weights that count; where they are averaged, beside them those of the raw ones."""
-        raw = evaluate()
-        if self.ema is None:
-            return {name: raw}
-        with self.ema.shown():
-            return {name: evaluate(), f"{name}_raw": raw}
+        with as_written(self.compiled):
+            raw = evaluate()
+            if self.ema is None:
+                return {name: raw}
+            with self.ema.shown():
+                return {name: evaluate(), f"{name}_raw": raw}
 
     def state(self) -> dict[str, Any]:
         return {**super().state(), "ema": None if self.ema is None else self.ema.state}

@@ -129,6 +129,8 @@ OTHER = [
     {"aggregation": "adaptive"},
     {"training": {"epochs": 4, "batch_size": 30}},
     {"training": {"epochs": 3, "batch_size": 30, "threads": 2}},
+    {"training": {"epochs": 3, "batch_size": 30, "channels_last": True}},
+    {"training": {"epochs": 3, "batch_size": 30, "compile": True}},
     {"training": {"epochs": 3, "batch_size": 30, "ema": {}}},
     {"training": {"epochs": 3, "batch_size": 30, "accumulate": 2}},
     {"training": {"epochs": 3, "batch_size": 30, "sync_batchnorm": False}},

@@ -27,7 +27,7 @@ from ray_kd.training.preflight import check_run
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import local_context
 from ray_kd.training.step import make_optimizers
-from tests.helpers import tiny
+from tests.helpers import ALL_PATHS, tiny
 from tests.training.runs import assert_resumes, assert_same, lines, weights
 
 PATHS = ["soft_target", "nst"]
@@ -199,3 +199,53 @@ def test_a_users_own_student_has_the_averaged_weights_in_the_end(tmp_path: Path)
     spec = tiny(tmp_path, paths=[], training={"epochs": 1, "batch_size": 30, "ema": {"decay": 0.5}})
     summary = distill(spec, student=student, key="own")
     assert_same(dict(student.state_dict()), weights(tmp_path, summary))
+
+
+def test_a_run_in_channels_last_resumes_and_is_the_same_training(tmp_path: Path) -> None:
+    training = {"epochs": 3, "batch_size": 30, "channels_last": True}
+    summary = assert_resumes(tmp_path, 5, paths=ALL_PATHS, training=training)
+    plain = distill(tiny(tmp_path / "whole", paths=ALL_PATHS))
+    first, second = (lines(tmp_path / "whole", found["identity"])[0] for found in (summary, plain))
+    assert first["train"]["loss"] == pytest.approx(second["train"]["loss"], rel=1e-3), "up to float order"
+
+
+COMPILED: dict[str, Any] = {
+    "paths": PATHS,
+    "training": {"epochs": 2, "batch_size": 30, "compile": True, "ema": {"decay": 0.8}},
+}
+
+
+@pytest.mark.slow
+def test_a_compiled_run_resumes_and_is_the_same_training(tmp_path: Path) -> None:
+    summary = assert_resumes(tmp_path, 5, **COMPILED)
+    assert summary["compiled"] == dict.fromkeys(
+        ("teacher 'teacher'", "student", "path 'soft_target'", "path 'nst'"), "compiled"
+    )
+    plain = distill(
+        tiny(tmp_path / "whole", paths=PATHS, training={**COMPILED["training"], "compile": False})
+    )
+    first, second = (lines(tmp_path / "whole", found["identity"])[0] for found in (summary, plain))
+    assert first["train"]["loss"] == pytest.approx(second["train"]["loss"], rel=1e-3), "up to float order"
+    first_weights, second_weights = (weights(tmp_path / "whole", found) for found in (summary, plain))
+    assert first_weights.keys() == second_weights.keys(), "under their own names"
+
+
+@pytest.mark.slow
+def test_compiled_steps_take_gradients_of_each_loss_and_parts_of_a_batch(tmp_path: Path) -> None:
+    training = {"epochs": 1, "batch_size": 30, "compile": True}
+    for changes in ({"aggregation": "mgda"}, {"training": {**training, "accumulate": 2}}):
+        summary = distill(tiny(tmp_path, **{"paths": PATHS, "training": training, **changes}))
+        assert set(summary["compiled"].values()) == {"compiled"}
+
+
+def test_what_cannot_be_compiled_is_named_and_runs_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Here nothing can: there is no compiler."""
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no_such_compiler",))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    summary = distill(tiny(tmp_path, **COMPILED))
+    assert all(told.startswith("as written: ") for told in summary["compiled"].values())
+    assert "student cannot be compiled and runs as it is written" in caplog.text
+    plain = distill(tiny(tmp_path, paths=PATHS, training={**COMPILED["training"], "compile": False}))
+    assert_same(weights(tmp_path, summary), weights(tmp_path, plain))
