@@ -53,11 +53,7 @@ class Distilled(nn.Module):
 
 
 def require_accumulation(aggregator: Aggregator, paths: Iterable[Path]) -> None:
-    """Refuse a step's second batch where the result would not be that of one large batch.
-
-    Raises:
-        UserError: the aggregator looks at gradients, or a path remembers batches.
-    """
+    """Raise UserError if a step of several batches would not be the step of one large batch."""
     one = "expected one batch in a step, got a second"
     if aggregator.tier == 2 and aggregator.losses:
         raise UserError(
