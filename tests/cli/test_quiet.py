@@ -74,7 +74,7 @@ def test_a_sweep_says_only_what_it_does_and_tracks_each_trial(sweep_file: Path, 
         assert [row["epoch"] for row in history(runs[trial.identity])] == [1, 2, 3]
 
 
-@pytest.mark.ray
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(run_file: Path, tmp_path: Path) -> None:
     command = ["train", run_file, "paths=[]", "teacher=null", "training.epochs=300"]
     process, until = start(tmp_path, *command), time.monotonic() + 90
