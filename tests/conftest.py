@@ -1,4 +1,4 @@
-"""What every test starts from: one thread, so that numbers repeat; seeds that can be moved; one Ray for many."""
+"""What every test starts from: one thread, so that numbers repeat; movable seeds; one Ray for many tests."""
 
 from __future__ import annotations
 

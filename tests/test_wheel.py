@@ -58,7 +58,7 @@ def test_the_installed_package_is_the_one_that_runs(installed: Path, tmp_path: P
 
 
 def test_a_packaged_sweep_is_planned_without_a_clone(installed: Path, tmp_path: Path) -> None:
-    said = call(installed / "ray-kd", "sweep", "sweeps/digits.yaml", "--plan", at=tmp_path)
+    said = call(installed / "ray-kd", "sweep", "digits", "--plan", at=tmp_path)
     assert "student alone" in said
     assert "0 of them ended already" in said
     assert not list(tmp_path.iterdir())
@@ -69,4 +69,6 @@ def test_a_run_trains_without_a_clone(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     said = call(installed / "ray-kd", "train", "run.yaml", at=tmp_path)
     assert "last (epoch 1)" in said
-    assert len(list(tmp_path.glob("results/runs/*/student.safetensors"))) == 2, "the teacher's and the student's"
+    assert len(list(tmp_path.glob("results/runs/*/student.safetensors"))) == 2, (
+        "the teacher's and the student's"
+    )
