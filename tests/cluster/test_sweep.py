@@ -61,7 +61,7 @@ class Swept:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def swept(tmp_path_factory: pytest.TempPathFactory, seed_shift: int) -> Swept:
     """One seed of each kind of trial: no teacher, a teacher, a loss that becomes NaN, files, two workers."""
     start_ray()
     root = tmp_path_factory.mktemp("swept")
@@ -71,7 +71,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
         "files": {"paths": [], **on_files(root, loaders=2)},
         "spread": {"paths": ["soft_target"], "optimizer.lr": 0.01, "resources.workers": 2},
     }
-    spec = sweep(seeds=[3], cells=cells)
+    spec = sweep(seeds=[3 + seed_shift], cells=cells)
     return Swept(spec, root / "results", run(spec, root / "results"))
 
 
@@ -83,7 +83,7 @@ def test_a_sweep_with_a_nan_goes_on_and_says_which_trial_failed(swept: Swept) ->
     assert failure["cell"] == "broken"
     assert "NaN" in failure["reason"]
     assert "TrainingFailed" in (swept.storage / failure["error"]).read_text()
-    assert "broken, seed 3" in first.message()
+    assert f"broken, seed {swept.spec.seeds[0]}" in first.message()
 
     plan = json.loads((folder / "plan.json").read_text())
     ledger = {file.stem for file in (folder / "ledger").iterdir()}
@@ -113,7 +113,10 @@ def test_a_trial_in_an_actor_gives_the_numbers_of_a_bare_run(swept: Swept, tmp_p
     assert len(compared) == 3
 
 
-def test_a_trial_of_two_workers_trains_as_one_worker_does(swept: Swept, tmp_path: Path) -> None:
+@pytest.mark.outcome
+def test_a_trial_of_two_workers_trains_as_one_worker_does(
+    swept: Swept, tmp_path: Path, seed_shift: int
+) -> None:
     (trial,) = [trial for trial in swept.spec.plan().trials if trial.cell == "spread"]
     folder = swept.storage / "runs" / trial.identity
     assert json.loads((folder / "environment.json").read_text())["workers"] == 2

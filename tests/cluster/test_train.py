@@ -36,11 +36,13 @@ def command(storage: Path, *changes: str, epochs: int = EPOCHS) -> tuple[tuple[s
     return ("train", FILE, *changes, "--workers", "2", "--storage", str(storage)), folder
 
 
+@pytest.mark.outcome
 @pytest.mark.usefixtures("two_cpus")
 def test_two_workers_go_on_after_ctrl_c_and_train_as_one(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], seed_shift: int
 ) -> None:
-    words, folder = command(tmp_path / "two")
+    seed = f"seed={seed_shift}"
+    words, folder = command(tmp_path / "two", seed)
     first = Command(*words)
     wait_for(lambda: len(lines(folder)) >= 3 or first.process.poll() is not None)
     first.process.send_signal(signal.SIGINT)
@@ -63,7 +65,7 @@ def test_two_workers_go_on_after_ctrl_c_and_train_as_one(
     assert not (folder / "checkpoints").exists()
     assert json.loads((folder / "environment.json").read_text())["workers"] == 2
 
-    one = distill(RunSpec.load(FILE, *SHORT, f"storage={tmp_path / 'one'}"))
+    one = distill(RunSpec.load(FILE, *SHORT, seed, f"storage={tmp_path / 'one'}"))
     assert one["identity"] == folder.name
     # One worker whose initial weights all differ by 1e-7 (four draws) stays as near as 4e-6 for three epochs.
     # Later ones part further, as any two orders of addition do. Other data, or a sum for a mean, differ by
@@ -92,8 +94,9 @@ def test_to_start_over_keeps_what_finished_until_the_workers_have_finished(tmp_p
     assert [record["epoch"] for record in records(folder)] == list(range(1, 7))
 
 
+@pytest.mark.outcome
 @pytest.mark.usefixtures("two_cpus")
-def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: Path) -> None:
+def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: Path, seed_shift: int) -> None:
     from ray_kd.cluster.train import run_distributed
 
     changes: dict[str, Any] = {
@@ -102,6 +105,7 @@ def test_a_killed_worker_restarts_from_the_checkpoint_that_ray_keeps(tmp_path: P
         "optimizer": {"lr": 0.02},
         "training": {"epochs": 24, "batch_size": 30},
         "checkpoints": {"every_epochs": 5},
+        "seed": seed_shift,
     }
     bare = distill(tiny(tmp_path / "bare", **changes))
     spec = tiny(tmp_path / "spread", resources={"workers": 2}, **changes)
