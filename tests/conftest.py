@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
 import torch
 
 from tests.helpers import start_ray
+
+# Else Ray's processes, which are polite, wait for the tests that run beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
