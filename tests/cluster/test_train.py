@@ -48,7 +48,7 @@ def test_two_workers_go_on_after_ctrl_c_and_train_as_one(
     first.process.send_signal(signal.SIGINT)
     code, said = first.end()
     assert code == 130, said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     assert "Traceback" not in said
     before = lines(folder)
     assert 3 <= len(before) < EPOCHS
