@@ -11,7 +11,12 @@ from ray_kd.config.errors import UserError
 
 
 def sweep(
-    file: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="A sweep file.", callback=find_file)],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP.yaml", help="A sweep file, or the name of one of ray-kd's.", callback=find_file
+        ),
+    ],
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the trials, run nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,

@@ -180,7 +180,7 @@ def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> 
         return {name: (storage / "runs" / name / "summary.json").stat().st_mtime_ns for name in names}
 
     driver = start()
-    wait_for(lambda: len(ended()) >= 1)
+    wait_for(lambda: len(ended()) >= 1 or driver.poll() is not None)
     driver.send_signal(signal.SIGINT)
     _, said = driver.communicate(timeout=240)
     assert driver.returncode == 130, said
@@ -190,7 +190,8 @@ def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> 
     assert 1 <= len(first) < 8
 
     driver = start()
-    wait_for(lambda: len(ended()) > len(first))
+    wait_for(lambda: len(ended()) > len(first) or driver.poll() is not None)
+    assert driver.poll() is None, driver.communicate()
     driver.kill()
     driver.communicate()
     second = ended()
