@@ -60,7 +60,7 @@ def test_the_installed_package_is_the_one_that_runs(installed: Path, tmp_path: P
 def test_a_packaged_sweep_is_planned_without_a_clone(installed: Path, tmp_path: Path) -> None:
     said = call(installed / "ray-kd", "sweep", "digits", "--plan", at=tmp_path)
     assert "student alone" in said
-    assert "0 of them ended already" in said
+    assert "of which 0 have ended" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -61,7 +61,7 @@ def test_a_plan_is_printed_and_nothing_runs(cli: Cli, sweep_file: Path, tmp_path
     storage = tmp_path / "results"
     said = cli("sweep", sweep_file, "--plan", "--storage", storage, "seeds=[0,1,2]")
     assert said.code == 0
-    assert "6 trials, 0 of them ended already; 1 of 1 teachers to train." in said.out
+    assert "6 trials, of which 0 have ended; 1 of 1 teachers to train." in said.out
     cells = [line.split()[0] for line in said.out.splitlines() if line.endswith("3 to run")]
     assert cells == ["alone", "taught"]
     said = cli("sweep", sweep_file, "--plan", "--trials", "--storage", storage)
