@@ -125,8 +125,8 @@ def remarks(file: str) -> list[str]:
             wide = image.mode.startswith("I") or image.mode == "F"
             found.append(f"mode {image.mode}" + (", more than 8 bits" if wide else ""))
         ending, format = os.path.splitext(file)[1].lower(), image.format or ""
-        said = Image.registered_extensions().get(ending)
-        if said is not None and said != format and {said, format} != {"JPEG", "MPO"}:
+        expected = Image.registered_extensions().get(ending)
+        if expected is not None and expected != format and {expected, format} != {"JPEG", "MPO"}:
             found.append(f"{format} called {ending}")
         if image.mode.endswith("A") or "transparency" in image.info:
             found.append("transparency, which is left out")

@@ -260,7 +260,7 @@ class _Plan:
 
 
 def default_processes(loaders: int | None, cpus: float, device: torch.device) -> int:
-    """How many processes ``resources.loaders`` stands for."""
+    """How many loader processes a run has: ``loaders``, or with a GPU one for each core, 8 at most."""
     if loaders is not None:
         return loaders
     return max(1, min(8, int(cpus))) if device.type == "cuda" else 0

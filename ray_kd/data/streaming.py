@@ -1,4 +1,4 @@
-"""Training batches that somebody else reads ahead, their targets with them."""
+"""Training batches that another process reads ahead, together with their targets."""
 
 from __future__ import annotations
 
