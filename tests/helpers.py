@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ray_kd.config.registry import REGISTRIES
 from ray_kd.config.spec import RunSpec
 from tests.data.formats import make_folder
 
@@ -101,3 +104,16 @@ def shifted(spec: RunSpec, by: int) -> RunSpec:
         return [moved(one) for one in value] if isinstance(value, list) else value
 
     return RunSpec.parse(moved(spec.to_dict()))
+
+
+@contextmanager
+def registries_restored() -> Iterator[None]:
+    """What is registered inside is forgotten afterwards: other tests ask what there is."""
+    for registry in REGISTRIES.values():
+        registry.load()
+    kept = {kind: copy.copy(registry._entries) for kind, registry in REGISTRIES.items()}
+    try:
+        yield
+    finally:
+        for kind, registry in REGISTRIES.items():
+            registry._entries = kept[kind]

@@ -90,6 +90,13 @@ def read_records(storage: str | Path | Store | Folder, sweep: str | None = None)
 
     Raises:
         UserError: no such storage, no such sweep, or a plan that cannot be read.
+
+    Example:
+        >>> from ray_kd import RunSpec, distill
+        >>> run = {"dataset": "digits", "student": {"name": "digits_cnn", "width": 2}}
+        >>> summary = distill(RunSpec.parse({**run, "training": {"epochs": 2}}))
+        >>> read_records("results").epochs["epoch"].tolist()
+        [1, 2]
     """
     root = Folder.open(storage)
     if not root.exists():

@@ -235,7 +235,7 @@ def _looks_like(file: str) -> str:
     if begin.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS: 'git lfs pull' fetches the image itself"
     if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "it is a web page, what a server answers in place of an image"
+        return "it is a web page, which a server sent instead of an image"
     return "no format of images that is known begins like this"
 
 

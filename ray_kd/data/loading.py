@@ -111,7 +111,7 @@ class Loader:
     epoch until ``close``. They are forked off a clean server process that has no threads, no GPU and
     nothing of Ray's (spawned where there is no such server): forking a process that has those can hang.
     As with every spawned process, a script that trains with loaders needs ``if __name__ == "__main__":``.
-    They ignore Ctrl-C, which is the run's to answer, and end with the process that started them, however
+    They ignore Ctrl-C, which the run handles, and end with the process that started them, however
     that ends.
 
     Args:
