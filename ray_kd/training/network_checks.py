@@ -107,6 +107,21 @@ def failing_module(error: BaseException, model: nn.Module | None) -> str | None:
     return f"'{name}' ({type(found).__name__})" if name else type(found).__name__
 
 
+def require_apart(student: nn.Module, teacher: nn.Module, name: str) -> None:
+    """Refuse a teacher that has weights of the student: it is frozen, so that these would never train.
+
+    Raises:
+        UserError: names the teacher and the weights.
+    """
+    trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
+    shared = [key for key, parameter in teacher.named_parameters() if id(parameter) in trained]
+    if shared:
+        raise UserError(
+            f"teacher '{name}' shares weights with the student ('{shared[0].removeprefix('net.')}' ...), and "
+            "a teacher is frozen; expected a network of its own: copy.deepcopy(student)."
+        )
+
+
 def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, where: str) -> Outputs:
     """A network's outputs as the task and the paths need them.
 

@@ -22,7 +22,7 @@ from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.network_checks import check_outputs, try_forward
+from ray_kd.training.network_checks import check_outputs, require_apart, try_forward
 from ray_kd.training.object_records import Own, require_live
 from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher
 from ray_kd.training.process_cache import ProcessCache
@@ -99,6 +99,8 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
         own.teacher = teacher if own.teacher is not None else None
+        if own.student is not None and own.teacher is not None:
+            require_apart(own.student, own.teacher, name)
         theirs, ours = teacher_outputs.logits, outputs.logits
         if theirs is None or ours is None or task == "detection":
             continue
