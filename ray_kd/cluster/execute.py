@@ -55,8 +55,6 @@ def execute(
     """Train the jobs of a trial queue.
 
     Args:
-        address: a running cluster to join, or None.
-        screen: where progress is shown, or None.
         started: called once it is certain that trials can run, before the first one.
 
     Raises:

@@ -45,7 +45,6 @@ def stream(
     Args:
         reading: what the readers need to know of the run.
         requests: of the run, in the order of training; up to ``REQUESTS`` are taken ahead.
-        readers: number of reader actors.
 
     Raises:
         TrainingFailed: a reader died again and again.

@@ -155,9 +155,6 @@ def run_distributed(
         group: what W&B groups the run by.
         directory: where the run is written, from ``begin_anew``; default: ``runs/<identity>``.
 
-    Returns:
-        The run's summary.
-
     Raises:
         UserError: no node is large enough, or a worker raised it.
         EnvironmentFault: a fault of the machine; the same call resumes.

@@ -48,11 +48,7 @@ def is_number(text: str) -> bool:
 
 
 def refuse_guesses(value: Any, kinds: frozenset[Any]) -> None:
-    """Refuse true for 1, 010 for 10, yes for true, and other values that pydantic would convert.
-
-    Raises:
-        ValueError: the message says what to write.
-    """
+    """Refuse true for 1, 010 for 10, yes for true, and other values that pydantic would convert."""
     if isinstance(value, (list, tuple)):
         for entry in value:
             refuse_guesses(entry, kinds)

@@ -100,11 +100,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check(node: yaml.Node, where: str, key: str, done: dict[int, bool]) -> None:
-    """Refuse values that readers of YAML understand differently, and keep keys as they are written.
-
-    Args:
-        done: the nodes seen so far, by id; False for the nodes that contain ``node``.
-    """
+    """Refuse values that readers of YAML understand differently, and keep keys as they are written."""
     if id(node) in done:
         if not done[id(node)]:
             raise UserError(f"{_at(where, key, node)} is an alias of a node that contains it.")

@@ -84,7 +84,6 @@ class BoxedImages:
     """Images with any number of boxes each.
 
     Args:
-        annotations: their boxes.
         span: black and white of images of more than 8 bits (``FileOptions.range``).
         outside: what becomes of a box that reaches beyond its image by more than ``BEYOND``.
 

@@ -68,12 +68,7 @@ class Failure:
 
 
 class Rows(Dataset):
-    """What reads: the splits and the views, here or in a process.
-
-    Args:
-        splits: by name.
-        views: the views of training.
-    """
+    """What reads: the splits and the views, here or in a process."""
 
     def __init__(self, splits: Mapping[str, Split], views: Views) -> None:
         self.splits, self.views = dict(splits), views
@@ -115,9 +110,7 @@ class Loader:
     that ends.
 
     Args:
-        splits: by name.
         views: the views of training; they must be ``bind``-ed already.
-        device: where batches go.
         processes: how many read ahead; 0: none, batches are read here when they are asked for.
 
     Raises:

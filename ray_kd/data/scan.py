@@ -58,7 +58,6 @@ class SampleScanner(TorchDataset):
     """Reads and checks samples, in this process or in one that reads ahead.
 
     Args:
-        splits: by name, as ``checked_splits`` gives them.
         task: its name, by which is known what of a sample it needs; None: whatever the sample has.
     """
 
@@ -189,12 +188,7 @@ class Finding:
 
 
 class ScanResult:
-    """All that was found, gathered.
-
-    Args:
-        splits: by name.
-        classes: how many classes the task has.
-    """
+    """All that was found, gathered."""
 
     def __init__(self, splits: Mapping[str, Split], classes: int) -> None:
         self.total, self.read, self.classes = sum(map(len, splits.values())), 0, classes

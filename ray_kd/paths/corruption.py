@@ -44,9 +44,6 @@ def corrupt(
         step: optimizer steps taken so far.
         seed: the run's seed.
         name: the path's name, so that two corrupted paths draw different numbers.
-
-    Returns:
-        New tensors of the same shapes and dtypes.
     """
     sample = all_rows(batch["sample"])
     rows = {entry: all_rows(values) for entry, values in target.items()}

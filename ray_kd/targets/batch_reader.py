@@ -39,9 +39,6 @@ class Reading:
 class Reader:
     """Reads the rows of requests: the samples as ``Rows`` reads them, and their stored targets.
 
-    Args:
-        reading: of the run whose batches are read.
-
     Raises:
         UserError: the dataset cannot be read here.
     """
@@ -75,11 +72,7 @@ def shard_columns(source: Source, held: HeldShards) -> dict[str, ShardColumn]:
 
 
 def require_near(spec: RunSpec, columns: Sequence[ShardColumn]) -> None:
-    """Refuse a data order in which each batch needs more shards than a reader keeps.
-
-    Raises:
-        UserError: the message says which settings work.
-    """
+    """Refuse a data order in which each batch needs more shards than a reader keeps."""
     groups = list({column.group.identity: column.group for column in columns}.values())
     held = spec.targets.held
     most = sum(spread(group, spec.training.order) for group in groups)

@@ -122,7 +122,6 @@ def sources(
 
     Args:
         teachers: modules of the needed teachers, trained or not; their outputs for a sample give the shapes.
-        paths: the run's active paths, bound.
     """
     task = create_task(spec, dataset)
     views = create_views(spec, dataset)

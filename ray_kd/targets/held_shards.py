@@ -52,7 +52,6 @@ class ShardColumn:
     """One column of a group, read like a ``MappedColumn``.
 
     Args:
-        name: of the column.
         names: the group's columns that are read together.
         held: the shards in memory; shared by columns.
     """

@@ -33,7 +33,6 @@ class MappedColumn:
     Args:
         path: of the column's file.
         about: the content of its ``.json``: rows, nbytes, block_rows, blocks (a CRC-32 for each).
-        encoding: of its rows.
     """
 
     def __init__(self, path: str, about: dict[str, Any], encoding: Encoding) -> None:
@@ -78,7 +77,6 @@ def map_columns(
     """Columns of a group for at least ``views`` views; they are first copied to this node if needed.
 
     Args:
-        cache: a local folder.
         on_wait: called with a sentence while another process makes the copy; default: the log.
 
     Raises:

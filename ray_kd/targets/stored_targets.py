@@ -37,7 +37,6 @@ class StoredTargets:
         ids: (N,) of the split's samples, in its order.
         views: how many views are stored.
         entries: for each path's label, the column of each entry of its target.
-        device: of the returned targets.
     """
 
     def __init__(

@@ -57,8 +57,6 @@ class Teachers:
     """The targets of every path from its teacher; each teacher runs once for each batch.
 
     Args:
-        teachers: live teachers by name.
-        paths: the active paths.
         names: which teacher each path learns from, by the path's label.
     """
 

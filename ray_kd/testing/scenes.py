@@ -32,8 +32,6 @@ class Scene:
     has more tensors.
 
     Args:
-        seed: of the random numbers.
-        dtype, device: of all tensors.
         scale: factor on all features and logits.
         teacher_grad: the teacher's outputs ask for gradients, to see that they get none.
     """

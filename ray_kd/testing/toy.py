@@ -49,8 +49,6 @@ class Toy(nn.Module):
         """The task loss and the named path losses on the batch (or some of its rows).
 
         Args:
-            names: of the losses.
-            rows: which samples.
             exchange: every sample gets the targets of the one so many places on.
         """
         stem = torch.tanh(self.student["stem"](self.image[rows]))
@@ -92,9 +90,6 @@ class Loop:
     """The training loop that aggregators are written for, as short as it can be.
 
     Args:
-        aggregator: under test.
-        toy: what it trains.
-        names: losses of the toy.
         lr: learning rate; 0 keeps the losses as they are.
     """
 

@@ -229,11 +229,7 @@ def on_device(batch: Any, needs: Mapping[str, str], device: torch.device) -> dic
 
 
 def require_known(student: nn.Module, trained: Sequence[nn.Parameter]) -> None:
-    """Refuse weights that train, and that the optimizer was not given.
-
-    Raises:
-        UserError: names the first.
-    """
+    """Refuse weights that train, and that the optimizer was not given."""
     known = set(trained)
     for name, parameter in student.named_parameters():
         if parameter.requires_grad and parameter not in known:

@@ -38,15 +38,7 @@ def epoch_means(engine: Engine, epoch: int, steps: int) -> tuple[list[float], li
 
 
 def require_finite(engine: Engine, epoch: int) -> None:
-    """End the training if a loss, a weight or a gradient is no longer finite.
-
-    Args:
-        engine: its running sums are checked.
-        epoch: epochs that are finished.
-
-    Raises:
-        TrainingFailed: names the losses, weights or gradients.
-    """
+    """End the training if a loss, a weight or a gradient is no longer finite."""
     if bool(torch.isfinite(engine.sums).all()):
         return
     names = ["the task loss", *(f"the loss of path '{name}'" for name in engine.names)]

@@ -19,11 +19,7 @@ Made = TypeVar("Made")
 
 
 def made(where: str, make: Callable[[], Made]) -> Made:
-    """What ``make`` builds, on the meta device, or in memory where building needs values.
-
-    Raises:
-        UserError: it cannot be built.
-    """
+    """What ``make`` builds, on the meta device, or in memory where building needs values."""
     try:
         with torch.device("meta"):
             return make()
@@ -49,12 +45,8 @@ def try_forward(
 
     Args:
         where: begins messages.
-        training: in training mode.
         real: the same network in memory, where ``model`` lies on the meta device.
         trusted: its code is ray-kd's: where the meta device alone cannot do it, None is the answer.
-
-    Raises:
-        UserError: the forward pass fails.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: compiling it would take minutes
     try:
@@ -108,11 +100,7 @@ def failing_module(error: BaseException, model: nn.Module | None) -> str | None:
 
 
 def require_apart(student: nn.Module, teacher: nn.Module, name: str) -> None:
-    """Refuse a teacher that has weights of the student: it is frozen, so that these would never train.
-
-    Raises:
-        UserError: names the teacher and the weights.
-    """
+    """Refuse a teacher that has weights of the student: it is frozen, so that these would never train."""
     trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
     shared = [key for key, parameter in teacher.named_parameters() if id(parameter) in trained]
     if shared:

@@ -114,11 +114,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
 
 
 def _require_features(spec: RunSpec, networks: Mapping[str, nn.Module | None]) -> None:
-    """Whether no path compares features of a network that returns none.
-
-    Raises:
-        UserError: names the path and the network.
-    """
+    """Whether no path compares features of a network that returns none."""
     for options in spec.active_paths():
         kind = PATHS.get(options.component_name)
         for who, model in networks.items():
@@ -155,11 +151,7 @@ def _asked(
 
 
 def _require_map(given: Any, name: str) -> None:
-    """Whether something is a map-style dataset with samples in it.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Whether something is a map-style dataset with samples in it."""
     kind = type(given).__name__
     if isinstance(given, DataLoader):
         raise UserError(f"{name}: expected a dataset, got a DataLoader; pass what it reads: loader.dataset.")

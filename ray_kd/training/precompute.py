@@ -174,12 +174,7 @@ class TargetPlan:
 
 
 def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
-    """Estimate the stored targets of runs; the teacher is measured on a few batches.
-
-    Args:
-        works: from ``gather_work``.
-        specs: all runs that read them.
-    """
+    """Estimate the stored targets of runs; the teacher is measured on a few batches."""
     rows, total, copied, teacher, live = [], 0, 0, 0.0, 0.0
     students = [spec for spec in specs if spec.active_paths()]
     mapped = any(not spec.targets.streamed for spec in students)

@@ -40,11 +40,7 @@ class ProcessCache:
         return self.once(("dataset", options.full(), device), lambda: create_dataset(options, device))
 
     def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
-        """A trained teacher.
-
-        Raises:
-            UserError: it is not trained yet.
-        """
+        """A trained teacher."""
         key = ("teacher", teacher_key(spec, name), store.uri, device)
         return self.once(key, lambda: self.fresh_teacher(spec, name, store, device))
 

@@ -53,12 +53,7 @@ class Outcome:
 
 
 class Ledger:
-    """The files of a sweep below ``sweeps/<name>``.
-
-    Args:
-        store: the storage root.
-        name: the sweep's name.
-    """
+    """The files of a sweep below ``sweeps/<name>``."""
 
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.folder = store, f"sweeps/{name}"
