@@ -169,11 +169,7 @@ def make_setting(spec: RunSpec) -> RunContext:
 
 @contextmanager
 def stop_on_signal(context: RunContext, then: str = RESUMES) -> Iterator[None]:
-    """Ctrl-C saves the state at the next step; a second one ends at once.
-
-    Args:
-        then: what the message says about the next command.
-    """
+    """Ctrl-C saves the state at the next step; a second one ends at once."""
 
     def ask(number: int, frame: Any) -> None:
         if context.stop.is_set():

@@ -137,7 +137,6 @@ class Progress:
 
     Args:
         queue: the sweep's trial queue; read only in ``tick``, in the thread that changes it.
-        console: where to; None shows nothing.
     """
 
     queue: TrialQueue

@@ -31,11 +31,7 @@ def print_plain(console: Any, text: str) -> None:
 
 
 def require_name(name: str, what: str, kept: str = "") -> None:
-    """Refuse names that are empty or cannot be displayed.
-
-    Args:
-        kept: characters that are reserved in such a name.
-    """
+    """Refuse names that are empty or cannot be displayed."""
     if not one_line(name):
         raise ValueError(f"{what} needs a name")
     if len(name) > LONGEST:

@@ -65,7 +65,6 @@ class Plan:
         trials: search candidates, compared trials and controls that are known before the sweep starts.
         later: trials that are not known yet, by cell.
         teachers: the runs that train the teachers, each once.
-        cells: names of all cells, in order.
     """
 
     name: str

@@ -36,7 +36,6 @@ def require(name: str, root: str, needed: Sequence[str], tree: str, download: bo
     """Check that files or folders below a root exist.
 
     Args:
-        tree: what is expected below the root.
         download: whether ``download`` was asked for; None: the dataset cannot be downloaded.
 
     Raises:

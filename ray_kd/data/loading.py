@@ -48,7 +48,6 @@ class Request:
     """A batch to read.
 
     Attributes:
-        split: the name of the split.
         index: its samples (B,).
         view: which view of them, where the views act on raw samples; None: as evaluation sees them.
         shown: which view training shows of them; None: it is no training batch.

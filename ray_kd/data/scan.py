@@ -36,10 +36,8 @@ class ScannedSample:
     """What was found in one sample.
 
     Attributes:
-        split: the split's name.
         where: the file it is read from, or its place in the split.
         problem: what would stop a run, and the row it is counted in; None: nothing.
-        remarks: what one should know.
         size: height and width of the image as it is read.
         content: a hash of the image's pixels.
         classes: how many objects, pixels or labels of each class.

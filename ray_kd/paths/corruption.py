@@ -41,8 +41,6 @@ def corrupt(
         target: tensors whose rows are samples.
         batch: with ``sample`` ids (N,), and, if samples have classes, ``label``: classes (N,) or shares
             (N, K), of which the largest counts. Without classes any other sample may be a partner.
-        step: optimizer steps taken so far.
-        seed: the run's seed.
         name: the path's name, so that two corrupted paths draw different numbers.
     """
     sample = all_rows(batch["sample"])

@@ -23,7 +23,6 @@ class Reading:
     """What a process needs to know to read a run's training batches; it is pickled to other processes.
 
     Attributes:
-        run: the resolved spec.
         columns: the targets' columns, in the order of ``StoredTargets.columns``.
     """
 

@@ -60,7 +60,6 @@ class Source:
 
     Attributes:
         views: how many views of each sample.
-        columns: the needed columns by name.
         entries: for each path's label, the column of each entry of its target; paths may share one.
     """
 

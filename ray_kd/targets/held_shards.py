@@ -16,14 +16,7 @@ from ray_kd.targets.shards import read_shard
 
 
 class HeldShards:
-    """The shards that were used last; a copy in another process begins empty.
-
-    Args:
-        most: how many shards are kept.
-
-    Attributes:
-        read: how many shards were read so far.
-    """
+    """The shards that were used last; a copy in another process begins empty."""
 
     def __init__(self, most: int) -> None:
         self.most, self.read = most, 0
@@ -53,7 +46,6 @@ class ShardColumn:
 
     Args:
         names: the group's columns that are read together.
-        held: the shards in memory; shared by columns.
     """
 
     def __init__(

@@ -31,7 +31,6 @@ class MappedColumn:
     """One column, open for reading.
 
     Args:
-        path: of the column's file.
         about: the content of its ``.json``: rows, nbytes, block_rows, blocks (a CRC-32 for each).
     """
 

@@ -30,7 +30,6 @@ class LiveTeacher:
 
     Args:
         model: any module that returns Outputs for images.
-        device: of its weights and outputs.
         renormalise: changes the student's images to the model's normalisation; None: it is the same.
     """
 

@@ -69,9 +69,7 @@ class Engine:
 
     Args:
         student: returns Outputs, or what ``as_outputs`` reads.
-        paths: the active paths.
         aggregator: made for the paths' losses.
-        task_loss: the loss on labels.
         device, world: where, and how many processes train together.
         precision: of forward passes: auto, float32, bfloat16 or float16.
         task_weight: factor on the task loss.
@@ -81,8 +79,6 @@ class Engine:
         optimizers: the main one, and those of what an aggregator trains by itself; set by whoever makes them.
         figures: of the last step: task loss, raw losses, effective weights, and what gradients told.
         sums: running sums of them over the epoch's steps.
-        taken: optimizer steps so far.
-        seen: the batches of the step that is under way.
         before: the last step's batch and targets, where the aggregator probes.
     """
 

@@ -44,7 +44,6 @@ def try_forward(
     Nothing of it changes: no weight, no statistic, no mode, no random stream.
 
     Args:
-        where: begins messages.
         real: the same network in memory, where ``model`` lies on the meta device.
         trusted: its code is ray-kd's: where the meta device alone cannot do it, None is the answer.
     """
@@ -68,7 +67,6 @@ def naming_module(model: nn.Module | None, what: str) -> Iterator[None]:
 
     Args:
         model: whose modules are named; None: of the first network that was running.
-        what: begins the message.
     """
 
     try:

@@ -74,11 +74,7 @@ def describe_own(own: Own | None) -> Description:
 
 
 def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Description:
-    """A network: class, layers and shapes of tensors; its weights are what training changes.
-
-    Args:
-        builders: functions whose code it comes from.
-    """
+    """A network: class, layers and shapes of tensors; its weights are what training changes."""
     if type(model) is TappedModel:  # what a network that returns logits alone is wrapped in
         model = model.net
     model = getattr(model, "_orig_mod", model)

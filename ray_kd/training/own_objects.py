@@ -41,7 +41,6 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
     Args:
         classes: how many there are; None: as the labels say where the sets have them beside the samples, else
             as many as the student has logits for, else the training samples are read once for their labels.
-        student: the user's own, if it is one.
 
     Raises:
         UserError: a set that is none, is empty or has no length, or a first batch that is not right.

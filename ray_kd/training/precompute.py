@@ -140,10 +140,8 @@ class TargetPlan:
         rows: cells of a table: target, split, shape, stored as, bytes of a row, rows, bytes in all.
         total: bytes of all shards.
         copied: bytes of a machine's memory-mapped copy; 0 if all runs stream.
-        missing: shards that are not stored yet.
         teacher: seconds that the teacher needs to compute them on this machine.
         live: seconds that the teacher would need in all trials without stored targets.
-        trials: how many trials read them.
     """
 
     rows: Sequence[tuple[str, ...]]

@@ -247,7 +247,6 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
 
     Args:
         most: samples that this rank has in a step.
-        dtype: of the run's forward passes.
     """
     batch = dict(next(in_order(parts.dataset.train, context.device, size=min(SAMPLES, most))))
     batch["view"] = torch.zeros_like(batch["sample"])

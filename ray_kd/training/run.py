@@ -49,8 +49,6 @@ class Training:
         on_wait: called with a sentence while another process trains the same run; default: the log.
 
     Attributes:
-        identity: 16 hexadecimal digits.
-        directory: the run's folder below the storage.
         lock: keeps other processes from training the run; ``epochs`` acquires it if it is not held yet.
         stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
     """

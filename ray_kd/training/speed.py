@@ -35,7 +35,6 @@ class Speed:
         model: training steps on a batch that is already in memory.
         processes: loader processes; 0: the worker reads itself, and the model waits meanwhile.
         in_memory: whether the training images lie in memory.
-        device: where the model trains.
         batch_bytes: size of a batch in shared memory.
     """
 

@@ -34,7 +34,6 @@ class Verified:
     """The result for one column.
 
     Attributes:
-        rows: how many rows were computed again.
         difference: from the live teacher, in the row where it is largest relative to the allowed one.
         allowed: the largest difference that the precision allows in that row.
     """
