@@ -37,11 +37,7 @@ def write_tables(records: Records, out: str | Path | Folder) -> dict[str, str]:
 
 
 def read_tables(out: str | Path | Folder) -> Records:
-    """Read what ``write_tables`` wrote.
-
-    Raises:
-        UserError: a table is missing or is no Parquet file.
-    """
+    """Read what ``write_tables`` wrote."""
     folder = Folder.open(out)
     tables: dict[str, pa.Table] = {}
     for name in TABLES:

@@ -94,11 +94,7 @@ def alive_nodes() -> list[Bundle]:
 
 
 def require_room(queue: TrialQueue, nodes: list[Bundle]) -> int:
-    """How many runs train at the same time, at most.
-
-    Raises:
-        UserError: no node is large enough for one of the runs.
-    """
+    """How many runs train at the same time, at most."""
     most, seen = 1, set()
     for job in queue.jobs.values():
         resources = job.spec.resources

@@ -80,11 +80,7 @@ def _targets(specs: list[RunSpec]) -> list[RenderableType]:
 
 
 def targets_table(specs: list[RunSpec], name: str = "") -> RenderableType:
-    """Rows and bytes of stored targets and the teacher's time, which is measured on a few batches.
-
-    Raises:
-        UserError: none of the runs reads stored targets, or the data are missing.
-    """
+    """Rows and bytes of stored targets and the teacher's time, which is measured on a few batches."""
     works = gather_work(specs, local_context(specs[0]), ProcessCache(), trained=False)
     found = plan_targets(works, specs)
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -119,11 +119,7 @@ class TrialMaker:
         extra: Overrides | None = None,
         candidate: int | None = None,
     ) -> Trial:
-        """A trial of ``cell`` with ``extra`` overrides on top.
-
-        Raises:
-            UserError: the overrides make no valid run; the message names the cell.
-        """
+        """A trial of ``cell`` with ``extra`` overrides on top."""
         extra = extra or {}
         overrides = {**cell.overrides, **extra}
         parsed = self._spec(cell.name, overrides)

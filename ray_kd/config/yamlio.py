@@ -170,11 +170,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
 
 
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested mappings and lists, in place; missing mappings are created.
-
-    Raises:
-        UserError: the key goes into a plain value, or past the end of a list.
-    """
+    """Set a dotted key in nested mappings and lists, in place; missing mappings are created."""
     *parents, last = key.split(".")
     here: Any = data
     for depth, part in enumerate(parents):

@@ -81,11 +81,7 @@ class Rows(Dataset):
             return Failure(str(error))
 
     def read(self, request: Request) -> dict[str, Tensor]:
-        """The rows of a request: of files finished but not ready, of other splits as ``gather`` gives them.
-
-        Raises:
-            UserError: a file that is missing or damaged.
-        """
+        """The rows of a request: of files finished but not ready, else as ``gather`` gives them."""
         split = self.splits[request.split]
         if not is_raw(split):
             return split.gather(request.index)

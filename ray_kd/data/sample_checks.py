@@ -91,9 +91,6 @@ class SampleChecks:
 
         Args:
             numbers: which samples of the split these are, for messages.
-
-        Raises:
-            UserError: names the sample, the value, what was expected, and what to do.
         """
         found = dict(columns)
         if not isinstance(found.get("image"), Tensor):

@@ -116,9 +116,6 @@ def scan(
 
     Args:
         processes: how many read; 0: this one. They end when the iterator is closed.
-
-    Raises:
-        UserError: a process died.
     """
     scanner = SampleScanner(splits, task)
     plan = [
@@ -151,11 +148,7 @@ def scan(
 
 
 def count_classes(sample: dict[str, Tensor], task: str | None = None) -> Counter[int]:
-    """How many labels, objects or pixels of each class a sample has.
-
-    Raises:
-        UserError: it lacks what the task needs.
-    """
+    """How many labels, objects or pixels of each class a sample has."""
     needed = NEEDED.get(task or "") or next((name for name in NEEDED.values() if name in sample), None)
     if needed is None:
         return Counter()

@@ -200,11 +200,7 @@ class Path(nn.Module):
         return corruption.corrupt(self.options.corrupt, target, batch, step, self.seed, self.label)
 
     def in_batch(self, batch: Mapping[str, Tensor], key: str) -> Tensor:
-        """An entry of the batch; a label as a class (N,), of the largest share where views mix samples.
-
-        Raises:
-            UserError: the batch lacks it.
-        """
+        """An entry of the batch; a label as a class (N,), of the largest share where views mix samples."""
         if key not in batch:
             raise UserError(f"path '{self.label}' needs batch['{key}'], got {sorted(batch)}.")
         return main_class(batch[key]) if key == "label" else batch[key]

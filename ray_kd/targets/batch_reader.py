@@ -36,11 +36,7 @@ class Reading:
 
 
 class Reader:
-    """Reads the rows of requests: the samples as ``Rows`` reads them, and their stored targets.
-
-    Raises:
-        UserError: the dataset cannot be read here.
-    """
+    """Reads the rows of requests: the samples as ``Rows`` reads them, and their stored targets."""
 
     def __init__(self, reading: Reading) -> None:
         spec = RunSpec.parse(reading.run)
@@ -49,11 +45,7 @@ class Reader:
         self.rows = Rows({"train": self.split}, create_views(spec, dataset))
 
     def __call__(self, request: Request) -> dict[str, Tensor]:
-        """The rows of a request of training samples; only the targets if the run has the dataset in memory.
-
-        Raises:
-            UserError: a shard or a file is missing or damaged.
-        """
+        """The rows of a request of training samples; only the targets if the dataset lies in memory."""
         rows = {} if isinstance(self.split, TensorSplit) else self.rows.read(request)
         index = ((request.shown or 0) * len(self.split) + request.index).numpy()
         return {**rows, **{carried_name(n): column.gather(index) for n, column in enumerate(self.columns)}}

@@ -26,11 +26,7 @@ class HeldShards:
         return HeldShards, (self.most,)
 
     def rows(self, store: TargetStore, group: Group, shard: Shard, names: Sequence[str]) -> dict[str, Tensor]:
-        """The columns of a shard, uint8 (rows, nbytes); calls for one group always pass the same ``names``.
-
-        Raises:
-            UserError: the shard is missing or damaged.
-        """
+        """The columns of a shard, uint8 (rows, nbytes); calls for one group pass the same ``names``."""
         key = (store.identity, group.identity, shard.name)
         if key not in self._kept:
             while len(self._kept) >= self.most:
@@ -55,11 +51,7 @@ class ShardColumn:
         self.encoding = group.columns[name]
 
     def gather(self, index: np.ndarray) -> Tensor:
-        """The encoded rows at ``index`` (view * samples + place), uint8 (B, nbytes).
-
-        Raises:
-            UserError: a shard is missing or damaged.
-        """
+        """The encoded rows at ``index`` (view * samples + place), uint8 (B, nbytes)."""
         view, place = np.divmod(index, self.group.samples)
         part, row = np.divmod(place, self.group.rows)
         found = torch.empty(len(index), self.encoding.nbytes, dtype=torch.uint8)

@@ -77,9 +77,6 @@ def map_columns(
 
     Args:
         on_wait: called with a sentence while another process makes the copy; default: the log.
-
-    Raises:
-        UserError: a shard is missing or damaged, the disk is full.
     """
     found = _found(store, group, columns, views, cache)
     if len(found) < len(columns):

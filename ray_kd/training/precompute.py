@@ -103,11 +103,7 @@ def precompute(
     on_shard: OnShard | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> int:
-    """Compute the missing stored targets of runs in this process; returns the number of shards.
-
-    Raises:
-        UserError: a teacher is not trained, or the disk is full.
-    """
+    """Compute the missing stored targets of runs in this process; returns the number of shards."""
     done = 0
     for work in gather_work(specs, context, cache or ProcessCache()):
         done += compute(work.source, work.dataset, work.views, work.task, work.load, on_shard, on_wait)

@@ -70,9 +70,6 @@ def measure(spec: RunSpec, context: RunContext, seconds: float = SECONDS) -> Spe
 
     Teachers run with their initial weights, so that none has to be trained; with stored targets they are
     left out.
-
-    Raises:
-        UserError: the run cannot be set up, or a file cannot be read.
     """
     torch.set_num_threads(spec.training.threads)
     teachers = {
