@@ -14,6 +14,7 @@ from ray_kd.aggregation import Aggregator
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.options import PathOptions, parse_component
 from ray_kd.config.registry import PATHS, TASKS, Registry
+from ray_kd.models.base import stage_channels
 from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path
@@ -177,7 +178,12 @@ def paths_between(
             raise UserError(f"{where}: a path is called '{label}' already; give one of them another label.")
         names[label] = teacher = _teacher_of(options, teachers, where)
         net = teachers[teacher].model
-        paths.append(bound_path(options, student, net, seed))
+        try:
+            paths.append(bound_path(options, student, net, seed))
+        except UserError as error:
+            bare = not (stage_channels(student) and stage_channels(net))
+            hint = " taps=[...] of the Distiller names modules that give feature maps." if bare else ""
+            raise UserError(f"{where}: {error}{hint}") from None
     return paths, names
 
 

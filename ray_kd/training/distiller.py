@@ -39,18 +39,17 @@ Taps = Sequence[Any] | Mapping[str, Sequence[Any]]
 class Distiller:
     """Distils a teacher into a student, in a training loop of your own.
 
-    It calls every hook that a path or an aggregator has, so that all of them work in your loop as they do in
-    ``ray_kd.distill``; what the loop leaves out (an epoch's end, a step, an optimizer's group) is an error.
+    It calls every hook that a path or an aggregator has, as ``ray_kd.distill`` does; what the loop leaves out
+    (an epoch's end, a step, an optimizer's group) is an error.
 
     Args:
         student: any module that takes images (N, C, H, W) and returns logits, a mapping with ``logits`` or
             ``out``, or ``ray_kd.Outputs``. It stays your object, and its ``state_dict`` its own.
         teacher: the same, trained; or several by name. It is frozen and kept in evaluation mode. None: the
             student learns from labels alone.
-        paths: what ``ray_kd.create_path`` knows, each by name or as ``{"name": ..., option: value}``.
-        aggregation: what ``ray_kd.create_aggregator`` knows, by name or as a mapping.
-        steps: optimizer steps of the whole training, against which every epoch is checked; None: not known
-            beforehand, so that an epoch may have any number of them.
+        paths: each by name or as ``{"name": ..., option: value}``; ``ray-kd list paths`` names them.
+        aggregation: likewise, one of ``ray-kd list aggregators``.
+        steps: optimizer steps of the whole training, against which every epoch is checked; None: not known.
         task: whose loss on labels is minimised: classification, segmentation or detection.
         task_loss: a function of (``Outputs``, batch) that takes its place; a scalar, the mean over samples.
         task_weight: factor on the task loss.
@@ -64,7 +63,7 @@ class Distiller:
             and ``GradScaler`` are applied; the teacher answers in float32.
         clip: the largest norm of the student's gradient; None: no clipping.
         sync_batchnorm: whether several processes normalise over the global batch.
-        seed: of adapters, dropout, and what paths and aggregators draw.
+        seed: of all that is drawn: adapters, dropout, paths, aggregators.
         device: where to train; default: where the student is.
 
     Where a ``torch.distributed`` process group exists, its ranks train together: weights are rank 0's,
@@ -184,9 +183,9 @@ class Distiller:
         if self.engine.optimizers:
             raise UserError("distiller.optimizer: it was made already; a training has one.")
         if not callable(make):
+            got = f"expected a class (torch.optim.SGD), got an object, {type(make).__name__}"
             raise UserError(
-                f"distiller.optimizer: expected a class (torch.optim.SGD), got a {type(make).__name__}: the "
-                "Distiller makes the optimizer, with all that trains."
+                f"distiller.optimizer: {got}: the Distiller makes the optimizer of all that trains."
             )
         made = [{**group, "params": list(group["params"])} for group in groups]
         grouped = {parameter for group in made for parameter in group["params"]}
@@ -204,7 +203,7 @@ class Distiller:
     def _require_updating(self, *_: Any) -> None:
         if not self._updating:
             raise UserError(
-                "optimizer.step(): distiller.step takes it when its block is left; leave the call out."
+                "optimizer.step(): distiller.step takes it when its block ends; leave the call out."
             )
 
     def epochs(self, count: int) -> Iterator[int]:
@@ -341,8 +340,8 @@ class Distiller:
         for what, now in self._made().items():
             if state["made"][what] != now:
                 raise UserError(
-                    f"distiller.load_state_dict: expected the state of a Distiller made in the same way; its "
-                    f"{what} was {state['made'][what]}, is {now}."
+                    "distiller.load_state_dict: expected the state of a Distiller made in the same way; "
+                    f"{what}: expected {now}, got {state['made'][what]}."
                 )
         self.engine.load_state(state)
         self.engine.before = state["before"]

@@ -47,7 +47,8 @@ def require_finite(engine: Engine, epoch: int) -> None:
     broken = [name for name, value in zip(names, engine.sums.tolist(), strict=False) if value - value != 0]
     raise TrainingFailed(
         f"{', '.join(broken)} became NaN or infinite in epoch {epoch + 1} (by step {engine.taken}). "
-        "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."
+        "A smaller learning rate, gradient clipping (optimizer.clip; clip= of a Distiller) or a smaller "
+        "weight may help."
     )
 
 

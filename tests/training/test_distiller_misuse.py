@@ -103,6 +103,7 @@ WRONG: dict[str, dict[str, Any]] = {
         "image_shape": (1, 8, 8),
     },
     "compares feature maps, and the student has none": {"student": Bare(), "paths": ["nst"]},
+    "taps=[...] of the Distiller names": {"student": Bare(), "paths": ["nst"]},
     "unknown network 'studnet'": {"taps": {"studnet": ["one"]}},
     "normalise: expected 'student'": {"normalise": {"teacher": ([0.5], [0.5])}},
     "parameters of its own": {"task_loss": nn.Linear(1, 1)},
@@ -135,7 +136,7 @@ def test_an_optimizer_that_is_no_sgd_is_refused_by_a_form_of_sgd() -> None:
 
 def test_an_optimizer_is_handed_over_as_its_class() -> None:
     distiller = Distiller(Net(), Net(), paths=PATHS, steps=8)
-    with pytest.raises(UserError, match=r"expected a class \(torch\.optim\.SGD\), got a SGD"):
+    with pytest.raises(UserError, match=r"expected a class \(torch\.optim\.SGD\), got an object, SGD"):
         distiller.optimizer(torch.optim.SGD(Net().parameters(), lr=0.1))
 
 
@@ -155,14 +156,14 @@ def test_a_layer_that_the_optimizer_does_not_know_is_named(taken: int) -> None:
 def test_a_state_of_another_training_is_refused() -> None:
     state = made(8)[0].state_dict()
     for others, message in (
-        ({"paths": ["logits"]}, "its losses was"),
-        ({"aggregation": "dwa"}, "its aggregator was fixed, is dwa"),
+        ({"paths": ["logits"]}, r"losses: expected \('logits',\), got"),
+        ({"aggregation": "dwa"}, "aggregator: expected dwa, got fixed"),
     ):
         with pytest.raises(UserError, match=message):
             made(8, **others)[0].load_state_dict(state)
     distiller = Distiller(Net(1), Net(2), paths=PATHS, steps=8)
     distiller.optimizer(torch.optim.AdamW, lr=0.1)
-    with pytest.raises(UserError, match=r"its optimizers was \['SGD'\], is \['AdamW'\]"):
+    with pytest.raises(UserError, match=r"optimizers: expected \['AdamW'\], got \['SGD'\]"):
         distiller.load_state_dict(state)
 
 
