@@ -149,11 +149,7 @@ def test_figures(summary: dict[str, Any]) -> str:
 
 
 def make_setting(spec: RunSpec) -> RunContext:
-    """The context of a run in this process, with a tracker if the run asks for one.
-
-    Raises:
-        UserError: the run's parts do not fit together, or W&B is asked for and not installed.
-    """
+    """The context of a run in this process, with a tracker if the run asks for one."""
     from ray_kd.training.preflight import check_run
     from ray_kd.training.run_context import local_context
 

@@ -13,11 +13,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], data: Any, where: str) -> M:
-    """Validate ``data`` as a ``model``.
-
-    Raises:
-        UserError: the message has one line for each error, with its key.
-    """
+    """Validate ``data`` as a ``model``."""
     try:
         return model.model_validate(data)
     except ValidationError as error:

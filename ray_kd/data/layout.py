@@ -37,9 +37,6 @@ def require(name: str, root: str, needed: Sequence[str], tree: str, download: bo
 
     Args:
         download: whether ``download`` was asked for; None: the dataset cannot be downloaded.
-
-    Raises:
-        UserError: names what is missing, the tree, and the option to set.
     """
     lacking = missing(root, needed)
     if lacking:

@@ -168,9 +168,6 @@ class TargetStore:
 
         Args:
             weights: digest of the teacher's weights.
-
-        Raises:
-            UserError: the stored targets were computed with other weights.
         """
         if self.files.exists("store.json"):
             self.require(weights)

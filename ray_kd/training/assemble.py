@@ -40,11 +40,7 @@ def require_numbers(steps: int | None, clip: float | None, task_weight: float) -
 
 
 def parsed(registry: Registry, value: Any, where: str) -> Any:
-    """The options of a component that is given by its name, by a mapping, or as options.
-
-    Raises:
-        UserError: none of these, a name nobody registered, or an option that is unknown or of the wrong kind.
-    """
+    """The options of a component that is given by its name, by a mapping, or as options."""
     try:
         return parse_component(registry, value)
     except UserError as error:

@@ -197,11 +197,7 @@ class Engine:
                 raise UserError(f"path '{path.label}' remembers the batches that it has seen: {one}.")
 
     def finish(self) -> Update:
-        """Update from the losses of the step's batches, step every optimizer, call every hook.
-
-        Returns:
-            What the aggregator decided.
-        """
+        """Update from the losses of the step's batches, step every optimizer, call every hook."""
         task_loss, losses = self._mean([(seen.task_loss, seen.losses) for seen in self.seen])
         if self.world > 1:
             reduced = reduce_losses([task_loss, *losses.values()], self.world)

@@ -136,11 +136,7 @@ def require_same(
     described: Description | None = None,
     own: Own | None = None,
 ) -> None:
-    """Refuse to take up a run, ended or left, that was made of other objects or by other code.
-
-    Args:
-        described: this call's own objects, as ``describe_own`` describes them; None: it has none.
-    """
+    """Refuse to take up a run, ended or left, that was made of other objects or by other code."""
     if (own is None and not own_code(spec)) or not _is_taken_up(store, directory):
         return
     folder = store.path(directory)

@@ -63,11 +63,7 @@ def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | No
 
 
 def check_plan(plan: Plan) -> None:
-    """The same for every trial that is known beforehand, each network and each combination of parts once.
-
-    Raises:
-        UserError: names the cell.
-    """
+    """The same for every trial that is known beforehand, each network and each combination of parts once."""
     seen, known = set[str](), Widths()
     for trial in plan.trials:
         parts = json.dumps(essence_of_parts(trial.spec), sort_keys=True)

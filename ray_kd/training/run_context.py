@@ -80,11 +80,8 @@ class RunContext:
 
 def default_device() -> torch.device:
     """The first GPU, else the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    there = torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if there else torch.device("cpu")
 
 
 def local_context(spec: RunSpec) -> RunContext:

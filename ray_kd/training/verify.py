@@ -52,7 +52,6 @@ def verify(
     """Compare a random sample of every column with the live teacher, and verify every shard.
 
     Args:
-        identity: the store's folder below ``targets/``.
         samples: how many rows of each group are computed again.
 
     Raises:

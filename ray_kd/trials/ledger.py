@@ -144,11 +144,7 @@ class Ledger:
         self.keep(path, (json.dumps(value, indent=2) + "\n").encode())
 
     def flush(self) -> None:
-        """Write the files that could not be written before.
-
-        Raises:
-            EnvironmentFault: they still cannot be written.
-        """
+        """Write the files that could not be written before."""
         for path in list(self._unwritten):
             self.store.write(path, self._unwritten[path])
             del self._unwritten[path]
