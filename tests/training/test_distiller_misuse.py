@@ -94,6 +94,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "paths.0.teacher: unknown teacher 'big'": {"paths": [{"name": "logits", "teacher": "big"}]},
     "expected 'teacher', one of a, b": {"teacher": {"a": Net(), "b": Net()}},
     "aggregation: unknown aggregator": {"aggregation": "adaptiv"},
+    "aggregation: expected the name of an aggregator": {"aggregation": ["fixed"]},
     "teacher: expected a torch.nn.Module, got str": {"teacher": "resnet18"},
     "got DataParallel": {"student": nn.DataParallel(Net())},
     "say what the images' shape is": {"student": Bare(), "taps": {"student": ["inner.one"]}},
