@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ray_kd.config.registry import REGISTRIES
 from ray_kd.config.spec import RunSpec
@@ -69,6 +71,25 @@ ALL_PATHS = ["soft_target", "logits", {"name": "attention_transfer", "weight": 1
 def tiny(storage: Path, **changes: Any) -> RunSpec:
     """A run of a second: three epochs of four steps."""
     return RunSpec.parse({**TINY, "storage": str(storage), **changes})
+
+
+def daily(values: Iterable[Any], first: int = 1) -> list[Any]:
+    """A list for ``parametrize``: its first values run in ``make test``, the others in ``make test-all``."""
+    marks = pytest.mark.exhaustive
+    return [
+        value if number < first else pytest.param(value, marks=marks) for number, value in enumerate(values)
+    ]
+
+
+def start_ray() -> None:
+    """The session's Ray, two CPUs whatever the machine has; it is started where it does not run."""
+    from ray_kd.cluster.quiet import quiet
+
+    quiet()  # before Ray is imported
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 
 def shifted(spec: RunSpec, by: int) -> RunSpec:

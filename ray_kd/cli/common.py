@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ray_kd.config.errors import UserError
 
 Overrides = Annotated[
     list[str] | None,
@@ -57,3 +60,45 @@ def builtin_file(name: str) -> Path:
     package = Path(__file__).parents[1]
     inside = package / "_sweeps" / name
     return inside if inside.exists() else package.parent / "sweeps" / name
+
+
+def find_file(file: str) -> str:
+    """A file as it is typed; ``digits`` or ``runs/digits``, where no file has that name: one of ray-kd's own.
+
+    Raises:
+        UserError: there is no such file, and ray-kd ships one that is called so.
+    """
+    folder, name = builtin_file(""), file.removeprefix("sweeps/").removesuffix(".yaml")
+    if Path(file).exists() or name not in {
+        place.relative_to(folder).with_suffix("").as_posix() for place in folder.rglob("*.yaml")
+    }:
+        return file
+    if name != file:
+        raise UserError(
+            f"cannot read '{file}': No such file. Did you mean '{name}', which comes with ray-kd?"
+        )
+    return str(builtin_file(f"{name}.yaml"))
+
+
+class ProgressLine:
+    """One line on standard error that is redrawn on a terminal, else a line every five seconds."""
+
+    def __init__(self) -> None:
+        self.terminal, self._open = sys.stderr.isatty(), False
+        self.began = self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for another text."""
+        return time.monotonic() - self._last >= (0.2 if self.terminal else 5.0)
+
+    def show(self, text: str) -> None:
+        """Show a text."""
+        self._last, self._open = time.monotonic(), self.terminal
+        shown, end = (f"\r{text[:78]:<78}", "") if self.terminal else (text.rstrip(), "\n")
+        print(shown, end=end, file=sys.stderr, flush=True)
+
+    def end(self, last: str = "\n") -> None:
+        """Leave the line, or clear it with ``last``."""
+        if self._open:
+            print(end=last, file=sys.stderr, flush=True)
+            self._open = False

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, shown
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
 
 
 def precompute(
-    file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="A run or a sweep file.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.yaml", help="A run or a sweep file.", callback=find_file)
+    ],
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print sizes and times, compute nothing.")] = False,
     storage: StorageOption = None,
@@ -112,11 +114,7 @@ def verify(
 
 
 def read_specs(file: str, overrides: tuple[str, ...], storage: str | None) -> tuple[list[RunSpec], str]:
-    """The runs of a run or sweep file, with ``targets.source=stored`` set, and its name.
-
-    Raises:
-        UserError: as RunSpec.load and SweepSpec.load.
-    """
+    """The runs of a run or sweep file, with ``targets.source=stored`` set, and its name."""
     from ray_kd.config.spec import RunSpec
     from ray_kd.config.sweep import SweepSpec
     from ray_kd.config.yamlio import read_yaml

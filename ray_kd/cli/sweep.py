@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, say_left_out, shown, typed
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, say_left_out, shown, typed
 from ray_kd.config.errors import UserError
 
 
 def sweep(
-    file: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="A sweep file.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP.yaml", help="A sweep file, or the name of one of ray-kd's.", callback=find_file
+        ),
+    ],
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the trials, run nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,
@@ -56,12 +61,7 @@ def compare(
     retry: str,
     retry_failed: bool = False,
 ) -> None:
-    """Run a sweep, analyse it, and print where its files are and the next command.
-
-    Args:
-        again: the command that trains unfinished trials.
-        retry: the command that trains failed trials again.
-    """
+    """Run a sweep, analyse it, and print where its files are and the next command."""
     from rich.console import Console
 
     from ray_kd.analysis import analyze

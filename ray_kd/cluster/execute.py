@@ -55,8 +55,6 @@ def execute(
     """Train the jobs of a trial queue.
 
     Args:
-        address: a running cluster to join, or None.
-        screen: where progress is shown, or None.
         started: called once it is certain that trials can run, before the first one.
 
     Raises:
@@ -96,11 +94,7 @@ def alive_nodes() -> list[Bundle]:
 
 
 def require_room(queue: TrialQueue, nodes: list[Bundle]) -> int:
-    """How many runs train at the same time, at most.
-
-    Raises:
-        UserError: no node is large enough for one of the runs.
-    """
+    """How many runs train at the same time, at most."""
     most, seen = 1, set()
     for job in queue.jobs.values():
         resources = job.spec.resources
@@ -140,7 +134,9 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
                     search_alg=searcher,
                     scheduler=scheduler,
                     num_samples=-1,
-                    reuse_actors=True,
+                    # For reuse Tune keeps one idle actor of a kind, with its CPU. Where other runs have
+                    # several workers, which Ray Train places by itself, they could wait for it for ever.
+                    reuse_actors=len({job.spec.resources for job in queue.jobs.values()}) == 1,
                     trial_name_creator=_short,
                     trial_dirname_creator=_short,
                 ),

@@ -65,11 +65,7 @@ class Step(Engine):
         return batch
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
-        """Take one optimizer step on a batch.
-
-        Raises:
-            UserError: the batch is empty.
-        """
+        """Take one optimizer step on a batch."""
         rate = learning_rate(
             self.spec.schedule,
             self.spec.optimizer.lr,
@@ -173,10 +169,6 @@ def create_optimizers(
         make: the main optimizer's class, which an aggregator's own form of SGD takes the place of.
         groups: what it updates, as ``torch.optim`` has them; the aggregator's are added.
         expected: ends the message where an aggregator that is a form of SGD meets another optimizer.
-        **settings: the main optimizer's.
-
-    Raises:
-        UserError: the aggregator is a form of SGD, and ``make`` is not.
     """
     rule = aggregator.optimizer_rule()
     if rule is not None and make is not torch.optim.SGD:
