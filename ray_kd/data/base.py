@@ -159,6 +159,7 @@ class Dataset:
             test is read once, at the end of a run.
         classes: how many classes there are.
         channels: channels of an image.
+        class_names: what the classes are called, in their order; None: not known.
         mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
     """
 
@@ -173,6 +174,7 @@ class Dataset:
     test: Split
     classes: int
     channels: int
+    class_names: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -188,3 +190,7 @@ class Dataset:
     def classes_of(self, task: str) -> int:
         """How many classes a network for a task tells apart, the background of a segmentation included."""
         return self.classes
+
+    def class_names_of(self, task: str) -> tuple[str, ...] | None:
+        """What the classes of ``classes_of`` are called, in their order; None: not known."""
+        return self.class_names

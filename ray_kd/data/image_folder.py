@@ -101,7 +101,7 @@ or, without train and val, <class>/*.jpg
             order = stratified_order(train.labels, options.seed, f"{self.name} test")
             count = round(len(order) * options.test)
             test, train = train.part(np.sort(order[:count])), train.part(np.sort(order[count:]))
-        self.classes = len(names)
+        self.classes, self.class_names = len(names), tuple(names)
         form = Form(options.size, options.mean, options.std, "crop")
         self.fill(train, test, form, options, train.labels, validation)
 
