@@ -36,7 +36,7 @@ def export(
 
     Weights, a program of PyTorch's, an ONNX file; with them class names,
     normalisation, input size, the recorded metric, and a README. Before it
-    says done, a process without ray-kd replays the test split: the answers
+    says done, a process without ray-kd replays the test split: the outputs
     and the metric have to be the run's, or nothing is left.
 
     Examples:

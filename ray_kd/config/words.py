@@ -1,4 +1,4 @@
-"""Figures in words that people read."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def clock(seconds: float) -> str:
 
 
 def sized(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes as text."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -20,7 +20,7 @@ def sized(count: float) -> str:
 
 
 def spell(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds as text."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

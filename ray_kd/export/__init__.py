@@ -1,4 +1,4 @@
-"""A trained student on its way out: files that need no ray-kd, and the proof that they give its answers."""
+"""A trained student on its way out: files that need no ray-kd, and the proof that they give its outputs."""
 
 from ray_kd.export.write import Exported, export_run
 

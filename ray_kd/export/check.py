@@ -1,4 +1,4 @@
-"""Replay samples through an exported student, and compare its answers with those that ray-kd's student gave.
+"""Replay samples through an exported student, and compare its outputs with those that ray-kd's student gave.
 
 It needs PyTorch and safetensors, for student.onnx onnxruntime, for a network that a library builds that
 library; ray-kd it does not need. `ray-kd export` runs it on the whole test split, in a process that cannot
@@ -23,13 +23,13 @@ from torch.nn import functional as F
 
 HERE = Path(__file__).resolve().parent
 TOLERANCE = 1e-4
-"""By how much an answer may differ, relative to the largest one of its kind in a batch."""
+"""By how much an output may differ, relative to the largest one of its kind in a batch."""
 POINT = 0.01
 """By how much the metric may differ, whatever is undecided."""
 IGNORE = 255
 """The class of a pixel that nobody labelled."""
 
-Answers = dict[str, Tensor]
+Outputs = dict[str, Tensor]
 Network = Callable[[Tensor], Mapping[str, Tensor]]
 
 
@@ -43,7 +43,7 @@ def from_safetensors(about: dict[str, Any]) -> Network:
     network = build(call["function"], call["arguments"], call["channels"])
     network.load_state_dict(weights)
     network.eval()
-    return lambda image: answers_of(network, image)
+    return lambda image: outputs_of(network, image)
 
 
 def build(function: str, arguments: dict[str, Any], channels: int | None) -> nn.Module:
@@ -59,7 +59,7 @@ def build(function: str, arguments: dict[str, Any], channels: int | None) -> nn.
     return network
 
 
-def answers_of(network: Any, image: Tensor) -> Answers:
+def outputs_of(network: Any, image: Tensor) -> Outputs:
     """What a library's network gives; of torchvision's detectors what is there before boxes are selected."""
     if hasattr(network, "rpn"):
         from torchvision.models.detection.rpn import concat_box_prediction_layers
@@ -92,18 +92,18 @@ def from_onnx(about: dict[str, Any]) -> Network:
     session = onnxruntime.InferenceSession(str(HERE / "student.onnx"), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def answer(image: Tensor) -> Answers:
+    def run(image: Tensor) -> Outputs:
         found = session.run(None, {"image": image.numpy()})
         return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
 
-    return answer
+    return run
 
 
 NETWORKS = {"safetensors": from_safetensors, "torch.export": from_program, "onnx": from_onnx}
 
 
 class Meter(Protocol):
-    """Reads answers batch by batch."""
+    """Reads outputs batch by batch."""
 
     def add(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None: ...
 
@@ -133,7 +133,7 @@ class Classification:
 
 
 class Segmentation:
-    """Mean IoU over the classes that occur, in the truth or in the answers."""
+    """Mean IoU over the classes that occur, in the truth or in the outputs."""
 
     def __init__(self, slack: float) -> None:
         self.slack, self.undecided = slack, 0
@@ -181,7 +181,7 @@ def resized(logits: Tensor, like: Tensor) -> Tensor:
 
 
 def difference(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
-    """The largest difference of any answer, relative to the largest answer of its kind."""
+    """The largest difference of any output, relative to the largest output of its kind."""
     worst = 0.0
     for name, values in wanted.items():
         here = found[name]
@@ -195,21 +195,21 @@ def difference(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> flo
     return worst
 
 
-def streamed(source: BinaryIO) -> Iterator[Answers]:
+def streamed(source: BinaryIO) -> Iterator[Outputs]:
     """Batches from another process: eight bytes that say how long each is, then it, as safetensors."""
     while size := source.read(8):
         yield load(source.read(int.from_bytes(size, "little")))
 
 
 @torch.no_grad()
-def check(about: dict[str, Any], batches: Iterable[Answers]) -> dict[str, dict[str, Any]]:
+def check(about: dict[str, Any], batches: Iterable[Outputs]) -> dict[str, dict[str, Any]]:
     """For each form: the largest difference, and the metric with what the undecided can move it by."""
     networks = {form: NETWORKS[form](about) for form in about["forms"]}
     apart = dict.fromkeys(networks, 0.0)
     meter = METERS.get(about["task"])
     meters = {form: meter(about["metric"]["slack"]) for form in networks if meter is not None}
     for number, batch in enumerate(batches):
-        wanted = {name[7:]: values for name, values in batch.items() if name.startswith("answer.")}
+        wanted = {name[7:]: values for name, values in batch.items() if name.startswith("output.")}
         for form, network in networks.items():
             found = network(batch["image"])
             apart[form] = max(apart[form], difference(found, wanted))
@@ -227,7 +227,7 @@ def check(about: dict[str, Any], batches: Iterable[Answers]) -> dict[str, dict[s
 
 
 def main() -> None:
-    """Check what lies beside this file; exit code 1 where an answer differs."""
+    """Check what lies beside this file; exit code 1 where an output differs."""
     about = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     if "--stream" in sys.argv[1:]:
         print(json.dumps(check(about, streamed(sys.stdin.buffer))))

@@ -28,7 +28,7 @@ TRACED = 2
 class Raw(nn.Module):
     """A student that returns a mapping of tensors: what holds ``Outputs`` cannot be loaded without ray-kd.
 
-    ``logits`` where there are some, and whatever else the network answers with, by name; no features.
+    ``logits`` where there are some, and whatever else the network outputs with, by name; no features.
     """
 
     def __init__(self, network: StagedModel) -> None:
@@ -41,7 +41,7 @@ class Raw(nn.Module):
         return "network.net." if isinstance(self.network, TappedModel) else "network."
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        """The answers to images (N, C, H, W), normalised as in training."""
+        """The outputs to images (N, C, H, W), normalised as in training."""
         outputs: Outputs = self.network.raw(image)
         return {**({} if outputs.logits is None else {"logits": outputs.logits}), **outputs.extra}
 

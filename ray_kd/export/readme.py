@@ -18,14 +18,14 @@ LOAD = {
 ```python
 import torch
 student = torch.export.load("student.pt2").module()
-answers = student(images)          # a mapping: {outputs}
+outputs = student(images)          # a mapping: {outputs}
 ```
 """,
     "onnx": """
 ```python
 import onnxruntime
 student = onnxruntime.InferenceSession("student.onnx")
-answers = student.run(None, {{"image": images.numpy()}})     # in this order: {outputs}
+outputs = student.run(None, {{"image": images.numpy()}})     # in this order: {outputs}
 ```
 """,
 }
@@ -72,10 +72,10 @@ def _figures(about: dict[str, Any]) -> str:
     lines += [
         "",
         "Measured on the whole test split in a process without ray-kd; differences relative to the largest "
-        "answer. `python check.py` repeats it on the samples in `samples.safetensors`.",
+        "output. `python check.py` repeats it on the samples in `samples.safetensors`.",
     ]
     if about["task"] not in METERS:
-        lines.append(f"The {metric['name']} above is the student's with ray-kd's selection of answers.")
+        lines.append(f"The {metric['name']} above is the student's with ray-kd's selection of outputs.")
     return "\n".join(lines)
 
 
@@ -105,7 +105,7 @@ def _use(about: dict[str, Any]) -> str:
     if about["task"] == "detection":
         lines += [
             "",
-            "These are the answers before boxes are decoded and non-maximum suppression selects some.",
+            "These are the outputs before boxes are decoded and non-maximum suppression selects some.",
             f"How they are read: `{about['head']}` of ray-kd; each of the L places starts from a box of "
             "`priors.safetensors` (L, 4).",
         ]

@@ -10,7 +10,7 @@ from ray_kd.analysis.run_files import Row, read_runs
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
-from ray_kd.training.objects import own_code, require_same
+from ray_kd.training.object_records import own_code, require_same
 from ray_kd.training.records import OBJECTS, find_summary, read_whole
 
 

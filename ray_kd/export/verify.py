@@ -78,8 +78,8 @@ def replay(folder: Path, batches: Iterable[dict[str, Tensor]]) -> dict[str, dict
     return found
 
 
-def require_same_answers(found: dict[str, dict[str, Any]], metric: dict[str, Any]) -> None:
-    """Refuse an export whose answers, or whose metric, are not those of the run.
+def require_same_outputs(found: dict[str, dict[str, Any]], metric: dict[str, Any]) -> None:
+    """Refuse an export whose outputs, or whose metric, are not those of the run.
 
     Args:
         found: as ``replay`` gives it.
@@ -91,7 +91,7 @@ def require_same_answers(found: dict[str, dict[str, Any]], metric: dict[str, Any
     for form, result in found.items():
         if not result["difference"] <= TOLERANCE:
             raise UserError(
-                f"export: {form} gives other answers than the student: they differ by "
+                f"export: {form} gives other outputs than the student: they differ by "
                 f"{result['difference']:.1e} of the largest one, expected at most {TOLERANCE:.0e}. "
                 "Nothing was exported."
             )

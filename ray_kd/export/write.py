@@ -27,7 +27,7 @@ from ray_kd.export.choose import choose_run
 from ray_kd.export.forms import FORMS, Raw, wanted_forms, write_forms
 from ray_kd.export.readme import readme
 from ray_kd.export.run import ToExport, read_run
-from ray_kd.export.verify import replay, require_recorded, require_same_answers
+from ray_kd.export.verify import replay, require_recorded, require_same_outputs
 from ray_kd.storage import Store
 from ray_kd.tasks import create_task
 from ray_kd.training.evaluation import evaluate
@@ -54,7 +54,7 @@ class Exported:
         run: the run's identity.
         forms: those written; a program comes with weights that nobody else can build a network for.
         metric: the name of the run's figure on the test split, and that figure.
-        differences: for each form the largest difference to the student's answers, relative to the largest.
+        differences: for each form the largest difference to the student's outputs, relative to the largest.
         samples: of the test split, all of which were replayed.
     """
 
@@ -89,7 +89,7 @@ def export_run(
 
     Raises:
         UserError: no such run, one that cannot be exported, a folder that holds something else, or an
-            export that does not give the run's answers: nothing is left of it then.
+            export that does not give the run's outputs: nothing is left of it then.
 
     Example::
 
@@ -114,8 +114,8 @@ def export_run(
         _write_samples(raw, first, place)
         shutil.copyfile(str(check.__file__), place / "check.py")
         _write_json(place, about)
-        found = replay(place, (_answered(raw, batch) for batch in in_order(dataset.test, CPU)))
-        require_same_answers(found, about["metric"])
+        found = replay(place, (_with_outputs(raw, batch) for batch in in_order(dataset.test, CPU)))
+        require_same_outputs(found, about["metric"])
         about["verified"] = {
             form: {k: result[k] for k in ("difference", "metric")} for form, result in found.items()
         }
@@ -173,16 +173,16 @@ def _about(run: ToExport, dataset: Dataset, raw: Raw, image: Tensor, forms: list
     }
 
 
-def _answered(raw: Raw, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A batch with the student's answers in it."""
+def _with_outputs(raw: Raw, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch with the student's outputs in it."""
     kept = {name: values for name, values in batch.items() if name in ("image", "label", "mask")}
-    return kept | {f"answer.{name}": values for name, values in raw(batch["image"]).items()}
+    return kept | {f"output.{name}": values for name, values in raw(batch["image"]).items()}
 
 
 def _write_samples(raw: Raw, batch: dict[str, Tensor], place: Path) -> None:
-    """The first samples with their answers; of a detector also the boxes that its places start from."""
+    """The first samples with their outputs; of a detector also the boxes that its places start from."""
     count = max(1, min(SAMPLES, SAMPLE_BYTES // (4 * batch["image"][0].numel())))
-    some = _answered(raw, {name: values[:count] for name, values in batch.items()})
+    some = _with_outputs(raw, {name: values[:count] for name, values in batch.items()})
     save_file({name: values.contiguous() for name, values in some.items()}, place / "samples.safetensors")
     head = raw.network(batch["image"][:1]).head
     if head is not None:

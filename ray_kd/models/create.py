@@ -8,7 +8,7 @@ from ray_kd.config.options import Options, parse_component
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
 from ray_kd.models.weights import begin_with
-from ray_kd.streams import forked
+from ray_kd.random_streams import forked
 
 
 def create_model(

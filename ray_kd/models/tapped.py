@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ray_kd.config.errors import UserError, nearest
 from ray_kd.models.base import StagedModel
+from ray_kd.models.blank import ask_on_meta, in_mode
 from ray_kd.models.compiled import MARK, is_compiled, uncompiled
 from ray_kd.models.taps import (
     WORDS,
-    Described,
     Layout,
     Shape,
     Tap,
     TapOptions,
     Watch,
+    channels_of,
     layout_of,
-    sizes_of,
     undecided,
 )
 from ray_kd.outputs import Outputs, as_outputs
@@ -43,7 +43,7 @@ class TappedModel(StagedModel):
         where: the key that names them, for messages.
 
     Attributes:
-        described: what ``measure`` found out about each tap.
+        tap_layouts: the layout of what each tap returns, once ``measure`` has found it out.
     """
 
     layouts: tuple[Layout, ...] = ("NCHW",)
@@ -53,7 +53,7 @@ class TappedModel(StagedModel):
         super().__init__()
         options = [TapOptions(module=tap) if isinstance(tap, str) else tap for tap in taps]
         self.net, self.taps, self.where = net, tuple(options), where
-        self.described: tuple[Described, ...] = ()
+        self.tap_layouts: tuple[Layout, ...] = ()
         self._watch = Watch()
         modules = {n.replace(MARK, ""): part for n, part in net.named_modules(remove_duplicate=False)}
         self._hooks = [Tap(place, tap.call, self._watch) for place, tap in enumerate(options)]
@@ -69,7 +69,7 @@ class TappedModel(StagedModel):
         watch = self._watch
         watch.clear()
         watch.on, watch.training = True, self.training
-        outputs = self.answer(image)
+        outputs = self.predict(image)
         watch.on = False
         if self.taps:
             features = self._handed_on()
@@ -104,16 +104,16 @@ class TappedModel(StagedModel):
                 )
         return [watch.seen[place] for place in range(len(self.taps))]
 
-    def answer(self, image: Tensor) -> Outputs:
+    def predict(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
         return as_outputs(self.net(image), self.where)
 
     def raw(self, image: Tensor) -> Outputs:
-        return self.answer(image)
+        return self.predict(image)
 
     def as_map(self, place: int, feature: Any) -> Tensor:
         """What a tap handed on as a feature map (N, C, H, W)."""
-        dims = 4 if not self.described else len(self.described[place].layout)
+        dims = len(self.tap_layouts[place]) if self.tap_layouts else 4
         if not isinstance(feature, Tensor) or feature.dim() != dims:
             shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise UserError(
@@ -134,47 +134,36 @@ class TappedModel(StagedModel):
         Raises:
             UserError: a tap took no part, is called more than once, or gives no feature map.
         """
-        modes = [(part, part.training) for part in self.modules()]
         watch = self._watch
-        self.eval()
+        ask: Callable[[tuple[int, ...]], Any] = partial(ask_on_meta, self)
         watch.raw = True
         try:
-            with torch.no_grad(), uncompiled(self):
-                image = torch.empty(LOOKED, channels, size, size, device="meta")
+            with in_mode(self, training=False), uncompiled(self):
                 try:
-                    outputs = self._look(image)
+                    outputs: Outputs = ask((LOOKED, channels, size, size))
                 except (NotImplementedError, RuntimeError):
                     # A network that cannot do without values: an operator that meta tensors do not have is
                     # the first, a value that is asked for (item(), a shape that depends on one) the second.
                     # A mistake of the network's own is a RuntimeError too, and comes again from here.
-                    image = torch.zeros(image.shape)
-                    outputs = self._look(image)
+                    ask = lambda shape: self(torch.zeros(shape))  # noqa: E731
+                    outputs = ask((LOOKED, channels, size, size))
                 shapes = self._shapes(outputs)
                 changed = watch.changed()
                 larger: dict[int, Shape | None] = {}
-                if undecided(list(shapes.values()), LOOKED):
-                    larger = self._larger(image.new_zeros(LOOKED, channels, 2 * size, 3 * size))
+                if undecided(list(shapes.values()), LOOKED):  # some networks take images of one size only
+                    try:
+                        larger = self._shapes(ask((LOOKED, channels, 2 * size, 3 * size)))
+                    except Exception:
+                        larger = self._shapes(None)
         finally:
             watch.raw = watch.on = False
             watch.clear()
-            for part, was_training in modes:
-                part.training = was_training
-        self.described = tuple(
-            self._describe(place, shape, larger.get(place)) for place, shape in shapes.items()
-        )
-        self.stage_channels = tuple(tap.channels for tap in self.described)
+        found = [self._describe(place, shape, larger.get(place)) for place, shape in shapes.items()]
+        self.tap_layouts = tuple(layout for layout, _ in found)
+        self.stage_channels = tuple(count for _, count in found)
         trained = self._changed_in_training(channels, size)
         for hook in self._hooks:
             hook.kept = {False: hook.place not in changed, True: hook.place not in trained}
-        return outputs
-
-    def _look(self, image: Tensor) -> Outputs:
-        """The outputs for blank images; for those on the meta device, of the network without its values."""
-        bare: dict[str, Tensor] = {}
-        if image.is_meta:
-            tensors = [*self.named_parameters(), *self.named_buffers()]
-            bare = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-        outputs: Outputs = functional_call(self, bare, (image,))
         return outputs
 
     def _shapes(self, outputs: Outputs | None) -> dict[int, Shape | None]:
@@ -182,13 +171,6 @@ class TappedModel(StagedModel):
         if self.taps:
             return self._watch.shapes()
         return {} if outputs is None else {i: tuple(f.shape) for i, f in enumerate(outputs.features)}
-
-    def _larger(self, image: Tensor) -> dict[int, Shape | None]:
-        """The shapes for images of another size, as far as the network takes them: some take one size."""
-        try:
-            return self._shapes(self._look(image))
-        except Exception:
-            return self._shapes(None)
 
     def _changed_in_training(self, channels: int, size: int) -> set[int]:
         """The taps whose tensors are changed in place while the network trains; all, where nothing tells.
@@ -211,7 +193,7 @@ class TappedModel(StagedModel):
             return every
         return twin._watch.changed()
 
-    def _describe(self, place: int, shape: Shape | None, larger: Shape | None) -> Described:
+    def _describe(self, place: int, shape: Shape | None, larger: Shape | None) -> tuple[Layout, int]:
         tap = self.taps[place] if self.taps else None
         what = f"module '{tap}'" if tap is not None else f"features[{place}] of its Outputs"
         layout = None if shape is None else layout_of(shape, LOOKED, larger, self.known_layout())
@@ -221,9 +203,7 @@ class TappedModel(StagedModel):
             if shape is not None and len(shape) == 4 and layout is None and shape[0] == LOOKED:
                 told = ", and nothing tells which of these are the channels: say another image_size"
             raise UserError(f"{self.where}: {what} gives {gives}{told}; expected {WORDS['NCHW']}.")
-        count, grid = sizes_of(shape, layout)
-        module, call = ("", 0) if tap is None else (tap.module, tap.call or 0)
-        return Described(module, call, layout, count, grid)
+        return layout, channels_of(shape, layout)
 
     def known_layout(self) -> Layout | None:
         """What the network says of its features: timm's have ``output_fmt`` if they are not (N, C, H, W)."""

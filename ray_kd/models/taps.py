@@ -46,25 +46,6 @@ class TappedOptions(ModelOptions):
         return {**found, "reading": self.reading} if getattr(self, "taps", None) else found
 
 
-@dataclass(frozen=True)
-class Described:
-    """What is known about a tap.
-
-    Attributes:
-        module: its path in the network.
-        call: which of its calls in a forward pass.
-        layout: the order of the dimensions of what it returns.
-        channels: how many there are.
-        grid: height and width, for an image of the size that was looked at; None: it has none of its own.
-    """
-
-    module: str
-    call: int
-    layout: Layout
-    channels: int
-    grid: tuple[int, int] | None
-
-
 @dataclass
 class Watch:
     """What the taps of a network saw in the forward pass that runs, or ran last.
@@ -154,10 +135,8 @@ def layout_of(
     grown = [place for place in range(1, len(shape)) if larger is not None and larger[place] != shape[place]]
     if len(shape) == 3:
         return "NCL" if grown == [2] else "NLC" if grown == [1] else known or "NLC"
-    first, last = (
-        shape[1] == shape[2],
-        shape[2] == shape[3],
-    )  # which two dimensions are as square as the image
+    # Which two dimensions are as square as the image?
+    first, last = shape[1] == shape[2], shape[2] == shape[3]
     if grown:
         first, last = 3 not in grown, 1 not in grown
     if first == last:
@@ -170,10 +149,6 @@ def undecided(shapes: Sequence[Shape | None], batch: int) -> bool:
     return any(shape is not None and (len(shape) == 3 or layout_of(shape, batch) is None) for shape in shapes)
 
 
-def sizes_of(shape: Shape, layout: Layout) -> tuple[int, tuple[int, int] | None]:
-    """Channels, and height and width where there are any."""
-    if layout == "NCHW":
-        return shape[1], (shape[2], shape[3])
-    if layout == "NHWC":
-        return shape[3], (shape[1], shape[2])
-    return shape[2] if layout == "NLC" else shape[1], None
+def channels_of(shape: Shape, layout: Layout) -> int:
+    """How many channels a feature of this shape and layout has."""
+    return shape[{"NCHW": 1, "NHWC": 3, "NLC": 2, "NCL": 1}[layout]]

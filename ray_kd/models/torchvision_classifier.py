@@ -96,7 +96,7 @@ class TorchvisionClassifier(TappedModel):
 
     def as_map(self, place: int, feature: Any) -> Tensor:
         found = super().as_map(place, feature)
-        layout = self.described[place].layout if self.described else "NCHW"
+        layout = self.tap_layouts[place] if self.tap_layouts else "NCHW"
         if layout == "NHWC":
             return found.permute(0, 3, 1, 2)
         if layout == "NLC":  # the class token comes first, the others row by row
