@@ -109,6 +109,13 @@ class TensorSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def classes_in(self, index: int) -> list[int]:
+        """The classes of a sample that has one, or boxes."""
+        named = [
+            self.columns[name][index].flatten() for name in ("label", "box_label") if name in self.columns
+        ]
+        return sorted({int(label) for labels in named for label in labels if label >= 0})
+
     @property
     def images(self) -> Tensor:
         """All images (N, C, H, W)."""

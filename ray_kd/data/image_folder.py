@@ -51,6 +51,9 @@ class LabelledImages:
     def paths(self, index: int) -> tuple[str, ...]:
         return (self.files[index],)
 
+    def classes_in(self, index: int) -> list[int]:
+        return [int(self.labels[index])]
+
     def raw(self, index: int) -> dict[str, Any]:
         return {"image": read_image(self.files[index], self.span), "label": int(self.labels[index])}
 
