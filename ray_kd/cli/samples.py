@@ -24,10 +24,6 @@ def list_samples(
     Raises:
         UserError: no dataset or split is named, or it cannot be read.
     """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     from ray_kd.data.sample_checks import SPLITS
 
     if kind != "datasets" or name is None or split is None:
@@ -41,16 +37,15 @@ def list_samples(
     task = "detection" if "detection" in dataset.tasks else dataset.tasks[0]
     names, ids = dataset.class_names_of(task), samples.ids.tolist()
     classes_in, paths = getattr(samples, "classes_in", None), getattr(samples, "paths", None)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("id", justify="right")
-    for column in ("class", *(["file"] if paths is not None else [])):
-        table.add_column(column, overflow="fold")
+    rows = [("id", "class", "" if paths is None else "file")]
     chosen = range(len(ids) if every else min(FIRST, len(ids)))
     for index in chosen:
         found = [] if classes_in is None else classes_in(index)
         called = ", ".join(names[label] if names else str(label) for label in found)
-        table.add_row(str(ids[index]), Text(called), *([] if paths is None else [shown(paths(index)[0])]))
-    Console(highlight=False, markup=False).print(table)
+        rows.append((str(ids[index]), called, "" if paths is None else shown(paths(index)[0])))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for number, called, file in rows:
+        print(f"{number:>{widths[0]}}  {called:<{widths[1]}}  {file}".rstrip())
     more = "" if len(chosen) == len(ids) else f"; the first {len(chosen)} above, --all lists them all"
     print(f"{split}: {len(ids):,} samples{more}")
 
