@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from ray_kd.training.run_context import RunContext
 
 RESUMES = "the same command resumes from here"
-FRESH_AGAIN = (
-    "with --fresh the run starts over again; without, it resumes, or a run that had finished is shown"
-)
+FRESH_AGAIN = "with --fresh the run starts over; without --fresh it resumes, or is shown if it had finished"
 
 
 def train(

@@ -41,7 +41,7 @@ class Split(Protocol):
         """The samples at ``index`` (B,), without views, rows are samples.
 
         image (B, C, H, W) float and sample (B,) ids; label (B,) for classification; mask (B, H, W) of
-        classes for segmentation, IGNORE where nobody labelled; for detection boxes (B, M, 4) in pixels
+        classes for segmentation, IGNORE where there is no label; for detection boxes (B, M, 4) in pixels
         with box_label (B, M), -1 where an image has fewer than M objects.
         """
         ...
@@ -55,7 +55,7 @@ class RawSplit(Split, Protocol):
     has ``paths(index)``, the files of a sample, its image first, ``ray-kd doctor --scan`` names them.
 
     Attributes:
-        size: height and width that ``fit`` gives, and a view that is told no other.
+        size: height and width that ``fit`` gives, and a view that has no size of its own.
     """
 
     size: tuple[int, int]
@@ -147,7 +147,7 @@ def _tensor_split(columns: dict[str, Tensor], ids: Tensor) -> TensorSplit:
 
 
 class MapSplit:
-    """A split over anyone's map-style dataset.
+    """A split over a user's map-style dataset.
 
     Args:
         dataset: ``dataset[i]`` gives an image and a label, or a mapping (image, and label, mask, or boxes

@@ -27,8 +27,8 @@ from ray_kd.models.taps import (
 )
 from ray_kd.outputs import Outputs, as_outputs
 
-LOOKED = 2
-"""Images in the batch that a network is looked at with."""
+BATCH = 2
+"""Images in the blank batch that a network is measured with."""
 
 
 class TappedModel(StagedModel):
@@ -56,7 +56,7 @@ class TappedModel(StagedModel):
         self.tap_layouts: tuple[Layout, ...] = ()
         self._watch = Watch()
         modules = {n.replace(MARK, ""): part for n, part in net.named_modules(remove_duplicate=False)}
-        self._hooks = [Tap(place, tap.call, self._watch) for place, tap in enumerate(options)]
+        self._hooks = [Tap(index, tap.call, self._watch) for index, tap in enumerate(options)]
         for tap, hook in zip(options, self._hooks, strict=True):
             if tap.module not in modules or not tap.module:
                 raise UserError(_no_such_module(tap.module, modules, where))
@@ -74,7 +74,7 @@ class TappedModel(StagedModel):
         if self.taps:
             features = self._handed_on()
             if not watch.raw:
-                features = [self.as_map(place, feature) for place, feature in enumerate(features)]
+                features = [self.as_map(index, feature) for index, feature in enumerate(features)]
                 watch.clear()
             outputs.features = tuple(features)
         return outputs
@@ -82,27 +82,27 @@ class TappedModel(StagedModel):
     def _handed_on(self) -> list[Any]:
         """What each tap saw."""
         watch, changed = self._watch, self._watch.changed()
-        for place, (tap, hook) in enumerate(zip(self.taps, self._hooks, strict=True)):
-            count = watch.calls.get(place, 0)
+        for index, (tap, hook) in enumerate(zip(self.taps, self._hooks, strict=True)):
+            count = watch.calls.get(index, 0)
             if count == 0:
                 reason = ": the network was compiled and run before its taps were set; compile it afterwards"
                 raise UserError(
                     f"{self.where}: module '{tap.module}' took no part in the forward pass"
                     f"{reason if is_compiled(self.net) else ''}."
                 )
-            if place not in watch.seen or (tap.call is None and count > 1):
+            if index not in watch.seen or (tap.call is None and count > 1):
                 raise UserError(
                     f"{self.where}: module '{tap.module}' is called {count} times in a forward pass: say "
                     f"which call is the tap, of 0 to {count - 1}: "
                     f"{{module: {tap.module}, call: {min(tap.call or 0, count - 1)}}}."
                 )
-            if place in changed and hook.kept[watch.training]:
+            if index in changed and hook.kept[watch.training]:
                 raise UserError(
                     f"{self.where}: what module '{tap.module}' returned was changed in place afterwards, "
-                    "which did not happen when the network was first looked at; expected the same operations "
+                    "which did not happen when the network was measured; expected the same operations "
                     "for every batch: make the one that changes it work on a copy (inplace=False)."
                 )
-        return [watch.seen[place] for place in range(len(self.taps))]
+        return [watch.seen[index] for index in range(len(self.taps))]
 
     def predict(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
@@ -111,18 +111,18 @@ class TappedModel(StagedModel):
     def raw(self, image: Tensor) -> Outputs:
         return self.predict(image)
 
-    def as_map(self, place: int, feature: Any) -> Tensor:
+    def as_map(self, index: int, feature: Any) -> Tensor:
         """What a tap handed on as a feature map (N, C, H, W)."""
-        dims = len(self.tap_layouts[place]) if self.tap_layouts else 4
+        dims = len(self.tap_layouts[index]) if self.tap_layouts else 4
         if not isinstance(feature, Tensor) or feature.dim() != dims:
             shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise UserError(
-                f"{self.where}: module '{self.taps[place]}' gives {shape}, expected {WORDS['NCHW']}."
+                f"{self.where}: module '{self.taps[index]}' gives {shape}, expected {WORDS['NCHW']}."
             )
         return feature
 
     def measure(self, channels: int, size: int) -> Outputs:
-        """Look at the network with blank images, without memory, on the meta device: describe its taps.
+        """Find out the layout and the channels of every tap, with blank images on the meta device.
 
         Args:
             channels: of an image.
@@ -140,30 +140,30 @@ class TappedModel(StagedModel):
         try:
             with in_mode(self, training=False), uncompiled(self):
                 try:
-                    outputs: Outputs = ask((LOOKED, channels, size, size))
+                    outputs: Outputs = ask((BATCH, channels, size, size))
                 except (NotImplementedError, RuntimeError):
                     # A network that cannot do without values: an operator that meta tensors do not have is
                     # the first, a value that is asked for (item(), a shape that depends on one) the second.
                     # A mistake of the network's own is a RuntimeError too, and comes again from here.
                     ask = lambda shape: self(torch.zeros(shape))  # noqa: E731
-                    outputs = ask((LOOKED, channels, size, size))
+                    outputs = ask((BATCH, channels, size, size))
                 shapes = self._shapes(outputs)
                 changed = watch.changed()
                 larger: dict[int, Shape | None] = {}
-                if undecided(list(shapes.values()), LOOKED):  # some networks take images of one size only
+                if undecided(list(shapes.values()), BATCH):  # some networks take images of one size only
                     try:
-                        larger = self._shapes(ask((LOOKED, channels, 2 * size, 3 * size)))
+                        larger = self._shapes(ask((BATCH, channels, 2 * size, 3 * size)))
                     except Exception:
                         larger = self._shapes(None)
         finally:
             watch.raw = watch.on = False
             watch.clear()
-        found = [self._describe(place, shape, larger.get(place)) for place, shape in shapes.items()]
+        found = [self._describe(index, shape, larger.get(index)) for index, shape in shapes.items()]
         self.tap_layouts = tuple(layout for layout, _ in found)
         self.stage_channels = tuple(count for _, count in found)
         trained = self._changed_in_training(channels, size)
         for hook in self._hooks:
-            hook.kept = {False: hook.place not in changed, True: hook.place not in trained}
+            hook.kept = {False: hook.index not in changed, True: hook.index not in trained}
         return outputs
 
     def _shapes(self, outputs: Outputs | None) -> dict[int, Shape | None]:
@@ -188,28 +188,28 @@ class TappedModel(StagedModel):
             with torch.random.fork_rng(devices=[]), torch.no_grad(), uncompiled(self):
                 twin = copy.deepcopy(self, bare)
                 twin._watch.raw = True
-                twin.train()(torch.empty(LOOKED, channels, size, size, device="meta"))
+                twin.train()(torch.empty(BATCH, channels, size, size, device="meta"))
         except Exception:
             return every
         return twin._watch.changed()
 
-    def _describe(self, place: int, shape: Shape | None, larger: Shape | None) -> tuple[Layout, int]:
-        tap = self.taps[place] if self.taps else None
-        what = f"module '{tap}'" if tap is not None else f"features[{place}] of its Outputs"
-        layout = None if shape is None else layout_of(shape, LOOKED, larger, self.known_layout())
+    def _describe(self, index: int, shape: Shape | None, larger: Shape | None) -> tuple[Layout, int]:
+        tap = self.taps[index] if self.taps else None
+        what = f"module '{tap}'" if tap is not None else f"features[{index}] of its Outputs"
+        layout = None if shape is None else layout_of(shape, BATCH, larger, self.known_layout())
         if shape is None or layout not in self.layouts:
-            gives = "no tensor" if shape is None else f"{shape} for {LOOKED} images"
-            told = f", which is {WORDS[layout]}" if layout else ""
-            if shape is not None and len(shape) == 4 and layout is None and shape[0] == LOOKED:
-                told = ", and nothing tells which of these are the channels: say another image_size"
-            raise UserError(f"{self.where}: {what} gives {gives}{told}; expected {WORDS['NCHW']}.")
+            gives = "no tensor" if shape is None else f"{shape} for {BATCH} images"
+            note = f", which is {WORDS[layout]}" if layout else ""
+            if shape is not None and len(shape) == 4 and layout is None and shape[0] == BATCH:
+                note = ", and its shape does not tell which of these are the channels: set another image_size"
+            raise UserError(f"{self.where}: {what} gives {gives}{note}; expected {WORDS['NCHW']}.")
         return layout, channels_of(shape, layout)
 
     def known_layout(self) -> Layout | None:
         """What the network says of its features: timm's have ``output_fmt`` if they are not (N, C, H, W)."""
-        told = getattr(self.net, "output_fmt", None)
-        told = getattr(told, "value", told)
-        return told if told in WORDS else None
+        layout = getattr(self.net, "output_fmt", None)
+        layout = getattr(layout, "value", layout)
+        return layout if layout in WORDS else None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own."""

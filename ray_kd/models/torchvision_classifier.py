@@ -94,9 +94,9 @@ class TorchvisionClassifier(TappedModel):
         own = self.known_layout()
         return ("NCHW",) if own is None or own == "NCHW" else ("NCHW", own)
 
-    def as_map(self, place: int, feature: Any) -> Tensor:
-        found = super().as_map(place, feature)
-        layout = self.tap_layouts[place] if self.tap_layouts else "NCHW"
+    def as_map(self, index: int, feature: Any) -> Tensor:
+        found = super().as_map(index, feature)
+        layout = self.tap_layouts[index] if self.tap_layouts else "NCHW"
         if layout == "NHWC":
             return found.permute(0, 3, 1, 2)
         if layout == "NLC":  # the class token comes first, the others row by row

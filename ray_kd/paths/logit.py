@@ -20,15 +20,15 @@ class LogitOptions(PathOptions):
     """Options of paths between logits."""
 
     standardise: bool = False
-    """Logit standardisation: each sample's logits, student's and teacher's, become (z - mean) / std."""
+    """Logit standardisation: replace each sample's logits of student and teacher by (z - mean) / std."""
 
 
 class LogitPath(Path):
     """A path whose target is the teacher's untempered logits (N, K), or (N, K, H, W) of segmentation.
 
     Dense logits are compared at the teacher's resolution, before any upsampling (a student's of another
-    size are resized, bilinear): every pixel is a row and, where it matters, its class the row's label.
-    Pixels whose class in the batch's mask is IGNORE are no rows; the mean is over those of all ranks.
+    size are resized, bilinear): every pixel is a row, with its class as label if the loss needs one. Pixels
+    whose class in the batch's mask is IGNORE are left out; the mean is over the pixels of all ranks.
 
     ``standardise`` is logit standardisation (Sun et al., CVPR 2024, arXiv 2403.01427):
     z <- (z - mean) / (std + 1e-7) for each sample, std over K - 1, before the loss. Its source
@@ -91,8 +91,8 @@ class LogitPath(Path):
     def loss(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Scalar loss of logits (N, K) against logits (N, K), a mean over rows.
 
-        Rows are samples, of all ranks where the path is relational; of segmentation pixels, and then
-        ``batch`` holds their classes as ``label`` (N,) and nothing else.
+        Rows are samples (of all ranks if the path is relational), or pixels for segmentation: then ``batch``
+        has only their classes as ``label`` (N,).
         """
 
 

@@ -40,6 +40,15 @@ class Task(ABC):
     Args:
         options: the task's own ``Options``.
         classes: how many classes there are.
+
+    Example:
+        >>> import torch
+        >>> from ray_kd.tasks.classification import Classification
+        >>> task = Classification(Classification.Options(), classes=2)
+        >>> meter, outputs = task.meter(), Outputs(logits=torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        >>> meter.update(outputs, {"label": torch.tensor([0, 1])}, None)
+        >>> meter.result(add_up=lambda sums: sums, gather=lambda one: [one])["top1"]
+        0.5
     """
 
     name: ClassVar[str]

@@ -48,11 +48,11 @@ class Parts:
     paths: nn.ModuleList
     aggregator: Aggregator
     judge: Callable[[str], TeacherPredictions] | None = None
-    """The answers of the teacher that fidelity is measured against, the first one, to a split by name."""
+    """The predictions of the first teacher, for fidelity, on a split by name."""
     stored: Callable[[str], TeacherPredictions] | None = None
-    """Where targets are stored: a teacher's answers to the validation split, by its name."""
+    """With stored targets: a teacher's predictions on the validation split, by the teacher's name."""
     reading: Reading | None = None
-    """What another process needs to read the batches and their targets, where they are streamed."""
+    """What another process needs to read the batches with their targets, if these are streamed."""
 
 
 def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | None = None) -> Parts:
@@ -68,7 +68,7 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     student = _student(spec, own, task, dataset)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     require_live(spec, own)
-    # A teacher whose answers are stored stays off the device: its frozen parts and its widths are read.
+    # A teacher of stored targets stays off the device: only its frozen modules and widths are read.
     place = torch.device("cpu") if stored else device
     teachers = {
         name: LiveTeacher(own.teacher, place, renormalisation(spec, name, dataset))

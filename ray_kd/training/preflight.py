@@ -43,8 +43,8 @@ ImageShape = tuple[int, int, int]
 """Channels, height and width."""
 Asked = tuple[Shape, bool]
 """The shape of images that a network is sent, and whether in training mode."""
-LOOKED_AT = 8
-"""Samples on which the gradients' ways are looked at."""
+SAMPLES = 8
+"""Training samples with which the flow of gradients is checked."""
 
 
 def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | None = None) -> None:
@@ -156,14 +156,14 @@ def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
         return []
     channels, *size = shape
     shown = getattr(spec.views, "size", None) or size  # views of files have a size of their own
-    # BatchNorm sees the batch of all workers together, unless it is told not to; two samples are as many.
+    # BatchNorm sees the batch of all workers together where it is synchronised; two samples are enough.
     batch = min(2, training.batch_size if training.sync_batchnorm else training.batch_size // workers)
     asked = [((batch, channels, *shown), True), ((2, channels, *size), False)]
     return asked if tuple(shown) != tuple(size) else asked[:1]
 
 
 def asked_of_teacher(spec: RunSpec, name: str, shape: ImageShape | None = None) -> list[Asked]:
-    """What a teacher is asked: what its own training asks, and answers to the student's images."""
+    """What a teacher is asked: what its own training asks, and predictions for the student's images."""
     own = asked_of(spec.teacher_run(name), shape) if spec.teachers[name].weights is None else []
     for_student = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
     return [*own, *(asked for asked in for_student if asked[0][1:] not in [images[1:] for images, _ in own])]
@@ -177,7 +177,7 @@ def _widths(
     asked: list[Asked],
     weights_key: str | None = None,
 ) -> tuple[int, ...]:
-    """A network's channels; it is built, asked, and its weights looked for, once."""
+    """A network's channels; it is built and tried, and its weights are compared, once."""
     key = json.dumps([options.full(), weights, weights_key, asked], sort_keys=True, default=str)
     if key not in known:
         # The number of classes changes no stage, and without a size to ask about channels do not either.
@@ -186,12 +186,12 @@ def _widths(
         model = made(f"{where} ({options.component_name})", make)
         if weights is not None and weights != INITIAL:
             begin_with(model, weights, key=weights_key)
-        place = f"{where} ({options.component_name})"
+        named = f"{where} ({options.component_name})"
         ours = type(options).__module__.startswith("ray_kd.") and not isinstance(options, FactoryOptions)
         for images, training in asked:
-            found = try_forward(model, images, place, training=training, real=make, trusted=ours)
+            found = try_forward(model, images, named, training=training, real=make, trusted=ours)
             if found is not None or not ours:
-                as_outputs(found, place)
+                as_outputs(found, named)
         known[key] = stage_channels(model)
     return known[key]
 
@@ -211,7 +211,7 @@ def check_parts(
     """Ask all of it, in a process once for the same parts; every rank has to come here.
 
     Args:
-        own: a user's own objects among the parts; they are looked at every time.
+        own: a user's own objects among the parts; they are checked every time.
 
     Raises:
         UserError: a path without a target, an adapter or a student that no gradient reaches, a teacher no
@@ -264,7 +264,7 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
         UserError: names the path, and the parameter that no gradient reaches; or the module, or the path,
             that fails.
     """
-    batch = dict(next(in_order(parts.dataset.train, context.device, size=min(LOOKED_AT, most))))
+    batch = dict(next(in_order(parts.dataset.train, context.device, size=min(SAMPLES, most))))
     batch["view"] = torch.zeros_like(batch["sample"])
     with naming_module(None, "targets: a teacher or a path fails on the first batch"):
         targets = parts.targets.targets(batch)

@@ -76,7 +76,7 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
 
     code, said = Command("precompute", str(file), "--storage", str(storage)).end()
     assert code == 0, said
-    ours = r"tiny: (teacher's answers|waiting for)\b.*|\d+ shards stored\.|  .*targets/\w+|  check it: .*"
+    ours = r"tiny: (stored targets|waiting for)\b.*|\d+ shards stored\.|  .*targets/\w+|  check it: .*"
     assert not [line for line in said.splitlines() if not re.fullmatch(ours, line)], "Ray's own lines"
     assert (
         f"{VIEWS - len(before)} shards stored" in said or f"{VIEWS - len(before) + 2} shards stored" in said
@@ -105,7 +105,7 @@ def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path:
     assert (first.finished, first.failed) == (8, 0), first.message()
     groups = {path.parent.name for path in tmp_path.glob("targets/*/*/group.json")}
     assert len(groups) == 2 * 3, (
-        "of each task one for the union of all paths; validation's and test's answers"
+        "of each task one for the union of all paths; validation's and test's predictions"
     )
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets/*/*/*.parquet")}
     assert len(written) == (3 + 2) + (2 + 2)
