@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +44,7 @@ def export(
     """
     from ray_kd.export import export_run
 
+    flags = [f"--{name}" for name, given in (("best", best), ("last", last)) if given]
     done = export_run(
         storage or "results",
         which,
@@ -53,7 +52,7 @@ def export(
         forms.split(","),
         best=best,
         last=last,
-        command=shlex.join(["ray-kd", *sys.argv[1:]]) if sys.argv[1:2] == ["export"] else "",
+        command=typed("export", which, *flags, to=to, storage=storage, **{"as": forms}),
     )
     name, value = done.metric
     print(f"run {done.run}: test {name} {value:.4f}, the same on {done.samples:,} replayed samples")

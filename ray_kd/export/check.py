@@ -48,8 +48,15 @@ def from_safetensors(about: dict[str, Any]) -> Network:
 
 def build(function: str, arguments: dict[str, Any], channels: int | None) -> nn.Module:
     """The library's network; with a first convolution for other channels, where images have others."""
-    module, _, name = function.rpartition(".")
-    network: nn.Module = getattr(importlib.import_module(module), name)(**arguments)
+    package, *names = function.split(".")
+    maker: Any = importlib.import_module(package)
+    for name in names:
+        package = f"{package}.{name}"
+        maker = getattr(maker, name, None) or importlib.import_module(package)
+    if isinstance(arguments.get("config"), dict):  # what transformers builds networks from is an object
+        config = importlib.import_module("transformers").AutoConfig.for_model(**arguments["config"])
+        arguments = {**arguments, "config": config}
+    network: nn.Module = maker(**arguments)
     if channels is not None:
         where, first = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
         sizes: Any = {name: getattr(first, name) for name in ("kernel_size", "stride", "padding")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ray_kd.analysis.run_files import Row, number_in
@@ -120,15 +119,22 @@ def _use(about: dict[str, Any]) -> str:
 def _weights(call: dict[str, Any] | None) -> str:
     if call is None:
         return "`student.safetensors` holds the weights under the names of the network that the run trained."
-    arguments = ", ".join(f"{name}={value!r}" for name, value in call["arguments"].items())
-    build = f"network = {call['function']}({arguments})"
-    if call["channels"] is not None:
-        stem = f"build({json.dumps(call['function'])}, {call['arguments']!r}, {call['channels']})"
-        build = f"from check import build       # its first convolution is another\nnetwork = {stem}"
-    return (
-        "\n```python\n"
-        f"import {call['function'].rpartition('.')[0]}\nfrom safetensors.torch import load_file\n{build}\n"
-        'network.load_state_dict(load_file("student.safetensors"))\nnetwork.eval()\n```'
+    plain = call["channels"] is None and "config" not in call["arguments"]
+    if plain:
+        arguments = ", ".join(f"{name}={value!r}" for name, value in call["arguments"].items())
+        lines = [f"import {call['function'].partition('.')[0]}", f"network = {call['function']}({arguments})"]
+    else:  # what it takes is long, or its first convolution is another
+        made = 'network = build(**json.load(open("export.json"))["library_call"])'
+        lines = ["import json", "from check import build", made, f"# which calls {call['function']}"]
+    return "\n".join(
+        [
+            "\n```python",
+            *lines[:-1],
+            "from safetensors.torch import load_file",
+            lines[-1],
+            'network.load_state_dict(load_file("student.safetensors"))',
+            "network.eval()\n```",
+        ]
     )
 
 

@@ -123,6 +123,8 @@ def export_run(
         (place / "spec.yaml").write_text(run.spec.to_yaml(), encoding="utf-8")
         text = readme(run.spec, about, run.paths, run.teachers, command)
         (place / "README.md").write_text(text, encoding="utf-8")
+        for file in place.iterdir():
+            file.chmod(0o644)  # safetensors writes files that nobody else may read
     apart = {form: float(result["difference"]) for form, result in found.items()}
     return Exported(folder, run.identity, tuple(forms), (run.metric, run.recorded), apart, len(dataset.test))
 

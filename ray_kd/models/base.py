@@ -21,7 +21,8 @@ class LibraryCall:
 
     Attributes:
         function: its full name, torchvision.models.get_model.
-        arguments: what it is called with, by name; JSON.
+        arguments: what it is called with, by name; JSON. ``config``, a mapping, becomes a configuration of
+            transformers.
         channels: of an image, where the first convolution is another than the library's; None: it is not.
     """
 
