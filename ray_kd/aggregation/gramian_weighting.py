@@ -75,6 +75,18 @@ class GradientAggregator(Aggregator):
       n-th step. In both cases the update is one backward of the weighted sum.
     - Adapters are not shared between paths: each gets its path's gradient times the path's factor; a
       negative factor counts as 0 for them.
+
+    Example:
+        >>> from ray_kd.plugin import GradientAggregator, GradientOptions, register_aggregator
+        >>> class ExampleOptions(GradientOptions):
+        ...     pass
+        >>> @register_aggregator("example_lengths")
+        ... class Example(GradientAggregator):
+        ...     Options = ExampleOptions
+        ...     def weigh(self, game):
+        ...         return 1 / game.norms.clip(1e-12)
+        >>> Example(ExampleOptions(), names=["nst/stage0", "nst/stage1"]).names
+        ('nst',)
     """
 
     tier: ClassVar[int] = 2

@@ -8,12 +8,21 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.catalogue import KINDS, Item, catalogue
+from ray_kd.cli.catalogue import Item, catalogue
 from ray_kd.cli.common import Overrides
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.config.registry import REGISTRIES, entry_points, load_plugins
 
 FILES = ("run", "sweep")
-KNOWN = (*KINDS, *FILES, "reference")
+Split = Annotated[
+    str | None, typer.Option("--split", help="Of a dataset: the samples of this split.", show_default=False)
+]
+Every = Annotated[bool, typer.Option("--all", help="With --split: all of them, not the first 20.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="MODULE", help="A module of yours to list, too.", show_default=False),
+]
+KNOWN = (*REGISTRIES, *FILES, "reference")
 
 
 def list_things(
@@ -25,46 +34,46 @@ def list_things(
     schema: Annotated[
         bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")
     ] = False,
-    split: Annotated[
-        str | None,
-        typer.Option("--split", help="Of a dataset: the samples of this split.", show_default=False),
-    ] = None,
-    every: Annotated[
-        bool, typer.Option("--all", help="With --split: all of them, not the first 20.")
-    ] = False,
+    split: Split = None,
+    every: Every = False,
+    plugin: Plugins = None,
 ) -> None:
     """What there is to combine, and every key of a file.
 
     Of a kind: a table with name, source, cost and options. With a name: the
-    formula, the source, and every option with its default.
+    formula, the source, and every option with its default. Installed plug-ins are
+    listed with where they come from.
 
     Examples:
       ray-kd list paths
       ray-kd list aggregators adaptive
+      ray-kd list paths --plugin my_package
       ray-kd list run                              every key of a run, explained
       ray-kd list run --schema > run.schema.json   for an editor to complete keys:
           begin run.yaml with   # yaml-language-server: $schema=run.schema.json
       ray-kd list reference                        the page docs/reference.md
       ray-kd list datasets digits labels=400 --split train   its samples
     """
+    load_plugins(plugin or [])
     if split is not None or options or every:
         from ray_kd.cli.samples import list_samples
 
         list_samples(kind, name, options or [], split, every)
         return
+    plugins = bool(plugin or entry_points())
     if kind is None:
-        _overview()
+        _overview(plugins)
         return
     if kind not in KNOWN:
         raise unknown("kind", kind, KNOWN, "list")
     if schema and kind not in FILES:
         raise UserError(f"list {kind} --schema: there are JSON schemas of {' and '.join(FILES)} only.")
-    if kind not in KINDS:
+    if kind not in REGISTRIES:
         if name is not None:
             raise UserError(f"list {kind}: expected no name after it, got '{name}'.")
         print(_file(kind, schema))
         return
-    items = catalogue(kind)
+    items = catalogue(kind, plugins)
     if name is None:
         _table(kind, items)
         return
@@ -74,9 +83,10 @@ def list_things(
     _explain(kind, found[name])
 
 
-def _overview() -> None:
-    for kind in KINDS:
-        names = ", ".join(item.name for item in catalogue(kind))
+def _overview(plugins: bool) -> None:
+    for kind in REGISTRIES:
+        items = catalogue(kind, plugins)
+        names = ", ".join(f"{item.name} [{item.origin}]" if item.origin else item.name for item in items)
         print(textwrap.fill(f"{kind + ':':<13}{names}", 80, subsequent_indent=" " * 13))
     print("\nExplain one: ray-kd list aggregators adaptive. Every key of a file: ray-kd list run (or sweep).")
 
@@ -117,6 +127,7 @@ def _table(kind: str, items: list[Item]) -> None:
         if by_task:
             middle.append(" ".join(task[:3] for task in item.tasks))
         about = Text(item.source or item.summary)
+        about.append(f"\nfrom {item.origin}" if item.origin else "")
         table.add_row(item.name, *middle, about.append(f"\n{own}" if own else "", style="dim"))
     Console().print(table)
     print()
@@ -141,7 +152,8 @@ def _notes(kind: str, items: list[Item], common: set[str]) -> list[str]:
 
 
 def _explain(kind: str, item: Item) -> None:
-    print(f"{item.name}   ({item.source})\n" if item.source else f"{item.name}\n")
+    print(f"{item.name}   ({item.source})" if item.source else item.name)
+    print(f"from {item.origin}\n" if item.origin else "")
     print(readable(item.doc))
     if item.tasks:
         print(f"\ntasks: {', '.join(item.tasks)}")

@@ -15,6 +15,7 @@ from ray_kd.cli.demo import demo
 from ray_kd.cli.doctor import doctor
 from ray_kd.cli.export import export
 from ray_kd.cli.list import list_things
+from ray_kd.cli.new import new
 from ray_kd.cli.precompute import precompute, verify
 from ray_kd.cli.prune import prune
 from ray_kd.cli.status import status
@@ -51,6 +52,7 @@ VERBS: list[tuple[str, Callable[..., None]]] = [
     ("export", export),
     ("prune", prune),
     ("list", list_things),
+    ("new", new),
     ("doctor", doctor),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ray_kd.cli.common import shown
+from ray_kd.cli.common import find_file, shown
 from ray_kd.config.errors import UserError, unknown
 
 FIRST = 20
@@ -57,6 +57,8 @@ def _dataset(name: str, options: Sequence[str]) -> Any:
     from ray_kd.config.yamlio import apply_overrides
     from ray_kd.data.create import create_dataset
 
-    if name.endswith((".yaml", ".yml")):
-        return create_dataset(RunSpec.load(name, *(f"dataset.{option}" for option in options)).dataset)
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return create_dataset(
+            RunSpec.load(find_file(name), *(f"dataset.{option}" for option in options)).dataset
+        )
     return create_dataset(parse_component(DATASETS, apply_overrides({"name": name}, options)))

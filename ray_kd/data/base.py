@@ -153,11 +153,12 @@ class MapSplit:
         dataset: ``dataset[i]`` gives an image and a label, or a mapping (image, and label, mask, or boxes
             and box_label) of the same shapes for every i; ``data.user_samples`` says what is read how.
         where: begins messages.
+        first: id of the first sample; the splits of a registered dataset share no id.
     """
 
-    def __init__(self, dataset: Any, where: str = "dataset") -> None:
+    def __init__(self, dataset: Any, where: str = "dataset", first: int = 0) -> None:
         self.dataset, self.where = dataset, where
-        self.ids = torch.arange(len(dataset))
+        self.ids = torch.arange(first, first + len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -169,7 +170,7 @@ class MapSplit:
             if any(name not in item for item in items):
                 raise UserError(f"{self.where}: some samples of one batch have '{name}' and others have not.")
             columns[name] = stack_column([item[name] for item in items], name, self.where)
-        return {**columns, "sample": index.clone()}
+        return {**columns, "sample": self.ids[index]}
 
 
 class Dataset:
@@ -182,6 +183,23 @@ class Dataset:
         channels: channels of an image.
         class_names: what the classes are called, in their order; None: not known.
         mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
+
+    Example:
+        >>> import torch
+        >>> from ray_kd.plugin import Dataset, Options, TensorSplit, create_dataset, register_dataset
+        >>> class ExampleOptions(Options):
+        ...     size: int = 8
+        >>> @register_dataset("example_data")
+        ... class Example(Dataset):
+        ...     Options = ExampleOptions
+        ...     def __init__(self, options):
+        ...         images = torch.zeros(6, 1, options.size, options.size)
+        ...         for split, ids in (("train", [0, 1]), ("validation", [2, 3]), ("test", [4, 5])):
+        ...             labels = torch.tensor([0, 1])
+        ...             setattr(self, split, TensorSplit(images[ids], labels, torch.tensor(ids)))
+        ...         self.classes, self.channels = 2, 1
+        >>> len(create_dataset(ExampleOptions(size=4)).train)
+        2
     """
 
     name: ClassVar[str]

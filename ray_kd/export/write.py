@@ -108,25 +108,33 @@ def export_run(
         _measure_here(run, raw, dataset, store)
     command = command or f"export_run({str(storage)!r}, {which!r}, {str(to)!r}, {forms})"
     with _whole(folder) as place, torch.no_grad():
-        first = next(in_order(dataset.test, CPU))
-        about = _about(run, dataset, raw, first["image"], forms)
-        write_forms(raw, first["image"], forms, place)
-        _write_samples(raw, first, place)
-        shutil.copyfile(str(check.__file__), place / "check.py")
-        _write_json(place, about)
-        found = replay(place, (_with_outputs(raw, batch) for batch in in_order(dataset.test, CPU)))
-        require_same_outputs(found, about["metric"])
-        about["verified"] = {
-            form: {k: result[k] for k in ("difference", "metric")} for form, result in found.items()
-        }
-        _write_json(place, about)
-        (place / "spec.yaml").write_text(run.spec.to_yaml(), encoding="utf-8")
-        text = readme(run.spec, about, run.paths, run.teachers, command)
-        (place / "README.md").write_text(text, encoding="utf-8")
-        for file in place.iterdir():
-            file.chmod(0o644)  # safetensors writes files that nobody else may read
+        found = _write(run, raw, dataset, forms, command, place)
     apart = {form: float(result["difference"]) for form, result in found.items()}
     return Exported(folder, run.identity, tuple(forms), (run.metric, run.recorded), apart, len(dataset.test))
+
+
+def _write(
+    run: ToExport, raw: Raw, dataset: Dataset, forms: list[str], command: str, place: Path
+) -> dict[str, dict[str, Any]]:
+    """Write an export into a folder, and replay it; what was found form by form."""
+    first = next(in_order(dataset.test, CPU))
+    about = _about(run, dataset, raw, first["image"], forms)
+    write_forms(raw, first["image"], forms, place)
+    _write_samples(raw, first, place)
+    shutil.copyfile(str(check.__file__), place / "check.py")
+    _write_json(place, about)
+    found = replay(place, (_with_outputs(raw, batch) for batch in in_order(dataset.test, CPU)))
+    require_same_outputs(found, about["metric"])
+    about["verified"] = {
+        form: {key: result[key] for key in ("difference", "metric")} for form, result in found.items()
+    }
+    _write_json(place, about)
+    (place / "spec.yaml").write_text(run.spec.to_yaml(), encoding="utf-8")
+    text = readme(run.spec, about, run.paths, run.teachers, command)
+    (place / "README.md").write_text(text, encoding="utf-8")
+    for file in place.iterdir():
+        file.chmod(0o644)  # safetensors writes files that nobody else may read
+    return found
 
 
 def _measure_here(run: ToExport, raw: Raw, dataset: Dataset, store: Store) -> None:

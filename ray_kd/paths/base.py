@@ -46,11 +46,18 @@ class Path(nn.Module):
             A forward without gradients never changes it.
 
     Example:
-        >>> from ray_kd.paths import create_path
-        >>> path = create_path("logits", student_channels=(), teacher_channels=())
-        >>> target = path.target(Outputs(logits=torch.ones(2, 3)))
-        >>> path(Outputs(logits=torch.zeros(2, 3)), target, {})
-        {'logits': tensor(1.)}
+        >>> from ray_kd.plugin import Path, PathOptions, register_path
+        >>> class ExampleOptions(PathOptions):
+        ...     pass
+        >>> @register_path("example_norms")
+        ... class Example(Path):
+        ...     Options = ExampleOptions
+        ...     def target(self, teacher):
+        ...         return {self.label: teacher.logits.detach().norm(dim=1)}
+        ...     def losses(self, student, target, batch):
+        ...         return {self.label: (student.logits.norm(dim=1) - target[self.label]).pow(2).mean()}
+        >>> Example(ExampleOptions(label="norms"), student_channels=(), teacher_channels=()).keys
+        ('norms',)
     """
 
     name: ClassVar[str]
@@ -94,6 +101,11 @@ class Path(nn.Module):
         self.strength, self.recording = 1.0, True
         self.student_channels, self.teacher_channels = tuple(student_channels), tuple(teacher_channels)
         self.setup()
+        if options.stages is not None and not getattr(self, "stages", ()):
+            raise UserError(
+                f"path '{self.label}': stages: expected none, since it compares no single stages, got "
+                f"{options.stages}."
+            )
 
     def setup(self) -> None:
         """Create the path's modules (adapters, a memory) and refuse options that do not fit; called once, at
@@ -153,14 +165,6 @@ class Path(nn.Module):
 
     def bind(self, teacher: nn.Module) -> None:
         """Copy frozen modules of the teacher that the loss needs, such as its head."""
-
-    def refuse_stages(self, compared: str) -> None:
-        """Raise a UserError if ``stages`` is set; for paths that compare no stages."""
-        if self.options.stages is not None:
-            raise UserError(
-                f"path '{self.label}': stages: expected none, since it compares {compared}, got "
-                f"{self.options.stages}."
-            )
 
     def remembers(self, *values: Tensor) -> bool:
         """Whether this forward of a ``stateful`` path changes its state: in training, with gradients and

@@ -50,7 +50,6 @@ class ChannelWise(FeaturePath):
 
     def setup(self) -> None:
         if self.options.on == "logits":
-            self.refuse_stages("logits (on: features compares stages)")
             self.stages, self.stage_keys = (), ()
             return
         super().setup()

@@ -78,9 +78,6 @@ class PredictionPath(Path):
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
 
-    def setup(self) -> None:
-        self.refuse_stages("the predictions of all levels")
-
     def like(self, target: Tensor, prediction: Tensor) -> Tensor:
         """The teacher's predictions in the student's dtype.
 

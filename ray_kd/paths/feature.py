@@ -19,7 +19,22 @@ from ray_kd.random_streams import forked
 
 
 class FeaturePath(Path):
-    """A path with one loss for each stage it attaches to, student stage i against teacher stage i."""
+    """A path with one loss for each stage it attaches to, student stage i against teacher stage i.
+
+    Example:
+        >>> from ray_kd.plugin import FeaturePath, PathOptions, create_path, register_path
+        >>> class ExampleOptions(PathOptions):
+        ...     pass
+        >>> @register_path("example_stages")
+        ... class Example(FeaturePath):
+        ...     Options = ExampleOptions
+        ...     def stage_target(self, feature):
+        ...         return feature.mean((1, 2, 3))
+        ...     def stage_loss(self, feature, target, stage):
+        ...         return (feature.mean((1, 2, 3)) - target).pow(2).mean()
+        >>> create_path("example_stages", student_channels=(4, 8), teacher_channels=(8, 16)).keys
+        ('example_stages/stage0', 'example_stages/stage1')
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "detection")
     default_stages: ClassVar[tuple[int, ...] | None] = None

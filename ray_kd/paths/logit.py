@@ -33,14 +33,23 @@ class LogitPath(Path):
     ``standardise`` is logit standardisation (Sun et al., CVPR 2024, arXiv 2403.01427):
     z <- (z - mean) / (std + 1e-7) for each sample, std over K - 1, before the loss. Its source
     publishes it with soft targets of temperature 2 and weight 9.
+
+    Example:
+        >>> from ray_kd.plugin import LogitOptions, LogitPath, create_path, register_path
+        >>> class ExampleOptions(LogitOptions):
+        ...     pass
+        >>> @register_path("example_logits")
+        ... class Example(LogitPath):
+        ...     Options = ExampleOptions
+        ...     def loss(self, student, teacher, batch):
+        ...         return (student - teacher).abs().mean()
+        >>> create_path("example_logits", student_channels=(), teacher_channels=()).keys
+        ('example_logits',)
     """
 
     target_kind: ClassVar[str | None] = "logits"
     target_options: ClassVar[tuple[str, ...] | None] = ()
     Options: ClassVar[type[PathOptions]] = LogitOptions
-
-    def setup(self) -> None:
-        self.refuse_stages("logits")
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
         return {self.label: logits_of(teacher, self.label).detach()}

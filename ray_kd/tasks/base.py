@@ -43,12 +43,21 @@ class Task(ABC):
 
     Example:
         >>> import torch
-        >>> from ray_kd.tasks.classification import Classification
-        >>> task = Classification(Classification.Options(), classes=2)
-        >>> meter, outputs = task.meter(), Outputs(logits=torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-        >>> meter.update(outputs, {"label": torch.tensor([0, 1])}, None)
-        >>> meter.result(add_up=lambda sums: sums, gather=lambda one: [one])["top1"]
-        0.5
+        >>> from ray_kd.plugin import Options, Outputs, Task, register_task
+        >>> class ExampleOptions(Options):
+        ...     pass
+        >>> @register_task("example_task")
+        ... class Example(Task):
+        ...     Options, monitor = ExampleOptions, "hits"
+        ...     def loss(self, outputs, batch):
+        ...         return torch.nn.functional.cross_entropy(outputs.logits, batch["label"])
+        ...     def sums(self, outputs, batch, teacher):
+        ...         hits = outputs.logits.argmax(1) == batch["label"]
+        ...         return {"hits": hits.sum(), "count": torch.tensor(len(hits))}
+        ...     def metrics(self, sums):
+        ...         return {"hits": float(sums["hits"] / sums["count"])}
+        >>> Example(ExampleOptions(), classes=10).chance({"hits": 0.1}) is None
+        True
     """
 
     name: ClassVar[str]

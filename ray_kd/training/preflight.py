@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ray_kd.aggregation import create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
@@ -30,10 +29,10 @@ from ray_kd.models.weights import begin_with
 from ray_kd.outputs import Outputs, as_outputs
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.build import Parts, static_weight
+from ray_kd.training.build import Parts, aggregator_of
 from ray_kd.training.network_checks import Shape, made, naming_module, try_forward
 from ray_kd.training.object_records import Own
-from ray_kd.training.probing import looking
+from ray_kd.training.probing import training_mode
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext, resolve_precision
 
@@ -130,11 +129,7 @@ def _build(spec: RunSpec, known: Widths, shape: ImageShape | None) -> None:
         make = partial(create_path, options, student_channels=student, teacher_channels=widths)
         paths.append(made(f"path '{options.label or options.component_name}'", make))
     with naming_module(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
-        aggregator = create_aggregator(
-            spec.aggregation,
-            names=[name for path in paths for name in path.keys],
-            weights={path.label: static_weight(path) for path in paths},
-        )
+        aggregator = aggregator_of(spec.aggregation, paths, spec.seed)
     between_features = [path.label for path in paths if isinstance(path, FeaturePath) and path.stages]
     if aggregator.tensor == "logits" and between_features:
         raise UserError(
@@ -273,24 +268,25 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
         if not targets.get(path.label):
             raise UserError(f"path '{path.label}' got no target from its teacher.")
     mixed = torch.autocast(context.device.type, dtype=dtype, enabled=dtype != torch.float32)
-    with looking(parts.student, parts.paths), mixed:
+    with training_mode(parts.student, parts.paths), mixed:
         with naming_module(parts.student, "student: its forward pass fails on the first batch"):
             outputs = cast(Outputs, parts.student(batch["image"]))
         with naming_module(parts.student, "task: its loss fails on the first batch"):
             parts.task.loss(outputs, batch)
         for path in paths:
             with naming_module(path, f"path '{path.label}': it fails on the first batch"):
-                _follow(path, outputs, targets[path.label], batch, parts.student)
+                require_gradients(path, path(outputs, targets[path.label], batch), parts.student)
 
 
-def _follow(
-    path: Path,
-    outputs: Outputs,
-    target: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
-    student: nn.Module,
-) -> None:
-    losses = path(outputs, target, batch)
+def require_gradients(path: Path, losses: Mapping[str, Tensor], student: nn.Module) -> None:
+    """Whether a path's losses are all there, and send a gradient to the student and to all it trains itself.
+
+    Args:
+        losses: of a batch, by name, with their graph, which is kept.
+
+    Raises:
+        UserError: names the path, and the loss or the parameter.
+    """
     missing = [key for key in path.keys if key not in losses]
     if missing:
         raise UserError(

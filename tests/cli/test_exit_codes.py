@@ -14,6 +14,7 @@ from tests.cluster.faults import full_disk
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_cpus")
 def test_a_sweep_whose_trials_all_fail_says_so(cli: Cli, sweep_file: Path, tmp_path: Path) -> None:
     """The teacher fails too: whom it would have taught is blocked."""
     storage = tmp_path / "results"

@@ -29,8 +29,6 @@ from ray_kd.training.verify import verify
 from tests.cluster.faults import REPOSITORY, Command, wait_for
 from tests.helpers import TINY, TINY_SCENES
 
-pytestmark = pytest.mark.ray
-
 VIEWS = 40
 RUN: dict[str, Any] = {
     **TINY,
@@ -55,6 +53,8 @@ def actors(command: Command) -> list[psutil.Process]:
     return [process for process in command.left() if "TeacherActor" in " ".join(process.cmdline())]
 
 
+@pytest.mark.ray
+@pytest.mark.exhaustive
 def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_path: Path) -> None:
     file, storage = tmp_path / "run.yaml", tmp_path / "results"
     file.write_text(yaml.safe_dump(RUN))
@@ -90,6 +90,7 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
     assert all(one.ok for one in verify(context.store, identity, context))
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("two_cpus")
 def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path: Path) -> None:
     cells: dict[str, Any] = {
@@ -133,6 +134,7 @@ def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_targets_are_stored(tmp_path: Path) -> None:
     file, storage = tmp_path / "run.yaml", tmp_path / "results"
     file.write_text(yaml.safe_dump({**RUN, "paths": ["hint"], "training": {"epochs": 2, "batch_size": 30}}))

@@ -63,7 +63,8 @@ class DistributionHead(Head):
         ends = [0.0, *(reach * stride for stride in strides[:-1]), torch.inf]
         count = [height * width for height, width in level_sizes]
         limits = torch.tensor([*pairwise(ends)], device=device)
-        self.limits = limits.repeat_interleave(torch.tensor(count, device=device), 0)
+        each = torch.tensor(count, device=device)
+        self.limits = limits.repeat_interleave(each, 0, output_size=sum(count))  # said, for the meta device
         half = (reach * self.strides / 2).unsqueeze(1).expand(-1, 4)
         if image_size is None:
             image_size = (level_sizes[0][0] * strides[0], level_sizes[0][1] * strides[0])
