@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -12,6 +13,22 @@ from ray_kd.config.options import ModelOptions, Options
 from ray_kd.outputs import Outputs
 
 State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LibraryCall:
+    """How a library builds the same network without ray-kd: whoever has the weights can load them there.
+
+    Attributes:
+        function: its full name, torchvision.models.get_model.
+        arguments: what it is called with, by name; JSON. ``config``, a mapping, becomes a configuration of
+            transformers.
+        channels: of an image, where the first convolution is another than the library's; None: it is not.
+    """
+
+    function: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    channels: int | None = None
 
 
 class StagedModel(nn.Module):
@@ -65,6 +82,14 @@ class StagedModel(nn.Module):
         if neck is not None:
             image = neck(image)
         return Outputs(tuple(features), self.head(image.mean(dim=(2, 3))))
+
+    def raw(self, image: Tensor) -> Outputs:
+        """The tensors alone, as an exported student gives them: no head that reads them, no suppression."""
+        return self(image)
+
+    def library_call(self) -> LibraryCall | None:
+        """How to build this network, under these names of weights, without ray-kd; None: nobody else does."""
+        return None
 
     def published(self, weights: str) -> Callable[[], State]:
         """How to get the published weights of that name; nothing is fetched before it is called.

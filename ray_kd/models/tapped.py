@@ -108,6 +108,9 @@ class TappedModel(StagedModel):
         """What the network gives, its features aside."""
         return as_outputs(self.net(image), self.where)
 
+    def raw(self, image: Tensor) -> Outputs:
+        return self.predict(image)
+
     def as_map(self, index: int, feature: Any) -> Tensor:
         """What a tap handed on as a feature map (N, C, H, W)."""
         dims = len(self.tap_layouts[index]) if self.tap_layouts else 4
@@ -239,11 +242,12 @@ def last_linear(net: nn.Module) -> tuple[str, ...]:
     return tuple(names[-1:])
 
 
-def adapt_stem(net: nn.Module, channels: int) -> None:
-    """Give the first convolution the number of channels that images have, its weights drawn anew."""
+def adapt_stem(net: nn.Module, channels: int) -> bool:
+    """Give the first convolution the number of channels that images have, its weights drawn anew; whether it
+    had another."""
     name, first = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
     if first.in_channels == channels:
-        return
+        return False
     new = nn.Conv2d(
         channels,
         first.out_channels,
@@ -255,3 +259,4 @@ def adapt_stem(net: nn.Module, channels: int) -> None:
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     parent, _, last = name.rpartition(".")
     setattr(net.get_submodule(parent), last, new)
+    return True

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import MODELS
-from ray_kd.models.base import State
+from ray_kd.models.base import LibraryCall, State
 from ray_kd.models.tapped import TappedModel, adapt_stem, last_linear
 from ray_kd.models.taps import Layout, TapOptions, TappedOptions
 from ray_kd.models.weights import torchvision_weights
@@ -68,9 +68,11 @@ class TorchvisionClassifier(TappedModel):
     def __init__(self, options: TorchvisionOptions, classes: int, channels: int) -> None:
         arch = options.arch
         net = build(arch, classifiers(), {"num_classes": classes, **options.arguments}, "model torchvision")
-        adapt_stem(net, channels)
+        adapted = adapt_stem(net, channels)
         super().__init__(net, default_taps(arch) if options.taps is None else options.taps, f"model {arch}")
         self.arch = arch
+        arguments = {"name": arch, "weights": None, "num_classes": classes, **options.arguments}
+        self._call = LibraryCall("torchvision.models.get_model", arguments, channels if adapted else None)
         self.last_layers = last_linear(net)
         self.measure(channels, int(options.arguments.get("image_size", 224)))
 
@@ -101,6 +103,9 @@ class TorchvisionClassifier(TappedModel):
             side = round((found.shape[1] - 1) ** 0.5)
             return found[:, 1:].transpose(1, 2).unflatten(2, (side, side))
         return found
+
+    def library_call(self) -> LibraryCall:
+        return self._call
 
     def published(self, weights: str) -> Callable[[], State]:
         return torchvision_weights(self.arch, weights, "model torchvision")
