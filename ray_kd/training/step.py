@@ -156,7 +156,8 @@ def _undecayed(trained: Sequence[nn.Parameter], module: nn.Module | None) -> set
     for part in () if module is None else module.modules():
         named = getattr(part, "no_weight_decay", None)
         if callable(named):
-            found |= {part.get_parameter(name) for name in named()}
+            own, names = dict(part.named_parameters()), named()
+            found |= {own[name] for name in names if name in own}  # timm names tokens that some lack
     return found
 
 

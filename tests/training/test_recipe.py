@@ -68,7 +68,7 @@ def test_biases_norms_and_what_a_network_names_do_not_decay() -> None:
             self.layers = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
 
         def no_weight_decay(self) -> set[str]:  # as networks of timm have it
-            return {"position"}
+            return {"position", "dist_token"}  # the second is not there
 
     wrapped = nn.ModuleDict({"student": Net()})
     trained = list(wrapped.parameters())
