@@ -14,18 +14,18 @@ from ray_kd.config.errors import UserError, nearest
 from ray_kd.models.base import StagedModel
 from ray_kd.models.compiled import MARK, is_compiled, uncompiled
 from ray_kd.models.taps import (
-    WORDS,
     Described,
-    Layout,
     Shape,
+    Size,
     Tap,
     TapOptions,
     Watch,
+    grid_of,
     layout_of,
     sizes_of,
     undecided,
 )
-from ray_kd.outputs import Outputs, as_outputs
+from ray_kd.outputs import WORDS, Layout, Outputs, as_map, as_outputs
 
 LOOKED = 2
 """Images in the batch that a network is looked at with."""
@@ -45,9 +45,6 @@ class TappedModel(StagedModel):
     Attributes:
         described: what ``measure`` found out about each tap.
     """
-
-    layouts: tuple[Layout, ...] = ("NCHW",)
-    """Layouts that ``as_map`` brings to feature maps."""
 
     def __init__(self, net: nn.Module, taps: Sequence[str | TapOptions], where: str) -> None:
         super().__init__()
@@ -74,7 +71,8 @@ class TappedModel(StagedModel):
         if self.taps:
             features = self._handed_on()
             if not watch.raw:
-                features = [self.as_map(place, feature) for place, feature in enumerate(features)]
+                size = (image.shape[2], image.shape[3])
+                features = [self.as_map(place, feature, size) for place, feature in enumerate(features)]
                 watch.clear()
             outputs.features = tuple(features)
         return outputs
@@ -108,22 +106,33 @@ class TappedModel(StagedModel):
         """What the network gives, its features aside."""
         return as_outputs(self.net(image), self.where)
 
-    def as_map(self, place: int, feature: Any) -> Tensor:
-        """What a tap handed on as a feature map (N, C, H, W)."""
-        dims = 4 if not self.described else len(self.described[place].layout)
-        if not isinstance(feature, Tensor) or feature.dim() != dims:
+    def as_map(self, place: int, feature: Any, image: Size) -> Tensor:
+        """What a tap handed on, for images of a height and width, as a feature map (N, C, H, W)."""
+        known = self.described[place] if self.described else None
+        layout: Layout = known.layout if known is not None else "NCHW"
+        if not isinstance(feature, Tensor) or feature.dim() != len(layout):
             shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise UserError(
-                f"{self.where}: module '{self.taps[place]}' gives {shape}, expected {WORDS['NCHW']}."
+                f"{self.where}: module '{self.taps[place]}' gives {shape}, expected {WORDS[layout]}."
             )
-        return feature
+        if known is None or len(layout) == 4:
+            return as_map(feature, layout)
+        tokens = feature.shape[layout.index("L")]
+        grid = known.grid_of(tokens - known.prefix, image)
+        if grid is None:
+            raise UserError(
+                f"{self.where}: module '{self.taps[place]}' gives {tokens} tokens for an image of "
+                f"{image[0]} x {image[1]}, {known.prefix} before the others, which fill no grid; it is "
+                f"{known.grid[0]} x {known.grid[1]} for {known.image[0]} x {known.image[1]}."
+            )
+        return as_map(feature, layout, known.prefix, grid)
 
-    def measure(self, channels: int, size: int) -> Outputs:
+    def measure(self, channels: int, size: int | Size) -> Outputs:
         """Look at the network with blank images, without memory, on the meta device: describe its taps.
 
         Args:
             channels: of an image.
-            size: its height and width; no number of channels depends on it.
+            size: its height and width, or its side; no number of channels depends on it.
 
         Returns:
             The outputs, on the meta device.
@@ -132,12 +141,12 @@ class TappedModel(StagedModel):
             UserError: a tap took no part, is called more than once, or gives no feature map.
         """
         modes = [(part, part.training) for part in self.modules()]
-        watch = self._watch
+        watch, sides = self._watch, (size, size) if isinstance(size, int) else size
         self.eval()
         watch.raw = True
         try:
             with torch.no_grad(), uncompiled(self):
-                image = torch.empty(LOOKED, channels, size, size, device="meta")
+                image = torch.empty(LOOKED, channels, *sides, device="meta")
                 try:
                     outputs = self._look(image)
                 except (NotImplementedError, RuntimeError):
@@ -149,18 +158,18 @@ class TappedModel(StagedModel):
                 shapes = self._shapes(outputs)
                 changed = watch.changed()
                 larger: dict[int, Shape | None] = {}
-                if undecided(list(shapes.values()), LOOKED):
-                    larger = self._larger(image.new_zeros(LOOKED, channels, 2 * size, 3 * size))
+                if undecided(list(shapes.values()), tuple(image.shape)):
+                    larger = self._larger(image.new_zeros(LOOKED, channels, 2 * sides[0], 3 * sides[1]))
         finally:
             watch.raw = watch.on = False
             watch.clear()
             for part, was_training in modes:
                 part.training = was_training
         self.described = tuple(
-            self._describe(place, shape, larger.get(place)) for place, shape in shapes.items()
+            self._describe(place, shape, larger.get(place), sides) for place, shape in shapes.items()
         )
         self.stage_channels = tuple(tap.channels for tap in self.described)
-        trained = self._changed_in_training(channels, size)
+        trained = self._changed_in_training(channels, sides)
         for hook in self._hooks:
             hook.kept = {False: hook.place not in changed, True: hook.place not in trained}
         return outputs
@@ -187,7 +196,7 @@ class TappedModel(StagedModel):
         except Exception:
             return self._shapes(None)
 
-    def _changed_in_training(self, channels: int, size: int) -> set[int]:
+    def _changed_in_training(self, channels: int, size: Size) -> set[int]:
         """The taps whose tensors are changed in place while the network trains; all, where nothing tells.
 
         Asked of a copy without memory, so that neither statistics nor streams of the network notice.
@@ -203,30 +212,62 @@ class TappedModel(StagedModel):
             with torch.random.fork_rng(devices=[]), torch.no_grad(), uncompiled(self):
                 twin = copy.deepcopy(self, bare)
                 twin._watch.raw = True
-                twin.train()(torch.empty(LOOKED, channels, size, size, device="meta"))
+                twin.train()(torch.empty(LOOKED, channels, *size, device="meta"))
         except Exception:
             return every
         return twin._watch.changed()
 
-    def _describe(self, place: int, shape: Shape | None, larger: Shape | None) -> Described:
-        tap = self.taps[place] if self.taps else None
-        what = f"module '{tap}'" if tap is not None else f"features[{place}] of its Outputs"
-        layout = None if shape is None else layout_of(shape, LOOKED, larger, self.known_layout())
-        if shape is None or layout not in self.layouts:
-            gives = "no tensor" if shape is None else f"{shape} for {LOOKED} images"
-            told = f", which is {WORDS[layout]}" if layout else ""
-            if shape is not None and len(shape) == 4 and layout is None and shape[0] == LOOKED:
-                told = ", and nothing tells which of these are the channels: say another image_size"
-            raise UserError(f"{self.where}: {what} gives {gives}{told}; expected {WORDS['NCHW']}.")
-        count, grid = sizes_of(shape, layout)
-        module, call = ("", 0) if tap is None else (tap.module, tap.call or 0)
-        return Described(module, call, layout, count, grid)
+    def _describe(self, place: int, shape: Shape | None, larger: Shape | None, image: Size) -> Described:
+        tap = self.taps[place] if self.taps else TapOptions(module="")
+        what = f"module '{tap}'" if self.taps else f"features[{place}] of its Outputs"
+        if shape is None:
+            raise UserError(f"{self.where}: {what} gives no tensor; expected {WORDS['NCHW']}, or tokens.")
+        layout = layout_of(shape, (LOOKED, 0, *image), larger, self.known_layout())
+        if tap.layout is not None and len(shape) == len(tap.layout) and shape[0] == LOOKED:
+            layout = tap.layout
+        gives = f"{self.where}: {what} gives {shape} for {LOOKED} images"
+        if layout is None or tap.layout not in (None, layout):
+            told = f" of {image[0]} x {image[1]}, which is not {tap.layout}"
+            if tap.layout is None:
+                unknown = len(shape) == 4 and shape[0] == LOOKED
+                told = ", and nothing tells which of these are the channels: say layout" if unknown else ""
+            raise UserError(f"{gives}{told}; expected {WORDS['NCHW']}.")
+        if not self.taps and layout != "NCHW":
+            raise UserError(
+                f"{gives}, which is {WORDS[layout]}; expected {WORDS['NCHW']}: ray_kd.as_map(feature, "
+                f"'{layout}') makes one."
+            )
+        channels, grid = sizes_of(shape, layout)
+        prefix = 0
+        if grid is None:
+            axis = layout.index("L")
+            most = None if larger is None else larger[axis]
+            found = grid_of(shape[axis], image, most, tap, self.known_prefix(), self.known_stride(place))
+            if found is None:
+                raise UserError(
+                    f"{gives} of {image[0]} x {image[1]}, which is {WORDS[layout]}, and it is not clear "
+                    f"which tokens form a grid: say how many come before it, {{module: {tap.module}, "
+                    f"prefix: 1}}, or its rows and columns, {{module: {tap.module}, grid: [4, 4]}}."
+                )
+            prefix, grid = found
+        fixed = tap.grid is not None
+        return Described(tap.module, tap.call or 0, layout, channels, prefix, grid, image, fixed)
 
     def known_layout(self) -> Layout | None:
         """What the network says of its features: timm's have ``output_fmt`` if they are not (N, C, H, W)."""
         told = getattr(self.net, "output_fmt", None)
         told = getattr(told, "value", told)
         return told if told in WORDS else None
+
+    def known_prefix(self) -> int | None:
+        """How many tokens come before those of the grid, as the network says: timm's have
+        ``num_prefix_tokens``."""
+        told = getattr(self.net, "num_prefix_tokens", None)
+        return told if isinstance(told, int) else None
+
+    def known_stride(self, place: int) -> int | None:
+        """How many of an image's rows and columns a token of a tap stands for, as the network says."""
+        return None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own."""

@@ -144,6 +144,8 @@ def _asked(
     if given is not None and not isinstance(found, Outputs):
         model = TappedModel(given, (), where)
         model.stage_channels = ()
+        if outputs.features:
+            model.measure(images[1], (images[2], images[3]))
     return (None if given is None else model), outputs
 
 
