@@ -16,7 +16,7 @@ from ray_kd.analysis.run_files import parse_spec
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
-from ray_kd.models.create import draw_model
+from ray_kd.models.create import draw_model, fitting
 from ray_kd.models.weights import fit_weights, read_weights
 from ray_kd.outputs import Outputs
 from ray_kd.tasks.segmentation import upsampled
@@ -123,8 +123,7 @@ def _spec(trials: pd.DataFrame, root: Folder, cell: str, seed: int) -> tuple[str
 
 def _student(spec: RunSpec, identity: str, data: Dataset, root: Folder) -> torch.nn.Module:
     """The student of a run as it was exported."""
-    size = {"classes": data.classes_of(spec.task.component_name), "channels": data.channels}
-    model = draw_model(spec.student, **size, seed=spec.seed)
+    model = draw_model(spec.student, **fitting(spec.student, spec, data), seed=spec.seed)
     place = f"runs/{identity}/best.safetensors"
     content = root.read(place)
     if content is None:

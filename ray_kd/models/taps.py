@@ -236,7 +236,8 @@ def grid_of(
     else:
         told = [set() if prefix is None else {prefix}]
         if stride is not None:
-            told.append({tokens - math.prod(f(s / stride) for s in image) for f in (math.floor, math.ceil)})
+            cells = [math.prod(f(side / stride) for side in image) for f in (math.ceil, math.floor)]
+            told.append(next(({tokens - count} for count in cells if count <= tokens), set()))
         if larger is not None and larger != tokens:  # six times the cells, and as many tokens before them
             told.append({tokens - (larger - tokens) // 5} if (larger - tokens) % 5 == 0 else set())
     fit = [{first for first in firsts if _grid(tokens - first, image)} for firsts in told]

@@ -18,7 +18,8 @@ from ray_kd.data.base import Dataset
 from ray_kd.data.create import as_trained
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
-from ray_kd.models.base import stage_channels
+from ray_kd.models.base import StagedModel, stage_channels
+from ray_kd.models.create import fitting
 from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path, create_path
@@ -65,7 +66,7 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     device = context.device
     dataset = as_trained(spec, own.dataset or cache.dataset(spec.dataset, device))
     task, views = create_task(spec, dataset), create_views(spec, dataset)
-    student = _student(spec, own, task, dataset)
+    student = _student(spec, own, dataset)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     require_live(spec, own)
     # A teacher whose answers are stored stays off the device: its frozen parts and its widths are read.
@@ -77,6 +78,8 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
         for name in spec.needed_teachers()
     }
     paths = build_paths(spec, student, teachers)
+    if isinstance(student, StagedModel):
+        student.predict_extra({name for path in paths for name in path.reads})
     networks = {"student": student, **{name: teacher.model for name, teacher in teachers.items()}}
     _look_at_features(networks, paths, dataset)
     modules = nn.ModuleList(paths)
@@ -148,11 +151,11 @@ def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeach
     return paths
 
 
-def _student(spec: RunSpec, own: Own, task: Task, dataset: Dataset) -> nn.Module:
+def _student(spec: RunSpec, own: Own, dataset: Dataset) -> nn.Module:
     # A network may have a length (or, compiled, refuse to have one): only None is none.
     if own.student is not None:
         return own.student
-    return create_model(spec.student, classes=task.classes, channels=dataset.channels, seed=spec.seed)
+    return create_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
 
 
 def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], dataset: Dataset) -> None:

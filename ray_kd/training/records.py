@@ -20,6 +20,8 @@ from ray_kd.storage import Store, tell_once, whole_lines, whole_summary
 from ray_kd.storage.store import json_line
 from ray_kd.version import __version__
 
+LIBRARIES = ("ray", "timm", "transformers")
+"""Packages whose version is kept where a run loaded them."""
 OBJECTS = "objects.json"
 """What objects and code of the user's a run is made of; see ``training.objects``."""
 BESIDE = "fresh"
@@ -166,13 +168,13 @@ def _epoch_of(entry: dict[str, Any]) -> int | None:
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """What a run ran on: versions, commit, device."""
-    ray = sys.modules.get("ray")
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in LIBRARIES}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "ray_kd": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "ray": getattr(ray, "__version__", None),
+        **{name: version for name, version in loaded.items() if version is not None or name == "ray"},
         "device": str(device),
         "device_name": name,
         "precision": precision,
