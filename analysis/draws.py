@@ -9,6 +9,7 @@ draws.png too. A strategy is called better or worse only where every draw says s
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python looks in its folder alone
+
+from analysis.script import run, script_parser
 from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
 from ray_kd.analysis.headline import DASH, number
 from ray_kd.analysis.pipeline import only_sweep
@@ -24,7 +28,6 @@ from ray_kd.analysis.plot_style import GREY, WIDTH, Picture, legend_below, rende
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.script import run, script_parser
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import markdown
 

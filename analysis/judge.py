@@ -1,22 +1,27 @@
-"""Records -> verdict: is a strategy as good as the best of the others, and do its weights say the truth?
+"""Records -> verdict: is a strategy as good as the best other, and do its weights show what helps?
 
     python analysis/judge.py results --sweep judge_utility
     python analysis/judge.py results --sweep judge_utility --out docs/results/utility
 
 Prints the judgement and writes judgement.md and its figures. The comparator is chosen on validation; the
-test difference has paired one-sided 95 % bounds, and a margin of 1 point. See ray_kd/analysis/judgement.py.
+test difference has paired one-sided 95 % bounds, and a margin of 1 point. See judgement.py.
 """
 
 from __future__ import annotations
 
-from ray_kd.analysis.judgement import judge
-from ray_kd.analysis.judgement_report import report
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python looks in its folder alone
+
+from analysis.judgement import judge
+from analysis.judgement_report import report
+from analysis.plot_judgement import judgement_pictures
+from analysis.script import end, run, script_parser
 from ray_kd.analysis.pipeline import only_sweep
-from ray_kd.analysis.plot_judgement import judgement_pictures
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.script import end, run, script_parser
 
 
 def main() -> None:

@@ -11,9 +11,14 @@ Works while trials still train. Then, with pandas or any other reader of Parquet
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python looks in its folder alone
+
+from analysis.script import run, script_parser
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.script import run, script_parser
 from ray_kd.analysis.tables import write_tables
 
 

@@ -28,7 +28,7 @@ from ray_kd.data.batches import Batches
 from ray_kd.data.order import epoch_order
 from ray_kd.models import create_model
 from ray_kd.training.build import Parts, build, step_key
-from ray_kd.training.objects import Own
+from ray_kd.training.object_records import Own
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext, local_context
 from ray_kd.training.schedule import learning_rate

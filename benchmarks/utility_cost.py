@@ -24,7 +24,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.models import create_model
 from ray_kd.training.build import build, step_key
-from ray_kd.training.objects import Own
+from ray_kd.training.object_records import Own
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import local_context
 from ray_kd.training.step import Step

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 TINY = 1e-7
-"""Keeps ratios of areas finite for boxes without any."""
+"""Keeps ratios of areas finite for boxes of area 0."""
 
 
 def area(boxes: Tensor) -> Tensor:
-    """Areas (...,) of boxes (..., 4); 0 for a box whose sides are turned over."""
+    """Areas (...,) of boxes (..., 4); 0 for a box with x2 < x1 or y2 < y1."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)
 
 

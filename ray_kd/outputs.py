@@ -1,4 +1,4 @@
-"""Outputs: what a student or a teacher says about a batch."""
+"""Outputs: what a student or a teacher returns for a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ray_kd.config.errors import UserError
 
 IGNORE = 255
-"""The class of a pixel that nobody labelled; no loss and no metric reads it."""
+"""The class of an unlabelled pixel; every loss and metric ignores it."""
 Layout = Literal["NCHW", "NHWC", "NLC", "NCL"]
 WORDS: dict[str, str] = {
     "NCHW": "a feature map (N, C, H, W)",
@@ -22,25 +22,25 @@ WORDS: dict[str, str] = {
 
 
 def main_class(label: Tensor) -> Tensor:
-    """Classes (N,) of labels that are classes (N,) or, where views mix samples, shares of them (N, K): the
-    class with the largest share."""
+    """Classes (N,) of labels: the labels (N,) themselves or, where views mix samples and labels are shares of
+    classes (N, K), the class with the largest share."""
     return label if label.dim() == 1 else label.argmax(dim=1)
 
 
 class DetectionHead(Protocol):
-    """What a detector knows about its own answers, beside the tensors in ``Outputs``.
+    """How to read a detector's predictions, beside the tensors in ``Outputs``.
 
-    A position is a place (and, where there are several, an anchor) that the detector answers for; L
-    of them over all levels, shallow to deep, row by row. Boxes are (x1, y1, x2, y2) in pixels.
+    A detector predicts at L positions over all levels, shallow to deep, row by row; a position is a point
+    or, where a point has several anchors, one of them. Boxes are (x1, y1, x2, y2) in pixels.
     """
 
     level_sizes: tuple[tuple[int, int], ...]
     """Height and width of each level, in the order of ``Outputs.features``."""
     priors: Tensor
-    """The box (L, 4) that each position starts from: its anchor, or a square around its place."""
+    """The prior box (L, 4) of each position: its anchor, or a square around its point."""
 
     def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Mapping[str, tuple[Tensor, Tensor]]:
-        """The loss's terms by name, each a sum and the count that it is to be divided by, of this batch."""
+        """The terms of the loss by name, each as this batch's sum and the count to divide it by."""
         ...
 
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
@@ -48,7 +48,7 @@ class DetectionHead(Protocol):
         ...
 
     def detections(self, outputs: Outputs) -> dict[str, Tensor]:
-        """boxes (N, M, 4), scores (N, M), labels (N, M), best first; label -1 where there is none."""
+        """boxes (N, M, 4), scores (N, M), labels (N, M), best first; label -1 is padding."""
         ...
 
     def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
@@ -56,21 +56,21 @@ class DetectionHead(Protocol):
         ...
 
     def boxes(self, outputs: Outputs) -> Tensor:
-        """The boxes (N, L, 4) that all positions answer with, differentiable."""
+        """The boxes (N, L, 4) that all positions predict, differentiable."""
         ...
 
 
 @dataclass
 class Outputs:
-    """What a network returns for a batch; the one vocabulary that paths, tasks and models share.
+    """What a network returns for a batch; paths, tasks and models all read it.
 
     Attributes:
         features: the feature map after each stage, shallow to deep, each (N, C, H, W); a detector's are
             its pyramid's levels.
         logits: untempered scores: (N, K) for classification, (N, K, H, W) for segmentation, at the
             network's own resolution, (N, L, K) for dense detection.
-        extra: whatever else a task's model gives, by name, rows are samples (a detector's regression).
-        head: of detectors: how to read the tensors above.
+        extra: other tensors by name, such as a detector's regression; rows are samples.
+        head: how to read a detector's tensors; None for other networks.
     """
 
     features: tuple[Tensor, ...] = ()
@@ -89,7 +89,7 @@ class Outputs:
 
 
 LOGITS = ("out", "logits")
-"""Keys under which networks that return a mapping have their scores."""
+"""Keys of the logits in a mapping that a network returns."""
 
 
 def as_outputs(found: Any, where: str) -> Outputs:
@@ -101,7 +101,7 @@ def as_outputs(found: Any, where: str) -> Outputs:
     with different channels, as timm's ``features_only`` gives).
 
     Raises:
-        UserError: anything else, such as a tuple of several tensors: nobody knows which are the logits.
+        UserError: anything else, such as a tuple of several tensors: it is unknown which are the logits.
     """
     if isinstance(found, Outputs):
         return found

@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     ["config", "version"],
-    ["storage", "outputs", "streams", "boxes"],
+    ["storage", "outputs", "random_streams", "boxes"],
     ["models", "data", "paths", "aggregation"],
     ["tasks", "teacher"],
     ["targets"],
@@ -141,7 +141,9 @@ def test_no_files_import_one_another_but_those_named_here() -> None:
         pytest.fail(f"a circle: {' -> '.join(error.args[1])}")
 
 
-def test_the_scripts_of_analysis_need_no_cluster() -> None:
+def test_the_scripts_of_analysis_need_no_cluster_and_the_package_needs_no_script() -> None:
+    for file in FILES:
+        assert not [name for name in imports(file) if name.partition(".")[0] == "analysis"], file
     for file in (ROOT / "analysis").glob("*.py"):
         assert not [name for name in imports(file) if name.startswith(("ray.", "ray_kd.cluster"))], file
 

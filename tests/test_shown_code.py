@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ray_kd.aggregation import Aggregator
-from ray_kd.aggregation.torchjd_base import TorchjdAggregator
+from ray_kd.aggregation.torchjd_methods import TorchjdAggregator
 from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 

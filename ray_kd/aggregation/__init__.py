@@ -1,4 +1,4 @@
-"""How the losses of several paths become one update: one file for each method."""
+"""How the losses of several paths become one update: a file for each method, one for torchjd's."""
 
 from ray_kd.aggregation.base import Aggregator
 from ray_kd.aggregation.create import create_aggregator

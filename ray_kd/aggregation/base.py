@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ray_kd.aggregation.update import Update
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import AggregatorOptions
-from ray_kd.streams import generator
+from ray_kd.random_streams import generator
 
 if TYPE_CHECKING:
     from ray_kd.aggregation.gradients import Gradients

@@ -20,7 +20,7 @@ UNDEFINED = "undefined"
 _MINUS = "\N{MINUS SIGN}"
 
 
-def across_answer(across: Across) -> str:
+def across_headline(across: Across) -> str:
     """Who ranks best, and how far it goes, in plain words."""
     best = across.best
     if best is None:
@@ -123,13 +123,13 @@ def across_terminal(across: Across) -> Group:
     for standing, entries in across_rows(across):
         table.add_row(*map(Text, entries), style="bold" if standing is across.best else "")
     listed = [Text(f"· {note}", style="dim") for note in across_notes(across)]
-    return Group(Text(across_answer(across)), Text(), table, Text(), *listed)
+    return Group(Text(across_headline(across)), Text(), table, Text(), *listed)
 
 
 def across_markdown(across: Across) -> str:
     """The answer, the table and its notes as Markdown; the best mean rank is bold."""
     heads = [heading.strip().replace("\n", "<br>") for heading in across_headings(across)]
-    lines = [names.markdown(across_answer(across)), "", _pipes(heads)]
+    lines = [names.markdown(across_headline(across)), "", _pipes(heads)]
     lines.append(_pipes(["---", *["---:"] * (len(heads) - 1)]))
     for standing, given in across_rows(across):
         entries = [names.markdown(entry) for entry in given]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.headline import DASH, answer, notes, number, p_value
+from ray_kd.analysis.headline import DASH, headline, notes, number, p_value
 from ray_kd.config import names
 from ray_kd.config.ending import STATES
 
@@ -96,7 +96,7 @@ def _seconds(seconds: float) -> str:
 def terminal(comparison: Comparison) -> Group:
     """The answer, the table and its notes, for a terminal of 80 columns or more."""
     listed = [Text(f"· {note}", style="dim") for note in notes(comparison)]
-    return Group(Text(answer(comparison)), Text(), terminal_table(comparison), Text(), *listed)
+    return Group(Text(headline(comparison)), Text(), terminal_table(comparison), Text(), *listed)
 
 
 def terminal_table(comparison: Comparison) -> Table:
@@ -127,7 +127,7 @@ def terminal_table(comparison: Comparison) -> Table:
 def markdown(comparison: Comparison) -> str:
     """The answer, the table and its notes as Markdown; the best mean is bold."""
     heads = [heading.strip().replace("\n", "<br>") for heading in headings(comparison)]
-    lines = [names.markdown(answer(comparison))]
+    lines = [names.markdown(headline(comparison))]
     for title, group in sections(comparison):
         lines += ["", f"**{title}**"] if title else []
         lines += ["", _pipes(heads), _pipes(["---", *["---:"] * (len(heads) - 1)])]

@@ -13,7 +13,7 @@ DASH = "\N{EN DASH}"
 """Stands where there is no value."""
 
 
-def answer(comparison: Comparison) -> str:
+def headline(comparison: Comparison) -> str:
     """One paragraph: which strategy was best, whether that is significant, and what limits the answer."""
     return " ".join([_best(comparison), *_others(comparison), *_limits(comparison)])
 
@@ -26,12 +26,12 @@ def number(comparison: Comparison, value: float, sign: bool = False) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def said(value: object) -> str:
+def option_text(value: object) -> str:
     """An option's value in a sentence: no brackets, no quotes, no None."""
     if isinstance(value, (list, tuple)):
-        return "/".join(map(said, value)) or "none"
+        return "/".join(map(option_text, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {said(entry)}" for key, entry in value.items()) or "none"
+        return ", ".join(f"{key} {option_text(entry)}" for key, entry in value.items()) or "none"
     if value is None:
         return "none"
     return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -1,107 +1,157 @@
-"""All of the analysis of one sweep, in one call."""
+"""The whole analysis of one sweep, or chosen parts of it, in one call."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Group
 
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.comparison import Comparison
-from ray_kd.analysis.plot_style import Picture, left_out
-from ray_kd.analysis.plots import write_pictures
+from ray_kd.analysis.plot_style import Picture, left_out, style
+from ray_kd.analysis.plots import draw_plots, write_pictures, write_plots
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records, sweep_names
 from ray_kd.analysis.report import report_html, tasks_report_html
-from ray_kd.analysis.sweep_results import SweepResults, draw_findings, findings, shown_table, write_findings
+from ray_kd.analysis.sweep_results import SweepResults, sweep_results, terminal_tables, write_comparison
 from ray_kd.analysis.tables import write_tables
-from ray_kd.config.errors import UserError
+from ray_kd.config.errors import UserError, unknown
+
+PARTS = ("tables", "comparison", "plots", "report", "pictures")
+"""What ``analyze`` can write, by the name that ``only`` has for it."""
+DEFAULT = PARTS[:-1]
+"""What it writes unless told otherwise: ``pictures`` runs the networks, and only for dense tasks."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Analysis:
-    """What ``analyze`` found and wrote."""
+    """What ``analyze`` read and wrote."""
 
     sweep: str
     records: Records
-    findings: SweepResults
-    """The statistics, task by task."""
-    answer: str
-    """The result in plain words."""
-    table: Group
-    """The answer, the tables and their notes, to print with rich."""
-    files: dict[str, str]
-    """Name relative to the output folder -> full path: tables, plots, ``report.html``. Where there are
-    several tasks, each has a folder of its own for what is its own."""
-    left_out: tuple[str, ...] = ()
-    """A sentence for each figure that could not be drawn; all else is written."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Name relative to the output folder -> full path: tables, plots, ``report.html``. With several tasks,
+    each has a folder for its own files."""
+    left_out: list[str] = field(default_factory=list)
+    """A sentence for each figure that could not be drawn; everything else is written."""
+
+    @cached_property
+    def results(self) -> SweepResults:
+        """The statistics, task by task."""
+        return sweep_results(self.records)
+
+    @property
+    def headline(self) -> str:
+        """One paragraph: which strategy is best, and how sure that is."""
+        return self.results.headline
+
+    @property
+    def table(self) -> Group:
+        """Headline, tables and notes, to print with rich."""
+        return terminal_tables(self.results)
 
     @property
     def comparison(self) -> Comparison:
         """The comparison of the first task; most sweeps have one."""
-        return next(iter(self.findings.comparisons.values()))
+        return next(iter(self.results.comparisons.values()))
 
     @property
     def across(self) -> Across | None:
-        """What several tasks say together; None where there is one."""
-        return self.findings.across
+        """The comparison across tasks; None where there is one task."""
+        return self.results.across
 
 
-def analyze(storage: str | Path, sweep: str | None = None, out: str | Path | None = None) -> Analysis:
-    """Read a sweep's records, live or finished; write Parquet, table, plots and report.
+def analyze(
+    storage: str | Path,
+    sweep: str | None = None,
+    out: str | Path | None = None,
+    only: str | Iterable[str] | None = None,
+    strategy: str | None = None,
+    images: int = 4,
+) -> Analysis:
+    """Read the records of a sweep, live or finished; write tables, comparison, plots and report.
 
-    A sweep over several tasks gets a table and figures for each, and a table and a figure across them.
+    A sweep over several tasks gets tables and figures for each, and a table and a figure across them.
 
     Args:
         storage: directory or URI that holds ``runs/`` and ``sweeps/``.
         sweep: name of the sweep; may be left out where the storage holds one only.
         out: where to write; default ``<storage>/sweeps/<sweep>``.
+        only: which of ``PARTS`` to write, as names or as one text with commas; default: all but ``pictures``.
+        strategy, images: of ``pictures``: whose student it shows (default: the one with the best mean), and
+            on how many test images.
 
     Raises:
-        UserError: no such storage or sweep, several sweeps and none named, or ``out`` cannot be written.
+        UserError: no such storage, sweep or part; several sweeps and none named; ``out`` cannot be written;
+            ``pictures`` of a sweep without dense tasks, or without the weights of its students.
     """
+    chosen = parts(only)
     root = Folder.open(storage)
     sweep = only_sweep(root) if sweep is None else sweep
-    records = read_records(root, sweep)
-    found = findings(records)
+    found = Analysis(sweep, read_records(root, sweep))
     folder = Folder.open(out) if out is not None else root.sub(f"sweeps/{sweep}")
-    files = {
-        f"tables/{name}.parquet": path for name, path in write_tables(records, folder.sub("tables")).items()
-    }
-    files.update(write_findings(found, folder))
-    pictures = draw_findings(found)
-    files.update(write_figures(found, pictures, folder, "plots/"))
-    page = _report(records, found, pictures, root, str(storage))
-    files["report.html"] = folder.write("report.html", page)
-    troubles = tuple(left_out(picture for drawn in pictures.values() for picture in drawn))
-    return Analysis(sweep, records, found, found.answer, shown_table(found), files, troubles)
+    if "tables" in chosen:
+        written = write_tables(found.records, folder.sub("tables"))
+        found.files.update({f"tables/{name}.parquet": path for name, path in written.items()})
+    if "comparison" in chosen:
+        found.files.update(write_comparison(found.results, folder))
+    if chosen & {"plots", "report"}:
+        drawn = draw_plots(found.results)
+        found.left_out.extend(left_out(picture for pictures in drawn.values() for picture in pictures))
+        if "plots" in chosen:
+            found.files.update(write_plots(found.results, drawn, folder))
+        if "report" in chosen:
+            page = _report(found, drawn, root, str(storage))
+            found.files["report.html"] = folder.write("report.html", page)
+    if "pictures" in chosen:
+        pictures = _predictions(found, root, strategy, images)
+        written = write_pictures(pictures, folder.sub("plots"))
+        found.files.update({f"plots/{name}": path for name, path in written.items()})
+    return found
 
 
-def write_figures(
-    found: SweepResults, pictures: dict[str, list[Picture]], out: str | Path | Folder, below: str = ""
-) -> dict[str, str]:
-    """Write the figures of each task and those across tasks into ``below``; returns the path of each file.
+def parts(only: str | Iterable[str] | None) -> set[str]:
+    """The chosen parts of an analysis; the default ones for None.
 
     Raises:
-        UserError: ``out`` cannot be written.
+        UserError: an unknown part; names the nearest.
     """
-    folder, files = Folder.open(out), {}
-    for task, drawn in pictures.items():
-        place = f"{found.folders.get(task, '')}{below}"
-        written = write_pictures(drawn, folder.sub(place.rstrip("/")) if place else folder)
-        files.update({f"{place}{name}": path for name, path in written.items()})
-    return files
+    listed = DEFAULT if only is None else [only] if isinstance(only, str) else only
+    chosen = {name.strip() for text in listed for name in text.split(",")}
+    for name in sorted(chosen.difference(PARTS)):
+        raise unknown("part", name, PARTS, where="only")
+    return chosen
 
 
-def _report(
-    records: Records, found: SweepResults, pictures: dict[str, list[Picture]], root: Folder, storage: str
-) -> str:
+def _report(found: Analysis, drawn: dict[str, list[Picture]], root: Folder, storage: str) -> str:
     if found.across is None:
-        ((task, comparison),) = found.comparisons.items()
-        return report_html(records, comparison, pictures[task], root, storage)
-    parts = {task: (part, pictures[task]) for task, part in found.parts.items()}
-    return tasks_report_html(records, found.across, parts, pictures[""], root, storage)
+        ((task, comparison),) = found.results.comparisons.items()
+        return report_html(found.records, comparison, drawn[task], root, storage)
+    own = {task: (part, drawn[task]) for task, part in found.results.parts.items()}
+    return tasks_report_html(found.records, found.across, own, drawn[""], root, storage)
+
+
+def _predictions(found: Analysis, root: Folder, strategy: str | None, images: int) -> list[Picture]:
+    """A figure for each dense task: what teacher, student alone and distilled student predict."""
+    from ray_kd.analysis.plot_predictions import predictions_picture  # these two import PyTorch
+    from ray_kd.analysis.predictions import DENSE, predict
+
+    dense = [task for task in found.results.comparisons if task in DENSE]
+    if not dense:
+        raise UserError(
+            f"only pictures: sweep '{found.sweep}' has no task of {' or '.join(DENSE)}, whose predictions "
+            "can be drawn."
+        )
+    pictures = []
+    for task in dense:
+        comparison, records = found.results.comparisons[task], found.results.parts[task]
+        predictions = predict(records, comparison, root, strategy, images)
+        with style():
+            pictures.append(predictions_picture(predictions))
+    return pictures
 
 
 def only_sweep(storage: str | Path | Folder) -> str:

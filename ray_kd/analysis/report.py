@@ -9,10 +9,10 @@ from html import escape
 import pandas as pd
 
 from ray_kd.analysis.across import Across
-from ray_kd.analysis.across_table import across_answer, across_headings, across_notes, across_rows
+from ray_kd.analysis.across_table import across_headings, across_headline, across_notes, across_rows
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import headings, sections
-from ray_kd.analysis.headline import answer, notes, said
+from ray_kd.analysis.headline import headline, notes, option_text
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import ENVIRONMENT, Records
@@ -30,11 +30,11 @@ def report_html(
         storage: what the user calls the storage, for the commands.
     """
     sections = [
-        *_findings(records, comparison, pictures, root),
+        *_result(records, comparison, pictures, root),
         *_origin(records, comparison.plan.name, storage),
     ]
     question = _question(records.trials, comparison)
-    return _page(comparison.plan.name, question, answer(comparison), sections)
+    return _page(comparison.plan.name, question, headline(comparison), sections)
 
 
 def tasks_report_html(
@@ -60,13 +60,13 @@ def tasks_report_html(
     ]
     for gap in across.gaps:
         own, drawn = parts[gap.task]
-        sections += _findings(own, gap.comparison, drawn, root, f"{gap.task.capitalize()}: ")
+        sections += _result(own, gap.comparison, drawn, root, f"{gap.task.capitalize()}: ")
     sections += _origin(records, across.name, storage)
     question = f"Which strategy is best over {len(across.gaps)} tasks?"
-    return _page(across.name, question, across_answer(across), sections)
+    return _page(across.name, question, across_headline(across), sections)
 
 
-def _findings(
+def _result(
     records: Records, comparison: Comparison, pictures: Sequence[Picture], root: Folder, lead: str = ""
 ) -> list[str]:
     """The table, its figures, and how they came about; ``lead`` opens every title."""
@@ -91,7 +91,7 @@ def _page(name: str, question: str, found: str, sections: Sequence[str]) -> str:
         title=escape(f"{name}: {question}"),
         name=escape(name),
         question=escape(question),
-        answer=escape(found),
+        headline=escape(found),
         sections="\n".join(sections),
     )
 
@@ -208,7 +208,9 @@ def _datasets(trials: pd.DataFrame, root: Folder) -> list[str]:
     for identity in trials.drop_duplicates("cell")["identity"]:
         options = dict(section(parse_spec(root.text(f"runs/{identity}/spec.yaml")), "dataset"))
         name = options.pop("name", None)
-        listed = ", ".join(f"{key} {said(value)}" for key, value in options.items() if value is not None)
+        listed = ", ".join(
+            f"{key} {option_text(value)}" for key, value in options.items() if value is not None
+        )
         if name:
             found[f"{name} ({listed})" if listed else str(name)] = None
     return list(found)

@@ -14,7 +14,7 @@ main { max-width: 60rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 header p.name { margin: 0; color: var(--soft); letter-spacing: .04em; }
 h1 { font-size: 1.65rem; line-height: 1.25; margin: .2rem 0 1rem; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .8rem; }
-p.answer { font-size: 1.1rem; margin: 0; padding: .9rem 1.1rem; background: var(--panel);
+p.headline { font-size: 1.1rem; margin: 0; padding: .9rem 1.1rem; background: var(--panel);
   border-left: 4px solid var(--accent); border-radius: 0 6px 6px 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .93rem; font-variant-numeric: tabular-nums; }
@@ -59,7 +59,7 @@ PAGE = (
 <header>
 <p class="name">ray-kd · sweep {name}</p>
 <h1>{question}</h1>
-<p class="answer">{answer}</p>
+<p class="headline">{headline}</p>
 </header>
 {sections}
 </main>

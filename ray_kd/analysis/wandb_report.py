@@ -6,7 +6,7 @@ from typing import Any
 
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import markdown
-from ray_kd.analysis.headline import answer
+from ray_kd.analysis.headline import headline
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
 from ray_kd.analysis.run_files import parse_spec
@@ -84,7 +84,7 @@ def compose(records: Records, comparison: Comparison, root: Folder, entity: str)
         entity=entity,
         project=project,
         title=wandb_name(f"{name}: which strategy makes the student best?"),
-        description=answer(comparison),
+        description=headline(comparison),
         blocks=blocks,
         width="fluid",
     )

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ray_kd.cli.common import say_left_out, shown
+from ray_kd.config.errors import UserError
 
 Storage = Annotated[str, typer.Argument(help="The storage folder.")]
 SweepName = Annotated[
@@ -18,22 +19,59 @@ Out = Annotated[
 ]
 
 
-def analyze(storage: Storage = "results", sweep: SweepName = None, out: Out = None) -> None:
+def analyze(
+    storage: Storage = "results",
+    sweep: SweepName = None,
+    out: Out = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="PARTS", help="Which parts, joined by commas; see above.", show_default=False
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            "--strategy", help="Of pictures: whose student; default: the best mean.", show_default=False
+        ),
+    ] = None,
+    images: Annotated[
+        int | None,
+        typer.Option("--images", min=1, help="Of pictures: how many; default: 4.", show_default=False),
+    ] = None,
+) -> None:
     """Turn records into tables, statistics, plots and a report.
 
-    Works while a sweep runs. Writes trials, epochs and paths as Parquet, the
-    comparison as Markdown and CSV, plots as PNG and SVG, and report.html.
+    Works while a sweep runs. Writes the first four of these parts, or those
+    that --only names:
+      tables       tables/trials.parquet, epochs.parquet and paths.parquet;
+                   a second
+      comparison   table.md and table.csv, and prints the table; a second
+      plots        plots/: comparison, weight and loss of every path, as PNG
+                   and SVG; some seconds
+      report       report.html with the table and the plots; some seconds
+      pictures     plots/predictions_TASK: masks or boxes that teacher, student
+                   alone and distilled student predict, from their weights;
+                   segmentation and detection only; a minute at most
 
     Examples:
       ray-kd analyze
       ray-kd analyze results --sweep digits --out paper/
+      ray-kd analyze results --only comparison,plots
+      ray-kd analyze results --only pictures --strategy utility --images 6
     """
     from rich.console import Console
 
     from ray_kd import analysis
+    from ray_kd.analysis.pipeline import parts
 
-    found = analysis.analyze(storage, sweep, out)
-    Console().print(found.table)
+    chosen = parts(only or None)
+    for option, value in (("--strategy", strategy), ("--images", images)):
+        if value is not None and "pictures" not in chosen:
+            raise UserError(f"{option} {value}: it is an option of pictures; add --only pictures.")
+    found = analysis.analyze(storage, sweep, out, chosen, strategy, images or 4)
+    if "comparison" in chosen:
+        Console().print(found.table)
     for path in sorted(found.files.values()):
         print(shown(path))
     say_left_out(found.left_out)
@@ -51,7 +89,7 @@ def report(
         typer.Option("--entity", help="With --wandb: the user or team that owns it.", show_default=False),
     ] = None,
 ) -> None:
-    """Do the same, and only say where the HTML report lies.
+    """Do the same as analyze, but print only the path of the HTML report.
 
     The report is one self-contained file: send it to anybody.
 
@@ -68,7 +106,7 @@ def report(
         from ray_kd.analysis.reader import Folder
         from ray_kd.analysis.wandb_report import save_report
 
-        for task, comparison in found.findings.comparisons.items():
-            part = found.findings.parts[task]
+        for task, comparison in found.results.comparisons.items():
+            part = found.results.parts[task]
             print(save_report(part, comparison, Folder.open(storage), entity))
     say_left_out(found.left_out)

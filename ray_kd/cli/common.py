@@ -30,7 +30,7 @@ AddressOption = Annotated[
 
 
 def shown(path: str | Path) -> str:
-    """A path as short as it can be."""
+    """A path, relative to the current folder if it lies below."""
     text = str(path)
     try:
         relative = os.path.relpath(text)
@@ -46,7 +46,7 @@ def typed(verb: str, *arguments: str, **options: str | None) -> str:
 
 
 def say_left_out(sentences: Iterable[str]) -> None:
-    """Say which figures could not be drawn; the command then ends with exit code 1."""
+    """Print which figures could not be drawn; the command then ends with exit code 1."""
     told = [print(f"ray-kd: {sentence}", file=sys.stderr) for sentence in sentences]
     if told:
         raise typer.Exit(1)

@@ -10,7 +10,7 @@ def demo(storage: StorageOption = None, address: AddressOption = None) -> None:
     """Compare nine ways to distil, on real handwritten digits.
 
     A teacher, 50 trials, then a table, plots and a report: minutes on two CPU cores, no questions, no
-    network. A second run finds everything done.
+    network. A second run finds all trials finished.
 
     Examples:
       ray-kd demo

@@ -21,7 +21,8 @@ def doctor(
     address: AddressOption = None,
     storage: StorageOption = None,
     run: Annotated[
-        str | None, typer.Option("--run", help="With --address: probe for this run.", show_default=False)
+        str | None,
+        typer.Option("--run", help="With --address: check for this run.", show_default=False),
     ] = None,
     data: Annotated[
         str | None,
@@ -34,13 +35,13 @@ def doctor(
         typer.Option("--scan", metavar="RUN.yaml", help="Read this run's whole dataset.", show_default=False),
     ] = None,
 ) -> None:
-    """What this machine or cluster has, and what to do about the rest.
+    """Check this machine or a cluster, and say how to fix what is missing.
 
-    With --address, every node is probed as before a sweep: storage, dataset,
-    versions. With --data, a few seconds of reading and of training say which
-    one waits for the other. With --scan, every file of a dataset is read once,
-    and a table says what in it would stop a run, and what one should know.
-    Exit code 1 when something is missing, or would stop a run.
+    With --address, every node is checked as before a sweep: storage, dataset,
+    versions. With --data, reading and training are measured for a few seconds,
+    to say which one waits for the other. With --scan, every file of a dataset
+    is read once, and a table lists what would stop a run and what to look at.
+    Exit code 1: something is missing, or would stop a run.
 
     Examples:
       ray-kd doctor
@@ -54,7 +55,7 @@ def doctor(
         from ray_kd.config.errors import UserError
 
         if data is not None or address is not None:
-            raise UserError("doctor: --scan goes with neither --data nor --address; give one of them.")
+            raise UserError("doctor: --scan cannot be combined with --data or --address; give one of them.")
 
         scan_dataset(scan)
         return
@@ -100,7 +101,7 @@ def _torch() -> list[bool]:
         _say(
             bool(gpus) or None,
             f"GPUs: {', '.join(gpus) or 'none'}",
-            "Runs train on the CPU in float32; with a GPU, mixed precision is used by itself.",
+            "Runs train on the CPU in float32. On a GPU they use mixed precision by default.",
         ),
     ]
     try:
@@ -119,7 +120,7 @@ def _ray() -> bool:
     try:
         return _say(True, f"ray {importlib.metadata.version('ray')}")
     except importlib.metadata.PackageNotFoundError:
-        remedy = "'ray-kd train' works without it, sweeps do not: 'make setup' installs it."
+        remedy = "'ray-kd train' works without Ray, sweeps need it: 'make setup' installs it."
         return _say(False, "ray is not installed", remedy)
 
 
@@ -151,7 +152,7 @@ def _storage(storage: str) -> bool:
 
 
 def _speed(file: str, storage: str | None) -> None:
-    """Measure reading and training, and say which one waits, and what to do about it."""
+    """Measure reading and training, and say which one waits and how to speed it up."""
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.preflight import check_run
     from ray_kd.training.run_context import local_context
@@ -165,7 +166,7 @@ def _speed(file: str, storage: str | None) -> None:
     print(f"model alone   {speed.model:>10,.0f} images/s   one worker on {speed.device}, teachers counted in")
     print(f"together      {speed.together:>10,.0f} images/s   at most")
     if speed.waits == "loader":
-        _say(True, "the model does not wait for data: faster loading would change little")
+        _say(True, "the model does not wait for data: faster loading would gain little")
     else:
         share = 1 - speed.together / speed.model
         _say(None, f"the model waits for data {share:.0%} of the time", _faster(speed, spec))
@@ -174,20 +175,20 @@ def _speed(file: str, storage: str | None) -> None:
 
 def _faster(speed: Speed, spec: RunSpec) -> str:
     if speed.in_memory:
-        return f"views: '{spec.views.component_name}' takes the time; choose a cheaper one, or fewer options."
+        return f"views: '{spec.views.component_name}' takes most time; choose cheaper views or fewer options."
     cores, workers = os.cpu_count() or 1, spec.resources.workers
     room = max(1, cores // workers - 1)
     advice = f"resources.loaders={min(speed.wanted, room)} (and resources.cpus, on a cluster)"
     if speed.wanted <= room:
         return f"{advice} would keep it busy."
     return (
-        f"{speed.wanted} loaders would keep it busy, and {cores} cores have room for {room} for each of "
-        f"{workers} worker(s): {advice}; then smaller files (resize them once), or cheaper views."
+        f"{speed.wanted} loaders would keep it busy, but {cores} cores have room for {room} for each of "
+        f"{workers} worker(s). Set {advice}; then use smaller files (resize them once) or cheaper views."
     )
 
 
 def _shared_memory(speed: Speed) -> None:
-    """Batches travel through shared memory, which containers often keep small."""
+    """Check shared memory, which batches are passed through and which is often small in containers."""
     if not speed.processes or speed.in_memory or not os.path.isdir("/dev/shm"):
         return
     from ray_kd.data.loading import AHEAD
@@ -196,7 +197,7 @@ def _shared_memory(speed: Speed) -> None:
     _say(
         free > need or None,
         f"shared memory: {free / 2**20:,.0f} MiB free, batches ahead take at most {need / 2**20:,.0f}",
-        "Give the container more (--shm-size), or set resources.loaders lower.",
+        "Give the container more (--shm-size), or lower resources.loaders.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The entry point: verbs, and what the user sees when something is wrong."""
+"""The entry point: the verbs, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ VERBS: list[tuple[str, Callable[..., None]]] = [
 
 
 def laid_out(text: str | None) -> str:
-    """A help text whose paragraphs with indented lines, its examples, keep their lines."""
+    """A help text for Typer; paragraphs with indented lines (examples) keep their line breaks."""
     paragraphs = inspect.cleandoc(text or "").split("\n\n")
     return "\n\n".join(f"\b\n{part}" if "\n  " in part else part for part in paragraphs)
 
 
 def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb, its Ctrl-C met with a word; Typer would end without any."""
+    """The verb, with a message on Ctrl-C; Typer itself would print none."""
 
     @functools.wraps(verb)
     def run(*arguments: Any, **options: Any) -> None:
@@ -65,7 +65,7 @@ def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
             verb(*arguments, **options)
         except KeyboardInterrupt as error:
             why = str(error) or "stopped"
-            print(f"\nray-kd: {why}; the same command goes on from here.", file=sys.stderr)
+            print(f"\nray-kd: {why}; the same command resumes from here.", file=sys.stderr)
             raise typer.Exit(130) from None
 
     return run
@@ -86,15 +86,15 @@ for name, verb in VERBS:
 def main(arguments: list[str] | None = None) -> None:
     """Run ``ray-kd``.
 
-    It exits 0 when all is finished, 1 when something failed, 2 for a user's mistake, 3 when something is
-    unfinished because the machine failed (run it again), 130 on Ctrl-C.
+    Exit codes: 0: all finished; 1: something failed; 2: a user's mistake; 3: something is unfinished after a
+    fault of the machine (run the command again); 130: Ctrl-C.
     """
     try:
         app(arguments)
     except Exception as error:
         fault = environment_fault(error)
         if fault is not None:
-            print(f"ray-kd: {fault} Unfinished: the same command goes on from here.", file=sys.stderr)
+            print(f"ray-kd: {fault} Unfinished: the same command resumes from here.", file=sys.stderr)
             sys.exit(3)
         if isinstance(error, UserError):
             print(f"ray-kd: {error}", file=sys.stderr)

@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 def precompute(
     file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="A run or a sweep file.")],
     overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what it comes to, compute nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print sizes and times, compute nothing.")] = False,
     storage: StorageOption = None,
     address: AddressOption = None,
 ) -> None:
-    """Store the teacher's answers, so that no trial has to ask it again.
+    """Compute the teacher's targets once and store them for all trials.
 
-    For each sample and each of views.count views the targets of all paths of
-    the run, or of the whole sweep, are computed once by a pool of teachers.
-    What is there already is kept; Ctrl-C is safe: the same command goes on.
+    A pool of teachers computes the targets of all paths of the run or sweep,
+    for each sample under each of views.count views. Targets that are stored
+    are not computed again; after Ctrl-C the same command resumes.
 
     Examples:
       ray-kd precompute sweeps/runs/digits.yaml views.count=20 --plan
       ray-kd precompute sweeps/runs/digits.yaml views.count=20
       ray-kd precompute sweeps/digits.yaml base.targets.precision=float32
 
-    Runs read them with targets=stored; what they find missing they compute.
+    Runs with targets=stored read them, and compute those that are missing.
     """
     from rich.console import Console
 
@@ -70,13 +70,13 @@ def precompute(
 
 def verify(
     store: Annotated[str, typer.Argument(metavar="STORE", help="A folder below targets/ of a storage.")],
-    samples: Annotated[int, typer.Option(help="Rows of each group that are computed again.")] = 64,
+    samples: Annotated[int, typer.Option(help="How many rows of each group to compute again.")] = 64,
 ) -> None:
     """Compare stored targets with the live teacher, and check every shard.
 
-    A random sample of rows is computed again by the live teacher. The largest
-    difference of each path is shown beside what its precision allows; it fails
-    where one is larger, or where the teacher, the views or a shard changed.
+    The live teacher computes a random sample of rows again. The table shows
+    each path's largest difference and the one that its precision allows. The
+    command fails if it is larger, or if teacher, views or a shard changed.
 
     Examples:
       ray-kd verify results/targets/7ac21c7f7e4100c1
@@ -107,12 +107,12 @@ def verify(
     if broken:
         raise UserError(
             f"verify: {', '.join(broken)}: stored and live targets differ by more than the stored precision "
-            "allows. Delete the folder; the next run computes its targets anew."
+            "allows. Delete the folder; the next run computes its targets again."
         )
 
 
 def read_specs(file: str, overrides: tuple[str, ...], storage: str | None) -> tuple[list[RunSpec], str]:
-    """The runs of a run or sweep file, with stored targets whatever the file says, and its name.
+    """The runs of a run or sweep file, with ``targets.source=stored`` set, and its name.
 
     Raises:
         UserError: as RunSpec.load and SweepSpec.load.

@@ -1,4 +1,4 @@
-"""ray-kd doctor --scan: what reading a whole dataset once finds."""
+"""ray-kd doctor --scan: read a whole dataset once and list its problems."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import typer
 from ray_kd.cli.common import shown
 
 if TYPE_CHECKING:
-    from ray_kd.data.scan import Found
+    from ray_kd.data.scan import ScanResult
 
 NAMED = 10
-"""Messages that are shown in full."""
+"""How many messages are shown in full."""
 
 EXAMPLE = 28
-"""Letters of a path in the table: its end."""
+"""Characters of a path's end that the table shows."""
 
 
 def scan_dataset(file: str) -> None:
-    """Read a run's dataset, print what was found; exit code 1 where a run would stop."""
+    """Read a run's dataset and print what was found; exit code 1 if a run would stop on it."""
     from ray_kd.config.errors import UserError
     from ray_kd.config.registry import DATASETS
     from ray_kd.config.spec import RunSpec
-    from ray_kd.data.scan import Found, default_readers, parts, scan
+    from ray_kd.data.scan import ScanResult, checked_splits, default_readers, scan
 
     spec = RunSpec.load(file)
-    budget = getattr(spec.dataset, "teacher_options", None)  # of labels; it hides samples
+    budget = getattr(spec.dataset, "teacher_options", None)  # without a label budget: it hides samples
     whole = budget() if budget is not None else {}
     try:
         dataset = DATASETS.get(spec.dataset.component_name)(spec.dataset.model_copy(update=whole))
     except UserError as error:
         print(f"ray-kd: {error}", file=sys.stderr)
-        print("ray-kd: nothing was read: correct this first, and scan again.", file=sys.stderr)
+        print("ray-kd: no sample was read: correct this first, then scan again.", file=sys.stderr)
         raise typer.Exit(1) from error
     task = spec.task.component_name
-    splits, classes = parts(dataset), dataset.classes_of(task)
-    found, show = Found(splits, classes), Progress()
-    looked = scan(splits, classes, default_readers(splits), task)
+    splits, classes = checked_splits(dataset), dataset.classes_of(task)
+    found, show = ScanResult(splits, classes), Progress()
+    looked = scan(splits, default_readers(splits), task)
     stopped = False
     try:
         for some in looked:
@@ -60,7 +60,7 @@ def scan_dataset(file: str) -> None:
 
 
 class Progress:
-    """How far a scan is: one line that renews itself on a terminal, else a line now and then."""
+    """Progress of a scan: one line that is redrawn on a terminal, else a line every five seconds."""
 
     def __init__(self) -> None:
         self.terminal, self._begin, self._last = sys.stderr.isatty(), time.monotonic(), time.monotonic()
@@ -81,7 +81,7 @@ class Progress:
             print(f"\r{'':<78}\r", end="", file=sys.stderr, flush=True)
 
 
-def _print(name: str, found: Found) -> None:
+def _print(name: str, found: ScanResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -112,10 +112,10 @@ def _print(name: str, found: Found) -> None:
     if len(found.problems) > NAMED:
         console.print(f"\n{len(found.problems) - NAMED:,} more like these.")
     if not found.problems and found.read == found.total:
-        console.print("\nok      nothing in it stops a run")
+        console.print("\nok      no sample stops a run")
 
 
-def _sizes(found: Found, split: str) -> str:
+def _sizes(found: ScanResult, split: str) -> str:
     """The smallest and the largest image of a split, by area."""
     sizes = sorted(found.sizes[split], key=lambda size: (size[0] * size[1], size))
     if not sizes:
@@ -125,6 +125,6 @@ def _sizes(found: Found, split: str) -> str:
 
 
 def _short(example: str) -> str:
-    """The end of a path, or of each of a pair."""
+    """The end of a path, or of both paths of a pair."""
     sides = [shown(side) for side in example.split(" = ")]
     return "\n= ".join(side if len(side) <= EXAMPLE else f"...{side[3 - EXAMPLE :]}" for side in sides)

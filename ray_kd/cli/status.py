@@ -15,11 +15,11 @@ def status(
         str | None, typer.Option("--sweep", help="Which sweep; default: the only one.", show_default=False)
     ] = None,
 ) -> None:
-    """Where the trials of a sweep stand.
+    """Show the state of a sweep's trials.
 
-    A row for each cell, while the sweep runs or after it; below, each failed
-    trial with its reason and where its traceback lies, and the reasons of
-    trials that are blocked (their teacher failed) or unfinished.
+    Prints a row for each cell, while the sweep runs or after it; below, each
+    failed trial with its reason and the path of its traceback, and the reasons
+    of trials that are blocked (their teacher failed) or unfinished.
 
     Examples:
       ray-kd status
@@ -54,4 +54,4 @@ def status(
         for row in rest.itertuples():
             print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
     if (trials["status"] == Ending.UNFINISHED.value).any():
-        print("The command that began it goes on with what is unfinished.")
+        print("The command that started the sweep trains the unfinished trials.")

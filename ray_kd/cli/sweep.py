@@ -13,17 +13,17 @@ from ray_kd.config.errors import UserError
 def sweep(
     file: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="A sweep file.")],
     overrides: Overrides = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what it comes to, run nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print the trials, run nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,
     address: AddressOption = None,
     storage: StorageOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
 ) -> None:
-    """Train what a comparison still lacks, then print its table.
+    """Train the missing trials of a comparison, then print its table.
 
-    Trials run side by side with Ray Tune. Ctrl-C is safe: the same command
-    goes on, and repeats no finished trial. Exit code 1: a trial failed or has
-    no teacher; 3: trials are unfinished, since the storage failed them.
+    Trials run in parallel with Ray Tune. After Ctrl-C the same command resumes
+    and repeats no finished trial. Exit code 1: a trial failed or has no
+    teacher; 3: trials are unfinished after a fault of the storage.
 
     Examples:
       ray-kd sweep sweeps/digits.yaml --plan
@@ -34,7 +34,7 @@ def sweep(
       ray-kd sweep sweeps/digits.yaml --address auto --storage s3://bucket/kd
     """
     if trials and not plan:
-        raise UserError("--trials prints a row for each trial of a plan: use it with --plan.")
+        raise UserError("--trials prints a row for each trial of a plan; use it with --plan.")
     if plan:
         from rich.console import Console
 
@@ -56,11 +56,11 @@ def compare(
     retry: str,
     retry_failed: bool = False,
 ) -> None:
-    """Run a sweep, analyse it, and say where everything lies and what to type next.
+    """Run a sweep, analyse it, and print where its files are and the next command.
 
     Args:
-        again: the command that goes on with what is unfinished.
-        retry: the command that trains failed trials anew.
+        again: the command that trains unfinished trials.
+        retry: the command that trains failed trials again.
     """
     from rich.console import Console
 
@@ -71,7 +71,7 @@ def compare(
     quiet()
     result = run_sweep(file, *overrides, address=address, storage=storage, retry_failed=retry_failed)
     if result.exit_code == 3:
-        print(f"next: {again}     (goes on with the {result.unfinished} unfinished trials)")
+        print(f"next: {again}     (trains the {result.unfinished} unfinished trials)")
     if not result.complete:
         raise typer.Exit(result.exit_code)
     found = analyze(result.storage, result.name)
@@ -80,6 +80,6 @@ def compare(
     print(f"  open {shown(f'{result.storage}/sweeps/{result.name}/report.html')}")
     if result.exit_code:
         lost = f"{result.failed + result.blocked} of {result.total} trials failed or have no teacher"
-        print(f"{lost}. Mend what the reasons above say, then: {retry}")
+        print(f"{lost}. Fix the reasons above, then run: {retry}")
         raise typer.Exit(result.exit_code)
     say_left_out(found.left_out)

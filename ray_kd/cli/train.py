@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.run_context import RunContext
 
-GOES_ON = "the same command goes on from here"
-AGAIN = "with --fresh it starts over again; without, a run that had finished is found, and another goes on"
+RESUMES = "the same command resumes from here"
+FRESH_AGAIN = (
+    "with --fresh the run starts over again; without, it resumes, or a run that had finished is shown"
+)
 
 
 def train(
@@ -30,12 +32,12 @@ def train(
     ] = None,
     storage: StorageOption = None,
     address: AddressOption = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even where it ended.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, even if the run has ended.")] = False,
 ) -> None:
-    """Train one student, and its teachers where they are missing.
+    """Train one student, and first its teachers that are not trained yet.
 
-    A run that ended is found and shown, not trained again; one that was
-    interrupted goes on from its last state, to the same numbers.
+    A run that has ended is shown and not trained again. A run that was
+    interrupted resumes from its last state and ends with the same numbers.
 
     Examples:
       ray-kd train sweeps/runs/digits.yaml
@@ -46,16 +48,16 @@ def train(
     """
     from ray_kd.config.spec import RunSpec
     from ray_kd.training.distill import distill
-    from ray_kd.training.longer import longer_notes
+    from ray_kd.training.other_lengths import length_notes
 
     extra = [f"storage={storage}"] if storage else []
     extra += [f"resources.workers={workers}"] if workers is not None else []
     spec = RunSpec.load(file, *(overrides or ()), *extra)
     context = make_setting(spec)
-    for line in longer_notes([spec], context.store):
+    for line in length_notes([spec], context.store):
         print(f"ray-kd: {line}", file=sys.stderr)
     show = Line()
-    with stop_on_signal(context, AGAIN if fresh else GOES_ON):
+    with stop_on_signal(context, FRESH_AGAIN if fresh else RESUMES):
         if spec.resources.workers == 1 and address is None:
             with reading_ahead(spec, context):
                 summary = distill(spec, fresh=fresh, context=context, on_epoch=show)
@@ -65,12 +67,12 @@ def train(
     where = context.store.path(f"runs/{summary['identity']}")
     print(test_figures(summary))
     print(f"records and weights: {shown(where)}")
-    print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other ways to distil)")
+    print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other strategies)")
 
 
 @contextmanager
 def reading_ahead(spec: RunSpec, context: RunContext) -> Iterator[None]:
-    """Within the block a run whose targets are streamed has a Ray that streams them."""
+    """Within the block, Ray streams the targets of a run with ``targets.read: stream``."""
     if not spec.targets.streamed or not spec.active_paths() or spec.resources.loaders == 0:
         yield
         return
@@ -105,10 +107,10 @@ def teacher(
     overrides: Overrides = None,
     storage: StorageOption = None,
 ) -> None:
-    """Train the teachers of a run, or find them trained.
+    """Train the teachers of a run that are not trained yet.
 
-    A teacher is known by everything that makes it: every run and sweep on this
-    storage that needs the same one uses it.
+    A teacher is trained once: all runs and sweeps on this storage whose
+    teacher has the same settings use it.
 
     Examples:
       ray-kd teacher sweeps/runs/digits.yaml
@@ -134,7 +136,7 @@ def teacher(
 
 
 def test_figures(summary: dict[str, Any]) -> str:
-    """The test figures of a run, a row for each: of the last weights, and of those best on validation."""
+    """A table of a run's test metrics: of its last weights, and of those that are best on validation."""
     both = [summary["last"], summary["best"]]
     names = list(dict.fromkeys(name for figures in both for name in figures["test"]))
     rows = [
@@ -149,7 +151,7 @@ def test_figures(summary: dict[str, Any]) -> str:
 
 
 def make_setting(spec: RunSpec) -> RunContext:
-    """This process, tracked where the run asks for it.
+    """The context of a run in this process, with a tracker if the run asks for one.
 
     Raises:
         UserError: the run's parts do not fit together, or W&B is asked for and not installed.
@@ -168,11 +170,11 @@ def make_setting(spec: RunSpec) -> RunContext:
 
 
 @contextmanager
-def stop_on_signal(context: RunContext, then: str = GOES_ON) -> Iterator[None]:
+def stop_on_signal(context: RunContext, then: str = RESUMES) -> Iterator[None]:
     """Ctrl-C saves the state at the next step; a second one ends at once.
 
     Args:
-        then: what the user is told of the next command.
+        then: what the message says about the next command.
     """
 
     def ask(number: int, frame: Any) -> None:
@@ -183,7 +185,7 @@ def stop_on_signal(context: RunContext, then: str = GOES_ON) -> Iterator[None]:
     before = signal.signal(signal.SIGINT, ask)
     try:
         yield
-    except KeyboardInterrupt as error:  # here, since Typer lets none of them through
+    except KeyboardInterrupt as error:  # caught here, since Typer catches it otherwise
         print(f"\nray-kd: {error or 'stopped'}; {then}.", file=sys.stderr)
         raise typer.Exit(130) from error
     finally:
@@ -191,7 +193,7 @@ def stop_on_signal(context: RunContext, then: str = GOES_ON) -> Iterator[None]:
 
 
 class Line:
-    """Progress: one line that renews itself on a terminal, else a line now and then."""
+    """Progress: one line that is redrawn on a terminal, else a line every five seconds."""
 
     def __init__(self) -> None:
         self.terminal, self._last, self._begin = sys.stderr.isatty(), 0.0, time.monotonic()

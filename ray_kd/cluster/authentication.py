@@ -1,8 +1,8 @@
-"""The mode of authentication that Ray works in here: the one of the cluster, which is asked for it.
+"""Set Ray's authentication mode in this process to that of the cluster, which is asked for it.
 
-Both sides must have the same one. A cluster that asks for a token turns away who sends none. One that asks
-for none lets in who sends one, but then cannot reach the driver, takes it for dead, and starts none of its
-actors.
+Both sides must use the same mode. A cluster that asks for a token refuses a driver without one. A cluster
+that asks for none accepts a driver with a token, but then cannot reach it, takes it for dead and starts
+none of its actors.
 Ray reads ``RAY_AUTH_MODE`` when it is imported, and sets it where it starts a cluster itself.
 """
 
@@ -32,26 +32,26 @@ _REMEDY = (
 
 @contextmanager
 def authentication(address: str | None) -> Iterator[None]:
-    """Within the block Ray's mode is the cluster's; a Ray that is started here asks for a token.
+    """Within the block Ray uses the cluster's mode; a Ray that is started here asks for a token.
 
-    A ``RAY_AUTH_MODE`` that the user has set wins, and is there again after the block.
+    A ``RAY_AUTH_MODE`` that the user has set takes precedence, and is restored after the block.
 
     Args:
         address: ``host:port`` of a cluster; None: Ray is started here.
 
     Raises:
-        UserError: the cluster asks for a token and there is none, or not this one, or none may be sent.
+        UserError: the cluster asks for a token, and there is none, a wrong one, or one that may not be sent.
     """
     asked = os.environ.get(AUTH_MODE)
     if asked == TOKEN and TOKEN_IS_RAYS:
         asked = None
     try:
         _use(None)
-        AuthenticationTokenLoader.instance().reset_cache()  # it may be another one since Ray looked
+        AuthenticationTokenLoader.instance().reset_cache()  # the file may have changed since Ray read it
         if address is not None:
             _use(_mode_of(address, asked))
         elif asked is None or asked.lower() == TOKEN:
-            _has_token()  # where there is none, Ray makes one
+            _has_token()  # Ray makes a token where there is none
             _use(TOKEN)
         else:
             _use(asked)
@@ -99,7 +99,7 @@ def _mode_of(address: str, asked: str | None) -> str | None:
 
 
 def _admits(address: str) -> bool:
-    """Whether a cluster answers to who comes in the present mode."""
+    """Whether a cluster accepts a connection in the present mode."""
     try:
         with native_quiet():
             GcsClient(address=address)

@@ -1,4 +1,4 @@
-"""What a trial asks for, and whether these machines can ever give it."""
+"""The resources that a run asks for, and whether these machines can ever provide them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 
 HEAD = "node:__internal_head__"
-"""A resource that the head node of every cluster has 1 of, so no cluster has to be started for us with a
-resource of our own. Shares of it count the drivers of distributed runs without taking a CPU."""
+"""The head node of every cluster has 1 of this resource, so that a cluster needs no resource defined for
+ray-kd. Fractions of it limit how many drivers of distributed runs start, without taking a CPU."""
 
 Bundle = dict[str, float]
 
 
 def worker_bundle(spec: RunSpec) -> Bundle:
-    """What one worker of a run reserves."""
+    """The resources that one worker of a run reserves."""
     bundle = {"CPU": spec.resources.cpus}
     if spec.resources.gpus:
         bundle["GPU"] = spec.resources.gpus
@@ -35,10 +35,10 @@ def slots(spec: RunSpec, nodes: Iterable[Bundle]) -> int:
 
 
 def require_slots(spec: RunSpec, nodes: list[Bundle], where: str) -> int:
-    """How many such runs fit.
+    """How many runs like this one can train at the same time on these nodes.
 
     Raises:
-        UserError: none ever would; says what is asked for and what there is.
+        UserError: not even one can; the message says what is asked for and what the nodes have.
     """
     count = slots(spec, nodes)
     if count:
@@ -54,14 +54,14 @@ def require_slots(spec: RunSpec, nodes: list[Bundle], where: str) -> int:
 
 
 def bundles(spec: RunSpec, total: int) -> tuple[Bundle, ...]:
-    """What a trial reserves with Tune.
+    """The bundles that a run reserves with Tune.
 
-    The driver of a distributed run takes no CPU, or drivers could hold all of them while their workers
-    wait for ever; its share of the head lets no more of them start than there are slots for (``total``).
+    The driver of a distributed run takes no CPU, since drivers could otherwise hold all CPUs while their
+    workers wait for ever. Its fraction of the head resource lets at most ``total`` drivers start.
     """
     return ({HEAD: share(total)},) if spec.resources.workers > 1 else (worker_bundle(spec),)
 
 
 def share(count: int) -> float:
-    """The share of the head that ``count`` drivers take up; a tenth stays free for Ray's own actors."""
+    """The fraction of the head resource for ``count`` drivers; a tenth stays free for Ray's own actors."""
     return max(1e-4, math.floor(9e3 / count) / 1e4)  # Ray counts in steps of 0.0001

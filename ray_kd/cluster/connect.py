@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: the one there is, or one started here."""
+"""Connect to a Ray cluster, or start Ray on this machine."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ PACKAGE = Path(__file__).parents[1]
 def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterator[None]:
     """Join a cluster, or start Ray on this machine; shut down only what was started here.
 
-    A cluster that is joined gets the code of ray-kd and of plug-ins shipped by Ray's runtime environment.
+    Ray's runtime environment ships the code of ray-kd and of plug-ins to a cluster that is joined.
 
     Args:
         address: a cluster's address or ``auto``; default: ``RAY_ADDRESS``, else start Ray here.
         plugins: modules of the user's own that workers must import.
 
     Raises:
-        UserError: nobody answers at the address, the cluster turns us away, or Ray does not start here.
+        UserError: no cluster responds at the address, it refuses the connection, or Ray does not start here.
     """
     if ray.is_initialized():
         if ray.util.client.ray.is_connected():
@@ -53,7 +53,7 @@ def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterat
                 ray.init(address=address, runtime_env=ship(plugins), **options)
         except UserError:
             raise
-        except Exception as error:  # Ray has no type of its own for a start that took too long
+        except Exception as error:  # Ray raises no type of its own when its start takes too long
             ray.shutdown()
             raise (_no_start(error) if address is None else _not_joined(address, error)) from error
         stack.callback(ray.shutdown)
@@ -64,7 +64,7 @@ def _resolve(address: str | None) -> str | None:
     """``host:port`` of the cluster to join; None: Ray is to be started here.
 
     Raises:
-        UserError: ``auto`` finds none, or ray-kd cannot work through such an address.
+        UserError: ``auto`` finds no cluster, or ray-kd cannot work through such an address.
     """
     if not address or address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address
@@ -95,7 +95,7 @@ def ship(plugins: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _require_answer(address: str) -> None:
-    """Fail within seconds where Ray itself would try for a minute."""
+    """Fail within seconds if nothing listens at the address; Ray itself would try for a minute."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():
         raise _no_answer(address, "this is not host:port")
@@ -107,7 +107,7 @@ def _require_answer(address: str) -> None:
 
 def _no_answer(address: str, reason: str) -> UserError:
     return UserError(
-        f"no Ray cluster answers at '{address}' ({reason}). Expected host:port of a head node as "
+        f"no Ray cluster responds at '{address}' ({reason}). Expected host:port of a head node as "
         "'ray start --head' prints it, or 'auto' on a machine of the cluster; leave --address out to "
         "start Ray here."
     )
@@ -147,7 +147,7 @@ def _no_start(error: Exception) -> UserError:
     return UserError(
         f"Ray did not start on this machine ({_reason(error)}). It is given half a minute; the usual reasons "
         "are a machine that is busy with other work, too little memory, or a full /tmp. Look at 'top' and "
-        "'df -h /tmp' and run the same command again, which keeps what is finished; or join a running "
+        "'df -h /tmp' and run the same command again, which trains no finished run again; or join a running "
         "cluster with --address. Ray's logs: /tmp/ray/session_latest/logs."
     )
 

@@ -1,4 +1,4 @@
-"""One Tuner.fit for a whole sweep."""
+"""Train the jobs of a sweep with one ``Tuner.fit``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from rich.console import Console
 
 from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
 from ray_kd.cluster.connect import connect
+from ray_kd.cluster.job_actor import JobActor, JobConfig
 from ray_kd.cluster.precompute import precompute_cluster
 from ray_kd.cluster.probe import all_plugins, check_cluster
 from ray_kd.cluster.progress import Counted, Progress
 from ray_kd.cluster.scheduler import CellScheduler
-from ray_kd.cluster.searcher import PlanSearcher
-from ray_kd.cluster.trial import Assignment, TrialActor
+from ray_kd.cluster.searcher import QueueSearcher
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.targets.compute import same_targets
@@ -36,23 +36,23 @@ from ray_kd.trials.trial_queue import TrialQueue
 
 TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are ours
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # ray-kd writes its own records
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # so is the answer to Ctrl-C
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # and what a sweep resumes from
-    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the trial queue hands out no more than there are places
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # and handles Ctrl-C
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",  # and resumes from its own files
+    "TUNE_MAX_PENDING_TRIALS_PG": "100000",  # the trial queue hands out no more jobs than there are slots
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
 }
 
 COUNT_EVERY = 10.0
-"""Seconds between two counts of the places that the cluster has."""
+"""Seconds between two counts of the cluster's slots."""
 
 
 def execute(
     queue: TrialQueue, address: str | None, screen: Console | None, started: Callable[[], None]
 ) -> None:
-    """Train what the trial queue holds.
+    """Train the jobs of a trial queue.
 
     Args:
         address: a running cluster to join, or None.
@@ -60,13 +60,13 @@ def execute(
         started: called once it is certain that trials can run, before the first one.
 
     Raises:
-        UserError: no machine could hold one of the trials, or a node is not ready.
+        UserError: no machine is large enough for one of the runs, or a node is not ready.
     """
     jobs = queue.jobs.values()
     specs = [job.spec for job in jobs if job.state != "done"] or [job.spec for job in jobs]
     with connect(address, all_plugins(specs)):
         check_cluster(*specs)
-        queue.places = require_room(queue, alive_nodes())
+        queue.slots = require_room(queue, alive_nodes())
         started()
         _store_targets(queue, address, screen)
         if not queue.over:
@@ -74,7 +74,7 @@ def execute(
 
 
 def _store_targets(queue: TrialQueue, address: str | None, screen: Console | None) -> None:
-    """Where trials read stored targets: train their teachers, then compute what all of them lack."""
+    """Where trials read stored targets: train their teachers, then compute all targets that are missing."""
     if not same_targets(_students(queue)):
         return
     queue.teachers_only = True
@@ -91,7 +91,7 @@ def _students(queue: TrialQueue) -> list[RunSpec]:
 
 
 def alive_nodes() -> list[Bundle]:
-    """What each node of the cluster has in all."""
+    """The total resources of each node of the cluster."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
@@ -99,7 +99,7 @@ def require_room(queue: TrialQueue, nodes: list[Bundle]) -> int:
     """How many runs train at the same time, at most.
 
     Raises:
-        UserError: no node could hold one of the runs.
+        UserError: no node is large enough for one of the runs.
     """
     most, seen = 1, set()
     for job in queue.jobs.values():
@@ -114,7 +114,7 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
     sweep = queue.sweep
 
     def configure(job: Job, warm: bool) -> dict[str, Any]:
-        return Assignment(
+        return JobConfig(
             warm=warm,
             identity=job.identity,
             spec=json.dumps(job.spec.to_dict()),
@@ -124,7 +124,7 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
             bundles=bundles(job.spec, max(1, slots(job.spec, alive_nodes()))),
         ).to_config()
 
-    searcher = PlanSearcher(queue, configure)
+    searcher = QueueSearcher(queue, configure)
     scheduler = CellScheduler(queue, searcher.job_of, searcher.on_error)
     folder = tempfile.mkdtemp(prefix="ray-kd-")
     try:
@@ -135,7 +135,7 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
         ):
             watch = Watch(searcher, progress)
             tuner = tune.Tuner(
-                TrialActor,
+                JobActor,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
                     scheduler=scheduler,
@@ -159,12 +159,12 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
 
 
 class Watch(Stopper):
-    """Called at every turn of Tune's loop: shows progress, and ends the loop when asked to.
+    """Tune calls it in every iteration of its loop: it shows progress, and ends the loop when asked to.
 
-    It also counts the places anew now and then: nodes come and go.
+    It also counts the slots again every few seconds, since nodes come and go.
     """
 
-    def __init__(self, searcher: PlanSearcher, progress: Progress) -> None:
+    def __init__(self, searcher: QueueSearcher, progress: Progress) -> None:
         self.searcher, self.progress, self._counted = searcher, progress, time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -177,19 +177,19 @@ class Watch(Stopper):
             self._counted = time.monotonic()
             self.progress.notice = None
             try:
-                queue.places = require_room(queue, alive_nodes())
-            except UserError as error:  # the node that could hold a run is away: it may come back
+                queue.slots = require_room(queue, alive_nodes())
+            except UserError as error:  # the node that is large enough for a run is away: it may come back
                 self.progress.notice = f"waiting for a node. {error}"
         return queue.halted
 
     def __reduce__(self) -> Any:
-        return Watch, (None, None)  # Tune's snapshots hold it, and nobody reads them
+        return Watch, (None, None)  # Tune pickles it into snapshots that nobody reads
 
 
 class Starts(tune.Callback):
-    """Tells the trial queue that a run has its slot."""
+    """Tells the trial queue that a job has started in its slot."""
 
-    def __init__(self, searcher: PlanSearcher) -> None:
+    def __init__(self, searcher: QueueSearcher) -> None:
         self.searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -204,7 +204,7 @@ def _short(trial: TuneTrial) -> str:
 
 @contextmanager
 def _tune_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Tune reads its settings from the environment of the driver."""
+    """Set environment variables of the driver, from which Tune reads its settings, within the block."""
     before = {name: os.environ.get(name) for name in variables}
     logger = logging.getLogger("ray.tune")
     level = logger.level
@@ -223,7 +223,7 @@ def _tune_environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _stop_signals(queue: TrialQueue) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the sweep after the running steps; a second one at once."""
+    """Within the block Ctrl-C and SIGTERM end the sweep after the running steps; a second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

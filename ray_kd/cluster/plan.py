@@ -1,4 +1,4 @@
-"""The plan of a sweep as a table: what would run, and what has ended already. Nothing starts."""
+"""The plan of a sweep as a table: which trials would run, and which have ended. Nothing starts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.targets.compute import same_targets
-from ray_kd.training.longer import longer_notes
-from ray_kd.training.objects import require_same_runs
+from ray_kd.training.object_records import require_same_runs
+from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.precompute import gather_work, plan_targets
 from ray_kd.training.preflight import check_plan
 from ray_kd.training.process_cache import ProcessCache
@@ -27,8 +27,8 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     """What ``ray-kd sweep FILE --plan`` prints.
 
     Args:
-        storage: where to look for what has ended; default: the base run's.
-        trials: a row for each trial; else one for each cell.
+        storage: where to look for runs that have ended; default: the base run's.
+        trials: print a row for each trial instead of one for each cell.
 
     Raises:
         UserError: as ``SweepSpec.plan`` and ``check_plan``.
@@ -64,33 +64,33 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
         table.add_row(Text(entry.cell), entry.phase, "", "", str(entry.count), f"later: {entry.why}")
     done = len({trial.identity for trial in plan.trials} & ended.keys())
     missing = [run for run in plan.teachers if run.identity() not in ended]
-    text = f"{plan.size} trials, {done} of them ended already; "
+    text = f"{plan.size} trials, of which {done} have ended; "
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
-    longer = longer_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
+    longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
     notes = [Text(f"Note: {note}", style="dim") for note in (*plan.notes, *longer)]
     return Group(table, Text(), Text(text), *notes, *_targets(specs))
 
 
 def _targets(specs: list[RunSpec]) -> list[RenderableType]:
-    """What the trials that are known read stored; nothing where all teachers are live."""
+    """The table of stored targets that the planned trials read; empty where all teachers are live."""
     if not same_targets(specs):
         return []
     title = Text("Stored targets", style="bold")
     try:
         return [Text(), title, targets_table([spec for spec in specs if spec.targets.source == "stored"])]
-    except UserError as error:  # data that are not here, say: trials are planned all the same
+    except UserError as error:  # such as missing data: the plan is still shown
         return [Text(), title, Text(f"Not estimated: {error}")]
 
 
 def targets_table(specs: list[RunSpec], name: str = "") -> RenderableType:
-    """Rows, bytes and teacher's time of stored targets; measures the teacher for a moment.
+    """Rows and bytes of stored targets and the teacher's time, which is measured on a few batches.
 
     Args:
-        specs: all runs that are to read them.
-        name: theirs, said before the sentences.
+        specs: all runs that read them.
+        name: of the run or sweep; printed before the sentences.
 
     Raises:
-        UserError: none of them reads any, or there are no data.
+        UserError: none of the runs reads stored targets, or the data are missing.
     """
     works = gather_work(specs, local_context(specs[0]), ProcessCache(), trained=False)
     found = plan_targets(works, specs)

@@ -1,8 +1,8 @@
-"""Stored targets computed by a pool of teachers: Ray Data hands out stretches of the dataset.
+"""Compute stored targets with a pool of teachers, to which Ray Data hands out shards.
 
-A row of the Ray dataset is a shard that is missing. Each actor of the pool holds dataset and teacher; it
-reads the shard's samples, shows them as the view says, asks the teacher, and writes the shard whole. An
-actor or a node that dies costs the shards it was at, which another computes.
+A row of the Ray dataset is a missing shard. Each actor of the pool holds the dataset and the teacher; it
+reads the shard's samples under its view, runs the teacher on them, and writes the whole shard. If an actor
+or a node dies, other actors compute the shards that it was working on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext, local_context
 
 RETRIES = 3
-"""How often a shard whose actor died is computed again."""
+"""How often a shard is tried again after its actor died."""
 
 
 class TeacherActor:
@@ -42,10 +42,10 @@ class TeacherActor:
         self._works: dict[str, dict[tuple[str, str], Work]] = {}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Compute the shards of a batch; for each the mistake or the machine's fault, or an empty text.
+        """Compute the shards of a batch; returns for each a user's error, a fault of the machine, or "".
 
-        What was raised here would lose its type on the way: Ray Data wraps it in an exception of its own,
-        and Python pickles no ``__cause__``.
+        Errors travel as text, since an exception would lose its type: Ray Data wraps it in one of its own,
+        and Python does not pickle ``__cause__``.
         """
         met = [self._compute(json.loads(str(text))) for text in batch["shard"]]
         return {"mistake": np.array([text for text, _ in met]), "fault": np.array([own for _, own in met])}
@@ -65,7 +65,7 @@ class TeacherActor:
         return "", ""
 
     def _known(self, storage: str, file: str) -> dict[tuple[str, str], Work]:
-        """Dataset, teachers and paths of the runs in a file below the storage, loaded once."""
+        """The dataset, teachers and paths of the runs that a file below the storage lists, loaded once."""
         if file not in self._works:
             import torch
 
@@ -82,11 +82,11 @@ def precompute_cluster(
     on_shard: OnShard | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> int:
-    """Compute what runs' stored targets lack, on a cluster or on this machine; how many shards that were.
+    """Compute the missing stored targets of runs, on a cluster or on this machine; returns how many shards.
 
     Raises:
-        UserError: a teacher is not trained, nobody answers at the address.
-        EnvironmentFault: the disk is full, say; the same call goes on.
+        UserError: a teacher is not trained, or no cluster responds at the address.
+        EnvironmentFault: such as a full disk; the same call resumes.
         TrainingFailed: teachers died again and again.
     """
     specs = same_targets(specs)
@@ -117,7 +117,7 @@ def precompute_cluster(
 
 @contextmanager
 def _runs_file(specs: list[RunSpec], store: Store) -> Iterator[str]:
-    """The runs in a file that every actor reads, for as long as the block lasts."""
+    """Write the runs to a file that every actor reads; it is deleted after the block."""
     file = f"targets/work-{uuid.uuid4().hex[:8]}.json"
     store.write_json(file, [spec.to_dict() for spec in specs])
     try:
@@ -135,11 +135,11 @@ def _tasks(work: Work) -> list[dict[str, Any]]:
 
 
 def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
-    """Let a pool of actors work off the tasks; as many as the machines hold."""
-    import ray.data  # a second of import, only where it is used
+    """Compute the tasks with a pool of as many actors as the machines have room for."""
+    import ray.data  # imported here, since the import takes a second
 
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler):  # the other one writes to Ray's session logs
+        if isinstance(handler, logging.StreamHandler):  # Ray Data's other logger writes to Ray's session logs
             handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -151,7 +151,7 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
     pool = max(1, min(places, len(tasks)))
     rows: Any = ray.data.from_items([{"shard": task} for task in tasks], override_num_blocks=len(tasks))
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the bounds have no other name yet
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the options have no other name yet
         rows = rows.map_batches(
             TeacherActor,
             batch_size=1,
@@ -176,5 +176,5 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
             raise fault from error
         raise TrainingFailed(
             f"the pool of teachers failed ({str(error).splitlines()[0]}); what is stored is kept, and the "
-            "same command goes on. Ray's logs may say why; a usual reason is too little memory for a teacher."
+            "same command resumes. Ray's logs may say why; often a teacher has too little memory."
         ) from error

@@ -1,4 +1,4 @@
-"""Before the first trial: can every node read and write the storage, and is its software the same?"""
+"""Check before the first trial that every node reads and writes the storage and has the same versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 
 PATIENCE = 60.0
-"""Seconds that a node has to answer."""
+"""Seconds that a node has to respond."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Finding:
 
 
 def versions(plugins: tuple[str, ...] = ()) -> dict[str, str]:
-    """Versions that must be equal everywhere."""
+    """The versions that must be equal on every node."""
     import importlib
 
     import torch
@@ -52,16 +52,16 @@ def versions(plugins: tuple[str, ...] = ()) -> dict[str, str]:
 def look(
     storage: str, folder: str, token: str, roots: tuple[str, ...], plugins: tuple[str, ...]
 ) -> dict[str, Any]:
-    """What one node sees; runs there."""
+    """What a node finds; this function runs on that node."""
     store = Store(storage)
     found: dict[str, Any] = {"versions": versions(plugins)}
     try:
         found["reads"] = store.read(f"{folder}/token").decode()
     except FileNotFoundError:
-        found["reads"], found["read_error"] = None, "what the driver writes is not found"
+        found["reads"], found["read_error"] = None, "the file that the driver wrote is not there"
     except (OSError, UserError) as error:
         found["reads"], found["read_error"] = None, str(error)
-    if found["reads"] == token:  # a node with another storage must not be littered
+    if found["reads"] == token:  # leave no file in another storage
         mine = f"{folder}/{uuid.uuid4().hex}"
         try:
             store.write(mine, token.encode())
@@ -78,7 +78,7 @@ def all_plugins(specs: Iterable[RunSpec]) -> tuple[str, ...]:
 
 
 def probe(*specs: RunSpec) -> list[Finding]:
-    """Probe every alive node that can hold work, for runs of one storage."""
+    """Probe every node that is alive and has a CPU, for runs of one storage."""
     store, token = Store(specs[0].storage), uuid.uuid4().hex
     folder = f".probe/{token}"
     roots = tuple(dict.fromkeys(str(root) for spec in specs if (root := getattr(spec.dataset, "root", None))))
@@ -100,12 +100,12 @@ def probe(*specs: RunSpec) -> list[Finding]:
                 seen = ray.get(asked[node["NodeID"]], timeout=PATIENCE)
             except Exception as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                findings.append(Finding(name, "answers", False, reason, "See that node's Ray logs."))
+                findings.append(Finding(name, "responds", False, reason, "See that node's Ray logs."))
                 continue
             findings += _judge(name, seen, store, token, versions(plugins), roots)
     finally:
         store.delete_tree(folder)
-        with contextlib.suppress(OSError):  # another probe may be at work
+        with contextlib.suppress(OSError):  # another probe may be using the folder
             if store.is_local:
                 Path(store.path(".probe")).rmdir()
     return findings
@@ -155,7 +155,7 @@ def _judge(
 
 
 def check_cluster(*specs: RunSpec) -> None:
-    """Probe every node for what any of the runs needs, where there is more than one node.
+    """Probe every node for what the runs need, if the cluster has more than one node.
 
     Raises:
         UserError: names every node that fails, and what to do.

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live panel on a terminal, else a line now and then."""
+"""What a sweep shows while it runs: a live panel on a terminal, else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ LINE_EVERY = 10.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a sweep at one moment; trials are counted by identity, teachers apart."""
+    """The state of a sweep at one moment; trials are counted by identity, teachers separately."""
 
     total: int
     endings: Counter[Ending]
     running: tuple[str, ...]
     teachers: tuple[str, ...]
     waits: tuple[str, ...]
-    """What those wait for that have a place and cannot begin."""
+    """What running jobs wait for that have a slot but cannot begin."""
     best: str | None
     left: float | None
-    """Seconds that are left, estimated; None before anything is known."""
+    """Estimated seconds that are left; None while nothing has been measured."""
 
     @property
     def ended(self) -> int:
-        """Trials that ended, however; those that are unfinished did not."""
+        """Trials that ended in any way; unfinished trials have not ended."""
         return self.endings.total() - self.endings[Ending.UNFINISHED]
 
     @property
@@ -80,12 +80,12 @@ def _doing(job: Job) -> str:
 
 
 def _best(queue: TrialQueue, trials: list[Job]) -> str | None:
-    """The cell whose finished trials are best on validation, by their mean; else the best trial yet.
+    """The cell with the best mean validation metric over its finished trials; else the best running trial.
 
-    None where there are several tasks, or nothing is known yet.
+    None where there are several tasks, or no trial has been evaluated.
     """
     if len({job.spec.task.component_name for job in trials}) != 1:
-        return None  # no scale in common
+        return None  # their metrics cannot be compared
     metric, sign = queue.plan.metric_of(trials[0].spec), 1 if queue.plan.mode == "max" else -1
     cells: dict[str, list[float]] = defaultdict(list)
     for job in trials:
@@ -106,7 +106,7 @@ def _best(queue: TrialQueue, trials: list[Job]) -> str | None:
 
 
 def _left(queue: TrialQueue, trials: list[Job], teachers: list[Job]) -> float | None:
-    """Seconds of training that are left, shared by the places; by seconds per epoch of each cell."""
+    """Estimated seconds of training that are left on all slots, from the seconds per epoch of each cell."""
     paces: dict[str, list[float]] = defaultdict(list)
     for job in trials:
         if job.outcome is not None and job.outcome.epochs and job.outcome.seconds:
@@ -128,7 +128,7 @@ def _left(queue: TrialQueue, trials: list[Job], teachers: list[Job]) -> float | 
     seconds += [
         (job.spec.training.epochs - job.epoch) * overall for job in teachers if job.state == "running"
     ]
-    return max(sum(seconds) / max(1, queue.places), max(seconds, default=0.0))
+    return max(sum(seconds) / max(1, queue.slots), max(seconds, default=0.0))
 
 
 @dataclass
@@ -136,7 +136,7 @@ class Progress:
     """Shows a sweep while it runs.
 
     Args:
-        queue: the sweep's agenda; read only in ``tick``, in the thread that changes it.
+        queue: the sweep's trial queue; read only in ``tick``, in the thread that changes it.
         console: where to; None shows nothing.
 
     Attributes:
@@ -169,7 +169,7 @@ class Progress:
             self._live = None
 
     def tick(self) -> None:
-        """Take a new look, at most five times a second; say a line where there is no terminal."""
+        """Refresh, at most five times a second; without a terminal print a line every few seconds."""
         now = time.monotonic()
         if now - self._seen < 0.2:
             return
@@ -213,10 +213,10 @@ class Progress:
 
 
 class Counted:
-    """Shards of stored targets as they are computed: a line now and then.
+    """Shows how many shards of stored targets are computed: a line every few seconds.
 
     Args:
-        name: whose they are.
+        name: of the run or sweep.
         screen: where it is shown, or None.
         every: seconds between lines.
     """
@@ -233,8 +233,8 @@ class Counted:
         if done < total and now - self._last < self.every:
             return
         self._last = now
-        text = f"teacher's answers, {done} of {total} shards stored; {clock(now - self._begin)} elapsed"
-        if 1 < done < total:  # what came before the first one is Ray's start
+        text = f"stored targets, {done} of {total} shards computed; {clock(now - self._begin)} elapsed"
+        if 1 < done < total:  # the time before the first shard is Ray's start
             text += f", about {clock((now - self._first) / (done - 1) * (total - done))} left"
         self.tell(text)
 

@@ -1,6 +1,6 @@
-"""What keeps Ray quiet, legitimately: its own switches, set before it is imported.
+"""Keep Ray's messages off the screen with Ray's own switches, which are set before it is imported.
 
-Errors of workers stay findable: they are in the run's ``error.txt`` and in Ray's session logs.
+Errors of workers are still written to the run's ``error.txt`` and to Ray's session logs.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from contextlib import contextmanager, redirect_stderr
 
 AUTH_MODE, TOKEN = "RAY_AUTH_MODE", "token"
 TOKEN_IS_RAYS = os.environ.get(AUTH_MODE) != TOKEN or "ray" in sys.modules
-"""Whether it is Ray that sets this mode, if it is found set later: it does so when it starts a cluster."""
+"""True if the user has not set this variable: if it is set later, Ray did so when it started a cluster."""
 
 SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would start workers that never register
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run` Ray would start workers that never register
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -37,9 +37,9 @@ def quiet() -> None:
 
 @contextmanager
 def native_quiet() -> Iterator[None]:
-    """Within the block what native code writes to standard error is dropped; what Python says is shown.
+    """Within the block, standard error of native code is dropped and standard error of Python is shown.
 
-    Ray's native code has no switch for what it says there. It writes the same to its session logs.
+    Ray's native code has no switch for its messages there, and writes them to its session logs too.
     """
     try:
         kept = os.dup(2)
@@ -62,7 +62,7 @@ def native_quiet() -> Iterator[None]:
 
 
 def _is_standard(stream: object) -> bool:
-    """Whether a stream writes where native code does: not a notebook's."""
+    """Whether a file object is the process's own standard error; a notebook's is not."""
     try:
         return bool(stream.fileno() == 2)  # type: ignore[attr-defined]
     except (AttributeError, OSError, ValueError):

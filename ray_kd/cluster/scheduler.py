@@ -1,8 +1,8 @@
-"""Early stopping through Tune's schedulers, fair to what is compared.
+"""Early stopping with Tune's schedulers that keeps the comparison fair.
 
-Where there is a search, a candidate is judged against the other candidates of its own cell, so that a
-weak cell gets its whole budget. Without one, a trial is judged against the other cells at the same seed,
-and the baseline is never stopped. Controls, winners and teachers always train to their end.
+In a search, a candidate is compared with the other candidates of its own cell, so that a weak cell gets
+its whole budget. Without a search, a trial is compared with the other cells at the same seed, and the
+baseline is never stopped. Controls, winners and teachers always train to their end.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ray_kd.trials.trial_queue import TrialQueue
 
 
 class CellScheduler(FIFOScheduler):
-    """One of Tune's schedulers for each group of trials that may be compared with each other.
+    """Uses one of Tune's schedulers for each group of trials that may be compared with each other.
 
     Args:
-        queue: says which job is what.
+        queue: the trial queue that holds the jobs.
         job_of: the job of a Tune trial's id; None for a warm-up.
-        on_error: told the reason when a trial's process failed.
+        on_error: called with the id of a Tune trial whose process failed, and the reason.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CellScheduler(FIFOScheduler):
         self._added: set[str] = set()
 
     def group(self, job: Job | None) -> str | None:
-        """Whom a trial is judged against; None: it is never stopped."""
+        """The group of trials that a job is compared with; None: it is never stopped."""
         if job is None or self.options is None or job.trial is None:
             return None
         if self.queue.sweep.search:
@@ -73,7 +73,7 @@ class CellScheduler(FIFOScheduler):
         self.report_error(trial.trial_id, _reason(trial))
 
     def choose_trial_to_run(self, tune_controller: Any) -> TuneTrial | None:
-        """None: Tune then starts pending trials in order, without a look at all that ended."""
+        """None, so that Tune starts pending trials in order without iterating over all that have ended."""
         return None
 
     def _inner(self, name: str, job: Job) -> Any:
@@ -84,7 +84,7 @@ class CellScheduler(FIFOScheduler):
         return self._groups[name]
 
     def _recall(self, name: str) -> None:
-        """Judge against what ended in an earlier run of the sweep, too."""
+        """Add the trials that ended in an earlier invocation of the sweep to the comparison."""
         store, inner = self.queue.ledger.store, self._groups[name]
         for job in self.queue.jobs.values():
             if job.state != "done" or job.began is not None or self.group(job) != name:
@@ -104,7 +104,7 @@ class CellScheduler(FIFOScheduler):
 
 
 class _Former:
-    """Stands for a trial of an earlier run of the sweep."""
+    """Stands for a Tune trial of an earlier invocation of the sweep."""
 
     def __init__(self, identity: str) -> None:
         self.trial_id = identity
@@ -116,7 +116,7 @@ def _make(options: Scheduler, mode: str, epochs: int) -> Any:
         return ASHAScheduler(
             **common,
             grace_period=options.grace_epochs,
-            max_t=epochs - 1,  # no rung at the last epoch: who gets there has finished
+            max_t=epochs - 1,  # no rung at the last epoch: a trial that reaches it has finished
             reduction_factor=options.reduction,
             stop_last_trials=False,
         )
@@ -124,13 +124,13 @@ def _make(options: Scheduler, mode: str, epochs: int) -> Any:
         **common,
         grace_period=options.grace_epochs,
         min_samples_required=options.min_samples,
-        min_time_slice=float("inf"),  # never pause a trial: it would lose its place in a resident actor
+        min_time_slice=float("inf"),  # never pause a trial: it would lose its actor
     )
 
 
 def _reason(trial: TuneTrial) -> str:
-    """Why a trial's process failed, in Ray's words."""
+    """Why a trial's process failed, as Ray reports it."""
     try:
         return Path(trial.error_file).read_text(encoding="utf-8")
     except (OSError, TypeError):
-        return "its process ended without a word"
+        return "its process ended without an error message"

@@ -1,4 +1,4 @@
-"""PlanSearcher: hands Tune the runs of a trial queue one by one, and tells it what became of them."""
+"""QueueSearcher: hands Tune the jobs of a trial queue one by one, and tells the queue how they ended."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ray_kd.trials.ledger import Outcome
 from ray_kd.trials.trial_queue import TrialQueue
 
 MOST_WARM = 8
-"""Warm-ups at most: on a large cluster, places that wait for a teacher are better left to others."""
+"""The most warm-ups: on a large cluster, slots that wait for a teacher are left free for other users."""
 
 
-class PlanSearcher(Searcher):
-    """A Tune searcher that follows a trial queue.
+class QueueSearcher(Searcher):
+    """A Tune searcher that suggests the jobs of a trial queue.
 
-    Tune's own snapshots are not what a sweep resumes from (they are periodic, and a kill at the wrong
-    moment leaves an empty one): the ledger and the runs' summaries are, so there is nothing to save here.
+    A sweep resumes from its ledger and the runs' summaries, so there is nothing to save here. Tune's own
+    snapshots are periodic, and a kill at the wrong moment leaves an empty one.
 
-    A place that has nothing to do yet (one teacher trains, all students wait) gets a *warm-up*: a Tune
-    trial that starts the process, loads the dataset, and ends when there is work for its actor.
+    A slot without a job (while all students wait for a teacher) gets a *warm-up*: a Tune trial that starts
+    an actor, loads the dataset, and ends when there is a job for the actor.
 
     Args:
-        queue: what is to run.
-        configure: a run's Tune config, or that of a warm-up for it.
+        queue: the jobs of the sweep.
+        configure: makes the Tune config of a job (False) or of a warm-up for it (True).
     """
 
     def __init__(self, queue: TrialQueue, configure: Callable[[Job, bool], dict[str, Any]]) -> None:
@@ -47,21 +47,21 @@ class PlanSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self.queue.over:
             return str(Searcher.FINISHED)
-        if self.queue.out + len(self._warm) >= self.queue.places:
+        if self.queue.active + len(self._warm) >= self.queue.slots:
             return None
         job = self.queue.next()
         if job is not None:
             self._identities[trial_id] = job.identity
             return self.configure(job, False)
         waiting = self.queue.waiting
-        if self.queue.over or waiting is None or self._warmed >= min(self.queue.places, MOST_WARM):
+        if self.queue.over or waiting is None or self._warmed >= min(self.queue.slots, MOST_WARM):
             return None
         self._warm.add(trial_id)
         self._warmed += 1
         return self.configure(waiting, True)
 
     def may_end(self, trial_id: str) -> bool:
-        """Whether a Tune trial is a warm-up whose actor is wanted, or no longer needed."""
+        """Whether a Tune trial is a warm-up that should end: a job needs its actor, or none is left."""
         return trial_id in self._warm and (self.queue.ready or self.queue.over)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -70,7 +70,7 @@ class PlanSearcher(Searcher):
             self.queue.progress(identity, result["epoch"], result.get("value"), waits)
 
     def on_error(self, trial_id: str, reason: str) -> None:
-        """Why a trial's process failed; comes before its ``on_trial_complete``."""
+        """Note why a trial's process failed; called before its ``on_trial_complete``."""
         self._errors[trial_id] = reason
 
     def on_trial_complete(
@@ -83,7 +83,9 @@ class PlanSearcher(Searcher):
         if self.queue.jobs[identity].state == "done":
             return
         if error or result is None:
-            self.queue.crashed(identity, self._errors.pop(trial_id, "its process ended without a word"))
+            self.queue.crashed(
+                identity, self._errors.pop(trial_id, "its process ended without an error message")
+            )
             return
         self.queue.progress(identity, result["epoch"], result.get("value"))
         if "summary" in result:

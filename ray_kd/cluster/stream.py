@@ -1,9 +1,9 @@
-"""Stored targets and the files of their samples, streamed to a rank by Ray Data.
+"""Stream stored targets and their samples to a rank with Ray Data.
 
-A row of the Ray dataset is a request: which samples, under which view. Actors beside the rank read what is
-stored for them out of the Parquet shards, and the samples themselves, and hand both back in the order of
-the requests, which is the order of training: streamed or not, a run is the same run. An actor that dies
-costs the requests it was at, which Ray has another one answer.
+A row of the Ray dataset is a request: sample indices and a view. Actors on the rank's node read the stored
+targets from the Parquet shards and the samples from their files, and return both in the order of the
+requests, which is the order of training: a run's numbers are the same, streamed or not. If an actor dies,
+Ray gives the requests that it was working on to another one.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from torch import Tensor
 from ray_kd.cluster.quiet import quiet
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.data.loading import Failure, Request
-from ray_kd.data.streaming import Answer
+from ray_kd.data.streaming import LoadedRows
 from ray_kd.targets.batch_reader import Reader, Reading
 
 quiet()
 import ray  # noqa: E402 (its switches come first)
 
 RETRIES = 3
-"""How often a request whose reader died is asked again; readers start again as often as that takes."""
+"""How often a request is tried again after its reader died; readers are restarted as often as needed."""
 AHEAD_BYTES = 1 << 28
-"""Answers that wait to be taken, about; they lie in Ray's object store."""
+"""About how many bytes of loaded rows wait in Ray's object store."""
 REQUESTS = 10_000
-"""Requests that one pipeline answers; then its actors are started anew, which takes seconds."""
+"""Requests that one pipeline reads; then its actors are started again, which takes seconds."""
 
 
 def stream(
     reading: Reading, requests: Iterator[Request], readers: int = 1
-) -> Iterator[tuple[Request, Answer]]:
-    """The answers to requests, in their order; needs a Ray that this process is connected to.
+) -> Iterator[tuple[Request, LoadedRows]]:
+    """The loaded rows of requests, in their order; this process must be connected to Ray.
 
     Args:
-        reading: of the run.
-        requests: read as far ahead as a pipeline goes.
-        readers: actors that read.
+        reading: what the readers need to know of the run.
+        requests: of the run, in the order of training; up to ``REQUESTS`` are taken ahead.
+        readers: number of reader actors.
 
     Raises:
         TrainingFailed: a reader died again and again.
     """
     while asked := list(islice(requests, REQUESTS)):
-        answers = _answers(reading, asked, readers)
+        loaded = _loaded(reading, asked, readers)
         try:
             for request in asked:
-                yield request, next(answers)
+                yield request, next(loaded)
         finally:
-            answers.close()
+            loaded.close()
 
 
 class ReaderActor:
-    """One of those who read."""
+    """One reader of the pipeline."""
 
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
@@ -68,19 +68,19 @@ class ReaderActor:
         torch.set_num_threads(1)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """The answers to a table of requests; what the user has to mend travels as text."""
-        answers, failures = [], []
+        """The loaded rows of a table of requests; a user's error travels as text."""
+        loaded, failures = [], []
         for text in batch["request"].to_pylist():
-            answer, failure = b"", ""
+            data, failure = b"", ""
             try:
                 self._reader = self._reader or Reader(self._reading)
                 rows = self._reader(unpacked(text))
-                answer = save({name: value.as_subclass(Tensor).contiguous() for name, value in rows.items()})
+                data = save({name: value.as_subclass(Tensor).contiguous() for name, value in rows.items()})
             except UserError as error:
                 failure = str(error)
-            answers.append(answer)
+            loaded.append(data)
             failures.append(failure)
-        return pa.table({"answer": pa.array(answers, pa.large_binary()), "failure": pa.array(failures)})
+        return pa.table({"rows": pa.array(loaded, pa.large_binary()), "failure": pa.array(failures)})
 
 
 def packed(request: Request) -> str:
@@ -94,16 +94,16 @@ def unpacked(text: str) -> Request:
     return Request(split, torch.tensor(index, dtype=torch.int64), view, shown)
 
 
-def _answers(reading: Reading, requests: list[Request], readers: int) -> Generator[Answer, None, None]:
+def _loaded(reading: Reading, requests: list[Request], readers: int) -> Generator[LoadedRows, None, None]:
     batches = iter(_pipeline(reading, requests, min(readers, len(requests))))
     try:
         for table in batches:
-            for answer, failure in zip(table["answer"], table["failure"].to_pylist(), strict=True):
-                yield Failure(failure) if failure else load(bytes(answer.as_buffer()))
+            for data, failure in zip(table["rows"], table["failure"].to_pylist(), strict=True):
+                yield Failure(failure) if failure else load(bytes(data.as_buffer()))
     except ray.exceptions.RayError as error:
         raise TrainingFailed(
             f"the readers of stored targets failed ({str(error).splitlines()[0]}); Ray's logs may say why. "
-            "A usual reason is too little memory: lower targets.held or resources.loaders."
+            "A common reason is too little memory: lower targets.held or resources.loaders."
         ) from error
     finally:
         close = getattr(batches, "close", None)
@@ -112,7 +112,7 @@ def _answers(reading: Reading, requests: list[Request], readers: int) -> Generat
 
 
 def _pipeline(reading: Reading, requests: list[Request], readers: int) -> Any:
-    import ray.data  # a second of import, only where it is used
+    import ray.data  # imported here, since the import takes a second
     from ray.data import ActorPoolStrategy, DataContext, ExecutionResources
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -123,7 +123,7 @@ def _pipeline(reading: Reading, requests: list[Request], readers: int) -> Any:
     context.execution_options.resource_limits = ExecutionResources.for_limits(object_store_memory=AHEAD_BYTES)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     with DataContext.current(context), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the bound has no other name yet
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the option has no other name yet
         rows: Any = ray.data.from_items(
             [{"request": packed(request)} for request in requests], override_num_blocks=len(requests)
         )
@@ -133,7 +133,7 @@ def _pipeline(reading: Reading, requests: list[Request], readers: int) -> Any:
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=readers),
-            num_cpus=0,  # as a loader's processes, they share what their rank reserved
+            num_cpus=0,  # readers use the CPUs that their rank reserved, as loader processes do
             max_task_retries=RETRIES,
             scheduling_strategy=here,
         )

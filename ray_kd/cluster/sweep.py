@@ -1,4 +1,4 @@
-"""run_sweep: everything that a sweep still lacks, trained through Ray Tune."""
+"""run_sweep: train all trials of a sweep that have not ended, with Ray Tune."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
 from ray_kd.tracking.wandb import require_wandb
-from ray_kd.training.longer import longer_notes
-from ray_kd.training.objects import require_same_runs
+from ray_kd.training.object_records import require_same_runs
+from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.preflight import check_plan
 from ray_kd.trials.ledger import Ledger
 from ray_kd.trials.trial_queue import TrialQueue
@@ -31,18 +31,18 @@ from ray_kd.trials.trial_queue import TrialQueue
 
 @dataclass
 class SweepResult:
-    """What a sweep has after ``run_sweep``.
+    """The state of a sweep after ``run_sweep``.
 
     Attributes:
         storage: where its records lie; ``ray_kd.read_records(storage, name)`` reads them.
-        total, finished, failed, stopped: trials by identity, those of earlier runs of the sweep included.
+        total, finished, failed, stopped: numbers of trials by identity, those of earlier calls included.
         blocked: trials whose teacher failed.
-        unfinished: all others: interrupted, left by a fault of the machine, or not begun.
+        unfinished: all other trials: interrupted, given up after a fault of the machine, or not begun.
         started: trials and teachers that this call started.
-        failures: ``{"ending", "cell", "seed", "reason", "error"}`` of each trial that is failed or blocked,
-            or that the machine failed; error: its traceback's path.
-        interrupted: it was asked to stop (Ctrl-C); the same call goes on.
-        warmup_seconds: from the call to the first trial's first step; 0 where nothing was started.
+        failures: ``{"ending", "cell", "seed", "reason", "error"}`` of each trial that failed, is blocked, or
+            met a fault of the machine; error: the path of its traceback.
+        interrupted: it was asked to stop (Ctrl-C); the same call resumes it.
+        warmup_seconds: from the call to the first trial's first step; 0 if nothing was started.
         training_seconds: from there to the end of the last trial.
     """
 
@@ -61,7 +61,7 @@ class SweepResult:
 
     @property
     def unfinished(self) -> int:
-        """Trials that the same call goes on with."""
+        """Trials that have not ended; the same call trains them."""
         return self.total - self.finished - self.failed - self.stopped - self.blocked
 
     @property
@@ -71,7 +71,7 @@ class SweepResult:
 
     @property
     def exit_code(self) -> int:
-        """0: all finished; 1: something failed; 3: something is unfinished; 130: it was interrupted."""
+        """0: all trials finished; 1: a trial failed; 3: a trial is unfinished; 130: interrupted."""
         found = [ending for ending in Ending if getattr(self, ending.value)]
         return 130 if self.interrupted else exit_code(found)
 
@@ -97,12 +97,12 @@ class SweepResult:
         if not self.complete:
             ended = self.total - self.unfinished
             word = "Stopped. " if self.interrupted else ""
-            lines.append(f"{word}{ended} trials are kept; the same command goes on with the others.")
+            lines.append(f"{word}{ended} trials are kept; the same command resumes the others.")
         return "\n".join(lines)
 
 
 def _last_line(reason: str | None) -> str:
-    """A reason in one line; of a traceback the last one."""
+    """A reason in one line: the last line of a traceback."""
     lines = (reason or "").strip().splitlines() or ["no reason given"]
     return lines[-1] if len(lines[-1]) <= 300 else f"{lines[-1][:300]} ..."
 
@@ -116,20 +116,20 @@ def run_sweep(
     retry_failed: bool = False,
     console: Console | None = None,
 ) -> SweepResult:
-    """Train what a sweep still lacks; called again, it starts nothing that has ended.
+    """Train all trials of a sweep that have not ended. A second call starts no trial that has ended.
 
     Args:
         spec: a sweep file, or a SweepSpec.
         *overrides: ``key=value``; ``base.optimizer.lr=0.05`` reaches the runs.
         address: a running Ray cluster to join; default: start Ray here, or use what this process has.
-        storage: where records go, in place of the base run's ``storage``.
+        storage: where records are written; default: the base run's ``storage``.
         progress: show a live panel on a terminal, else a line every ten seconds.
-        retry_failed: train failed trials anew.
-        console: where to show it; default: standard error.
+        retry_failed: train failed trials again.
+        console: where to show the progress; default: standard error.
 
     Raises:
-        UserError: the sweep cannot be planned, is being run elsewhere, or no machine could hold a trial.
-        EnvironmentFault: the storage cannot be read or written; the same call goes on.
+        UserError: the sweep cannot be planned, another process runs it, or no machine is large enough.
+        EnvironmentFault: the storage cannot be read or written; the same call resumes.
     """
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)
@@ -147,12 +147,12 @@ def run_sweep(
         if not queue.over and _forget_damaged_teachers(queue, store):
             queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
         if screen is not None:
-            for line in longer_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
+            for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
                 print_plain(screen, f"{sweep.name}: {line}")
         if queue.over:
             _write_plan(queue)
         else:
-            quiet()  # before the next line, which imports Ray
+            quiet()  # before the next import, which imports Ray
             from ray_kd.cluster.execute import execute
 
             execute(queue, address, screen, lambda: _write_plan(queue))
@@ -180,7 +180,7 @@ def _resolve(spec: SweepSpec | str | Path, overrides: tuple[str, ...], storage: 
 
 @contextmanager
 def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[None]:
-    """One driver at a time runs a sweep: the ledger has one writer."""
+    """Let one driver at a time run a sweep, since the ledger has one writer."""
 
     def say(text: str) -> None:
         if screen is not None:
@@ -199,7 +199,7 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
 
 
 def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
-    """Have teachers trained again whose weights a disk has damaged since, before a student needs them."""
+    """Train teachers again whose weight files are damaged, before a student loads them."""
     seen, lost = set(), set()
     for job in queue.jobs.values():
         for name in job.spec.needed_teachers() if job.trial is not None and job.state != "done" else ():
@@ -211,7 +211,7 @@ def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
                     lost.add(run)
     for run in lost:
         with Lock(store, f"runs/{run}/lock", what=f"teacher {run}"):
-            store.delete(f"runs/{run}/summary.json")  # without its weights it has not finished
+            store.delete(f"runs/{run}/summary.json")  # a teacher without weights has not finished
     return bool(lost)
 
 

@@ -27,24 +27,24 @@ from ray_kd.config.faults import EnvironmentFault, environment_fault  # noqa: E4
 from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Lock, Store, tell_once  # noqa: E402
 from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
-from ray_kd.training.objects import require_same  # noqa: E402
+from ray_kd.training.object_records import require_same  # noqa: E402
 from ray_kd.training.records import BESIDE, Records, find_summary, read_summary  # noqa: E402
 from ray_kd.training.run import Training  # noqa: E402
 from ray_kd.training.run_context import RunContext, local_context  # noqa: E402
 
 RESTARTS = 3
-"""How often a run is taken up again from its last checkpoint after a worker or a node died."""
+"""How often a run is resumed from its last checkpoint after a worker or a node died."""
 
 
 LOOK_EVERY = 0.2
-"""Seconds between two looks at what the workers have written, or at whether they were asked to stop."""
+"""Seconds between two checks for new records of the workers and for a request to stop."""
 
 
 class RayCheckpoints:
-    """States through Ray Train: reported by all ranks, stored once, found again after a restart.
+    """Keeps states with Ray Train: all ranks report them, one copy is stored and found after a restart.
 
     Args:
-        former: where one worker alone would have left a state of this run; the newer one counts.
+        former: where a run of one worker keeps its state; the newer state is loaded.
     """
 
     def __init__(self, former: StoreCheckpoints) -> None:
@@ -66,7 +66,7 @@ class RayCheckpoints:
         return max(states, key=lambda state: int(state["taken"]), default=None)
 
     def _reported(self) -> dict[str, Any] | None:
-        """What Ray Train hands back; damaged, it counts as none."""
+        """The state that Ray Train hands back; None if it is damaged."""
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             return None
@@ -75,12 +75,12 @@ class RayCheckpoints:
             try:
                 return from_bytes(file.read_bytes(), str(file))
             except (FileNotFoundError, UserError) as error:
-                tell_once(f"{error}: the newest whole state counts.")
+                tell_once(f"{error}: resuming from the newest undamaged state.")
                 return None
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What every worker runs; the summary, or what went wrong in words of ours."""
+    """The function that every worker runs; returns the summary, or the error as text."""
     spec = RunSpec.parse(json.loads(config["spec"]))
     context = ray.train.get_context()
     store = Store(spec.storage)
@@ -105,7 +105,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     except Interrupted as error:
         return {"interrupted": str(error)}
     except TrainingFailed as error:
-        # Every rank sees the same losses, so every rank ends here, and none waits for another.
+        # Every rank sees the same losses, so every rank ends here and none waits for another.
         training.fail(error)
         return {"failed": str(error)}
     except UserError as error:
@@ -114,13 +114,13 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def ask_to_stop(store: Store, identity: str) -> None:
-    """Have a run's workers save their state and end; the storage is the one channel there is."""
+    """Ask a run's workers to save their state and end, by a file in the storage, which all of them see."""
     store.write(f"runs/{identity}/stop", b"")
 
 
 @contextlib.contextmanager
 def _heeding(context: RunContext, directory: str) -> Iterator[None]:
-    """Pass on to this rank that the run was asked to stop; rank 0 tells the others."""
+    """Tell this rank when the run was asked to stop; rank 0 tells the others."""
     over = threading.Event()
 
     def look() -> None:
@@ -146,23 +146,23 @@ def run_distributed(
 ) -> dict[str, Any]:
     """Train one run on ``resources.workers`` workers of the connected cluster.
 
-    It resumes by itself: after a worker died, and when called again after this process did.
+    It resumes from the last checkpoint after a worker died, and when called again after this process died.
 
     Args:
         spec: the run; its teachers must be trained.
         on_record: called with each epoch's record as it is written.
         stop: set it, and the workers save their state and end.
         group: what W&B groups the run by.
-        directory: where it is written, as ``begin_anew`` says; default: ``runs/<identity>``.
+        directory: where the run is written, from ``begin_anew``; default: ``runs/<identity>``.
 
     Returns:
         The run's summary.
 
     Raises:
-        UserError: no slot could ever hold it, or a worker met a user's mistake.
-        EnvironmentFault: the machine failed it; the same call goes on.
+        UserError: no node is large enough, or a worker raised it.
+        EnvironmentFault: a fault of the machine; the same call resumes.
         TrainingFailed: a loss is no longer finite.
-        Interrupted: ``stop`` was set; the same call goes on.
+        Interrupted: ``stop`` was set; the same call resumes.
     """
     store, identity = Store(spec.storage), spec.identity()
     directory = directory or f"runs/{identity}"
@@ -174,7 +174,7 @@ def run_distributed(
     require_slots(spec, nodes, f"run '{spec.name}'")
     absolute = spec.model_copy(update={"storage": store.uri})
     with Lock(store, f"runs/{identity}/lock", what=f"run '{spec.name}'"):
-        pass  # rank 0 takes it, where nobody would hear that it waits
+        pass  # rank 0 takes the lock later; waiting here can be shown, waiting there cannot
     store.delete(f"runs/{identity}/stop")
     try:
         trainer = _trainer(absolute, directory, group)
@@ -191,19 +191,19 @@ def run_distributed(
         raise TrainingFailed(outcome["failed"])
     ended = outcome.get("summary") or find_summary(store, identity)
     if ended is not None and directory.endswith(f"/{BESIDE}"):
-        store.delete_tree(directory)  # it has taken the earlier run's place
+        store.delete_tree(directory)  # it has replaced the earlier run
     if ended is None:
         raise TrainingFailed("the workers ended without a summary; Ray's logs may say why.")
     return dict(ended)
 
 
 def _lost(spec: RunSpec, directory: str, error: Exception) -> dict[str, Any]:
-    """What became of a run whose workers Ray Train gave up."""
+    """The summary of a run whose workers failed too often for Ray Train, or the error to raise."""
     fault = environment_fault(error)
     if fault is not None:
         return {"fault": str(fault)}
     summary = Training(spec, local_context(spec), directory=directory).fail(error)
-    if summary["status"] == "finished":  # it had ended before they were lost
+    if summary["status"] == "finished":  # the run had ended before its workers died
         return {"summary": summary}
     return {"failed": f"the workers failed {RESTARTS + 1} times: {summary['reason']}"}
 
@@ -236,9 +236,9 @@ def _fit(
     on_record: Callable[[dict[str, Any]], None] | None,
     stop: threading.Event,
 ) -> dict[str, Any]:
-    """``fit`` in a thread of its own, since in the main one it would take Ctrl-C for itself.
+    """Call ``fit`` in another thread, since in the main thread it would handle Ctrl-C itself.
 
-    Meanwhile this thread passes on each epoch's record as rank 0 writes it.
+    Meanwhile this thread passes each epoch's record to ``on_record`` as rank 0 writes it.
     """
     store, identity = Store(spec.storage), spec.identity()
     records, box = Records(store, directory), dict[str, Any]()
@@ -250,7 +250,7 @@ def _fit(
             box["error"] = error
 
     def written() -> list[dict[str, Any]]:
-        with contextlib.suppress(ValueError):  # a line that is being written
+        with contextlib.suppress(ValueError):  # a line is being written
             return records.epochs()
         return []
 

@@ -1,1 +1,1 @@
-"""What a run is and what a sweep is: specs, YAML, overrides, identity, the registries."""
+"""Specs of runs and sweeps, YAML, overrides, identity, and the registries."""

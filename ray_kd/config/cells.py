@@ -13,19 +13,19 @@ from ray_kd.config.options import Strict
 Overrides = dict[str, Any]
 
 SEARCHED = " (searched)"
-"""Ends the name of a cell whose settings a search chose."""
+"""Suffix of the name of a cell whose settings a search chose."""
 
 TASK = "task"
-"""The axis whose values are tasks: cells that differ along it alone are one strategy."""
+"""The axis whose values are tasks: cells that differ only along it are one strategy."""
 
 
 class Cell(Strict):
-    """One combination of overrides that is compared; its trials differ in the seed alone."""
+    """One combination of overrides that is compared; its trials differ only in the seed."""
 
     name: str
     overrides: Overrides
     axes: dict[str, Any] = Field(default_factory=dict)
-    """The values of the axes that gave it; empty for a named cell."""
+    """The cell's values of the axes; empty for a named cell."""
 
 
 def strategy_name(cell: str, axes: Mapping[str, Any]) -> str:
@@ -40,15 +40,15 @@ def strategy_name(cell: str, axes: Mapping[str, Any]) -> str:
 
 
 def searched_name(cell: str) -> str:
-    """What the winner of a cell's search is called."""
+    """The name of the cell that holds the winner of a cell's search."""
     return f"{cell}{SEARCHED}"
 
 
 def product_cells(axes: Mapping[str, Mapping[str, Overrides] | tuple[Any, ...]]) -> list[Cell]:
     """One cell for each combination of the axes' values, the last axis varying fastest.
 
-    A labelled value gives its label to the cell's name; a plain value of a dotted key gives
-    ``lr=0.1``, the key shortened to its last part.
+    A labelled value adds its label to the cell's name; a plain value of a dotted key adds
+    ``lr=0.1``, with the key shortened to its last part.
     """
     columns: list[list[tuple[str, str, Any, Overrides]]] = []
     for axis, values in axes.items():

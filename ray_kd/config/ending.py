@@ -11,42 +11,42 @@ from ray_kd.config.faults import environment_fault
 
 
 class Ending(StrEnum):
-    """How a trial ended, as records, the ledger and tables write it."""
+    """How a trial ended, as it is written in records, the ledger and tables."""
 
     FINISHED = "finished"
     FAILED = "failed"
-    """By its own doing: a loss became NaN, its parts do not fit, its process died again and again."""
+    """By its own fault: a loss became NaN, its parts do not fit, its process died repeatedly."""
     STOPPED = "stopped"
     """Early, by a scheduler."""
     BLOCKED = "blocked"
     """It never began: its teacher failed."""
     UNFINISHED = "unfinished"
-    """It was interrupted, or the machine failed it; the same command goes on with it."""
+    """It was interrupted, or met a fault of the machine; the same command resumes it."""
 
     @property
     def final(self) -> bool:
-        """Whether a trial that ended so is left alone when the same command is run again."""
+        """Whether the same command leaves such a trial as it is; it trains or resumes the others."""
         return self in (Ending.FINISHED, Ending.FAILED, Ending.STOPPED)
 
 
 STATES = (*(ending.value for ending in Ending), "running", "missing")
-"""What a planned trial may be: ended in one of these ways, at work, or not begun."""
+"""The states of a planned trial: the ways to end, running, or waiting."""
 NOT_ENDED = ("unfinished", "running", "missing")
-"""Those of them that the same command still changes."""
+"""The states that the same command still changes."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop; its state is saved, and the same command goes on from it."""
+    """A run was asked to stop; its state is saved, and the same command resumes from it."""
 
 
 def ending_of(error: BaseException) -> Ending:
-    """How a run ended that met an error."""
+    """How a run ends that raised ``error``."""
     unfinished = isinstance(error, KeyboardInterrupt) or environment_fault(error) is not None
     return Ending.UNFINISHED if unfinished else Ending.FAILED
 
 
 def reason_of(error: BaseException) -> str:
-    """Why a run ended that met an error, as its record keeps it."""
+    """Why a run ended that raised ``error``, as its summary keeps it."""
     known = environment_fault(error) or error
     return (
         str(known) if isinstance(known, (TrainingFailed, UserError)) else f"{type(error).__name__}: {error}"
@@ -54,7 +54,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def exit_code(endings: Iterable[Ending]) -> int:
-    """0: all ended well; 1: something failed; 3: something is unfinished (run again first)."""
+    """0: all finished; 1: something failed; 3: something is unfinished (run the command again)."""
     found = set(endings)
     if Ending.UNFINISHED in found:
         return 3
@@ -62,9 +62,9 @@ def exit_code(endings: Iterable[Ending]) -> int:
 
 
 def noted(entry: Mapping[str, Any] | None) -> Ending | None:
-    """How a ledger's entry says that a trial ended; None: it does not say.
+    """How a trial ended by its ledger entry; None: the entry does not say.
 
-    Before there was ``blocked``, a student whose teacher had failed was noted as failed.
+    Earlier versions had no ``blocked``: they noted a student whose teacher had failed as failed.
     """
     status = (entry or {}).get("status")
     if status not in tuple(Ending):

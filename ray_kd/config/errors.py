@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: one clear message, no traceback, exit code 2."""
+"""Errors that the user can fix: one clear message, no traceback, exit code 2."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """Something the user wrote or set up cannot work; the message says what, where and what would.
+    """The user's input or setup cannot work; the message says what is wrong, where, and what would work.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 class TrainingFailed(RuntimeError):
-    """A run cannot go on (a loss became NaN, say); the message is the reason that its record keeps."""
+    """A run cannot continue, since a loss became NaN, for example; its summary keeps the message."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that ``name`` was most likely meant to be, or None when none is near."""
+    """The known name that is most similar to ``name``, or None if none is similar."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
-    """The error for a name nobody registered: names it, the nearest valid one, and all valid ones."""
+    """The error for an unregistered name; its message has the most similar name, and all valid names."""
     names = sorted(known)
     guess = nearest(name, names)
     hint = f" Did you mean '{guess}'?" if guess else ""

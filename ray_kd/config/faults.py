@@ -1,8 +1,8 @@
-"""Whose error it is: the machine's (a full disk, a read-only or lost mount) or the run's own.
+"""Tell a fault of the machine (a full disk, a read-only or lost mount) from an error of the run.
 
-A run that meets the machine's error is unfinished and not failed: once the machine is mended, the same
-command goes on with it. ``environment_fault`` alone tells the two apart, wherever the error was raised and
-whatever it was wrapped in.
+A run that meets a fault of the machine is unfinished and not failed: once the machine works again, the same
+command resumes it. Only ``environment_fault`` makes the distinction, wherever the error was raised and
+whatever exception wraps it.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ from collections.abc import Iterator
 
 from ray_kd.config.errors import TrainingFailed, UserError
 
-_AWAY = "The disk or its mount does not answer: see whether it is mounted, and what the system's log says."
+_AWAY = "The disk or its mount does not respond: check that it is mounted, and look at the system's log."
 FAULTS: dict[int, str] = {
     errno.ENOSPC: "The disk is full: free some space.",
     errno.EDQUOT: "The quota is used up: free some space.",
-    errno.EFBIG: "The file would pass the limit on file sizes (ulimit -f).",
-    errno.EROFS: "It is read-only: have it mounted for writing.",
-    # EREMOTEIO is Linux's alone.
+    errno.EFBIG: "The file would exceed the limit on file sizes (ulimit -f).",
+    errno.EROFS: "It is read-only: mount it for writing.",
+    # Only Linux has EREMOTEIO.
     **{
         getattr(errno, name): _AWAY
         for name in ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO")
         if hasattr(errno, name)
     },
 }
-"""The machine's errors by number, each with what to do."""
+"""The numbers of errors of the machine, each with what to do."""
 
 _NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
-"""How Python, pyarrow and Rust (safetensors) write the number of an error into a text."""
+"""How Python, pyarrow and Rust (safetensors) write an error's number into a text."""
 _UNMISTAKABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
-"""Errors that are recognised by their words alone; those of the others occur in other texts, too."""
+"""Errors that are also recognised by their wording; the wording of the others occurs elsewhere too."""
 
 
 class EnvironmentFault(UserError):
-    """The machine failed, and not the run: it is unfinished, and the same command goes on with it.
+    """A fault of the machine and not of the run: the run is unfinished, and the same command resumes it.
 
     The command line prints it without a traceback and exits with code 3.
     """
 
 
 def environment_fault(error: BaseException) -> EnvironmentFault | None:
-    """The machine's error in ``error`` or in what it came from, in words; None: it is the run's own."""
+    """The fault of the machine that ``error`` or one of its causes is; None: it is an error of the run."""
     for one in _chain(error):
         if isinstance(one, EnvironmentFault):
             return one
         number = _number(one)
         if number is not None:
-            if isinstance(error, (UserError, TrainingFailed)):  # in words already, and it knows more
+            if isinstance(error, (UserError, TrainingFailed)):  # its message says more
                 return EnvironmentFault(str(error))
             return EnvironmentFault(_words(one, number))
     return None
 
 
 def fault_in(text: str) -> EnvironmentFault | None:
-    """The machine's error that the last line of a traceback names; None: it names another."""
+    """The fault of the machine that the last line of a traceback names; None: it names another error."""
     last = (text.strip().splitlines() or [""])[-1]
     return EnvironmentFault(last) if _in_text(last) is not None else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that it came from, nearest first; Ray keeps these in attributes of its own."""
+    """An error and its causes, nearest first; Ray keeps causes in attributes of its own."""
     queue, seen = [error], set[int]()
     while queue:
         one = queue.pop(0)
@@ -89,7 +89,7 @@ def _in_text(text: str) -> int | None:
         if number in FAULTS:
             return number
     if "inline_container.cc" in text and "unexpected pos" in text:
-        return errno.ENOSPC  # torch.save to a path found that not all of it was written
+        return errno.ENOSPC  # torch.save raises it when a file was written only in part
     return next((number for number in _UNMISTAKABLE if os.strerror(number) in text), None)
 
 

@@ -1,4 +1,4 @@
-"""What identifies a run and its files of weights, wherever they lie; and whether a recorded spec is whole."""
+"""Identities of runs and weight files, wherever the files lie; and whether a recorded spec is complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HUB = "hub:"
 
 
 def is_published(weights: str) -> bool:
-    """Whether ``weights`` is a name such as IMAGENET1K_V2, or one on a hub, and no file."""
+    """Whether ``weights`` is a published name such as IMAGENET1K_V2, or one on a hub, and not a file."""
     return weights.startswith(HUB) or re.fullmatch(r"[A-Z][A-Z0-9_]*", weights) is not None
 
 
@@ -57,23 +57,25 @@ def known_weights(weights: str, where: str) -> str:
 
 @lru_cache(maxsize=256)
 def _digest(place: str, changed: int, size: int) -> str:
-    """A sweep asks for it once a trial; the file is read again when it changed."""
+    """A sweep calls this once for each trial; the file is read again only if it changed."""
     return hashlib.sha256(Path(place).read_bytes()).hexdigest()
 
 
 def identity_of(essence: dict[str, Any]) -> str:
-    """16 hexadecimal digits of what makes a run."""
+    """16 hexadecimal digits of the hash of a run's essence."""
     text = json.dumps(essence, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def require_whole_record(file: Path, data: dict[str, Any]) -> None:
-    """Refuse a run's own ``spec.yaml`` that lost its end: it would be another run.
+    """Refuse a run's own ``spec.yaml`` that was cut off, since it would describe another run.
 
     Raises:
-        UserError: its last key is missing, or cut.
+        UserError: its last key is missing or incomplete.
     """
     if file.name != "spec.yaml" or not re.fullmatch("[0-9a-f]{16}", file.absolute().parent.name):
         return
     if list(data)[-1:] != ["storage"] or not file.read_bytes().endswith(b"\n"):
-        raise UserError(f"{file} is damaged: it ends before its last key, 'storage', and says another run.")
+        raise UserError(
+            f"{file} is damaged: it ends before its last key ('storage') and describes another run."
+        )

@@ -1,7 +1,7 @@
-"""Names that people give (cells, axes, labels of paths): what one may be, and how each surface shows it.
+"""Names that users give (cells, axes, labels of paths): which are valid, and how each output shows them.
 
-Every surface has one function here, through which all its names go; for HTML that is the standard library's
-``escape``, and for a cell of a terminal's table ``rich.text.Text``.
+Each kind of output has one function here that all its names pass through; HTML has the standard library's
+``escape``, and a cell of a terminal's table ``rich.text.Text``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 500
-"""Characters of a name at most."""
+"""The most characters of a name."""
 IN_FIGURES = 80
-"""Characters of a name in a figure; of a longer one its two ends are drawn."""
+"""Characters of a name in a figure; of a longer name both ends are drawn."""
 IN_WANDB = 128
-"""Characters that W&B takes."""
+"""The most characters that W&B accepts."""
 
 
 def one_line(text: str) -> str:
@@ -26,18 +26,18 @@ def one_line(text: str) -> str:
 
 
 def print_plain(console: Any, text: str) -> None:
-    """Print a sentence that holds names with rich: [nst] is no style there, and :smile: no picture."""
+    """Print a sentence with rich in which [nst] is no style and :smile: no emoji."""
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def require_name(name: str, what: str, kept: str = "") -> None:
-    """Refuse what cannot be shown, or not be told from nothing.
+    """Refuse names that are empty or cannot be displayed.
 
     Args:
-        kept: signs that have a meaning of their own in such a name.
+        kept: characters that are reserved in such a name.
 
     Raises:
-        ValueError: says what is wrong with it.
+        ValueError: the message says what is wrong.
     """
     if not one_line(name):
         raise ValueError(f"{what} needs a name")
@@ -48,26 +48,26 @@ def require_name(name: str, what: str, kept: str = "") -> None:
             code = f"U+{ord(character):04X}"
             raise ValueError(f"{what}: a name cannot hold the control character {code}, got {name!a}")
         if character in kept:
-            raise ValueError(f"{what}: '{character}' is kept for lists of paths and stages, got '{name}'")
+            raise ValueError(f"{what}: '{character}' is reserved for lists of paths and stages, got '{name}'")
 
 
 def require_distinct(names: Iterable[str], what: str) -> None:
-    """Refuse names that read alike: equal once spaces and line ends count as one space.
+    """Refuse names that look the same: equal once any whitespace counts as one space.
 
     Raises:
-        ValueError: names both.
+        ValueError: the message has both names.
     """
     seen: dict[str, str] = {}
     for name in names:
         shown = unicodedata.normalize("NFC", one_line(name))
         if shown in seen:
             alike = "" if seen[shown] == name else f" (written {seen[shown]!a} and {name!a})"
-            raise ValueError(f"two {what} are called '{shown}'{alike}; every one needs a name of its own")
+            raise ValueError(f"two {what} are called '{shown}'{alike}; each needs a different name")
         seen[shown] = name
 
 
 def markdown(text: str) -> str:
-    """A text as Markdown shows it, in a table or outside: no markup, no HTML, no formula comes of it."""
+    """A text escaped for Markdown, also in a table: it becomes no markup, HTML or formula."""
     text = re.sub(r"([\\`*|$])", r"\\\1", one_line(text))
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     text = re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
@@ -76,17 +76,17 @@ def markdown(text: str) -> str:
 
 
 def csv_text(value: object) -> object:
-    """A value for a CSV file; text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """A value for a CSV file; text that a spreadsheet would read as a formula gets an apostrophe in front."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
 def wandb_name(text: str) -> str:
-    """A name that W&B takes."""
+    """A name that W&B accepts."""
     return shortened(text, IN_WANDB)
 
 
 def shortened(text: str, most: int = IN_FIGURES) -> str:
-    """A text on one line; of a long one both ends, and four digits that tell it from others."""
+    """A text on one line; a long one is cut to both ends and four digits of its hash."""
     text = one_line(text)
     if len(text) <= most:
         return text

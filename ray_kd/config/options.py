@@ -1,4 +1,4 @@
-"""The strict base of everything a spec holds, and the fields that name a registered component."""
+"""The strict base class of all sections of a spec, and the fields that name a registered component."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ray_kd.config.validation import is_number, kinds_in, refuse_guesses, valida
 
 
 class Strict(BaseModel):
-    """A typed section of a spec: unknown keys fail, values never change after validation.
+    """A typed section of a spec: unknown keys are errors, and values cannot change after validation.
 
-    Numbers are written as numbers, and true and false as these words: nothing is guessed.
+    Values are not converted: a number must be a number, and a flag must be true or false.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -43,55 +43,55 @@ class Options(Strict):
     component_name: ClassVar[str]
     component_version: ClassVar[int]
     places: ClassVar[tuple[str, ...]] = ()
-    """Options that say where things lie and not what they are; identity leaves them out."""
+    """Options that only say where files lie; the identity leaves them out."""
 
     def full(self) -> dict[str, Any]:
-        """Every option with its value, the component's name first."""
+        """All options with their values, the component's name first."""
         return {"name": self.component_name, **self.model_dump(mode="json")}
 
     def essence(self) -> dict[str, Any]:
-        """What identity hashes: name, version, and the options that differ from their defaults."""
+        """What the identity hashes: name, version, and the options that differ from their defaults."""
         changed = self.model_dump(mode="json", exclude_defaults=True, exclude=set(self.places))
         return {"name": self.component_name, "version": self.component_version, **changed}
 
 
 class PathOptions(Options):
-    """What every path can be told; a path's own ``Options`` adds to it."""
+    """Options of every path; a path's own ``Options`` adds to them."""
 
     weight: Annotated[float | Literal["published"], BeforeValidator(lambda value: _weight(value))] = 1.0
     """Static weight w of the path's loss, >= 0; 0 skips the path; ``published``: its source's value."""
     label: str | None = None
     """What the path is called in records; default: its registered name."""
     teacher: str | None = None
-    """Which teacher it learns from; default: the only one."""
+    """The teacher it learns from; default: the only one."""
     stages: tuple[int, ...] | None = None
-    """Which stages it attaches to, counted from 0; default: those of its source."""
+    """The stages it attaches to, counted from 0; default: those of its source."""
     corrupt: Literal["shuffle", "shuffle_fixed", "noise"] | None = None
-    """Spoil its target on purpose: another sample's (redrawn each step, or fixed), or noise. A teacher that
-    never learnt, or learnt what is not true, is a teacher of its own: ``weights: initial`` there, or
+    """Corrupt its target on purpose: another sample's (redrawn each step, or fixed), or noise. For a teacher
+    that is untrained, or trained on wrong labels, declare another one with ``weights: initial`` or
     ``training.labels: permuted``."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     """Epochs over which the path's loss rises linearly to its full size."""
 
 
 class ModelOptions(Options):
-    """What every model can be told; a model's own ``Options`` adds to it."""
+    """Options of every model; a model's own ``Options`` adds to them."""
 
     weights: str | None = None
-    """What it begins with: a file (.safetensors, .pt, .pth), a name that torchvision publishes for it
+    """Initial weights: a file (.safetensors, .pt, .pth), a name that torchvision publishes for the model
     (IMAGENET1K_V2), or None: drawn from the run's seed."""
     weights_key: str | None = None
-    """Which of the weights in that file are meant, where it holds several (model_ema); also what the names
-    begin with that are (student); None: those that fit."""
+    """Which weights of the file to load, if it holds several: a key (model_ema) or a prefix of names
+    (student); None: those that fit."""
     head: Literal["kept", "fresh"] = "kept"
-    """With ``weights``: fresh leaves the last layer as it was drawn, for other classes than the weights'."""
+    """With ``weights``: fresh draws the last layer from the seed, for classes other than the weights'."""
     files: ClassVar[tuple[str, ...]] = ("weights",)
-    """Options that name a file (or published weights): it is known by its content."""
+    """Options that name a file (or published weights); the identity hashes the file's content."""
 
     @model_validator(mode="after")
     def _key_needs_a_file(self) -> ModelOptions:
         if self.weights_key is not None and not any(getattr(self, name) for name in self.files):
-            raise ValueError(f"weights_key: expected {' or '.join(self.files)} beside it, a file")
+            raise ValueError(f"weights_key: it needs {' or '.join(self.files)} to name a file")
         return self
 
     def essence(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class ModelOptions(Options):
 
 
 class AggregatorOptions(Options):
-    """What every aggregator can be told; an aggregator's own ``Options`` adds to it."""
+    """Options of every aggregator; an aggregator's own ``Options`` adds to them."""
 
     granularity: Literal["path", "layer"] = "path"
     """One weight for each path, or one for each (path, stage)."""
@@ -112,10 +112,10 @@ class AggregatorOptions(Options):
 
 
 class ViewOptions(Options):
-    """What every view policy can be told."""
+    """Options of every view policy."""
 
     seed: int = 0
-    """Key of the views; shared by all seeds of a sweep, so that views are paired."""
+    """Seed of the views; shared by all seeds of a sweep, so that views are paired."""
     count: int | None = None
     """How many distinct views a sample has (epoch e uses view e mod count); None: one for each epoch."""
 
@@ -133,11 +133,11 @@ def _weight(value: Any) -> float | str:
 
 
 def parse_component(registry: Registry, value: Any) -> Any:
-    """``"name"``, ``{"name": ..., option: ...}`` or Options, as the component's own Options.
+    """The component's own Options from ``"name"``, ``{"name": ..., option: ...}`` or Options.
 
     Raises:
-        ValueError: not one of those forms (pydantic turns it into a located error).
-        UserError: a name nobody registered, or an option that is unknown or of the wrong kind.
+        ValueError: ``value`` has none of these forms (pydantic adds the key to the error).
+        UserError: the name is not registered, or an option is unknown or has the wrong type.
     """
     if isinstance(value, Options):
         return value
@@ -151,7 +151,7 @@ def parse_component(registry: Registry, value: Any) -> Any:
 
 
 def component(registry: Registry) -> Any:
-    """Annotations that make a pydantic field hold the Options of a component of ``registry``."""
+    """Annotations for a pydantic field that holds the Options of a component of ``registry``."""
     return (
         BeforeValidator(lambda value: parse_component(registry, value)),
         PlainSerializer(lambda options: options.full()),

@@ -1,4 +1,4 @@
-"""The plan of a sweep: every trial, what it trains, and what it is for."""
+"""The plan of a sweep: all trials, what each trains, and its phase."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 Phase = Literal["compare", "control", "search"]
 RESERVED = {
     "seed": "'seeds' of the sweep sets it",
-    "storage": "all trials of a sweep share the base's",
+    "storage": "all trials of a sweep use the base's",
 }
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One planned run. Trials of one identity train once."""
+    """One cell of a sweep with one seed. Trials with the same identity are served by one run."""
 
     identity: str
     cell: str
@@ -37,10 +37,10 @@ class Trial:
     overrides: Overrides
     axes: dict[str, Any] = field(default_factory=dict)
     candidate: int | None = None
-    """Which candidate of its cell's search it belongs to; None outside the search."""
+    """The number of the candidate in its cell's search; None outside a search."""
 
     def to_json(self) -> dict[str, Any]:
-        """As plan.json keeps it."""
+        """The trial as plan.json holds it."""
         keys = ("identity", "cell", "seed", "phase", "overrides", "axes")
         entry = {key: getattr(self, key) for key in keys}
         entry["task"] = self.spec.task.component_name
@@ -48,8 +48,8 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Later:
-    """Trials that are certain to come, but not known before others have finished."""
+class LaterTrials:
+    """Trials that will be added to the plan, but whose settings depend on trials that must finish first."""
 
     cell: str
     phase: Phase
@@ -59,11 +59,11 @@ class Later:
 
 @dataclass
 class Plan:
-    """What a sweep sets out to do.
+    """All trials of a sweep, and the teachers that they need.
 
     Attributes:
-        trials: search candidates, compared trials and controls that are known beforehand.
-        later: those that are not, by cell.
+        trials: search candidates, compared trials and controls that are known before the sweep starts.
+        later: trials that are not known yet, by cell.
         teachers: the runs that train the teachers, each once.
         cells: names of all cells, in order.
     """
@@ -74,7 +74,7 @@ class Plan:
     mode: str
     cells: tuple[str, ...]
     trials: list[Trial]
-    later: list[Later]
+    later: list[LaterTrials]
     teachers: list[RunSpec]
     notes: list[str]
 
@@ -92,18 +92,18 @@ class Plan:
         }
 
     def metric_of(self, spec: RunSpec) -> str:
-        """The metric by name: for ``monitor`` that of the run's own task."""
+        """The name of the metric; for ``monitor`` the one that the run's task monitors."""
         task: Any = TASKS.get(spec.task.component_name) if self.metric == "monitor" else None
         return self.metric if task is None else str(task.monitor)
 
     @property
     def size(self) -> int:
-        """How many runs there will be: trials by identity, and those known later. Teachers not counted."""
+        """How many runs serve the trials, later ones included, without teachers."""
         return len({trial.identity for trial in self.trials}) + sum(entry.count for entry in self.later)
 
 
 class TrialMaker:
-    """Builds trials of one sweep, parsing each combination of overrides once."""
+    """Makes the trials of one sweep; each combination of overrides is parsed once."""
 
     def __init__(self, sweep: SweepSpec) -> None:
         self.sweep = sweep
@@ -123,7 +123,7 @@ class TrialMaker:
         """A trial of ``cell`` with ``extra`` overrides on top.
 
         Raises:
-            UserError: the overrides give no valid run; the message names the cell.
+            UserError: the overrides make no valid run; the message names the cell.
         """
         extra = extra or {}
         overrides = {**cell.overrides, **extra}
@@ -161,8 +161,8 @@ class TrialMaker:
 def proposals(search: Search) -> Iterator[Overrides]:
     """The candidates of a grid or random search: the same for every cell, whatever the budget.
 
-    Each draw is a function of (search seed, index, key) alone, so a search that is run again, or with a
-    larger budget, repeats the candidates it had.
+    Each draw depends only on (search seed, index, key), so a search that is run again, or with a larger
+    budget, repeats its earlier candidates.
     """
     if search.method == "grid":
         choices = [space.choice or () for space in search.space.values()]
@@ -181,7 +181,7 @@ def make_plan(sweep: SweepSpec) -> Plan:
     maker = TrialMaker(sweep)
     cells = {cell.name: cell for cell in sweep.all_cells()}
     trials: list[Trial] = []
-    later: list[Later] = []
+    later: list[LaterTrials] = []
     for search in sweep.search:
         for name in sweep.searched_by(search):
             if search.method == "optuna":
@@ -214,7 +214,7 @@ def make_plan(sweep: SweepSpec) -> Plan:
 
 
 def _try_some(maker: TrialMaker, cell: Cell, search: Search) -> None:
-    """Raise where a learning search can propose nothing valid: a key that is wrong is wrong every time."""
+    """Raise if none of some candidates of a learning search is valid: then one of its keys is wrong."""
     for index, overrides in enumerate(itertools.islice(proposals(search), 5)):
         try:
             maker.make(cell, search.seeds[0], "search", overrides, index)
@@ -234,7 +234,7 @@ def _check_grace(sweep: SweepSpec, trials: list[Trial]) -> None:
 
 
 def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
-    """Several tasks have no scale in common: each has its own metric, and none is judged by another's."""
+    """Refuse settings that would compare metrics of different tasks."""
     tasks = ", ".join(dict.fromkeys(trial.spec.task.component_name for trial in trials))
     if ", " not in tasks:
         return
@@ -245,17 +245,17 @@ def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
         )
     if sweep.scheduler is not None and not sweep.search:
         raise UserError(
-            f"sweep '{sweep.name}': scheduler: trials of several tasks ({tasks}) cannot be judged by each "
-            "other; expected none, or a search, whose candidates are judged within their own cell."
+            f"sweep '{sweep.name}': scheduler: trials of several tasks ({tasks}) cannot be compared with "
+            "each other; expected none, or a search, which compares candidates within a cell."
         )
 
 
-def _later(sweep: SweepSpec, search: Search, cell: str) -> list[Later]:
+def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
     later = []
     if search.method == "optuna":
         count = search.budget * len(search.seeds)
-        later.append(Later(cell, "search", count, "optuna proposes them"))
-    later.append(Later(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
+        later.append(LaterTrials(cell, "search", count, "optuna proposes them"))
+    later.append(LaterTrials(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
     return later
 
 

@@ -32,19 +32,19 @@ _COMPONENTS = {
     ("Teacher", "model"): "model",
     ("Teacher", "views"): "view",
 }
-"""Fields that hold a registered component, with its kind; the paths of a run are a list of them."""
+"""Fields that hold a registered component, with its kind; ``paths`` of a run is a list of components."""
 
 _BASES = (Options, PathOptions, AggregatorOptions, ViewOptions)
 
 
 def json_schema(kind: str) -> Schema:
-    """The JSON schema (draft 2020-12) of a file, with every component that is registered now.
+    """The JSON schema (draft 2020-12) of a file, with all components that are registered now.
 
     Args:
         kind: ``run`` or ``sweep``.
 
     Raises:
-        UserError: another kind.
+        UserError: ``kind`` is neither.
     """
     if kind == "run":
         schema = _run_schema()
@@ -90,7 +90,7 @@ def _sweep_schema() -> Schema:
 
 
 def _allow(properties: Schema, field: str, *others: Schema) -> None:
-    """Let a field be one of the short forms, too."""
+    """Let a field also accept its short forms."""
     own = properties[field]
     kept = {key: own.pop(key) for key in ("description", "default", "title") if key in own}
     properties[field] = {**kept, "anyOf": [own, *others]}
@@ -102,7 +102,7 @@ def _field(schema: Schema, kind: str) -> Schema:
 
 
 def _component(registry: Registry, definitions: Schema) -> Schema:
-    """A registered component: its name alone, or a mapping of its name and its options."""
+    """A registered component: its name, or a mapping of its name and its options."""
     forms: list[Schema] = []
     for name in registry.names():
         cls = registry.get(name)
@@ -122,7 +122,7 @@ def _component(registry: Registry, definitions: Schema) -> Schema:
 
 
 def _described(model: type[BaseModel]) -> Schema:
-    """A model's schema, the docstrings below its fields as their descriptions."""
+    """A pydantic model's schema, with the docstrings below its fields as descriptions."""
     schema = model.model_json_schema()
     _describe(schema, model)
     for name, inner in _models(model).items():
@@ -148,7 +148,7 @@ def _describe(schema: Schema, model: type[BaseModel]) -> None:
 
 
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """The string below each field of a class and its bases."""
+    """The docstring below each field of a class and its bases."""
     docs: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if not issubclass(cls, Strict):

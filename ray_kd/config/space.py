@@ -1,4 +1,4 @@
-"""Search spaces: what a searched key may be, drawn from a generator or listed as a grid."""
+"""Search spaces: the values of a searched key, drawn at random or listed as a grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = ("choice", "uniform", "log_uniform", "integer", "log_integer")
 
 
 class Space(Strict):
-    """The values of one searched key: one of these kinds. A plain list is short for ``choice``."""
+    """The values of one searched key, of one of these kinds. A plain list is short for ``choice``."""
 
     choice: tuple[Any, ...] | None = None
     """Any of these values."""
@@ -30,7 +30,7 @@ class Space(Strict):
     """An integer between two bounds >= 1, both included, uniform in its logarithm."""
 
     zero: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Chance that a number is exactly 0 instead of one between the bounds: a weight that may be off."""
+    """Probability that the value is exactly 0 instead of between the bounds, for a weight that may be off."""
 
     @model_validator(mode="before")
     @classmethod
@@ -46,7 +46,7 @@ class Space(Strict):
             if not self.choice:
                 raise ValueError("choice: expected at least one value")
             if self.zero:
-                raise ValueError("zero: belongs to a range; a list may hold 0 itself")
+                raise ValueError("zero: only a range takes it; add 0 to a list of values instead")
             return self
         low, high = self.bounds
         if not low < high:
@@ -57,7 +57,7 @@ class Space(Strict):
 
     @property
     def kind(self) -> str:
-        """Which of the fields is given."""
+        """The kind that is given."""
         return next(name for name in KINDS if getattr(self, name) is not None)
 
     @property
@@ -83,7 +83,7 @@ class Space(Strict):
         return math.exp(generator.uniform(math.log(low), math.log(high)))
 
     def contains(self, value: Any) -> bool:
-        """Whether ``value`` can be drawn (a former trial counts only while it lies in today's space)."""
+        """Whether ``value`` lies in the space; an earlier candidate counts only if it does."""
         if self.choice is not None:
             return any(value == choice and type(value) is type(choice) for choice in self.choice)
         if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -1,4 +1,4 @@
-"""RunSpec: everything that one training run is. See docs/reference.md for a file with every key."""
+"""RunSpec: the complete description of one training run. docs/reference.md shows a file with every key."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 
 INITIAL = "initial"
-"""What ``weights`` of a teacher that never learnt says."""
+"""The value of ``weights`` of an untrained teacher."""
 
 
 class Optimizer(Strict):
@@ -63,16 +63,16 @@ class Schedule(Strict):
 
 
 class Order(Strict):
-    """Samples shuffled a few stretches of the set at a time."""
+    """A data order that shuffles a few blocks of consecutive samples at a time."""
 
     block: Count
-    """Samples that lie side by side."""
+    """Consecutive samples in a block."""
     window: Count
     """Blocks, drawn from the whole set, whose samples are shuffled together."""
 
 
 class Training(Strict):
-    """How long and in what batches."""
+    """Length, batch size and other settings of the training loop."""
 
     epochs: Count = 20
     batch_size: Count = 64
@@ -82,30 +82,30 @@ class Training(Strict):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of forward passes; auto (one identity): half precision on a GPU, float32 on a CPU."""
     threads: Count = 1
-    """CPU threads of one worker; part of a run, since it changes the last bits."""
+    """CPU threads of one worker; part of the identity, since it changes the last bits."""
     evaluate_every: Count = 1
     """Epochs between evaluations on validation data; the last epoch is always evaluated."""
     labels: Literal["given", "permuted"] = "given"
-    """permuted: the training labels are dealt out anew among the samples, once (keyed by the seed); a run
-    that learns nothing true, for a teacher that is wrong on purpose. Validation and test keep theirs."""
+    """permuted: the training labels are permuted once among the samples (keyed by the seed), for a teacher
+    that is wrong on purpose. Validation and test labels are not permuted."""
     order: Order | None = None
-    """{block: 1000, window: 8}: in each epoch 8 blocks of 1000 samples that lie side by side are shuffled
-    together, then the next 8, for sets too large to be read in any order; None: all samples are."""
+    """{block: 1000, window: 8}: in each epoch 8 blocks of 1000 consecutive samples are shuffled together,
+    then the next 8, for datasets too large for random access; None: all samples are shuffled together."""
     sync_batchnorm: bool = True
-    """Several workers normalise over the global batch, as one worker would."""
+    """BatchNorm of several workers normalises over the global batch, as one worker would."""
 
 
 class Checkpoints(Strict):
-    """How often the state to resume from is written."""
+    """How often the state to resume from is saved."""
 
     every_epochs: Count | None = 10
-    """Epochs between two states; null: none at the end of an epoch."""
+    """Epochs between two saved states; null: no state is saved at the end of an epoch."""
     every_steps: Count | None = None
-    """Optimizer steps between two states, for epochs that take long."""
+    """Optimizer steps between two saved states, for long epochs."""
 
 
 class Resources(Strict):
-    """Where and on how much a run trains; changes no number beyond float order."""
+    """The resources of a run; they change no number beyond float order."""
 
     workers: Count = 1
     cpus: Positive = 1.0
@@ -113,12 +113,12 @@ class Resources(Strict):
     gpus: NotNegative = 0.0
     """GPUs reserved for each worker; may be a fraction."""
     loaders: Annotated[int, Field(ge=0)] | None = None
-    """Processes of each worker that read and view files for it; sets in memory need none. None: as many as
-    ``cpus`` (8 at most) beside a GPU, else 0: the worker reads by itself."""
+    """Processes of each worker that read files and make views; datasets in memory need none. None: as many
+    as ``cpus`` (at most 8) with a GPU, else 0: the worker reads in its own process."""
 
 
 class Normalise(Strict):
-    """How raw images, from 0 to 1, become a network's input: (image - mean) / std, channel by channel."""
+    """Normalisation of raw images in [0, 1] to a network's input: (image - mean) / std for each channel."""
 
     mean: tuple[float, ...]
     std: tuple[Positive, ...]
@@ -130,17 +130,17 @@ class Teacher(Strict):
     model: ModelField
     weights: str | None = None
     """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
-    (IMAGENET1K_V2); ``initial``: those it begins with, a teacher that never learnt; None: train the
-    teacher as said below."""
+    (IMAGENET1K_V2); ``initial``: its initial weights, an untrained teacher; None: train the teacher with
+    the settings below."""
     weights_key: str | None = None
-    """Which of the weights in that file are meant, where it holds several (model_ema); also what the names
-    begin with that are (student); None: those that fit."""
+    """Which weights of the file to load, if it holds several: a key (model_ema) or a prefix of names
+    (student); None: those that fit."""
     normalise: Normalise | None = None
-    """Mean and standard deviation that its images are normalised with, where they are not the student's;
-    None: those of the student's dataset (of a trained teacher: of its own dataset's options)."""
+    """Normalisation of its images, if it differs from the student's; None: that of the student's dataset
+    (for a teacher that is trained here: of its own dataset's options)."""
     at_chance: Literal["stop", "go_on"] = "stop"
-    """What happens before step 1 if it is no better than chance on validation; one that is wrong on
-    purpose (``initial``, ``labels: permuted``) is never stopped."""
+    """What happens before step 1 if the teacher is no better than chance on validation; a teacher that is
+    wrong on purpose (``initial``, ``labels: permuted``) is never stopped."""
     dataset: dict[str, Any] = Field(default_factory=dict)
     """Options that differ from the student's dataset; by default the teacher sees every label."""
     views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
@@ -152,18 +152,18 @@ class Teacher(Strict):
     @model_validator(mode="after")
     def _key_needs_a_file(self) -> Teacher:
         if self.weights_key is not None and self.weights in (None, INITIAL):
-            raise ValueError("weights_key: expected weights beside it, a file")
+            raise ValueError("weights_key: it needs 'weights' to name a file")
         return self
 
     @property
     def on_purpose(self) -> bool:
-        """Whether it may teach though it is no better than chance."""
+        """Whether the teacher is wrong on purpose, and may teach though it is no better than chance."""
         permuted = self.weights is None and self.training.labels == "permuted"
         return self.at_chance == "go_on" or self.weights == INITIAL or permuted
 
 
 class RunSpec(Strict):
-    """One run: a student trained on a task, by paths from teachers, under an aggregation."""
+    """One run: a student that is trained on a task, with paths from teachers and an aggregator."""
 
     name: str = "run"
     task: TaskField = Field(default_factory=lambda: parse_component(TASKS, "classification"))
@@ -178,14 +178,14 @@ class RunSpec(Strict):
     schedule: Schedule = Field(default_factory=Schedule)
     training: Training = Field(default_factory=Training)
     seed: Annotated[int, Field(ge=0)] = 0
-    """Key of initialisation, data order, adapters and the aggregator's draws; a sweep sets it."""
+    """Seed of initialisation, data order, adapters and the aggregator's draws; a sweep sets it."""
     plugins: tuple[str, ...] = ()
     """Modules of your own to import first; they register paths, aggregators, models, ..."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
     storage: str = "results"
-    """Where records, weights and tables go: a local or shared path, or a URI such as s3://bucket/folder."""
+    """Where records, weights and tables are written: a local or shared path, or a URI (s3://bucket/folder)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -214,7 +214,7 @@ class RunSpec(Strict):
                 raise ValueError(str(unknown("path", label, labels, "targets.precisions")).rstrip("."))
         if self.training.batch_size % self.resources.workers:
             raise ValueError(
-                f"training.batch_size: {self.training.batch_size} samples cannot be shared equally by "
+                f"training.batch_size: {self.training.batch_size} samples cannot be divided equally among "
                 f"{self.resources.workers} workers (resources.workers)"
             )
         return self
@@ -223,7 +223,7 @@ class RunSpec(Strict):
         """The name of the teacher that ``path`` learns from.
 
         Raises:
-            ValueError: there is none, it is unknown, or there are several and the path names none.
+            ValueError: the run has no teacher or no such teacher, or it has several and the path names none.
         """
         known = ", ".join(self.teachers) or "none"
         if path.teacher is not None:
@@ -236,7 +236,7 @@ class RunSpec(Strict):
         return next(iter(self.teachers))
 
     def active_paths(self) -> list[Any]:
-        """The paths whose static weight is not 0; the others are skipped, not multiplied."""
+        """The paths whose static weight is not 0; the others are not computed at all."""
         return [path for path in self.paths if path.weight != 0]
 
     def distinct_views(self) -> int:
@@ -246,12 +246,12 @@ class RunSpec(Strict):
         return 1 if self.views.component_name == "none" else min(count or epochs, epochs)
 
     def needed_teachers(self) -> list[str]:
-        """Those that active paths learn from, and the first, which agreement is measured against."""
+        """Names of the teachers of active paths, and of the first, against which agreement is measured."""
         used = {self.teacher_of(path) for path in self.active_paths()}
         return [name for place, name in enumerate(self.teachers) if place == 0 or name in used]
 
     def teacher_run(self, name: str) -> RunSpec:
-        """The run that trains teacher ``name``: a student of its own, with no paths."""
+        """The run that trains teacher ``name``: that model as the student, without paths."""
         teacher = self.teachers[name]
         full = {**self.dataset.full(), **getattr(self.dataset, "teacher_options", dict)(), **teacher.dataset}
         return RunSpec.model_validate(
@@ -273,11 +273,11 @@ class RunSpec(Strict):
         )
 
     def identity(self) -> str:
-        """16 hexadecimal digits that change with everything that changes the result, and nothing else."""
+        """16 hexadecimal digits that depend on every setting that changes the result, and on no other."""
         return identity_of(self.essence())
 
     def essence(self) -> dict[str, Any]:
-        """What the identity hashes. Defaults are left out, so a default added later changes no identity."""
+        """What the identity hashes. Defaults are left out, so that a new option changes no identity."""
         essence: dict[str, Any] = {}
         for key in ("task", "dataset", "views", "student", "aggregation"):
             options: Options = getattr(self, key)
@@ -316,7 +316,7 @@ class RunSpec(Strict):
         """Read a run file and apply ``key=value`` overrides.
 
         Raises:
-            UserError: unreadable file, unknown key or name, or a value of the wrong kind.
+            UserError: the file cannot be read, a key or name is unknown, or a value has the wrong type.
         """
         data = read_yaml(file)
         require_whole_record(FilePath(file), data)
@@ -324,7 +324,7 @@ class RunSpec(Strict):
 
     @classmethod
     def parse(cls, data: dict[str, Any], where: str = "run") -> RunSpec:
-        """Validate a mapping, its plug-ins loaded first.
+        """Validate a mapping, after importing its plug-ins.
 
         Raises:
             UserError: as ``load``.

@@ -1,4 +1,4 @@
-"""SweepSpec: which runs are compared. See docs/reference.md for a file with every key."""
+"""SweepSpec: which runs are compared. docs/reference.md shows a file with every key."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ _POPULATION = ("pbt", "pb2", "pbt_replay", "population_based_training")
 
 
 MONITOR = "monitor"
-"""Stands for the metric that each run's own task chooses its best epoch by."""
+"""Stands for the metric by which each run's task chooses its best epoch."""
 
 
 class Metric(Strict):
-    """The validation metric that ranks trials while a sweep runs; also the headline of its table."""
+    """The validation metric that ranks trials while a sweep runs; also the main column of its table."""
 
     name: str = "top1"
-    """``monitor``: what each run's own task goes by (top1, miou, map), for a sweep over several tasks."""
+    """``monitor``: the metric of each run's own task (top1, miou, map), for a sweep over several tasks."""
     mode: Literal["max", "min"] = "max"
 
 
 class Search(Strict):
-    """A search with a stated budget; it reads validation figures only, and its winner runs on all seeds."""
+    """A search with a fixed budget. It reads only validation metrics; its winner is trained on all seeds."""
 
     method: Literal["grid", "random", "optuna"] = "random"
     trials: Count | None = None
-    """Candidates tried for each cell. ``grid`` tries them all and takes no other number."""
+    """Candidates for each cell. ``grid`` tries all of them and takes no other number."""
     space: dict[str, Space]
     """Dotted key -> the values it may take."""
     cells: Literal["all"] | tuple[str, ...] = "all"
-    """The cells that are searched, each with the whole budget."""
+    """The cells to search, each with the whole budget."""
     seeds: Seeds = (0,)
-    """Each candidate runs once for each of these; its value is their mean."""
+    """Each candidate is trained once for each of these seeds; its value is the mean."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Key of the search's own draws."""
+    """Seed of the search's own draws."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
@@ -64,11 +64,11 @@ class Search(Strict):
             if self.trials not in (None, size):
                 raise ValueError(f"trials: the grid has {size} points; leave trials out, got {self.trials}")
         elif self.trials is None:
-            raise ValueError(f"trials: method {self.method} needs a stated budget of trials")
+            raise ValueError(f"trials: method {self.method} needs a number of trials")
         return self
 
     def grid_size(self) -> int:
-        """The number of points of a grid."""
+        """The number of candidates of a grid."""
         size = 1
         for space in self.space.values():
             size *= len(space.choice or ())
@@ -76,24 +76,24 @@ class Search(Strict):
 
     @property
     def budget(self) -> int:
-        """Candidates tried for each cell."""
+        """Candidates for each cell."""
         return self.trials or self.grid_size()
 
 
 class Scheduler(Strict):
-    """Early stopping by validation figures, on epochs."""
+    """Early stopping by validation metrics, between epochs."""
 
     name: Literal["asha", "median"]
     grace_epochs: Count = 5
     """No trial is stopped before this epoch."""
     reduction: Annotated[float, Field(gt=1)] = 3.0
-    """asha: of each rung's trials the best 1/reduction go on."""
+    """asha: the best 1/reduction of each rung's trials continue."""
     min_samples: Count = 3
-    """median: trials there must be before one is stopped."""
+    """median: how many trials must have reported before one can be stopped."""
 
 
 class SweepResources(Strict):
-    """What differs from the base run's resources."""
+    """Resources that differ from the base run's."""
 
     workers: Count | None = None
     cpus: Positive | None = None
@@ -102,30 +102,30 @@ class SweepResources(Strict):
 
 
 class SweepSpec(Strict):
-    """A base run, and the named cells (combinations of overrides) that are compared over seeds."""
+    """A base run, and the cells (named combinations of overrides) that are compared over seeds."""
 
     name: str
     base: dict[str, Any]
     """A run, or the path of its file relative to the sweep's."""
     seeds: Seeds = (0, 1, 2, 3, 4)
     baseline: str | None = None
-    """The cell that every other is compared with; with an axis ``task``, a name without the task's label
-    is that strategy in each task."""
+    """The cell that every other cell is compared with; with an axis ``task``, a name without the task's label
+    means that strategy in each task."""
     metric: Annotated[Metric, BeforeValidator(lambda value: _metric(value))] = Metric()
     axes: dict[str, dict[str, Overrides] | tuple[Any, ...]] = Field(default_factory=dict)
-    """Axes that multiply: a dotted key with its values, or a name with labelled sets of overrides."""
+    """Axes whose product gives cells: a dotted key with values, or a name with labelled sets of overrides."""
     cells: dict[str, Overrides] = Field(default_factory=dict)
-    """Named combinations that are no product: name -> dotted overrides of the base."""
+    """Further cells by name, each with dotted overrides of the base."""
     controls: dict[str, Overrides] = Field(default_factory=dict)
-    """Runs outside the comparison (the baseline with twice the epochs), phase ``control``."""
+    """Cells outside the comparison (such as the baseline with twice the epochs), phase ``control``."""
     control_seeds: Seeds | None = None
-    """Seeds of the controls; default: all."""
+    """Seeds of the controls; default: all seeds of the sweep."""
     search: Annotated[tuple[Search, ...], BeforeValidator(lambda value: _several(value))] = ()
-    """One search or several; a cell is in one of them at most."""
+    """One search or several; each cell is in at most one."""
     scheduler: Annotated[Scheduler | None, BeforeValidator(lambda value: _scheduler(value))] = None
     resources: SweepResources = SweepResources()
     concurrency: Count | None = None
-    """Trials at the same time at most; default: as many as the machines hold."""
+    """The most trials at the same time; default: as many as the machines have room for."""
 
     @field_validator("name")
     @classmethod
@@ -158,7 +158,7 @@ class SweepSpec(Strict):
         for name in names:
             require_name(name, "cells: a cell")
             if name.endswith(SEARCHED):
-                raise ValueError(f"cells: '{name}' is what the winner of a search is called")
+                raise ValueError(f"cells: '{name}' is the name of a search's winner; choose another")
         require_distinct(names, "cells")
         if not names:
             raise ValueError("cells: the sweep has no trials; name some in 'cells', or give 'axes'")
@@ -180,30 +180,30 @@ class SweepSpec(Strict):
                     raise ValueError(f"search.cells: '{name}' is searched twice")
                 taken.add(name)
             if "seed" in search.space:
-                raise ValueError("search.space: 'seed' is no key to search; the sweep's seeds set it")
+                raise ValueError("search.space: 'seed' cannot be searched; the sweep's 'seeds' set it")
 
     def searched_by(self, search: Search) -> tuple[str, ...]:
-        """The names of the cells that a search searches."""
+        """The names of a search's cells."""
         if search.cells == "all":
             return tuple(cell.name for cell in self.all_cells())
         return search.cells
 
     def all_cells(self) -> list[Cell]:
-        """Every cell of the comparison that is known beforehand: the product of the axes, then ``cells``."""
+        """The compared cells that are known before the sweep: the product of the axes, then ``cells``."""
         cells = product_cells(self.axes) if self.axes else []
         return [*cells, *(Cell(name=name, overrides=given) for name, given in self.cells.items())]
 
     def compared(self) -> list[str]:
-        """Names of all cells, in order: known ones, winners of searches, controls."""
+        """Names of all cells, in order: those of the file, winners of searches, controls."""
         cells = [cell.name for cell in self.all_cells()]
         winners = [searched_name(name) for search in self.search for name in self.searched_by(search)]
         return [*cells, *winners, *self.controls]
 
     def plan(self) -> Plan:
-        """Every trial that is known before the sweep starts.
+        """All trials that are known before the sweep starts.
 
         Raises:
-            UserError: a cell whose overrides give no valid run.
+            UserError: the overrides of a cell make no valid run.
         """
         return make_plan(self)
 
@@ -212,7 +212,7 @@ class SweepSpec(Strict):
         """Read a sweep file and apply ``key=value`` overrides (``base.optimizer.lr=0.05`` reaches the run).
 
         Raises:
-            UserError: unreadable file, unknown key or name, or a value of the wrong kind.
+            UserError: the file cannot be read, a key or name is unknown, or a value has the wrong type.
         """
         data = read_yaml(file)
         base = data.get("base")
@@ -255,8 +255,8 @@ def _scheduler(value: Any) -> Any:
     name = data.get("name") if isinstance(data, dict) else None
     if isinstance(name, str) and name.lower() in _POPULATION:
         raise ValueError(
-            f"'{name}' changes a trial's settings while it trains, so the trial has no fixed identity: it "
-            "could be neither found again nor repeated. Use asha or median, with a search"
+            f"'{name}' changes a trial's settings while it trains, so the trial has no fixed identity and "
+            "could not be found or repeated. Use asha or median, with a search"
         )
     return data
 

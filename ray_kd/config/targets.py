@@ -16,28 +16,28 @@ class Targets(Strict):
     """Where the paths' targets come from; ``targets: stored`` is short for ``targets: {source: stored}``."""
 
     source: Literal["live", "stored"] = "live"
-    """live: the teacher answers in every step; stored: its answers to every view are computed once."""
+    """live: the teacher runs in every step; stored: its targets for every view are computed once."""
     precision: Precision = "float16"
-    """Of stored targets; int8 keeps a scale for each sample and view."""
+    """Precision of stored targets; int8 has a scale for each sample and view."""
     precisions: dict[str, Precision] = Field(default_factory=dict)
-    """By a path's label, where it differs."""
+    """Precision by a path's label, for paths that differ."""
     top_k: Count | None = None
-    """Of stored class logits keep the k largest alone, and the mass of the others; None: all."""
+    """Store only the k largest class log-probabilities, and the total of the others; None: store all."""
     read: Literal["mapped", "stream"] = "mapped"
-    """How a run reads them: mapped: from a copy of all of them, that a machine makes once; stream: Ray Data
-    brings each batch's targets and files out of the shards, and nothing is copied. The same numbers."""
+    """How a run reads them: mapped: from a copy of all targets, which each machine makes once; stream: Ray
+    Data reads each batch's targets and files from the shards, without a copy. Both give the same numbers."""
     held: Count = 8
     """stream: how many shards, of about 64 MB each, a reader keeps in memory."""
     cache: str | None = None
     """A folder on a local disk for this machine's memory-mapped copy; None: below the storage."""
 
     def essence(self) -> dict[str, Any]:
-        """What identity hashes; how they are read changes no number."""
+        """What the identity hashes; how targets are read changes no number and is left out."""
         return self.model_dump(mode="json", exclude_defaults=True, exclude={"read", "held", "cache"})
 
     @property
     def streamed(self) -> bool:
-        """Whether a run reads its targets out of the shards."""
+        """Whether a run streams its targets from the shards."""
         return self.source == "stored" and self.read == "stream"
 
 

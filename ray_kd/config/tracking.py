@@ -13,7 +13,7 @@ class Tracking(Strict):
     """Where progress is reported besides the records."""
 
     wandb: Literal["off", "offline", "online"] = "off"
-    """offline: written below the storage, sent later by 'wandb sync'; online without a key: offline."""
+    """offline: written below the storage and sent later by 'wandb sync'; online without a key is offline."""
     project: str = "ray-kd"
     """The W&B project."""
 

@@ -1,4 +1,4 @@
-"""Pydantic's findings in the words of a user: key, value, what was expected, the nearest valid choice."""
+"""Pydantic's errors as messages for users: key, value, what was expected, the most similar valid choice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], data: Any, where: str) -> M:
-    """``data`` as a ``model``.
+    """Validate ``data`` as a ``model``.
 
     Raises:
-        UserError: one line for each thing that is wrong, each with its key.
+        UserError: the message has one line for each error, with its key.
     """
     try:
         return model.model_validate(data)
@@ -27,7 +27,7 @@ def validate(model: type[M], data: Any, where: str) -> M:
 
 
 def kinds_in(annotation: Any) -> frozenset[Any]:
-    """The plain types that an annotation allows anywhere in it; ``str`` stands for the words it lists."""
+    """The plain types that an annotation contains; ``str`` stands for literal words."""
     if isinstance(annotation, type) and not get_args(annotation):
         return frozenset({annotation})
     if annotation is Any:
@@ -40,18 +40,18 @@ def kinds_in(annotation: Any) -> frozenset[Any]:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is a plain decimal number, which every reader of YAML or JSON takes for the same.
+    """Whether a text is a plain decimal number, which all readers of YAML and JSON read alike.
 
-    PyYAML by itself reads 5e-4 as text; 010, 1_000 and 1:30 are numbers to some.
+    PyYAML reads 5e-4 as text, and some readers take 010, 1_000 and 1:30 for numbers.
     """
     return re.fullmatch(r"[-+]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][-+]?\d+)?", text, re.ASCII) is not None
 
 
 def refuse_guesses(value: Any, kinds: frozenset[Any]) -> None:
-    """Refuse true for 1, 010 for 10, yes for true, and what else pydantic would make of a value.
+    """Refuse true for 1, 010 for 10, yes for true, and other values that pydantic would convert.
 
     Raises:
-        ValueError: says what to write.
+        ValueError: the message says what to write.
     """
     if isinstance(value, (list, tuple)):
         for entry in value:
@@ -113,7 +113,7 @@ def _short(value: Any) -> bool:
 
 
 def known_keys(model: type[BaseModel], parents: list[Any], problem: Any) -> list[str]:
-    """The keys that are valid at the place of an unknown one."""
+    """The valid keys where an unknown key was found."""
     here: Any = model
     for part in parents:
         if isinstance(part, int) or not (isinstance(here, type) and issubclass(here, BaseModel)):

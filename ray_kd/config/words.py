@@ -1,4 +1,4 @@
-"""Figures in words that people read."""
+"""Numbers as text for people."""
 
 from __future__ import annotations
 

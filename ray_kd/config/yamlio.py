@@ -14,16 +14,16 @@ from ray_kd.config.errors import UserError
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: 010 is no octal number, 1:30 no number, and yes, on and a date are text.
+    """Reads YAML 1.2's core schema: 010 is not octal, 1:30 is no number, and yes, on and dates are text.
 
-    PyYAML goes by YAML 1.1. Merge keys (``<<``) are kept, and keys are text as they are written.
+    PyYAML itself follows YAML 1.1. Merge keys (``<<``) work, and keys are kept as they are written.
     """
 
     yaml_implicit_resolvers: dict[Any, Any] = {}
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either schema would read as something else than text."""
+    """Quotes all text that either schema would read as another type."""
 
 
 _LEADING_ZERO = "!leading-zero"
@@ -56,7 +56,7 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds.
 
     Raises:
-        UserError: the file is missing, unreadable, no YAML, or holds no mapping.
+        UserError: the file is missing or unreadable, or holds no valid YAML or no mapping.
     """
     try:
         data = Path(file).read_bytes()
@@ -76,7 +76,7 @@ def parse_yaml(text: str, where: str) -> Any:
     """Any YAML value.
 
     Raises:
-        UserError: no valid YAML, a key twice, or a number with leading zeros; says where.
+        UserError: no valid YAML, a key that occurs twice, or a number with leading zeros; says where.
     """
     try:
         loader = _Loader(text)
@@ -100,14 +100,14 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check(node: yaml.Node, where: str, key: str, done: dict[int, bool]) -> None:
-    """Refuse what one reader takes for another thing than the next, and take every key as it is written.
+    """Refuse values that readers of YAML understand differently, and keep keys as they are written.
 
     Args:
-        done: the nodes seen so far, by id; False for those that ``node`` lies in.
+        done: the nodes seen so far, by id; False for the nodes that contain ``node``.
     """
     if id(node) in done:
         if not done[id(node)]:
-            raise UserError(f"{_at(where, key, node)} is an alias of what it lies in.")
+            raise UserError(f"{_at(where, key, node)} is an alias of a node that contains it.")
         return
     done[id(node)] = isinstance(node, yaml.ScalarNode)
     if node.tag == _LEADING_ZERO:
@@ -143,7 +143,7 @@ def _place(mark: yaml.Mark | None) -> str:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, as people say it."""
+    """The type of a value in words."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -162,7 +162,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
     """A copy of ``data`` with every ``a.b.0.c=value`` applied; values are YAML.
 
     Raises:
-        UserError: an override without '=', or one that steps into something that is no mapping or list.
+        UserError: an override has no '=', or its key goes into a value that is no mapping or list.
     """
     data = copy.deepcopy(data)
     for override in overrides:
@@ -174,10 +174,10 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
 
 
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested mappings and lists, in place; missing mappings are made.
+    """Set a dotted key in nested mappings and lists, in place; missing mappings are created.
 
     Raises:
-        UserError: the key steps into a value, or past the end of a list.
+        UserError: the key goes into a plain value, or past the end of a list.
     """
     *parents, last = key.split(".")
     here: Any = data

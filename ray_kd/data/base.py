@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol, TypeGuard
+from typing import Annotated, Any, ClassVar, Protocol, TypeGuard
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
-from ray_kd.data.items import as_column, as_item
+from ray_kd.data.user_samples import read_sample, stack_column
+
+
+class LabelOptions(Options):
+    """Options of datasets whose training labels can be limited."""
+
+    labels: Annotated[int, Field(ge=1)] | None = None
+    """Labelled training images the student may use; None: all of them."""
+    seed: int = 0
+    """Key of the splits and of the choice of labels; shared by all seeds of a sweep."""
+
+    def teacher_options(self) -> dict[str, Any]:
+        """What a teacher's dataset differs in: it sees every label of the training split."""
+        return {"labels": None}
 
 
 class Split(Protocol):
@@ -130,7 +144,7 @@ class MapSplit:
 
     Args:
         dataset: ``dataset[i]`` gives an image and a label, or a mapping (image, and label, mask, or boxes
-            and box_label) of the same shapes for every i; ``data.items`` says what is read how.
+            and box_label) of the same shapes for every i; ``data.user_samples`` says what is read how.
         where: begins messages.
     """
 
@@ -142,12 +156,12 @@ class MapSplit:
         return len(self.dataset)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        items = [as_item(self.dataset[i], f"{self.where}, sample {i}") for i in index.tolist()]
+        items = [read_sample(self.dataset[i], f"{self.where}, sample {i}") for i in index.tolist()]
         columns = {}
         for name in items[0]:
             if any(name not in item for item in items):
                 raise UserError(f"{self.where}: some samples of one batch have '{name}' and others have not.")
-            columns[name] = as_column([item[name] for item in items], name, self.where)
+            columns[name] = stack_column([item[name] for item in items], name, self.where)
         return {**columns, "sample": index.clone()}
 
 

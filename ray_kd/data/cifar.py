@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.data.layout import Root, fetch, require, wrong
+from ray_kd.data.layout import Root, RootOptions, fetch, require, wrong
 from ray_kd.data.splits import hold_out
 
 
-class CIFAROptions(Options):
+class CIFAROptions(RootOptions):
     """Options of both."""
 
     root: Root
     """The folder that holds ``cifar-10-batches-py`` (``cifar-100-python``); no part of a run's identity."""
     download: bool = False
     """Fetch the set into ``root`` where it is missing."""
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the 50,000 training images kept for validation. 0: validation reads the test images, as
-    published tables do, so that the best epoch is chosen on them; report the last one then."""
-    labels: Annotated[int, Field(ge=1)] | None = None
-    """Labelled training images the student may use; None: all of them."""
-    seed: int = 0
-    """Key of the split and of the choice of labels; shared by all seeds of a sweep."""
-
-    places: ClassVar[tuple[str, ...]] = ("root", "download")
-
-    def teacher_options(self) -> dict[str, Any]:
-        """What a teacher's dataset differs in: it sees every label of the training split."""
-        return {"labels": None}
 
 
 class CIFAR(Dataset):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.dense_files import MaskedImages
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.files import FileDataset, FileOptions, Files, Size
 from ray_kd.data.layout import require, say_once, wrong
 from ray_kd.data.listing import folders, left_behind
 from ray_kd.data.masks import table_of
@@ -55,7 +55,7 @@ gtFine/val/<city>/*_gtFine_labelIds.png
         train, test = (
             MaskedImages(*self._files(options, split), table, options.range) for split in ("train", "val")
         )
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox"), options)
+        self.fill(train, test, options)
 
     def _files(self, options: CityscapesOptions, split: str) -> tuple[Files, Files]:
         """The images of a split in the order of their paths, and their masks."""
@@ -64,25 +64,24 @@ gtFine/val/<city>/*_gtFine_labelIds.png
         for folder in needed:
             if not folders(os.path.join(root, folder)):
                 wrong(self.name, root, f"has an empty folder {folder}", self.tree)
-        images = sorted(
-            f"{needed[0]}/{city}/{name}"
-            for city in folders(os.path.join(root, needed[0]))
-            for name in sorted(os.listdir(os.path.join(root, needed[0], city)))
-            if name.endswith(IMAGE) and not left_behind(name)
-        )
+        images = _in_cities(root, needed[0], IMAGE)
         if not images:
             wrong(self.name, root, f"has no image in {needed[0]} whose name ends with {IMAGE}", self.tree)
         masks = [
             f"{needed[1]}/{image.removeprefix(needed[0] + '/').removesuffix(IMAGE)}{MASK}" for image in images
         ]
         require(self.name, root, masks, self.tree)
-        others = {
-            f"{needed[1]}/{city}/{name}"
-            for city in folders(os.path.join(root, needed[1]))
-            for name in os.listdir(os.path.join(root, needed[1], city))
-            if name.endswith(MASK) and not left_behind(name)
-        } - set(masks)
+        others = set(_in_cities(root, needed[1], MASK)) - set(masks)
         if others:
             say_once(self.name, f"left out: {len(others):,} masks in '{root}/{needed[1]}' without an image")
-        files = [Files(root, (os.path.join(root, path) for path in part)) for part in (images, masks)]
-        return files[0], files[1]
+        return Files.below(root, images), Files.below(root, masks)
+
+
+def _in_cities(root: str, folder: str, ending: str) -> list[str]:
+    """The files of all cities in a folder whose names end so, sorted, by their paths below the root."""
+    return sorted(
+        f"{folder}/{city}/{name}"
+        for city in folders(os.path.join(root, folder))
+        for name in os.listdir(os.path.join(root, folder, city))
+        if name.endswith(ending) and not left_behind(name)
+    )

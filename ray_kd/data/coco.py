@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.coco_file import Content, listed, read, same_categories
-from ray_kd.data.dense_files import BoxedImages, Told
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.dense_files import Annotations, BoxedImages, BoxOptions
+from ray_kd.data.files import FileDataset, Files, Size
 from ray_kd.data.layout import require, say_once, wrong
 
 
-class COCOOptions(FileOptions):
+class COCOOptions(BoxOptions):
     """Options of COCO's detection."""
 
     called: str = "coco2017"
@@ -29,9 +29,6 @@ class COCOOptions(FileOptions):
     tables do, so that the best epoch is chosen on them; report the last one then."""
     size: Size = (640, 640)
     """Height and width (one number: a square) that images are scaled to fit into."""
-    outside: Literal["refuse", "clip"] = "refuse"
-    """What becomes of a box that reaches beyond its image by more than 2 pixels, or 1 % of the side: an
-    error, or it is cut off at the border. One that lies outside as a whole is an error."""
 
 
 @DATASETS.register("coco_detection", version=2, source="Lin et al., ECCV 2014, arXiv 1405.0312")
@@ -71,8 +68,7 @@ annotations/
         train, test = (
             self._boxed(options, *both) for both in zip((options.train, options.test), given, strict=True)
         )
-        most = max(train.most, test.most)
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox", most), options)
+        self.fill(train, test, options)
 
     def _read(self, root: str, part: str) -> Content:
         """What the annotations of a folder say, its images there."""
@@ -93,12 +89,12 @@ annotations/
     def _boxed(self, options: COCOOptions, part: str, found: Content) -> BoxedImages:
         """The images of one folder in the order of their ids, categories numbered in the order of theirs."""
         known = np.array(sorted(found.categories))
-        files = Files(options.root, (os.path.join(options.root, part, name) for name in found.names))
-        told = Told(os.path.join(options.root, _file(part)), found.numbers, "annotation", found.sizes)
-        labels = [np.searchsorted(known, rows[:, 4]) for rows in found.objects]
-        crowd, area = ([rows[:, column] for rows in found.objects] for column in (5, 6))
-        boxes = [rows[:, :4] for rows in found.objects]
-        return BoxedImages(files, boxes, labels, crowd, area, told, options.range, options.outside)
+        for objects in found.objects:
+            objects["label"] = np.searchsorted(known, objects["label"])
+        file = os.path.join(options.root, _file(part))
+        annotations = Annotations(file, "annotation", found.sizes, found.objects)
+        images = Files.below(os.path.join(options.root, part), found.names)
+        return BoxedImages(images, annotations, options.range, options.outside)
 
 
 def _file(part: str) -> str:

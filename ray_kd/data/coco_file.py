@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ray_kd.config.errors import UserError
+from ray_kd.data.dense_files import OBJECT
 from ray_kd.data.listing import is_image, left_behind
 
 
@@ -23,8 +24,7 @@ class Content:
     Attributes:
         names: of the images' files, in the order of the images' ids.
         sizes: their heights and widths (N, 2); 0: not said.
-        objects: of each image (n, 7): x1, y1, x2, y2, category id, crowd, area.
-        numbers: of each image: its annotations' ids (n,).
+        objects: of each image (n,), of the type ``OBJECT``, their labels the ids of categories.
         categories: names by id; None: it has none.
         empty: annotations left out because their boxes have no extent.
     """
@@ -32,7 +32,6 @@ class Content:
     names: list[str]
     sizes: np.ndarray
     objects: list[np.ndarray]
-    numbers: list[np.ndarray]
     categories: dict[int, str | None]
     empty: int
 
@@ -48,16 +47,14 @@ def read(file: str) -> Content:
         parts = {name: _entries(given, name) for name in ("categories", "images", "annotations")}
         categories = _categories(parts["categories"])
         images = _images(parts["images"])
-        rows, numbers, empty = _objects(parts["annotations"], images, categories)
+        rows, empty = _objects(parts["annotations"], images, categories)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"'{file}' cannot be read as annotations of COCO: {error}.") from error
     order = sorted(images)
-    none, no_number = np.zeros((0, 7)), np.zeros(0, np.int64)
     return Content(
         names=[images[image][0] for image in order],
         sizes=np.array([images[image][1] for image in order], np.int64),
-        objects=[np.array(rows[image], float) if image in rows else none for image in order],
-        numbers=[np.array(numbers[image], np.int64) if image in rows else no_number for image in order],
+        objects=[np.array(rows.get(image, []), OBJECT) for image in order],
         categories=categories,
         empty=empty,
     )
@@ -158,10 +155,9 @@ def _images(entries: list[dict[str, Any]]) -> dict[int, tuple[str, tuple[int, in
 
 def _objects(
     entries: list[dict[str, Any]], images: Mapping[int, object], categories: Mapping[int, object]
-) -> tuple[dict[int, list[tuple[float, ...]]], dict[int, list[int]], int]:
-    """By image: its objects and their annotations' ids; and how many have no extent."""
-    rows: dict[int, list[tuple[float, ...]]] = {}
-    numbers: dict[int, list[int]] = {}
+) -> tuple[dict[int, list[Any]], int]:
+    """By image, its objects as ``OBJECT`` has them; and how many have no extent."""
+    rows: dict[int, list[Any]] = {}
     seen: set[int] = set()
     empty = 0
     for place, entry in enumerate(entries):
@@ -169,24 +165,23 @@ def _objects(
         if number in seen and "id" in entry:
             raise ValueError(f"annotation id {number} is there twice")
         seen.add(number)
-        row = _object(entry, number, images, categories)
-        if row[2] > row[0] and row[3] > row[1]:
-            rows.setdefault(entry["image_id"], []).append(row)
-            numbers.setdefault(entry["image_id"], []).append(number)
+        (x1, y1, x2, y2), *rest = _object(entry, number, images, categories)
+        if x2 > x1 and y2 > y1:
+            rows.setdefault(entry["image_id"], []).append(((x1, y1, x2, y2), *rest))
         else:
             empty += 1
-    every = [side for found in rows.values() for row in found for side in row[:4]]
+    every = [side for found in rows.values() for row in found for side in row[0]]
     if every and max(every) <= 1 and any(side != int(side) for side in every):
         raise ValueError(
             "all boxes lie between 0 and 1, as shares of their images do; expected pixels: x, y, width, "
             "height"
         )
-    return rows, numbers, empty
+    return rows, empty
 
 
 def _object(
     entry: dict[str, Any], number: int, images: Mapping[int, object], categories: Mapping[int, object]
-) -> tuple[float, ...]:
+) -> tuple[Any, ...]:
     image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
     if image not in images:
         raise ValueError(f"annotation {number}: its image_id {image!r} is none of 'images'{_text(image)}")
@@ -214,7 +209,8 @@ def _object(
         )
     if crowd not in (0, 1):
         raise ValueError(f"annotation {number}: its iscrowd is {crowd!r}; expected 0 or 1")
-    return x, y, x + width, y + height, category, crowd, width * height if area is None else area  # type: ignore[return-value]
+    area = width * height if area is None else area
+    return (x, y, x + width, y + height), category, crowd, area, number
 
 
 def _whole(value: Any, what: str) -> int:

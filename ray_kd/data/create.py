@@ -10,8 +10,8 @@ from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS, VIEWS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.data.look import SPLITS, watch
 from ray_kd.data.permuted import permuted_labels
+from ray_kd.data.sample_checks import SPLITS, check_dataset
 from ray_kd.data.views import Views
 
 
@@ -27,7 +27,7 @@ def create_dataset(options: Options, device: torch.device | None = None) -> Data
     """
     name = options.component_name
     dataset: Dataset = DATASETS.get(name)(options)
-    watch(dataset, f"dataset {name}", f"Dataset '{name}' says how many classes there are (classes).")
+    check_dataset(dataset, f"dataset {name}", f"Dataset '{name}' says how many classes there are (classes).")
     for split in SPLITS:
         found = getattr(dataset, split)
         if isinstance(found, TensorSplit) and device is not None:

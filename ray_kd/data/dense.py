@@ -8,8 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ray_kd.boxes import area
 from ray_kd.config.registry import VIEWS
-from ray_kd.data.photo import ColourOptions, Range, Size, colour_jitter
+from ray_kd.data.files import Size
+from ray_kd.data.photo import ColourOptions, Range, colour_jitter
 from ray_kd.data.sample_views import OBJECTS, Raw, SampleViews
 from ray_kd.outputs import IGNORE
 
@@ -107,12 +109,12 @@ class Dense(SampleViews):
         top, left = corner
         given = raw["boxes"].as_subclass(Tensor).float()
         boxes = given * torch.tensor([factor[1], factor[0]]).repeat(2) - torch.tensor([left, top]).repeat(2)
-        before = _area(boxes)
+        before = area(boxes)
         boxes[:, 0::2] = boxes[:, 0::2].clamp(0, size[1])
         boxes[:, 1::2] = boxes[:, 1::2].clamp(0, size[0])
         if flipped:
             boxes = torch.stack([size[1] - boxes[:, 2], boxes[:, 1], size[1] - boxes[:, 0], boxes[:, 3]], 1)
-        share = _area(boxes) / before.clamp_min(1e-6)
+        share = area(boxes) / before.clamp_min(1e-6)
         shorter = (boxes[:, 2:] - boxes[:, :2]).min(dim=1).values
         kept = (share >= self.options.visible) & (shorter >= self.options.smallest) & (shorter > 0)
         found = {name: raw[name][kept] for name in OBJECTS if name in raw and name != "boxes"}
@@ -149,7 +151,3 @@ def _mask(
     resized = V.resize(mask[None], list(new), interpolation=InterpolationMode.NEAREST_EXACT)[0]
     full[place[0], place[1]] = resized[source[0], source[1]]
     return tv_tensors.Mask(full.flip(-1) if flipped else full)
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)

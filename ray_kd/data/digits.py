@@ -9,27 +9,18 @@ import torch
 from pydantic import Field
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.data.base import Dataset, LabelOptions, TensorSplit
 from ray_kd.data.splits import stratified_order
 
 
-class DigitsOptions(Options):
+class DigitsOptions(LabelOptions):
     """Options of the digits."""
 
-    labels: Annotated[int, Field(ge=1)] | None = None
-    """Labelled training images the student may use; None: all of them."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the images kept for validation."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Share of the images kept for the one reading at the end."""
-    seed: int = 0
-    """Key of the splits and of the choice of labels; shared by all seeds of a sweep."""
-
-    def teacher_options(self) -> dict[str, Any]:
-        """What a teacher's dataset differs in: it sees every label of the training split."""
-        return {"labels": None}
 
 
 @DATASETS.register("digits", source="Alpaydin & Kaynak, UCI 1998; shipped in scikit-learn")

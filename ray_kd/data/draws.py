@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ray_kd.streams import key
+from ray_kd.random_streams import key
 
 
 def uniform(seed: int, name: str, samples: Tensor, view: int, draws: int) -> Tensor:

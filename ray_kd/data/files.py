@@ -13,10 +13,9 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_kd.config.options import Options
-from ray_kd.data.base import Dataset
-from ray_kd.data.layout import Root
-from ray_kd.data.pictures import Span, stacked
+from ray_kd.data.base import Dataset, RawSplit
+from ray_kd.data.image_files import Span, stacked
+from ray_kd.data.layout import RootOptions
 from ray_kd.data.splits import hold_out
 from ray_kd.outputs import IGNORE
 
@@ -42,6 +41,11 @@ class Files:
 
     def __getitem__(self, index: int) -> str:
         return os.path.join(self.root, os.fsdecode(bytes(self._paths[index])))
+
+    @classmethod
+    def below(cls, root: str, names: Iterable[str]) -> Files:
+        """Files by their paths below the root."""
+        return cls(root, (os.path.join(root, name) for name in names))
 
     def names(self) -> list[str]:
         """All paths below the root."""
@@ -81,7 +85,7 @@ class Form:
     fit: Literal["crop", "letterbox"] = "crop"
     objects: int = 0
 
-    def fitted(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def fit_size(self, sample: dict[str, Any]) -> dict[str, Any]:
         """See ``RawSplit.fit``."""
         image = sample["image"].as_subclass(Tensor)
         if image.shape[-2:] == self.size:
@@ -179,13 +183,9 @@ class FileSplit:
     def __init__(
         self, source: Source, chosen: Tensor, first: int, form: Form, training: bool = False
     ) -> None:
-        self.source, self.chosen, self.form, self.training = source, chosen, form, training
-        self.ids = chosen + first
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of finished images."""
-        return self.form.size
+        self.source, self.chosen, self.training = source, chosen, training
+        self.ids, self.size = chosen + first, form.size
+        self.fit, self.finish, self.ready = form.fit_size, form.finish, form.ready
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -203,18 +203,14 @@ class FileSplit:
             sample["box_label"] = sample["box_label"][kept]
         return sample
 
-    def fit(self, sample: dict[str, Any]) -> dict[str, Any]:
-        return self.form.fitted(sample)
-
-    def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
-        return self.form.finish(sample)
-
-    def ready(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.form.ready(rows)
-
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        rows = stack([self.finish(self.fit(self.raw(i))) for i in index.tolist()])
-        return {**self.ready(rows), "sample": self.ids[index.cpu()]}
+        return gather_raw(self, index)
+
+
+def gather_raw(split: RawSplit, index: Tensor) -> dict[str, Tensor]:
+    """The samples at ``index`` (B,) of a split of files, as ``Split.gather`` gives them."""
+    rows = stack([split.finish(split.fit(split.raw(i))) for i in index.tolist()])
+    return {**split.ready(rows), "sample": split.ids[index.cpu()]}
 
 
 def stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -232,18 +228,9 @@ def boxes_like(boxes: Any, values: Tensor) -> Any:
     return tv_tensors.wrap(values, like=boxes)
 
 
-class FileOptions(Options):
+class FileOptions(RootOptions):
     """What every dataset of image files can be told."""
 
-    root: Root
-    """The folder that holds it; no part of a run's identity."""
-    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the training images kept for validation. 0: validation reads the test images, as published
-    tables do, so that the best epoch is chosen on them; report the last one then."""
-    labels: Annotated[int, Field(ge=1)] | None = None
-    """Labelled training images the student may use; None: all of them."""
-    seed: int = 0
-    """Key of the split and of the choice of labels; shared by all seeds of a sweep."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Taken off each channel, scaled to [0, 1]; default: ImageNet's, as torchvision's weights want it."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -251,12 +238,6 @@ class FileOptions(Options):
     range: Span | None = None
     """Black and white of images of more than 8 bits; values beyond them are cut off. Null: 0 and 65535 for 16
     bits, while 32-bit integers and floats, whose range nothing says, are refused."""
-
-    places: ClassVar[tuple[str, ...]] = ("root", "download")
-
-    def teacher_options(self) -> dict[str, Any]:
-        """What a teacher's dataset differs in: it sees every label of the training split."""
-        return {"labels": None}
 
 
 class FileDataset(Dataset):
@@ -269,8 +250,8 @@ class FileDataset(Dataset):
         self,
         train: Source,
         test: Source,
-        form: Form,
-        options: FileOptions,
+        options: Any,
+        fit: Literal["crop", "letterbox"] = "letterbox",
         classes: np.ndarray | None = None,
         validation: Source | None = None,
     ) -> None:
@@ -278,8 +259,12 @@ class FileDataset(Dataset):
 
         Args:
             train: a share of them validates, unless ``validation`` is given.
+            options: ``FileOptions`` with a ``size``.
+            fit: how an image of another size gets there; see ``Form``.
             classes: the class of each training sample (N,), for even shares; None: seeded shares.
         """
+        most = max(getattr(source, "most", 0) for source in (train, test))
+        form = Form(options.size, options.mean, options.std, fit, most)
         known = np.zeros(len(train)) if classes is None else classes
         share = options.validation if validation is None else 0.0
         chosen, held = hold_out(known, share, options.labels, options.seed, self.name)

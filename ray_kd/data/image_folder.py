@@ -12,10 +12,10 @@ from pydantic import Field
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.files import FileDataset, FileOptions, Files, Size
+from ray_kd.data.image_files import read_image
 from ray_kd.data.layout import say_once, wrong
 from ray_kd.data.listing import files_below, folders, is_image, lines
-from ray_kd.data.pictures import read_image
 from ray_kd.data.splits import stratified_order
 
 SPLITS = {"train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing"}
@@ -57,7 +57,7 @@ class LabelledImages:
     def part(self, chosen: np.ndarray) -> LabelledImages:
         """Some of them."""
         names = self.files.names()
-        files = Files(self.files.root, (os.path.join(self.files.root, names[i]) for i in chosen))
+        files = Files.below(self.files.root, (names[i] for i in chosen))
         return LabelledImages(files, self.labels[chosen], self.span)
 
 
@@ -102,8 +102,7 @@ or, without train and val, <class>/*.jpg
             count = round(len(order) * options.test)
             test, train = train.part(np.sort(order[:count])), train.part(np.sort(order[count:]))
         self.classes = len(names)
-        form = Form(options.size, options.mean, options.std, "crop")
-        self.fill(train, test, form, options, train.labels, validation)
+        self.fill(train, test, options, "crop", train.labels, validation)
 
     def _folder(self, folder: Path, span: tuple[float, float] | None) -> tuple[LabelledImages, list[str]]:
         """The images of a folder of folders, and the names of these, in torchvision's order."""
@@ -179,7 +178,7 @@ or, without train and val, <class>/*.jpg
             raise UserError(
                 f"dataset {self.name}: '{file}': expected an image and a class of train, got {shown}."
             )
-        files = Files(str(folder), (str(folder / "images" / image) for image, _ in rows))
+        files = Files.below(str(folder), (f"images/{image}" for image, _ in rows))
         return LabelledImages(files, np.array([number[name] for _, name in rows]), span)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ray_kd.boxes import area
 from ray_kd.config.options import ViewOptions
 from ray_kd.config.registry import VIEWS
 from ray_kd.data.base import Split
@@ -104,9 +105,5 @@ class Jitter(Views):
         shift = draw[:, [0, 1, 0, 1]].unsqueeze(1)
         moved = (boxes - sides / 2) * draw[:, 2].view(-1, 1, 1) + sides / 2 + shift
         cut = torch.minimum(moved.clamp_min(0), sides)
-        kept = _area(cut) > LEFT * _area(moved)  # of padding neither is
+        kept = area(cut) > LEFT * area(moved)  # of padding neither is
         return torch.where(kept.unsqueeze(2), cut, torch.zeros_like(cut)), kept
-
-
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).clamp_min(0).prod(-1)

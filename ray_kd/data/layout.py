@@ -8,15 +8,28 @@ import textwrap
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, ClassVar, NoReturn
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from ray_kd.config.errors import UserError
+from ray_kd.data.base import LabelOptions
 from ray_kd.storage import Lock, Store
 
 Root = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 """A folder; made absolute where the spec is read, since a cluster's workers have another current folder."""
+
+
+class RootOptions(LabelOptions):
+    """Options of datasets that lie in a folder and have a test set of their own."""
+
+    root: Root
+    """The folder that holds it; no part of a run's identity."""
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the training images kept for validation. 0: validation reads the test images, as published
+    tables do, so that the best epoch is chosen on them; report the last one then."""
+
+    places: ClassVar[tuple[str, ...]] = ("root", "download")
 
 
 def require(name: str, root: str, needed: Sequence[str], tree: str, download: bool | None = None) -> None:

@@ -35,10 +35,10 @@ REPLACED = 3
 """How often a loader replaces its processes after one of them died."""
 
 CARRIED = "stored/"
-"""Begins the names of what is no part of the samples and comes with them: their encoded targets."""
+"""Prefix of the columns that hold the encoded targets of a batch, which travel with its samples."""
 
-NOT_HANDED_ON = (AttributeError, TypeError, ImportError, PicklingError)
-"""What is raised for objects that cannot be handed to another process."""
+NOT_PICKLABLE = (AttributeError, TypeError, ImportError, PicklingError)
+"""What Python raises for objects that cannot be pickled for another process."""
 
 _PRELOADED = ["torch", "torchvision.transforms.v2", "ray_kd.data.files"]
 
@@ -62,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Failure:
-    """What a process says in place of a batch when the user has something to mend."""
+    """What a process returns in place of a batch that cannot be read: the message for the user."""
 
     message: str
 
@@ -79,7 +79,7 @@ class Rows(Dataset):
         self.splits, self.views = dict(splits), views
 
     def __getitem__(self, asked: tuple[str, np.ndarray, int | None]) -> dict[str, Tensor] | Failure:
-        """What the parts of a request come to; an array travels by itself, a tensor in shared memory."""
+        """The rows of a request, given by its parts: a tensor in place of the array takes shared memory."""
         split, index, view = asked
         try:
             return self.read(Request(split, torch.from_numpy(index), view))
@@ -144,7 +144,7 @@ class Loader:
         return next((name for name, known in self.rows.splits.items() if known is split), None)
 
     def announce(self, requests: Iterator[Request]) -> None:
-        """Be told of all training batches that will be asked for, in this order, from now on."""
+        """Learn which training batches will be requested from now on, in this order."""
 
     def __call__(self, requests: Iterable[Request]) -> Iterator[dict[str, Tensor]]:
         """The batches of the requests, in their order, on the device and as ``gather`` gives them.
@@ -181,10 +181,10 @@ class Loader:
         self._plan = requests
         if self._loader is None:
             pinned = self.device.type == "cuda"
-            self._loader = in_processes(self.rows, _Plan(self), self.processes, pin_memory=pinned)
+            self._loader = process_loader(self.rows, _Plan(self), self.processes, pin_memory=pinned)
         try:
-            batches = begun(self._loader)
-        except NOT_HANDED_ON as error:
+            batches = start_reading(self._loader)
+        except NOT_PICKLABLE as error:
             self.close()
             raise UserError(
                 f"resources.loaders: {self.processes}: the dataset or the views cannot be handed to "
@@ -193,7 +193,7 @@ class Loader:
         yield from batches
 
     def _replace(self, error: Exception) -> None:
-        """Give up the processes of which one died; others take their place."""
+        """End the processes after one of them died; the next batch starts new ones."""
         self.close()
         self._died += 1
         if self._died > REPLACED:
@@ -211,8 +211,8 @@ class Loader:
             end_processes(loader)
 
 
-def in_processes(rows: Dataset, plan: Any, count: int, **how: Any) -> DataLoader:
-    """What ``rows`` gives for each request of a plan, in order, read ahead by so many processes."""
+def process_loader(rows: Dataset, plan: Any, count: int, **how: Any) -> DataLoader:
+    """A DataLoader that reads the requests of a plan in order, ahead, in ``count`` processes."""
     return DataLoader(
         rows,
         sampler=plan,
@@ -228,11 +228,11 @@ def in_processes(rows: Dataset, plan: Any, count: int, **how: Any) -> DataLoader
     )
 
 
-def begun(loader: DataLoader) -> Iterator[Any]:
-    """What a loader reads, its processes started.
+def start_reading(loader: DataLoader) -> Iterator[Any]:
+    """Start the processes of a loader; an iterator over what they read.
 
     Raises:
-        one of ``NOT_HANDED_ON``: what it reads cannot be handed to other processes.
+        one of ``NOT_PICKLABLE``: what it reads cannot be handed to other processes.
     """
     with warnings.catch_warnings():  # PyTorch warns of what is raised
         warnings.filterwarnings("ignore", message="Got pickle error")

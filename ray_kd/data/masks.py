@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_kd.data.pictures import TURNS, OddMask, Picture, shown
+from ray_kd.data.image_files import TURNS, OddMask, Picture, shown
 from ray_kd.outputs import IGNORE
 
 UNKNOWN = -1

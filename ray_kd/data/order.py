@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import Order
-from ray_kd.streams import generator
+from ray_kd.random_streams import generator
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:

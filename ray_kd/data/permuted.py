@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ray_kd.data.base import RawSplit, Split, TensorSplit, is_raw
-from ray_kd.data.files import stack
-from ray_kd.streams import generator
+from ray_kd.data.files import gather_raw
+from ray_kd.random_streams import generator
 
 
 class _Permuted:
@@ -32,10 +32,9 @@ class _PermutedRaw(_Permuted):
 
     split: RawSplit
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of fitted images."""
-        return self.split.size
+    def __init__(self, split: RawSplit, order: Tensor) -> None:
+        super().__init__(split, order)
+        self.size, self.fit, self.finish, self.ready = split.size, split.fit, split.finish, split.ready
 
     def raw(self, index: int) -> dict[str, Any]:
         own, other = self.split.raw(index)["image"], self.split.raw(int(self.order[index]))
@@ -45,18 +44,8 @@ class _PermutedRaw(_Permuted):
             own = V.resize(own, list(other["image"].shape[-2:]), antialias=True)  # masks and boxes must fit
         return {**other, "image": own}
 
-    def fit(self, sample: dict[str, Any]) -> dict[str, Any]:
-        return self.split.fit(sample)
-
-    def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
-        return self.split.finish(sample)
-
-    def ready(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.split.ready(rows)
-
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        rows = stack([self.finish(self.fit(self.raw(i))) for i in index.tolist()])
-        return {**self.ready(rows), "sample": self.ids[index.cpu()]}
+        return gather_raw(self, index)
 
 
 def permuted_labels(split: Split, seed: int) -> Split:

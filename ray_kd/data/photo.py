@@ -6,21 +6,17 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from ray_kd.config.options import ViewOptions
 from ray_kd.config.registry import VIEWS
 from ray_kd.data.base import RawSplit
+from ray_kd.data.files import Size
+from ray_kd.data.image_files import stacked
 from ray_kd.data.mixing import MixedViews, MixOptions, mixes, partners
-from ray_kd.data.pictures import stacked
 from ray_kd.data.sample_views import Raw, SampleViews
 
-Side = Annotated[int, Field(ge=1)]
-Size = Annotated[
-    tuple[Side, Side], BeforeValidator(lambda size: (size, size) if isinstance(size, int) else size)
-]
-"""Height and width; one number is a square."""
 Factor = Annotated[float, Field(gt=0)]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import RawSplit, Split
 from ray_kd.data.views import Views
-from ray_kd.streams import key
+from ray_kd.random_streams import key
 
 Raw = dict[str, Any]
 """A sample as ``RawSplit.raw`` gives it."""

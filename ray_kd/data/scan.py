@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,24 +16,23 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import Dataset, Split, is_raw
-from ray_kd.data.dense_files import BEYOND
-from ray_kd.data.loading import NOT_HANDED_ON, begun, end_processes, in_processes
-from ray_kd.data.look import SPLITS, Watched, look_for
-from ray_kd.data.pictures import OddBoxes, OddFile, OddMask, remarks
+from ray_kd.data.image_files import OddFile, remarks
+from ray_kd.data.loading import NOT_PICKLABLE, end_processes, process_loader, start_reading
+from ray_kd.data.sample_checks import SPLITS, CheckedSplit, checks_of
 from ray_kd.outputs import IGNORE
 
 AT_ONCE = 16
 """Samples that a process is asked for at a time."""
 
-NEEDED = {"segmentation": "mask", "detection": "boxes", "classification": "label"}
-"""What of a sample each task needs."""
+NEEDED = {"segmentation": "mask", "detection": "box_label", "classification": "label"}
+"""Which column of a sample holds the classes of each task."""
 
 Part = tuple[str, int, int]
 """Some samples: a split's name, the first of them, and the one after the last."""
 
 
 @dataclass(frozen=True)
-class Looked:
+class ScannedSample:
     """What was found in one sample.
 
     Attributes:
@@ -55,50 +54,53 @@ class Looked:
     classes: tuple[tuple[int, int], ...] = ()
 
 
-class Looking(TorchDataset):
-    """What looks at samples, here or in a process.
+class SampleScanner(TorchDataset):
+    """Reads and checks samples, in this process or in one that reads ahead.
 
     Args:
-        splits: by name.
-        classes: how many classes the task has.
+        splits: by name, as ``checked_splits`` gives them.
         task: its name, by which is known what of a sample it needs; None: whatever the sample has.
     """
 
-    def __init__(self, splits: dict[str, Split], classes: int, task: str | None = None) -> None:
-        self.splits, self.classes, self.task = splits, classes, task
+    def __init__(self, splits: dict[str, CheckedSplit], task: str | None = None) -> None:
+        self.splits, self.task = splits, task
 
-    def __getitem__(self, part: Part) -> list[Looked]:
+    def __getitem__(self, part: Part) -> list[ScannedSample]:
         name, first, end = part
-        return [self.look(name, index) for index in range(first, end)]
+        return [self.scan_one(name, index) for index in range(first, end)]
 
-    def look(self, name: str, index: int) -> Looked:
+    def scan_one(self, name: str, index: int) -> ScannedSample:
         """One sample; whatever reading it raises is what would stop a run."""
-        split: Any = self.splits[name]
-        paths = getattr(split, "paths", None)
-        where = f"sample {index} of {name}"
+        split, number = self.splits[name], torch.tensor([index])
+        where, file = f"sample {index} of {name}", None
+        with contextlib.suppress(AttributeError):  # a dataset whose samples are no files
+            file = split.paths(index)[0]
         try:
-            file = paths(index)[0] if paths is not None else None
-        except AttributeError:  # a source of somebody else's, which has no files to name
-            file = None
-        try:
-            sample = split.raw(index) if is_raw(split) else _row(split, index)
-            image = torch.as_tensor(sample["image"]).as_subclass(Tensor)
-            classes = check(sample, image, self.classes, self.task)
-            known = [*(remarks(file) if file is not None else ()), *_doubts(sample, classes)]
+            if is_raw(split.split):
+                sample = split.checks.raw(split.split.raw(index), number)
+            else:
+                sample = {column: values[0].cpu() for column, values in split.gather(number).items()}
+            classes = count_classes(sample, self.task)
+            known = remarks(file) if file is not None else []
+            if "mask" in sample and set(classes) == {0} and bool((sample["mask"] == IGNORE).any()):
+                known.append("a mask of class 0 and ignored alone")  # perhaps saved in black and white
         except Exception as error:  # of a file, or of anybody's dataset
             what, message = _problem(error)
-            return Looked(name, file or where, (what, message.removeprefix(f"{name}, sample {index}: ")))
-        content = hashlib.blake2b(image.contiguous().numpy().tobytes(), digest_size=16)
+            return ScannedSample(
+                name, file or where, (what, message.removeprefix(f"{name}, sample {index}: "))
+            )
+        image = sample["image"].contiguous()
+        content = hashlib.blake2b(image.numpy().tobytes(), digest_size=16)
         content.update(repr((image.dtype, tuple(image.shape))).encode())
         size = image.shape[-2], image.shape[-1]
-        return Looked(name, file or where, None, tuple(known), size, content.digest(), tuple(classes.items()))
+        return ScannedSample(
+            name, file or where, None, tuple(known), size, content.digest(), tuple(classes.items())
+        )
 
 
-def parts(dataset: Dataset) -> dict[str, Split]:
-    """The splits of a dataset by name, one that is another as well under both names.
-
-    What is no file is looked at as training looks at it.
-    """
+def checked_splits(dataset: Dataset) -> dict[str, CheckedSplit]:
+    """The splits of a dataset by name, checked as training checks them; one that is another as well under
+    both names."""
     found: dict[str, Split] = {}
     for name in SPLITS:
         split = getattr(dataset, name)
@@ -107,15 +109,12 @@ def parts(dataset: Dataset) -> dict[str, Split]:
             found[f"{same} = {name}"] = found.pop(same)
         else:
             found[name] = split
-    return {
-        name: split if is_raw(split) else Watched(split, look_for(dataset, name))
-        for name, split in found.items()
-    }
+    return {name: CheckedSplit(split, checks_of(dataset, name)) for name, split in found.items()}
 
 
 def scan(
-    splits: dict[str, Split], classes: int, processes: int, task: str | None = None
-) -> Generator[list[Looked]]:
+    splits: dict[str, CheckedSplit], processes: int, task: str | None = None
+) -> Generator[list[ScannedSample]]:
     """What is found in every sample of every split, some at a time and in order.
 
     Args:
@@ -124,21 +123,21 @@ def scan(
     Raises:
         UserError: a process died.
     """
-    looking = Looking(splits, classes, task)
+    scanner = SampleScanner(splits, task)
     plan = [
         (name, first, min(first + AT_ONCE, len(split)))
         for name, split in splits.items()
         for first in range(0, len(split), AT_ONCE)
     ]
     if not processes:
-        yield from (looking[part] for part in plan)
+        yield from (scanner[part] for part in plan)
         return
-    loader, done = in_processes(looking, plan, processes), 0
+    loader, done = process_loader(scanner, plan, processes), 0
     try:
-        every = begun(loader)
-    except NOT_HANDED_ON:
+        every = start_reading(loader)
+    except NOT_PICKLABLE:
         end_processes(loader)
-        yield from (looking[part] for part in plan)
+        yield from (scanner[part] for part in plan)
         return
     try:
         for found in every:
@@ -154,82 +153,21 @@ def scan(
         end_processes(loader)
 
 
-def check(sample: dict[str, Any], image: Tensor, classes: int, task: str | None = None) -> Counter[int]:
-    """How many labels, objects or pixels of each class a sample has, of what its task needs.
+def count_classes(sample: dict[str, Tensor], task: str | None = None) -> Counter[int]:
+    """How many labels, objects or pixels of each class a sample has.
 
     Raises:
-        OddFile: values that training cannot mean what it says with.
+        UserError: it lacks what the task needs.
     """
-    if image.dim() != 3:
-        raise OddFile(f"expected an image (channels, height, width), got the shape {tuple(image.shape)}.")
-    if image.is_floating_point() and not image.isfinite().all():
-        raise OddFile("the image holds values that are no numbers (NaN, or infinite).")
     needed = NEEDED.get(task or "") or next((name for name in NEEDED.values() if name in sample), None)
     if needed is None:
         return Counter()
     if needed not in sample:
-        raise OddFile(f"expected {needed} for the task {task}, got only {', '.join(sample)}.")
-    if needed == "mask":
-        return _mask(torch.as_tensor(sample["mask"]).as_subclass(Tensor), image, classes)
-    return _boxes(sample, image, classes) if needed == "boxes" else _label(sample["label"], classes)
-
-
-def _row(split: Split, index: int) -> dict[str, Any]:
-    """A sample of a split that gives batches."""
-    return {name: value[0].cpu() for name, value in split.gather(torch.tensor([index])).items()}
-
-
-def _doubts(sample: dict[str, Any], classes: Counter[int]) -> list[str]:
-    """What may be meant, and more often is a mistake: a mask saved in black and white, say."""
-    if "mask" in sample and set(classes) == {0} and bool((torch.as_tensor(sample["mask"]) == IGNORE).any()):
-        return ["a mask of class 0 and ignored alone"]
-    return []
-
-
-def _label(label: Any, classes: int) -> Counter[int]:
-    value = torch.as_tensor(label)
-    if value.dim() or value.is_floating_point() or not 0 <= int(value) < classes:
-        shown = value.tolist() if value.numel() < 12 else f"an array {tuple(value.shape)}"
-        raise OddLabel(f"the label is {shown}; expected one whole number from 0 to {classes - 1}.")
-    return Counter([int(value)])
-
-
-def _mask(mask: Tensor, image: Tensor, classes: int) -> Counter[int]:
-    if mask.shape != image.shape[-2:]:
-        raise OddMask(f"the mask is {tuple(mask.shape)} pixels large, its image {tuple(image.shape[-2:])}.")
-    values, counts = mask.unique(return_counts=True)
-    held = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    odd = [value for value in held if value != IGNORE and not 0 <= value < classes]
-    if odd:
-        raise OddMask(
-            f"the mask holds {odd[:8]}; expected classes 0 to {classes - 1}, and {IGNORE} for what is "
-            "ignored."
-        )
-    return Counter({value: count for value, count in held.items() if value != IGNORE})
-
-
-def _boxes(sample: dict[str, Any], image: Tensor, classes: int) -> Counter[int]:
-    boxes, labels = torch.as_tensor(sample["boxes"]).as_subclass(Tensor), torch.as_tensor(sample["box_label"])
-    boxes, labels = boxes[labels >= 0].double(), labels[labels >= 0]
-    sides = torch.tensor([image.shape[-1], image.shape[-2]] * 2).double()
-    room = (sides * BEYOND[1]).clamp_min(BEYOND[0])
-    wrong = ~boxes.isfinite().all(1) | (boxes[:, 2:] < boxes[:, :2]).any(1)
-    wrong |= (boxes < -room).any(1) | (boxes > sides + room).any(1)
-    if wrong.any():
-        one = [round(side, 2) for side in boxes[wrong][0].tolist()]
-        raise OddBoxes(
-            f"the box x1 y1 x2 y2 = {one} does not fit its image of {image.shape[-1]} x {image.shape[-2]} "
-            "pixels."
-        )
-    if (labels >= classes).any():
-        raise OddBoxes(f"an object's class is {int(labels.max())}; expected 0 to {classes - 1}.")
-    return Counter(labels.tolist())
-
-
-class OddLabel(OddFile):
-    """A label that is no class."""
-
-    what = "a label that is no class"
+        raise UserError(f"expected {needed} for the task {task}, got only {', '.join(sample)}.")
+    values, counts = sample[needed].unique(return_counts=True)
+    no_class = {"mask": IGNORE, "box_label": -1}.get(needed)
+    found = zip(values.tolist(), counts.tolist(), strict=True)
+    return Counter({value: count for value, count in found if value != no_class})
 
 
 def _problem(error: Exception) -> tuple[str, str]:
@@ -241,7 +179,7 @@ def _problem(error: Exception) -> tuple[str, str]:
 
 
 @dataclass
-class Row:
+class Finding:
     """A row of what was found: how often, and an example."""
 
     stops: bool
@@ -250,7 +188,7 @@ class Row:
     example: str
 
 
-class Found:
+class ScanResult:
     """All that was found, gathered.
 
     Args:
@@ -258,7 +196,7 @@ class Found:
         classes: how many classes the task has.
     """
 
-    def __init__(self, splits: dict[str, Split], classes: int) -> None:
+    def __init__(self, splits: Mapping[str, Split], classes: int) -> None:
         self.total, self.read, self.classes = sum(map(len, splits.values())), 0, classes
         self.problems: list[tuple[str, str]] = []
         """Where, and the message."""
@@ -266,10 +204,10 @@ class Found:
         self.sizes = {name: Counter[tuple[int, int]]() for name in splits}
         self.with_class = {name: Counter[int]() for name in splits}
         self.of_class = {name: Counter[int]() for name in splits}
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, Finding] = {}
         self._first: dict[bytes, tuple[str, str, tuple[tuple[int, int], ...]]] = {}
 
-    def add(self, one: Looked) -> None:
+    def add(self, one: ScannedSample) -> None:
         """Take one sample's."""
         self.read += 1
         if one.problem is not None:
@@ -293,22 +231,22 @@ class Found:
         if classes != one.classes:
             self._count(False, "same image, labelled otherwise", both)
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[Finding]:
         """What was found: what stops a run first, then by how often."""
         found = list(self._rows.values())
         for name in self.samples:
             never = [number for number in range(self.classes) if not self.with_class[name][number]]
             if never and self.with_class[name]:
                 shown = ", ".join(map(str, never[:6])) + (", ..." if len(never) > 6 else "")
-                found.append(Row(False, f"classes never in {name}", len(never), f"class {shown}"))
+                found.append(Finding(False, f"classes never in {name}", len(never), f"class {shown}"))
         return sorted(found, key=lambda row: (not row.stops, -row.count))
 
     def _count(self, stops: bool, what: str, where: str) -> None:
-        row = self._rows.setdefault(what, Row(stops, what, 0, where))
+        row = self._rows.setdefault(what, Finding(stops, what, 0, where))
         row.count += 1
 
 
-def default_readers(splits: dict[str, Split]) -> int:
+def default_readers(splits: Mapping[str, Split]) -> int:
     """How many processes a scan reads with: none where starting them would take longer than reading."""
     files = sum(len(split) for split in splits.values() if is_raw(split))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
+from ray_kd.data.base import LabelOptions
 from ray_kd.data.draws import uniform
 from ray_kd.outputs import IGNORE
-from ray_kd.streams import generator
+from ray_kd.random_streams import generator
 
 INK, FAINT = 0.5, 0.3
 """Opacity from which a pixel belongs to a digit, and below which it belongs to the background; between the
@@ -19,50 +21,66 @@ VISIBLE, SMALLEST = 0.35, 12
 """An object stays one where this share of its ink is seen, and so many pixels of it."""
 
 
-@dataclass(frozen=True)
-class Look:
-    """What scenes look like; see ``ScenesOptions``."""
+class ScenesOptions(LabelOptions):
+    """Options of the scenes."""
 
-    size: int
-    channels: int
-    objects: tuple[int, int]
-    scale: tuple[float, float]
-    clutter: int
-    contrast: float
-    noise: float
-    ink: str
+    labels: Annotated[int, Field(ge=1)] | None = None
+    """Labelled training scenes the student may use, the first ones of ``train``; None: all of them."""
+    train: Annotated[int, Field(ge=1)] = 600
+    """Training scenes there are; a teacher sees them all."""
+    validation: Annotated[int, Field(ge=1)] = 150
+    """Scenes kept for validation."""
+    test: Annotated[int, Field(ge=1)] = 300
+    """Scenes kept for the one reading at the end."""
+    size: Annotated[int, Field(ge=24, le=512)] = 48
+    """Height and width in pixels."""
+    channels: Literal[1, 3] = 3
+    """3: coloured, 1: grey."""
+    objects: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1, le=50)]] = (1, 4)
+    """Fewest and most digits in a scene."""
+    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.3, 0.6)
+    """Smallest and largest side of a digit, as a share of the scene's."""
+    clutter: Annotated[int, Field(ge=0)] = 4
+    """Distractors in each scene: strokes, and halves of digits."""
+    contrast: Annotated[float, Field(ge=0, le=0.5)] = 0.25
+    """By how much a digit is lighter or darker than its scene, at least; black to white is 1."""
+    ink: Literal["both", "light"] = "both"
+    """light: digits and distractors are lighter than their scene; both: lighter or darker."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.08
+    """Standard deviation of the noise on every pixel."""
+    seed: int = 0
+    """Key of everything that is drawn; shared by all seeds of a sweep."""
 
 
 class Painter:
     """Draws scenes number ``index`` of a stream.
 
     Args:
-        look: what they look like.
+        options: what they look like; their ``seed``, with ``stream``, is the key of all that is drawn.
         digits: images to choose from (D, 8, 8), opacity in [0, 1].
         labels: their classes (D,).
-        seed, stream: key of everything that is drawn by chance.
         index: numbers of the scenes (N,).
     """
 
     def __init__(
-        self, look: Look, digits: Tensor, labels: Tensor, seed: int, stream: str, index: Tensor
+        self, options: ScenesOptions, digits: Tensor, labels: Tensor, stream: str, index: Tensor
     ) -> None:
-        self.look, self.digits, self.labels = look, digits, labels
-        self.seed, self.stream, self.index = seed, stream, index
-        darkest, lightest = (0.1, 0.4) if look.ink == "light" else (0.25, 0.75)
+        self.options, self.digits, self.labels = options, digits, labels
+        self.seed, self.stream, self.index = options.seed, stream, index
+        darkest, lightest = (0.1, 0.4) if options.ink == "light" else (0.25, 0.75)
         self.lightness = darkest + (lightest - darkest) * self._draw("lightness", 1)
-        centres = (torch.arange(look.size) + 0.5) / look.size
+        centres = (torch.arange(options.size) + 0.5) / options.size
         self.y, self.x = centres.view(1, -1, 1), centres.view(1, 1, -1)
 
     def scenes(self) -> dict[str, Tensor]:
         """image (N, C, S, S) in [0, 1], mask (N, S, S), boxes (N, M, 4), box_label (N, M)."""
         images = self._background()
-        for number in range(self.look.clutter):
+        for number in range(self.options.clutter):
             opacity = self._fragment(number) if number % 2 else self._stroke(number)
             images = self._paint(images, opacity, f"distractor {number}")
-        low, high = self.look.objects
+        low, high = self.options.objects
         count = low + (self._draw("count", 1) * (high - low + 1)).long()
-        owner = torch.full((len(self.index), self.look.size, self.look.size), -1)
+        owner = torch.full((len(self.index), self.options.size, self.options.size), -1)
         opacities, labels = [], []
         for number in range(high):
             opacity, label = self._digit(f"object {number}")
@@ -71,7 +89,7 @@ class Painter:
             owner[opacity > INK] = number
             opacities.append(opacity)
             labels.append(label)
-        images = (images + self.look.noise * self._grain()).clamp_(0, 1)
+        images = (images + self.options.noise * self._grain()).clamp_(0, 1)
         return {"image": images, **labelled(owner, torch.stack(opacities), torch.stack(labels, 1))}
 
     def _draw(self, what: str, count: int) -> Tensor:
@@ -79,7 +97,7 @@ class Painter:
 
     def _grain(self) -> Tensor:
         """Noise (N, C, S, S), uniform, of standard deviation 1."""
-        shape = (self.look.channels, self.look.size, self.look.size)
+        shape = (self.options.channels, self.options.size, self.options.size)
         rows = [
             torch.rand(shape, generator=generator(self.seed, f"scenes/{self.stream}/grain", number))
             for number in self.index.tolist()
@@ -88,7 +106,7 @@ class Painter:
 
     def _background(self) -> Tensor:
         """A gradient in a random direction, and smooth noise."""
-        size, channels = self.look.size, self.look.channels
+        size, channels = self.options.size, self.options.channels
         slope = (self._draw("slope", 2) - 0.5) * 0.5
         ramp = slope[:, :1, None] * (self.y - 0.5) + slope[:, 1:, None] * (self.x - 0.5)
         coarse = (self._draw("clouds", channels * 36).view(-1, channels, 6, 6) - 0.5) * 0.3
@@ -97,11 +115,11 @@ class Painter:
 
     def _paint(self, images: Tensor, opacity: Tensor, what: str) -> Tensor:
         """Something of one colour, lighter (or darker) than the scene by ``contrast`` at least."""
-        draw = self._draw(f"{what} colour", 2 + self.look.channels)
+        draw = self._draw(f"{what} colour", 2 + self.options.channels)
         lightness = self.lightness.squeeze(1)
-        change = self.look.contrast + 0.25 * draw[:, 0]
+        change = self.options.contrast + 0.25 * draw[:, 0]
         darker = (lightness + change > 1) | ((lightness >= change) & (draw[:, 1] < 0.5))
-        if self.look.ink == "light":
+        if self.options.ink == "light":
             darker = torch.zeros_like(darker)
         level = lightness + torch.where(darker, -change, change)
         tint = draw[:, 2:] - 0.5
@@ -113,7 +131,7 @@ class Painter:
         """Opacity (N, S, S) and classes (N,) of a digit at random place, size and angle."""
         draw = self._draw(what, 5)
         chosen = (draw[:, 0] * len(self.labels)).long()
-        low, high = self.look.scale
+        low, high = self.options.scale
         side = low + (high - low) * draw[:, 1]
         angle = (draw[:, 2] - 0.5) * 0.5
         margin = 0.45 * side.unsqueeze(1)
@@ -136,7 +154,7 @@ class Painter:
         side = across.view(1, 8, 1) * direction.sin().view(-1, 1, 1)
         side = side + across.view(1, 1, 8) * direction.cos().view(-1, 1, 1)
         patches = self.digits[(draw[:, 0] * len(self.labels)).long()] * (side > 0)
-        low, high = self.look.scale
+        low, high = self.options.scale
         return self._place(patches, low + (high - low) * draw[:, 1], 2 * torch.pi * draw[:, 2], draw[:, 3:5])
 
     def _stroke(self, number: int) -> Tensor:
@@ -144,11 +162,11 @@ class Painter:
         draw = self._draw(f"stroke {number}", 5)
         x, y, angle, length, width = (value.view(-1, 1, 1) for value in draw.unbind(1))
         angle, length = torch.pi * angle, 0.1 + 0.25 * length
-        width = self.look.scale[0] * (0.06 + 0.06 * width)
+        width = self.options.scale[0] * (0.06 + 0.06 * width)
         dx, dy = self.x - x, self.y - y
         along = (dx * angle.cos() + dy * angle.sin()).clamp(-length, length)
         distance = ((dx - along * angle.cos()).square() + (dy - along * angle.sin()).square()).sqrt()
-        return ((width - distance) * self.look.size + 0.5).clamp(0, 1)
+        return ((width - distance) * self.options.size + 0.5).clamp(0, 1)
 
 
 def labelled(owner: Tensor, opacities: Tensor, labels: Tensor) -> dict[str, Tensor]:

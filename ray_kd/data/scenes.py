@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import Options
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.data.scene_drawing import Look, Painter
+from ray_kd.data.scene_drawing import Painter, ScenesOptions
 from ray_kd.data.splits import stratified_order
 
 CHUNK = 256
 """Scenes drawn at once: bounds the memory of drawing."""
 MEAN, STD = 0.5, 0.25
-
-
-class ScenesOptions(Options):
-    """Options of the scenes."""
-
-    labels: Annotated[int, Field(ge=1)] | None = None
-    """Labelled training scenes the student may use, the first ones of ``train``; None: all of them."""
-    train: Annotated[int, Field(ge=1)] = 600
-    """Training scenes there are; a teacher sees them all."""
-    validation: Annotated[int, Field(ge=1)] = 150
-    """Scenes kept for validation."""
-    test: Annotated[int, Field(ge=1)] = 300
-    """Scenes kept for the one reading at the end."""
-    size: Annotated[int, Field(ge=24, le=512)] = 48
-    """Height and width in pixels."""
-    channels: Literal[1, 3] = 3
-    """3: coloured, 1: grey."""
-    objects: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1, le=50)]] = (1, 4)
-    """Fewest and most digits in a scene."""
-    scale: tuple[Annotated[float, Field(gt=0, le=1)], Annotated[float, Field(gt=0, le=1)]] = (0.3, 0.6)
-    """Smallest and largest side of a digit, as a share of the scene's."""
-    clutter: Annotated[int, Field(ge=0)] = 4
-    """Distractors in each scene: strokes, and halves of digits."""
-    contrast: Annotated[float, Field(ge=0, le=0.5)] = 0.25
-    """By how much a digit is lighter or darker than its scene, at least; black to white is 1."""
-    ink: Literal["both", "light"] = "both"
-    """light: digits and distractors are lighter than their scene; both: lighter or darker."""
-    noise: Annotated[float, Field(ge=0, le=1)] = 0.08
-    """Standard deviation of the noise on every pixel."""
-    seed: int = 0
-    """Key of everything that is drawn; shared by all seeds of a sweep."""
-
-    def teacher_options(self) -> dict[str, Any]:
-        """What a teacher's dataset differs in: it sees every labelled scene."""
-        return {"labels": None}
 
 
 @DATASETS.register("scenes", source="composed of the digits of Alpaydin & Kaynak, UCI 1998")
@@ -116,20 +79,7 @@ def _digits(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
 def _split(
     options: ScenesOptions, split: str, pool: tuple[Tensor, Tensor], count: int, first: int
 ) -> TensorSplit:
-    look = Look(
-        options.size,
-        options.channels,
-        options.objects,
-        options.scale,
-        options.clutter,
-        options.contrast,
-        options.noise,
-        options.ink,
-    )
-    parts = [
-        Painter(look, *pool, options.seed, split, index).scenes()
-        for index in torch.arange(count).split(CHUNK)
-    ]
+    parts = [Painter(options, *pool, split, index).scenes() for index in torch.arange(count).split(CHUNK)]
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     columns["image"] = columns["image"].sub_(MEAN).div_(STD)
     return TensorSplit(columns.pop("image"), ids=first + torch.arange(count), **columns)

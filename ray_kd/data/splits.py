@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ray_kd.config.errors import UserError
-from ray_kd.streams import key
+from ray_kd.random_streams import key
 
 
 def stratified_order(labels: np.ndarray, seed: int, name: str) -> np.ndarray:

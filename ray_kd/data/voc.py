@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.dense_files import MaskedImages
-from ray_kd.data.files import FileDataset, FileOptions, Files, Form, Size
+from ray_kd.data.dense_files import BoxOptions, MaskedImages
+from ray_kd.data.files import FileDataset, FileOptions, Files, Size
 from ray_kd.data.layout import fetch, require, wrong
 from ray_kd.data.listing import lines
 from ray_kd.data.masks import table_of
@@ -69,10 +68,7 @@ class VOC(FileDataset):
             for place, end in ((needed[1], ".jpg"), (needed[2], ending))
         ]
         require(self.name, options.root, [part[0] for part in files], self.tree, download)
-        images, annotated = (
-            Files(options.root, (os.path.join(options.root, path) for path in part)) for part in files
-        )
-        return images, annotated
+        return Files.below(options.root, files[0]), Files.below(options.root, files[1])
 
     def _names(self, file: Path) -> list[str]:
         """What a list names, each once.
@@ -125,15 +121,11 @@ VOCdevkit/VOC2012/
         train = MaskedImages(*self._listed(options, options.train, folder), table, options.range)
         test = MaskedImages(*self._listed(options, "val"), table, options.range)
         self.classes = len(CLASSES) + 1
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox"), options)
+        self.fill(train, test, options)
 
 
-class VOCDetectionOptions(VOCOptions):
+class VOCDetectionOptions(VOCOptions, BoxOptions):
     """Options of VOC's detection."""
-
-    outside: Literal["refuse", "clip"] = "refuse"
-    """What becomes of a box that reaches beyond its image by more than 2 pixels, or 1 % of the side: an
-    error, or it is cut off at the border. One that lies outside as a whole is an error."""
 
 
 @DATASETS.register("voc_detection", version=2, source="Everingham et al., IJCV 2015; 2012 edition")
@@ -166,5 +158,4 @@ VOCdevkit/VOC2012/
             for name in ("train", "val")
         )
         self.classes = len(CLASSES)
-        most = max(train.most, test.most)
-        self.fill(train, test, Form(options.size, options.mean, options.std, "letterbox", most), options)
+        self.fill(train, test, options)

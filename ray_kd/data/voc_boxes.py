@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
 
 from ray_kd.config.errors import UserError, nearest
-from ray_kd.data.dense_files import BoxedImages, Told
+from ray_kd.data.dense_files import OBJECT, Annotations, BoxedImages
 from ray_kd.data.files import Files
 
 SIDES = ("xmin", "ymin", "xmax", "ymax")
@@ -36,20 +36,12 @@ def boxed(
             wrong.append(str(error))
     if wrong:
         raise UserError(wrong[0] + (f" {len(wrong) - 1:,} more annotations are wrong." if wrong[1:] else ""))
-    rows = [np.array(objects, float).reshape(-1, 6) for objects, _ in found]
-    boxes = [part[:, :4] for part in rows]
-    told = Told(
-        annotations,
-        [np.arange(1, len(part) + 1) for part in rows],
-        "object",
-        np.array([size for _, size in found], np.int64).reshape(-1, 2),
-    )
-    area = [(part[:, 2] - part[:, 0]) * (part[:, 3] - part[:, 1]) for part in boxes]
-    labels, difficult = ([part[:, column] for part in rows] for column in (4, 5))
-    return BoxedImages(images, boxes, labels, difficult, area, told, span, outside)
+    sizes = np.array([size for _, size in found], np.int64).reshape(-1, 2)
+    objects = [np.array(rows, OBJECT) for rows, _ in found]
+    return BoxedImages(images, Annotations(annotations, "object", sizes, objects), span, outside)
 
 
-def _read(file: str, classes: Sequence[str]) -> tuple[list[tuple[float, ...]], tuple[int, int]]:
+def _read(file: str, classes: Sequence[str]) -> tuple[list[Any], tuple[int, int]]:
     """The objects of a file, and height and width of its picture; 0 where it does not say (as LabelImg
     sometimes does not)."""
     try:
@@ -67,8 +59,8 @@ def _read(file: str, classes: Sequence[str]) -> tuple[list[tuple[float, ...]], t
         ) from error
 
 
-def _object(node: ElementTree.Element, place: int, classes: Sequence[str]) -> tuple[float, ...]:
-    """x1, y1, x2, y2, class, difficult; pixels counted from 0."""
+def _object(node: ElementTree.Element, place: int, classes: Sequence[str]) -> tuple[Any, ...]:
+    """An object as ``OBJECT`` has it, what is difficult as a crowd; pixels counted from 0."""
     name, box = (node.findtext("name") or "").strip(), node.find("bndbox")
     if name not in classes:
         guess = nearest(name, classes)
@@ -86,8 +78,8 @@ def _object(node: ElementTree.Element, place: int, classes: Sequence[str]) -> tu
     if difficult not in ("0", "1"):
         raise ValueError(f"object {place} ({name}): difficult is '{difficult}'; expected 0 or 1")
     # VOC counts pixels from 1; a tool that counts from 0 writes 0 at the border, which stays there.
-    first = [value - 1 if value > 0 else value for value in (x1, y1)]
-    return *first, x2, y2, classes.index(name), int(difficult)
+    x1, y1 = (value - 1 if value > 0 else value for value in (x1, y1))
+    return (x1, y1, x2, y2), classes.index(name), difficult == "1", (x2 - x1) * (y2 - y1), place
 
 
 def _number(text: str | None, what: str) -> float:

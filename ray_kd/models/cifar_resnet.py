@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
-from ray_kd.models.layers import conv_bn, initialise
+from ray_kd.models.layers import conv_bn, initialise, stack_stages
 
 
 class CifarResNetOptions(ModelOptions):
@@ -35,16 +35,9 @@ class CifarResNet(StagedModel):
         super().__init__()
         blocks, stem = (options.depth - 2) // 6, 16 if options.width == 1 else 32
         self.stage_channels = tuple(16 * options.width * 2**stage for stage in range(3))
-        stages: list[nn.Sequential] = []
-        into = stem
-        for stage, width in enumerate(self.stage_channels):
-            chain: list[nn.Module] = [conv_bn(channels, stem)] if stage == 0 else []
-            for block in range(blocks):
-                chain.append(BasicBlock(into, width, stride=2 if stage and block == 0 else 1))
-                into = width
-            stages.append(nn.Sequential(*chain))
-        self.stages = nn.Sequential(*stages)
-        self.head = nn.Linear(into, classes)
+        first = conv_bn(channels, stem)
+        self.stages = stack_stages(first, stem, self.stage_channels, [blocks] * 3, (1, 2, 2), BasicBlock)
+        self.head = nn.Linear(self.stage_channels[-1], classes)
         initialise(self)
 
 

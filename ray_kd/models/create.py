@@ -11,7 +11,7 @@ from ray_kd.data.base import Dataset
 from ray_kd.models.base import StagedModel
 from ray_kd.models.taps import Size
 from ray_kd.models.weights import begin_with
-from ray_kd.streams import forked
+from ray_kd.random_streams import forked
 
 
 def create_model(

@@ -74,7 +74,7 @@ class Factory(TappedModel):
         logits = outputs.logits
         if outputs.head is None and logits is not None and logits.dim() > 1 and logits.shape[1] != classes:
             raise UserError(
-                f"{where}: its logits tell {logits.shape[1]} classes apart, expected {classes} (classes=)."
+                f"{where}: its logits are for {logits.shape[1]} classes, expected {classes} (classes=)."
             )
 
     def __getattr__(self, name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,32 @@ def conv_bn(
         nn.BatchNorm2d(out),
         *([nn.ReLU(inplace=True)] if relu else []),
     )
+
+
+def stack_stages(
+    stem: nn.Module,
+    into: int,
+    widths: Sequence[int],
+    blocks: Sequence[int],
+    strides: Sequence[int],
+    block: Callable[[int, int, int], nn.Module],
+) -> nn.Sequential:
+    """Stages of blocks in sequence, the stem as a part of the first.
+
+    Args:
+        stem: what comes before the first block; it has ``into`` channels.
+        widths, blocks, strides: of each stage its channels, how many blocks it has, and the stride of its
+            first block.
+        block: makes a block from the channels it gets, the channels it gives, and its stride.
+    """
+    stages: list[nn.Module] = []
+    for width, count, stride in zip(widths, blocks, strides, strict=True):
+        chain = [] if stages else [stem]
+        for number in range(count):
+            chain.append(block(into, width, 1 if number else stride))
+            into = width
+        stages.append(nn.Sequential(*chain))
+    return nn.Sequential(*stages)
 
 
 def shuffle(image: Tensor, groups: int) -> Tensor:

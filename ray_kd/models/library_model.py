@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
+from ray_kd.models.blank import in_mode
 from ray_kd.models.tapped import TappedModel
 from ray_kd.models.taps import Size
 
@@ -48,7 +49,6 @@ class LibraryModel(TappedModel):
                 "another patch size or depth in its arguments or its configuration."
             ) from error
 
-    @torch.no_grad()
     def pooled_head(self, parts: Iterable[nn.Module | None]) -> nn.Module:
         """The first of some parts that gives the network's logits for the pooled features of its last tap.
 
@@ -59,18 +59,13 @@ class LibraryModel(TappedModel):
             AttributeError: none does.
         """
         device = next(self.parameters()).device
-        modes = [(part, part.training) for part in self.modules()]
-        try:
-            if self.described and device.type != "meta":
-                size = self.described[-1].image
-                image = torch.randn(2, self.channels, *size, generator=torch.Generator()).to(device)
-                outputs = self.eval()(image)
+        if self.described and device.type != "meta":
+            image = torch.randn(2, self.channels, *self.described[-1].image, generator=torch.Generator())
+            with in_mode(self, training=False):
+                outputs = self(image.to(device))
                 for head in _heads(parts):
                     if _same(head, outputs.features[-1].mean(dim=(2, 3)), outputs.logits):
                         return head
-        finally:
-            for part, was_training in modes:
-                part.training = was_training
         raise AttributeError(f"{self.where} has no head on the pooled features of its last tap")
 
 

@@ -1,17 +1,17 @@
 """Pickles, read without running anything that they name.
 
-A pickle is a program: it may name any function of any module and have it called. Here it is carried out by a
-machine that imports nothing. What a pickle names stays a name; the few names of ``CALLS`` stand for functions
-of our own, which make plain values; every other object that a pickle would have made becomes an ``Unread``,
-which keeps what was said about it and can do nothing.
+A pickle is a program: it may name any function of any module and have it called. Here Python's own unpickler
+carries it out, but imports nothing. What a pickle names stays a name; the few names of ``CALLS`` stand for
+functions of our own, which make plain values; every other object that a pickle would have made becomes an
+``Unread``, which keeps what was said about it and can do nothing.
 """
 
 from __future__ import annotations
 
-import pickletools
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 
 class DamagedError(ValueError):
@@ -29,7 +29,21 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-class Unread(dict[Any, Any]):
+class Entries(dict[Any, Any]):
+    """A mapping that a pickle fills; see ``_key``."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(_key(key), value)
+
+
+class Members(set[Any]):
+    """A set that a pickle fills; see ``_key``."""
+
+    def update(self, *values: Any) -> None:
+        super().update(*(map(_key, some) for some in values))
+
+
+class Unread(Entries):
     """An object that was not made: the class, what it was to be called with, and what was put into it.
 
     Attributes:
@@ -49,20 +63,26 @@ class Unread(dict[Any, Any]):
     def __repr__(self) -> str:
         return f"<{self.made_of}>"
 
+    def append(self, value: Any) -> None:
+        """Keep an element that the pickle appends."""
+        self.elements.append(value)
 
-def _mapping(pairs: Any = ()) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
+    add = append
+
+
+def _mapping(pairs: Any = ()) -> Entries:
+    found = Entries()
     for name, value in pairs.items() if isinstance(pairs, dict) else pairs:
-        found[_key(name)] = value
+        found[name] = value
     return found
 
 
-def _default_mapping(factory: Any = None, pairs: Any = ()) -> dict[Any, Any]:
+def _default_mapping(factory: Any = None, pairs: Any = ()) -> Entries:
     return _mapping(pairs)
 
 
-def _members(values: Any = ()) -> set[Any]:
-    return set(map(_key, values))
+def _members(values: Any = ()) -> Members:
+    return Members(map(_key, values))
 
 
 def _rebuilt(made_of: Any, base: Any = None, state: Any = None) -> Unread:
@@ -114,78 +134,41 @@ def read_pickle(file: BinaryIO, calls: Calls = CALLS, persistent: Callable[[Any]
     Raises:
         DamagedError: the pickle breaks off, or makes no sense.
     """
-    machine = _Machine(calls, persistent)
     try:
-        for code, argument, _ in pickletools.genops(file):
-            machine.step(code.name, argument)
-        return machine.stack.pop()
+        return _Reader(file, calls, persistent).load()
     except DamagedError:
         raise
-    except Exception as error:  # whatever a broken or hostile program trips over in the machine
-        raise DamagedError("its pickle breaks off or makes no sense") from error
+    except Exception as error:  # whatever a broken or hostile program trips over in the unpickler
+        reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise DamagedError(f"its pickle breaks off or makes no sense ({reason})") from error
 
 
-PUSHED = frozenset(
-    (
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-        *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-    )
-)
-CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-EMPTY: dict[str, Callable[[], Any]] = {
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": set,
-}
-IGNORED = frozenset(("PROTO", "FRAME", "STOP", "READONLY_BUFFER"))
+class _Reader(pickle._Unpickler):
+    """Python's own unpickler, whose steps that would look up, call or change something are replaced.
 
+    It is the one written in Python: the one in C cannot be changed so far, and reserves as much memory as a
+    file claims that it needs.
+    """
 
-class _Machine:
-    """A stack, the places of its marks, and what was memorised."""
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
 
-    def __init__(self, calls: Calls, persistent: Callable[[Any], Any] | None) -> None:
+    def __init__(self, file: BinaryIO, calls: Calls, persistent: Callable[[Any], Any] | None) -> None:
+        super().__init__(file, encoding="latin1")
         self.calls, self.persistent = calls, persistent
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
 
-    def step(self, code: str, argument: Any) -> None:
-        """Carry out one instruction."""
-        if code in PUSHED:
-            self.stack.append(argument)
-        elif code in CONSTANTS:
-            self.stack.append(CONSTANTS[code])
-        elif code in EMPTY:
-            self.stack.append(EMPTY[code]())
-        elif code in IGNORED:
-            return
-        elif code in STEPS:
-            STEPS[code](self, argument)
-        else:
-            raise DamagedError(f"its pickle asks for {code}, which files of weights have no use for")
+    def find_class(self, module: str, name: str) -> Name:
+        return Name(module, name)
 
-    def above_mark(self) -> list[Any]:
-        """Everything above the last mark, taken from the stack."""
-        mark = self.marks.pop()
-        found = self.stack[mark:]
-        del self.stack[mark:]
-        return found
+    def get_extension(self, number: int) -> None:
+        self.stack.append(Name("copyreg", f"extension {number}"))
 
-    def pop(self) -> None:
-        if self.marks and self.marks[-1] == len(self.stack):
-            self.marks.pop()
-        else:
-            self.stack.pop()
-
-    def top(self, count: int) -> tuple[Any, ...]:
-        """So many values, taken from the stack."""
-        if count > len(self.stack):
-            raise DamagedError("its pickle takes more than it has put")
-        found = tuple(self.stack[len(self.stack) - count :])
-        del self.stack[len(self.stack) - count :]
-        return found
+    def persistent_load(self, pid: Any) -> Any:
+        if self.persistent is None:
+            raise DamagedError("its pickle needs something that is kept elsewhere")
+        return self.persistent(pid)
 
     def call(self, made_of: Any, arguments: Any) -> Any:
         """What calling a name gives: a value of one of our own functions, or an Unread."""
@@ -193,114 +176,57 @@ class _Machine:
         ours = self.calls.get((made_of.module, made_of.name)) if isinstance(made_of, Name) else None
         return Unread(made_of, given) if ours is None else ours(*given)
 
-    def extend(self, values: list[Any]) -> None:
-        """Append to the list, or the kind of list, on top."""
-        into = self.stack[-1]
-        into = into.elements if isinstance(into, Unread) else into
-        if isinstance(into, set):
-            into.update(_members(values))
-        elif isinstance(into, list):
-            into.extend(values)
-        else:
-            raise DamagedError("its pickle appends to what is no list")
+    def _reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.stack[-1] = self.call(self.stack[-1], arguments)
 
-    def set_entries(self, pairs: list[Any]) -> None:
-        """Set entries of the mapping on top."""
-        into = self.stack[-1]
-        if not isinstance(into, dict) or len(pairs) % 2:
-            raise DamagedError("its pickle sets entries of what is no mapping")
-        into.update(zip(map(_key, pairs[::2]), pairs[1::2], strict=True))
+    def _new_with_names(self) -> None:
+        self.stack.pop()  # the named arguments, which nobody needs
+        self._reduce()
 
-    def new(self, count: int) -> None:
-        """An object of a class: NEWOBJ and NEWOBJ_EX, whose named arguments nobody needs."""
-        made_of, arguments, *_ = self.top(count)
+    def _instance(self) -> None:
+        made_of = Name(*(self.readline()[:-1].decode() for _ in range(2)))
+        arguments = self.pop_mark()
         self.stack.append(self.call(made_of, arguments))
 
-    def build(self) -> None:
-        """Give an object its state; only an Unread keeps it."""
+    def _object(self) -> None:
+        made_of, *arguments = self.pop_mark()
+        self.stack.append(self.call(made_of, arguments))
+
+    def _build(self) -> None:
         state = self.stack.pop()
         if isinstance(self.stack[-1], Unread):
             self.stack[-1].state = state
 
-    def load(self, key: Any) -> None:
-        """Push what the file keeps beside the pickle."""
-        if self.persistent is None:
-            raise DamagedError("its pickle needs something that is kept elsewhere")
-        self.stack.append(self.persistent(key))
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.stack.append(_mapping(zip(items[::2], items[1::2], strict=True)))
 
-    def named(self, argument: str) -> Name:
-        module, _, name = argument.partition(" ")
-        return Name(module, name)
+    def _frozen_set(self) -> None:
+        members = self.pop_mark()
+        self.stack.append(_members(members))
 
-    def stack_name(self) -> None:
-        module, name = self.top(2)
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise DamagedError("its pickle names a class by what is no text")
-        self.stack.append(Name(module, name))
+    def _byte_array(self) -> None:
+        count = int.from_bytes(self.read(8), "little")
+        self.stack.append(bytearray(self.read(count)))
 
-    def instance(self, made_of: Any) -> None:
-        """INST and OBJ of protocols 0 and 1, whose arguments lie above the mark."""
-        arguments = self.above_mark()
-        self.stack.append(self.call(made_of or arguments[0], arguments[0 if made_of else 1 :]))
+    dispatch: ClassVar[Any] = {
+        **pickle._Unpickler.dispatch,
+        ord(pickle.REDUCE): _reduce,
+        ord(pickle.NEWOBJ): _reduce,
+        ord(pickle.NEWOBJ_EX): _new_with_names,
+        ord(pickle.INST): _instance,
+        ord(pickle.OBJ): _object,
+        ord(pickle.BUILD): _build,
+        ord(pickle.EMPTY_DICT): lambda reader: reader.stack.append(Entries()),
+        ord(pickle.DICT): _dict,
+        ord(pickle.EMPTY_SET): lambda reader: reader.stack.append(Members()),
+        ord(pickle.FROZENSET): _frozen_set,
+        ord(pickle.BYTEARRAY8): _byte_array,
+    }
 
 
 def _key(key: Any) -> Any:
     """A key of a mapping or a member of a set: plain values as they are, others as something like nothing
     else, so that no file decides how long hashing takes."""
     return key if isinstance(key, (str, int, float, bytes, type(None))) else object()
-
-
-def _listed(machine: _Machine, make: Callable[[list[Any]], Any]) -> None:
-    machine.stack.append(make(machine.above_mark()))
-
-
-def _reduce(machine: _Machine) -> None:
-    made_of, arguments = machine.top(2)
-    machine.stack.append(machine.call(made_of, arguments))
-
-
-def _extension(machine: _Machine, number: Any) -> None:
-    machine.stack.append(Name("copyreg", f"extension {number}"))
-
-
-STEPS: dict[str, Callable[[_Machine, Any], object]] = {
-    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
-    "POP": lambda machine, _: machine.pop(),
-    "POP_MARK": lambda machine, _: machine.above_mark(),
-    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
-    "TUPLE": lambda machine, _: _listed(machine, tuple),
-    "TUPLE1": lambda machine, _: machine.stack.append(machine.top(1)),
-    "TUPLE2": lambda machine, _: machine.stack.append(machine.top(2)),
-    "TUPLE3": lambda machine, _: machine.stack.append(machine.top(3)),
-    "LIST": lambda machine, _: _listed(machine, list),
-    "DICT": lambda machine, _: _listed(
-        machine, lambda found: _mapping(zip(found[::2], found[1::2], strict=True))
-    ),
-    "FROZENSET": lambda machine, _: _listed(machine, _members),
-    "APPEND": lambda machine, _: machine.extend(list(machine.top(1))),
-    "APPENDS": lambda machine, _: machine.extend(machine.above_mark()),
-    "ADDITEMS": lambda machine, _: machine.extend(machine.above_mark()),
-    "SETITEM": lambda machine, _: machine.set_entries(list(machine.top(2))),
-    "SETITEMS": lambda machine, _: machine.set_entries(machine.above_mark()),
-    "GET": lambda machine, place: machine.stack.append(machine.memo[place]),
-    "BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
-    "LONG_BINGET": lambda machine, place: machine.stack.append(machine.memo[place]),
-    "PUT": lambda machine, place: machine.memo.update({place: machine.stack[-1]}),
-    "BINPUT": lambda machine, place: machine.memo.update({place: machine.stack[-1]}),
-    "LONG_BINPUT": lambda machine, place: machine.memo.update({place: machine.stack[-1]}),
-    "MEMOIZE": lambda machine, _: machine.memo.update({len(machine.memo): machine.stack[-1]}),
-    "GLOBAL": lambda machine, text: machine.stack.append(machine.named(text)),
-    "STACK_GLOBAL": lambda machine, _: machine.stack_name(),
-    "REDUCE": lambda machine, _: _reduce(machine),
-    "NEWOBJ": lambda machine, _: machine.new(2),
-    "NEWOBJ_EX": lambda machine, _: machine.new(3),
-    "INST": lambda machine, text: machine.instance(machine.named(text)),
-    "OBJ": lambda machine, _: machine.instance(None),
-    "BUILD": lambda machine, _: machine.build(),
-    "EXT1": _extension,
-    "EXT2": _extension,
-    "EXT4": _extension,
-    "PERSID": lambda machine, key: machine.load(key),
-    "BINPERSID": lambda machine, _: machine.load(machine.stack.pop()),
-}
-"""What each instruction does; those that are not listed are refused."""

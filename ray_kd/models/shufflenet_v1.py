@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
-from ray_kd.models.layers import conv_bn, shuffle
+from ray_kd.models.layers import conv_bn, shuffle, stack_stages
 
 GROUPS, STEM = 3, 24
 WIDTHS, BLOCKS = (240, 480, 960), (4, 8, 4)
@@ -31,17 +31,10 @@ class ShuffleNetV1(StagedModel):
 
     def __init__(self, options: ShuffleNetV1Options, classes: int, channels: int) -> None:
         super().__init__()
-        stages: list[nn.Sequential] = []
-        into = STEM
-        for stage, (width, blocks) in enumerate(zip(WIDTHS, BLOCKS, strict=True)):
-            chain: list[nn.Module] = [conv_bn(channels, STEM, kernel=1)] if stage == 0 else []
-            chain.append(ShuffleUnit(into, width, stride=2))
-            chain += [ShuffleUnit(width, width, stride=1) for _ in range(blocks - 1)]
-            stages.append(nn.Sequential(*chain))
-            into = width
-        self.stages = nn.Sequential(*stages)
+        stem = conv_bn(channels, STEM, kernel=1)
+        self.stages = stack_stages(stem, STEM, WIDTHS, BLOCKS, (2, 2, 2), ShuffleUnit)
         self.stage_channels = WIDTHS
-        self.head = nn.Linear(into, classes)
+        self.head = nn.Linear(WIDTHS[-1], classes)
 
 
 class ShuffleUnit(nn.Module):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
-from ray_kd.models.layers import conv_bn, shuffle
+from ray_kd.models.layers import conv_bn, shuffle, stack_stages
 
-STEM, BLOCKS = 24, (3, 7, 3)
+STEM, BLOCKS = 24, (4, 8, 4)
 WIDTHS = {
     0.5: (48, 96, 192, 1024),
     1.0: (116, 232, 464, 1024),
@@ -49,17 +49,10 @@ class ShuffleNetV2(StagedModel):
     def __init__(self, options: ShuffleNetV2Options, classes: int, channels: int) -> None:
         super().__init__()
         *widths, last = WIDTHS[options.width]
-        stages: list[nn.Sequential] = []
-        into = STEM
-        for stage, (width, blocks) in enumerate(zip(widths, BLOCKS, strict=True)):
-            chain: list[nn.Module] = [conv_bn(channels, STEM, kernel=1)] if stage == 0 else []
-            chain.append(Down(into, width))
-            chain += [Unit(width) for _ in range(blocks)]
-            stages.append(nn.Sequential(*chain))
-            into = width
-        self.stages = nn.Sequential(*stages)
+        stem = conv_bn(channels, STEM, kernel=1)
+        self.stages = stack_stages(stem, STEM, widths, BLOCKS, (2, 2, 2), _unit)
         self.stage_channels = tuple(widths)
-        self.neck = conv_bn(into, last, kernel=1)
+        self.neck = conv_bn(widths[-1], last, kernel=1)
         self.head = nn.Linear(last, classes)
 
 
@@ -97,3 +90,7 @@ class Down(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return shuffle(torch.cat([self.left(image), self.right(image)], dim=1), 2)
+
+
+def _unit(into: int, out: int, stride: int) -> nn.Module:
+    return Down(into, out) if stride == 2 else Unit(out)

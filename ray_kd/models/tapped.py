@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ray_kd.config.errors import UserError, nearest
 from ray_kd.models.base import StagedModel
+from ray_kd.models.blank import ask_on_meta, in_mode
 from ray_kd.models.compiled import MARK, is_compiled, uncompiled
 from ray_kd.models.taps import (
     Described,
@@ -66,7 +67,7 @@ class TappedModel(StagedModel):
         watch = self._watch
         watch.clear()
         watch.on, watch.training = True, self.training
-        outputs = self.answer(image)
+        outputs = self.predict(image)
         watch.on = False
         if self.taps:
             features = self._handed_on()
@@ -102,7 +103,7 @@ class TappedModel(StagedModel):
                 )
         return [watch.seen[place] for place in range(len(self.taps))]
 
-    def answer(self, image: Tensor) -> Outputs:
+    def predict(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
         return as_outputs(self.net(image), self.where)
 
@@ -140,31 +141,30 @@ class TappedModel(StagedModel):
         Raises:
             UserError: a tap took no part, is called more than once, or gives no feature map.
         """
-        modes = [(part, part.training) for part in self.modules()]
         watch, sides = self._watch, (size, size) if isinstance(size, int) else size
-        self.eval()
+        ask: Callable[[tuple[int, ...]], Any] = partial(ask_on_meta, self)
         watch.raw = True
         try:
-            with torch.no_grad(), uncompiled(self):
-                image = torch.empty(LOOKED, channels, *sides, device="meta")
+            with in_mode(self, training=False), uncompiled(self):
                 try:
-                    outputs = self._look(image)
+                    outputs: Outputs = ask((LOOKED, channels, *sides))
                 except (NotImplementedError, RuntimeError):
                     # A network that cannot do without values: an operator that meta tensors do not have is
                     # the first, a value that is asked for (item(), a shape that depends on one) the second.
                     # A mistake of the network's own is a RuntimeError too, and comes again from here.
-                    image = torch.zeros(image.shape)
-                    outputs = self._look(image)
+                    ask = lambda shape: self(torch.zeros(shape))  # noqa: E731
+                    outputs = ask((LOOKED, channels, *sides))
                 shapes = self._shapes(outputs)
                 changed = watch.changed()
                 larger: dict[int, Shape | None] = {}
-                if undecided(list(shapes.values()), tuple(image.shape)):
-                    larger = self._larger(image.new_zeros(LOOKED, channels, 2 * sides[0], 3 * sides[1]))
+                if undecided(list(shapes.values()), (LOOKED, channels, *sides)):
+                    try:  # some networks take images of one size only
+                        larger = self._shapes(ask((LOOKED, channels, 2 * sides[0], 3 * sides[1])))
+                    except Exception:
+                        larger = self._shapes(None)
         finally:
             watch.raw = watch.on = False
             watch.clear()
-            for part, was_training in modes:
-                part.training = was_training
         self.described = tuple(
             self._describe(place, shape, larger.get(place), sides) for place, shape in shapes.items()
         )
@@ -174,27 +174,11 @@ class TappedModel(StagedModel):
             hook.kept = {False: hook.place not in changed, True: hook.place not in trained}
         return outputs
 
-    def _look(self, image: Tensor) -> Outputs:
-        """The outputs for blank images; for those on the meta device, of the network without its values."""
-        bare: dict[str, Tensor] = {}
-        if image.is_meta:
-            tensors = [*self.named_parameters(), *self.named_buffers()]
-            bare = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-        outputs: Outputs = functional_call(self, bare, (image,))
-        return outputs
-
     def _shapes(self, outputs: Outputs | None) -> dict[int, Shape | None]:
         """By stage, the shape of its feature; without outputs, of those that were reached."""
         if self.taps:
             return self._watch.shapes()
         return {} if outputs is None else {i: tuple(f.shape) for i, f in enumerate(outputs.features)}
-
-    def _larger(self, image: Tensor) -> dict[int, Shape | None]:
-        """The shapes for images of another size, as far as the network takes them: some take one size."""
-        try:
-            return self._shapes(self._look(image))
-        except Exception:
-            return self._shapes(None)
 
     def _changed_in_training(self, channels: int, size: Size) -> set[int]:
         """The taps whose tensors are changed in place while the network trains; all, where nothing tells.

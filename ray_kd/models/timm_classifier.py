@@ -88,7 +88,7 @@ class TimmClassifier(LibraryModel):
         if hasattr(net, "set_distilled_training"):
             net.set_distilled_training("distillation" in names)
 
-    def answer(self, image: Tensor) -> Outputs:
+    def predict(self, image: Tensor) -> Outputs:
         found = self.net(image)
         if isinstance(found, tuple) and len(found) == 2:  # both heads, as they are trained
             return Outputs(logits=found[0], extra={"distillation": found[1]})

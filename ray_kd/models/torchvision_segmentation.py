@@ -63,7 +63,7 @@ class TorchvisionSegmentation(TappedModel):
             key = options.weights_key if options.weights is None else None
             begin_with(Backbone(self, channels), options.backbone_weights, key=key)
 
-    def answer(self, image: Tensor) -> Outputs:
+    def predict(self, image: Tensor) -> Outputs:
         backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")
         features = backbone(image)
         return Outputs(logits=classifier(features if self.arch.startswith("lraspp") else features["out"]))

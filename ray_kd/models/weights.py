@@ -16,10 +16,10 @@ from torch import nn
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.files import is_published, weights_file
 from ray_kd.models.base import StagedModel, State
-from ray_kd.models.entries import named_tensors
-from ray_kd.models.fit import compare, require
 from ray_kd.models.pickles import DamagedError
 from ray_kd.models.torch_files import read_torch
+from ray_kd.models.weight_entries import named_tensors
+from ray_kd.models.weight_fit import compare, require
 
 LOG = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def read_weights(data: bytes, place: str, model: nn.Module, key: str | None = No
     except DamagedError as error:
         raise UserError(f"{place}: damaged, or no file of weights: {error}.") from error
     entry = named_tensors(found, place, model, key)
-    told = [*([f"'{entry.key}' in it is read"] if entry.key else []), *entry.said]
+    told = [*([f"'{entry.key}' in it is read"] if entry.key else []), *entry.notes]
     if told:
         _say(f"{place}: {', '.join(told)}")
     return entry.state

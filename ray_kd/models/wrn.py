@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
-from ray_kd.models.layers import initialise
+from ray_kd.models.layers import initialise, stack_stages
 
 
 def _depth(value: int) -> int:
@@ -43,17 +44,10 @@ class Wrn(StagedModel):
     def __init__(self, options: WrnOptions, classes: int, channels: int) -> None:
         super().__init__()
         self.stage_channels = tuple(16 * options.width * 2**stage for stage in range(3))
-        stages: list[nn.Sequential] = []
-        into = 16
-        for stage, width in enumerate(self.stage_channels):
-            chain: list[nn.Module] = []
-            if stage == 0:
-                chain.append(nn.Conv2d(channels, 16, 3, padding=1, bias=False))
-            for block in range((options.depth - 4) // 6):
-                chain.append(PreActivation(into, width, 2 if stage and block == 0 else 1, options.dropout))
-                into = width
-            stages.append(nn.Sequential(*chain))
-        self.stages = nn.Sequential(*stages)
+        stem, blocks = nn.Conv2d(channels, 16, 3, padding=1, bias=False), [(options.depth - 4) // 6] * 3
+        block = partial(PreActivation, dropout=options.dropout)
+        self.stages = stack_stages(stem, 16, self.stage_channels, blocks, (1, 2, 2), block)
+        into = self.stage_channels[-1]
         self.neck = nn.Sequential(nn.BatchNorm2d(into), nn.ReLU(inplace=True))
         self.head = nn.Linear(into, classes)
         initialise(self)

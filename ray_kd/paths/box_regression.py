@@ -13,7 +13,7 @@ from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, full
-from ray_kd.paths.detectors import AnswerPath, head_of, weighted_mean
+from ray_kd.paths.detectors import PredictionPath, head_of, weighted_mean
 
 
 class BoxRegressionOptions(PathOptions):
@@ -21,7 +21,7 @@ class BoxRegressionOptions(PathOptions):
 
 
 @PATHS.register("box_regression", source="GIoU: Rezatofighi et al., CVPR 2019, arXiv 1902.09630")
-class BoxRegression(AnswerPath):
+class BoxRegression(PredictionPath):
     r"""Box-regression distillation: :math:`1 - GIoU(b_s, b_t)`, mean over positives.
 
     b are the boxes that student and teacher answer with at a position that is trained to find an

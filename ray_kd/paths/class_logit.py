@@ -13,7 +13,7 @@ from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, full, logits_of
-from ray_kd.paths.detectors import AnswerPath, binary_divergence, head_of, weighted_mean
+from ray_kd.paths.detectors import PredictionPath, binary_divergence, head_of, weighted_mean
 
 
 class ClassLogitOptions(PathOptions):
@@ -27,7 +27,7 @@ class ClassLogitOptions(PathOptions):
 
 
 @PATHS.register("class_logit", source="Zheng et al., CVPR 2022 (LD), arXiv 2102.12252, for sigmoid logits")
-class ClassLogit(AnswerPath):
+class ClassLogit(PredictionPath):
     r"""Class-logit distillation: :math:`T^2 KL(\sigma(z_t/T) \| \sigma(z_s/T))` of each class's Bernoulli
     distribution, mean over classes, then over positives.
 

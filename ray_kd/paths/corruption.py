@@ -15,7 +15,7 @@ from torch import Tensor
 from ray_kd.data.draws import uniform
 from ray_kd.outputs import main_class
 from ray_kd.paths.gather import all_rows, own_rows
-from ray_kd.streams import generator, key
+from ray_kd.random_streams import generator, key
 
 Corruption = Literal["shuffle", "shuffle_fixed", "noise"]
 

@@ -14,7 +14,7 @@ from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, feature_of, full
 from ray_kd.paths.contrast import Contrast
 from ray_kd.paths.feature import FeaturePath, pooled
-from ray_kd.streams import forked
+from ray_kd.random_streams import forked
 
 
 class CrdOptions(PathOptions):

@@ -73,7 +73,7 @@ class MaskedPath(LevelPath):
         """Whether each position of each of the student's levels counts, (N, H, W) bool."""
 
 
-class AnswerPath(Path):
+class PredictionPath(Path):
     """A path between what two detectors answer at the same positions, or for the same proposals."""
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
@@ -81,19 +81,19 @@ class AnswerPath(Path):
     def setup(self) -> None:
         self.refuse_stages("the answers of all levels")
 
-    def like(self, target: Tensor, answer: Tensor) -> Tensor:
+    def like(self, target: Tensor, prediction: Tensor) -> Tensor:
         """The teacher's answers in the student's dtype.
 
         Raises:
             UserError: the two do not answer for the same positions.
         """
-        if target.shape[1:] != answer.shape[1:]:
+        if target.shape[1:] != prediction.shape[1:]:
             raise UserError(
                 f"path '{self.label}': student and teacher answer for different positions or classes: "
-                f"{tuple(answer.shape[1:])} and {tuple(target.shape[1:])}. Both need the same levels, "
+                f"{tuple(prediction.shape[1:])} and {tuple(target.shape[1:])}. Both need the same levels, "
                 "anchors, classes and bins, and images of one size."
             )
-        return target.to(answer.dtype)
+        return target.to(prediction.dtype)
 
 
 def head_of(outputs: Outputs, label: str) -> Any:

@@ -15,7 +15,7 @@ from ray_kd.config.options import PathOptions
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import Path, exact, feature_of, full
 from ray_kd.paths.gather import all_rows
-from ray_kd.streams import forked
+from ray_kd.random_streams import forked
 
 
 class FeaturePath(Path):

@@ -14,7 +14,7 @@ from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, feature_of, full
 from ray_kd.paths.detectors import LevelOptions, LevelPath, objects
 from ray_kd.paths.feature import match_size
-from ray_kd.streams import forked
+from ray_kd.random_streams import forked
 
 
 class Strengths(NamedTuple):

@@ -15,7 +15,7 @@ from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, full, logits_of
 from ray_kd.paths.detectors import (
-    AnswerPath,
+    PredictionPath,
     distance_iou,
     extra_of,
     head_of,
@@ -42,7 +42,7 @@ class LocalisationOptions(PathOptions):
 
 
 @PATHS.register("localisation", version=2, source="Zheng et al., CVPR 2022 (LD), arXiv 2102.12252")
-class Localisation(AnswerPath):
+class Localisation(PredictionPath):
     r"""Localisation distillation (LD): :math:`\frac{T^2}{R} KL(softmax(b_t/T) \| softmax(b_s/T))` of the R
     bins of each edge, mean over the four edges, summed over positives, times 2 over the number of images.
 

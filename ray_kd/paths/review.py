@@ -15,7 +15,7 @@ from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, feature_of, full
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.streams import forked
+from ray_kd.random_streams import forked
 
 
 class ReviewOptions(PathOptions):

@@ -14,7 +14,7 @@ from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, full
-from ray_kd.paths.detectors import AnswerPath, extra_of, head_of, two_stage, weighted_mean
+from ray_kd.paths.detectors import PredictionPath, extra_of, head_of, two_stage, weighted_mean
 from ray_kd.paths.roi_logit import PROPOSALS
 
 
@@ -23,7 +23,7 @@ class RoiBoxOptions(PathOptions):
 
 
 @PATHS.register("roi_box", source="Chen et al., NeurIPS 2017 (Learning efficient object detection models)")
-class RoiBox(AnswerPath):
+class RoiBox(PredictionPath):
     r"""Two-stage box distillation: smooth L1 of the student's deltas against the teacher's, mean over the
     four and over the teacher's proposals, weighted by how sure the teacher is of an object.
 

@@ -15,7 +15,7 @@ from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import exact, full
 from ray_kd.paths.detectors import (
-    AnswerPath,
+    PredictionPath,
     extra_of,
     head_of,
     tempered_divergence,
@@ -34,7 +34,7 @@ class RoiLogitOptions(PathOptions):
 
 
 @PATHS.register("roi_logit", source="Chen et al., NeurIPS 2017 (Learning efficient object detection models)")
-class RoiLogit(AnswerPath):
+class RoiLogit(PredictionPath):
     r"""Two-stage class distillation: :math:`T^2 KL(softmax(z_t/T) \| softmax(z_s/T))` over classes and
     background, mean over the teacher's proposals.
 

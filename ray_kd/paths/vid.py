@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ray_kd.config.options import PathOptions
 from ray_kd.config.registry import PATHS
 from ray_kd.paths.feature import FeaturePath, match_size
-from ray_kd.streams import forked
+from ray_kd.random_streams import forked
 
 
 class VidOptions(PathOptions):

@@ -1,4 +1,4 @@
-"""Files that came to harm: what is whole in them is read, and what is not is said once."""
+"""Read damaged files: their intact entries are read, and a warning is given once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LOG = logging.getLogger(__name__)
 
 @cache
 def tell_once(text: str) -> None:
-    """Warn of a damaged file, once in a process: many places may come upon it."""
+    """Warn of a damaged file, once in each process, though many callers may read it."""
     LOG.warning("%s", text)
 
 
 def whole_lines(data: bytes) -> tuple[list[dict[str, Any]], bool]:
-    """The entries of a file of JSON lines, and whether anything else is in it.
+    """The entries of a file of JSON lines, and whether the file has damaged lines.
 
-    What a kill, a full disk or a bad disk leaves (a line cut in half, NUL bytes, garbage) is passed over.
+    Damaged lines, as a kill, a full disk or a bad disk leaves them (cut off, NUL bytes), are skipped.
     """
     lines = [line for line in data.split(b"\n") if line.strip()]
     entries = [entry for entry in map(_object, lines) if entry is not None]

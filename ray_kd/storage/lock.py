@@ -1,4 +1,4 @@
-"""A lock that expires: two sweeps that need one teacher train it once, and a dead holder blocks nobody."""
+"""A lock that expires: two sweeps that need one teacher train it once, and a dead holder blocks no one."""
 
 from __future__ import annotations
 
@@ -13,34 +13,36 @@ import uuid
 from collections.abc import Callable
 from types import TracebackType
 
+import psutil
+
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.words import clock
 from ray_kd.storage.store import Store
 
 TTL = 60.0
-"""Seconds without renewal after which a lock counts as left behind."""
+"""Seconds without renewal after which a lock counts as abandoned."""
 TELL_AFTER = 10.0
-"""Seconds from the first word of who waits to the second; each pause after it is twice as long."""
+"""Seconds between the first and the second message while waiting; each later pause is twice as long."""
 TELL_AT_LEAST = 600.0
 """The longest of these pauses."""
 
 _CONTENT = re.compile(r"(?P<host>[^:\s]+):(?P<pid>\d+):[0-9a-f]{8} \d+\.\d{3}")
-"""What a whole lock says; one that was cut off names a wrong process."""
+"""The content of a complete lock file; a truncated one would name a wrong process."""
 
 Stamp = tuple[bytes, float]
-"""What a lock file holds and when it was written: it is alive as long as this changes."""
+"""Content of a lock file and time of its last write; its holder is alive as long as this changes."""
 
 
 class Lock:
-    """A file that says who is at work; its holder renews it, others wait or take an expired one over.
+    """A lock file that its holder renews; other processes wait, or take over an expired lock.
 
     Args:
         store: where the lock file lies.
         path: the lock file.
-        ttl: seconds without renewal after which the lock counts as left behind.
-        on_wait: called with a sentence when somebody else holds the lock, and again at growing intervals;
-            default: the log, which a program that set up none shows on standard error.
-        what: what is waited for, in words; default: the file.
+        ttl: seconds without renewal after which the lock counts as abandoned.
+        on_wait: called with a sentence while another process holds the lock, at growing intervals; default:
+            the log, which goes to standard error in a program that has not configured logging.
+        what: what the lock protects, in words; default: the file.
     """
 
     def __init__(
@@ -62,11 +64,11 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether it is held here."""
+        """Whether this object holds the lock."""
         return self._renewal is not None
 
     def acquire(self, timeout: float | None = None) -> bool:
-        """Wait for the lock; False when ``timeout`` seconds passed without it: asked again, it waits on."""
+        """Wait for the lock; False if ``timeout`` seconds passed without it, and it may be called again."""
         start = time.monotonic()
         self._asked = start if self._asked is None else self._asked
         while not self.store.create_exclusive(self.path, self._content()):
@@ -86,9 +88,9 @@ class Lock:
         return True
 
     def release(self) -> None:
-        """Give the lock back; somebody else's is left alone.
+        """Release the lock; the lock file of another holder is not touched.
 
-        Where the file cannot be deleted (a disk that became read-only) it is left to expire.
+        If the file cannot be deleted (a disk that became read-only), the lock expires.
         """
         self._stop.set()
         if self._renewal is not None:
@@ -117,7 +119,7 @@ class Lock:
             return False
 
     def _tell(self, content: bytes, left: float) -> None:
-        """Say what is waited for, for how long already, who holds it, and what ends it; not too often."""
+        """Say what this process waits for, since when, who holds the lock, and what ends the wait."""
         now = time.monotonic()
         if self._pause and now - self._told < self._pause:
             return
@@ -125,14 +127,15 @@ class Lock:
         waited = clock(now - (self._asked or now))
         self.on_wait(
             f"waiting for {self.what} for {waited} now: {_holder(content)} holds "
-            f"{self.store.path(self.path)}. It ends when that one is done, or in {clock(left)} if it gives "
-            "no more sign of life. If you know that nobody is at work there, delete the file."
+            f"{self.store.path(self.path)}. It ends when that process is done, or in {clock(left)} "
+            f"if it does not "
+            "renew the file. If you know that it no longer runs, delete the file."
         )
 
     def _take_over(self, stamp: Stamp) -> bool:
-        """Delete an expired lock, one waiter at a time, so that nobody deletes a successor's.
+        """Delete an expired lock, one waiter at a time, so that no waiter deletes its successor's lock.
 
-        False: another one is at it, or died at this very place and has left its guard, which expires too.
+        False: another waiter is deleting it, or died while doing so and left its guard, which expires too.
         """
         guard = self._guard.path
         if not self.store.create_exclusive(guard, self._content()):
@@ -159,10 +162,10 @@ class Lock:
 
 
 class _Watched:
-    """A file that somebody else renews, and for how long it has not changed.
+    """Watches a file that another process renews, and measures for how long it has not changed.
 
-    That is timed by our own clock, from the last change that we saw: clocks of nodes and of the storage
-    differ. What the file holds does not matter: it may be empty, or damaged.
+    The time is measured with this process's clock from the last change that it saw, since clocks of nodes
+    and of the storage differ. The file's content does not matter: it may be empty, or damaged.
     """
 
     def __init__(self, store: Store, path: str) -> None:
@@ -171,14 +174,14 @@ class _Watched:
         self._since = 0.0
 
     def stamp(self) -> Stamp | None:
-        """What it holds and when it was written; None: there is none."""
+        """The file's content and time of writing; None: there is no file."""
         try:
             return self.store.read(self.path), self.store.modified(self.path)
         except FileNotFoundError:
             return None
 
     def look(self) -> tuple[Stamp | None, float]:
-        """Its stamp now, and for how many seconds it has not changed."""
+        """The file's present stamp, and for how many seconds it has not changed."""
         stamp, now = self.stamp(), time.monotonic()
         if stamp is None or stamp != self._seen:
             self._seen, self._since = stamp, now
@@ -186,10 +189,10 @@ class _Watched:
 
 
 def is_held(store: Store, path: str, ttl: float = TTL) -> bool:
-    """Whether somebody is at work under a lock, as far as one look tells.
+    """Whether a lock seems to be held, from its file's date alone.
 
-    It compares the file's date with this machine's clock, so it may err where the two differ by more than
-    ``ttl``: good enough to be shown, and not to take a lock over.
+    The date is compared with this machine's clock, so the result is wrong if the two differ by more than
+    ``ttl``: good enough for display, but not for taking over a lock.
     """
     try:
         content, written = store.read(path), store.modified(path)
@@ -202,19 +205,13 @@ def _holder(content: bytes) -> str:
     """Who holds a lock, in words."""
     match = _CONTENT.fullmatch(content.decode(errors="replace"))
     if match is None:
-        return "nobody knows who (the file is empty or damaged)"
+        return "an unknown process (the file is empty or damaged)"
     return f"process {match['pid']} on {match['host']}"
 
 
 def _holder_is_dead(content: bytes) -> bool:
-    """Whether the holder ran on this machine and is gone: then nobody has to wait for the expiry."""
+    """Whether the holder ran on this machine and has ended, so that its lock need not expire first."""
     match = _CONTENT.fullmatch(content.decode(errors="replace"))
     if match is None or match["host"] != socket.gethostname():
         return False
-    try:
-        os.kill(int(match["pid"]), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False
+    return not psutil.pid_exists(int(match["pid"]))

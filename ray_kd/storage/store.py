@@ -1,6 +1,6 @@
-"""Files by path below one root, on a disk every node shares or on an object store.
+"""Files by path below one root, on a disk that every node shares or on an object store.
 
-Whatever is written whole is there whole or not at all. Only local files can be appended to.
+A file is written completely or not at all. Only local files can be appended to.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -26,20 +28,20 @@ class Store:
         uri: a local (or shared) path, or the URI of a pyarrow filesystem (``s3://bucket/kd``).
 
     Raises:
-        UserError: a URI that no pyarrow filesystem answers to.
+        UserError: no pyarrow filesystem opens the URI.
     """
 
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri).rstrip("/") or "/"
         scheme = urlparse(self.uri).scheme
-        self.is_local = len(scheme) < 2 or scheme == "file"  # one letter is a Windows drive
+        self.is_local = len(scheme) < 2 or scheme == "file"  # a scheme of one letter is a Windows drive
         self._filesystem: Any = None
         if self.is_local:
             path = urlparse(self.uri).path if scheme == "file" else self.uri
             self.root = os.path.abspath(os.path.expanduser(path))
             self.uri = self.root
             return
-        from pyarrow import fs  # only where an object store is used
+        from pyarrow import fs  # imported only for an object store
 
         try:
             self._filesystem, self.root = fs.FileSystem.from_uri(self.uri)
@@ -61,7 +63,7 @@ class Store:
         return Store(f"{self.uri}/{path}")
 
     def exists(self, path: str) -> bool:
-        """Whether a file or folder is there."""
+        """Whether a file or folder exists."""
         if self.is_local:
             return os.path.exists(self.path(path))
         return bool(self._filesystem.get_file_info(self.path(path)).type.value)
@@ -81,36 +83,32 @@ class Store:
             return bytes(stream.read())
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file whole or not at all; folders above it are made.
+        """Write a file completely or not at all; missing folders are created.
 
         Raises:
-            UserError: disk full, no permission, or a path below a file.
+            UserError: the disk is full, the folder is not writable, or a file lies where a folder is needed.
         """
-        try:
+        with self._writing(path):
             if self.is_local:
                 _write_whole(self.path(path), data)
-            else:
-                self._filesystem.create_dir(os.path.dirname(self.path(path)), recursive=True)
-                with self._filesystem.open_output_stream(self.path(path)) as stream:
-                    stream.write(data)
-        except OSError as error:
-            raise self.unwritable(path, error) from error
+                return
+            self._filesystem.create_dir(os.path.dirname(self.path(path)), recursive=True)
+            with self._filesystem.open_output_stream(self.path(path)) as stream:
+                stream.write(data)
 
     def append(self, path: str, record: dict[str, Any]) -> None:
-        """Add one JSON line to a local file, all of it or nothing.
+        """Append one JSON line to a local file, completely or not at all.
 
         Raises:
             UserError: as ``write``.
         """
-        line = json_line(record)
         full = self.path(path)
-        try:
-            _append_whole(full, line)
-        except FileNotFoundError:
-            os.makedirs(os.path.dirname(full), exist_ok=True)
-            self.append(path, record)
-        except OSError as error:
-            raise self.unwritable(path, error) from error
+        with self._writing(path):
+            try:
+                _append_whole(full, json_line(record))
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(full), exist_ok=True)
+                self.append(path, record)
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a JSON file whole."""
@@ -121,18 +119,18 @@ class Store:
 
         Raises:
             FileNotFoundError: no such file.
-            UserError: it holds no JSON (damaged, or not ours).
+            UserError: it is no valid JSON.
         """
         data = self.read(path)
         try:
             return json.loads(data)
         except ValueError as error:
             raise UserError(
-                f"{self.path(path)} is damaged ({error}); delete it to have it made again."
+                f"{self.path(path)} is damaged ({error}); delete it, and it is written again."
             ) from error
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of what lies directly in a folder, sorted; none where there is no folder."""
+        """Sorted names of the files and folders in a folder; empty if the folder does not exist."""
         if self.is_local:
             try:
                 return sorted(os.listdir(self.path(folder)))
@@ -144,57 +142,53 @@ class Store:
         return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
 
     def delete(self, path: str) -> None:
-        """Delete a file; nothing happens where there is none."""
+        """Delete a file, if it exists."""
         if self.is_local:
             Path(self.path(path)).unlink(missing_ok=True)
         elif self.exists(path):
             self._filesystem.delete_file(self.path(path))
 
     def move(self, path: str, to: str) -> None:
-        """Put a file in the place of another, which need not exist.
+        """Move a file to another path, replacing a file there.
 
         Raises:
             UserError: as ``write``.
         """
-        try:
+        with self._writing(to):
             if self.is_local:
                 os.makedirs(os.path.dirname(self.path(to)), exist_ok=True)
                 os.replace(self.path(path), self.path(to))
             else:
                 self._filesystem.move(self.path(path), self.path(to))
-        except OSError as error:
-            raise self.unwritable(to, error) from error
 
     def delete_tree(self, folder: str) -> None:
-        """Delete a folder and all below it; nothing happens where there is none."""
+        """Delete a folder with everything below it, if it exists."""
         if self.is_local:
             shutil.rmtree(self.path(folder), ignore_errors=True)
         elif self.exists(folder):
             self._filesystem.delete_dir(self.path(folder))
 
     def copy(self, path: str, to: str) -> None:
-        """Give a file a second name, in place of what has that name; on a local disk it takes no space.
+        """Give a file a second name, replacing a file of that name; on a local disk it takes no space.
 
         Raises:
             UserError: as ``write``.
         """
-        try:
+        with self._writing(to):
             if not self.is_local:
                 self._filesystem.copy_file(self.path(path), self.path(to))
                 return
             Path(self.path(to)).unlink(missing_ok=True)
             try:
                 os.link(self.path(path), self.path(to))
-            except OSError:  # a disk without links
+            except OSError:  # a disk without hard links
                 shutil.copyfile(self.path(path), self.path(to))
-        except OSError as error:
-            raise self.unwritable(to, error) from error
 
     def create_exclusive(self, path: str, data: bytes) -> bool:
-        """Make a file that must not exist yet; True when it was made here. A failed write leaves none behind.
+        """Create a file that must not exist yet; True if this call created it. A failed write leaves no file.
 
-        On an object store, which has no exclusive creation, the file is written, and read back after a
-        moment: of several writers the last one has it.
+        An object store has no exclusive creation: there the file is written and read back after a moment, and
+        of several writers the last one has created it.
         """
         if not self.is_local:
             if self.exists(path):
@@ -203,26 +197,25 @@ class Store:
             time.sleep(0.5)
             try:
                 return self.read(path) == data
-            except FileNotFoundError:  # another one had it, and is done
+            except FileNotFoundError:  # another process created and deleted it meanwhile
                 return False
         full = self.path(path)
-        try:
+        with self._writing(path):
             os.makedirs(os.path.dirname(full), exist_ok=True)
-            with open(full, "xb") as file:
-                try:
+            try:
+                file = open(full, "xb")  # noqa: SIM115 (closed below)
+            except FileExistsError:
+                return False
+            try:
+                with file:
                     file.write(data)
-                    file.flush()
-                except BaseException:
-                    os.unlink(full)
-                    raise
-        except FileExistsError:
-            return False
-        except OSError as error:
-            raise self.unwritable(path, error) from error
+            except BaseException:
+                os.unlink(full)
+                raise
         return True
 
     def touch(self, path: str) -> None:
-        """Date a file anew; on a disk this needs no room, and works where nothing can be written.
+        """Set a file's date to now; on a disk this needs no free space.
 
         Raises:
             FileNotFoundError: no such file.
@@ -240,10 +233,7 @@ class Store:
         """
         if self.is_local:
             return os.stat(self.path(path)).st_mtime
-        info = self._filesystem.get_file_info(self.path(path))
-        if not info.type.value:
-            raise FileNotFoundError(path)
-        return float(info.mtime.timestamp())
+        return float(self._info(path).mtime.timestamp())
 
     def size(self, path: str) -> int:
         """The bytes of a file.
@@ -251,15 +241,25 @@ class Store:
         Raises:
             FileNotFoundError: no such file.
         """
-        if self.is_local:
-            return os.stat(self.path(path)).st_size
+        return os.stat(self.path(path)).st_size if self.is_local else int(self._info(path).size)
+
+    def _info(self, path: str) -> Any:
+        """What an object store says about a file."""
         info = self._filesystem.get_file_info(self.path(path))
         if not info.type.value:
             raise FileNotFoundError(path)
-        return int(info.size)
+        return info
+
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[None]:
+        """Within the block an error of the disk becomes one that says what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise self.unwritable(path, error) from error
 
     def unwritable(self, path: str, error: OSError) -> UserError:
-        """The error for a file that cannot be written, with what to do."""
+        """The error for a file that cannot be written; its message says what to do."""
         number = error.errno or 0
         elsewhere = "choose another place with 'storage'."
         reason = f"cannot write {self.path(path)}: {error.strerror or error}"
@@ -273,7 +273,7 @@ class Store:
 
 
 def json_line(record: dict[str, Any]) -> bytes:
-    """A record as one line."""
+    """A record as one JSON line."""
     return (json.dumps(record, separators=(", ", ": ")) + "\n").encode()
 
 
@@ -295,7 +295,7 @@ def _write_whole(full: str, data: bytes) -> None:
 
 
 def _append_whole(full: str, data: bytes) -> None:
-    """Append; what could be written in part is taken back."""
+    """Append; a part that was written before an error is removed again."""
     descriptor = os.open(full, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         before, rest = os.fstat(descriptor).st_size, memoryview(data)

@@ -1,1 +1,1 @@
-"""Stored targets: which a run needs, computing them, and reading them as training asks for them."""
+"""Stored targets: which ones a run needs, how they are computed, and how training reads them."""

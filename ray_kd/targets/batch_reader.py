@@ -1,4 +1,4 @@
-"""Training batches with their stored targets, read anywhere: by the run itself or for it by others."""
+"""Read training batches with their stored targets, in the run's own process or in another one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray_kd.targets.stored_targets import carried_name
 
 @dataclass(frozen=True)
 class Reading:
-    """What a process has to know to read a run's training batches; it travels to other processes.
+    """What a process needs to know to read a run's training batches; it is pickled to other processes.
 
     Attributes:
         run: the resolved spec.
@@ -32,15 +32,15 @@ class Reading:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a sample's targets."""
+        """Bytes of one sample's targets."""
         return sum(column.encoding.nbytes for column in self.columns)
 
 
 class Reader:
-    """Answers requests: the samples as ``Rows`` reads them, and what is stored for them.
+    """Reads the rows of requests: the samples as ``Rows`` reads them, and their stored targets.
 
     Args:
-        reading: of the run.
+        reading: of the run whose batches are read.
 
     Raises:
         UserError: the dataset cannot be read here.
@@ -53,10 +53,10 @@ class Reader:
         self.rows = Rows({"train": self.split}, create_views(spec, dataset))
 
     def __call__(self, request: Request) -> dict[str, Tensor]:
-        """The rows of a request of training samples; of a set in memory, which a run has, the targets alone.
+        """The rows of a request of training samples; only the targets if the run has the dataset in memory.
 
         Raises:
-            UserError: a shard or a file that is missing or damaged.
+            UserError: a shard or a file is missing or damaged.
         """
         rows = {} if isinstance(self.split, TensorSplit) else self.rows.read(request)
         index = ((request.shown or 0) * len(self.split) + request.index).numpy()
@@ -64,7 +64,7 @@ class Reader:
 
 
 def shard_columns(source: Source, held: HeldShards) -> dict[str, ShardColumn]:
-    """The columns of a source, read out of their shards."""
+    """The columns of a source, each read from its shards."""
     groups = source.groups()
     found = {}
     for name, group in groups.items():
@@ -75,10 +75,10 @@ def shard_columns(source: Source, held: HeldShards) -> dict[str, ShardColumn]:
 
 
 def require_near(spec: RunSpec, columns: Sequence[ShardColumn]) -> None:
-    """Refuse an order that would have every batch read more shards than a reader keeps.
+    """Refuse a data order in which each batch needs more shards than a reader keeps.
 
     Raises:
-        UserError: says what would do.
+        UserError: the message says which settings work.
     """
     groups = list({column.group.identity: column.group for column in columns}.values())
     held = spec.targets.held
@@ -90,8 +90,8 @@ def require_near(spec: RunSpec, columns: Sequence[ShardColumn]) -> None:
     window, enough = max(1, held // each), max(held, each)
     size = sum(spread(group, spec.training.order) * group.rows * group.row_bytes for group in groups)
     raise UserError(
-        f"targets.read: stream: training's order goes over {most} shards at a time, and a reader keeps "
-        f"{held} (targets.held): each batch would read shards anew. Expected an order of blocks, such as "
+        f"targets.read: stream: training's order reads from {most} shards at a time, but a reader keeps "
+        f"{held} (targets.held), so each batch would read shards again. Expected an order of blocks, such as "
         f"training.order={{block: {block}, window: {window}}} with targets.held={enough}, "
         f"or targets.held={most}, which takes up to {size / 1e9:.3g} GB in each reader."
     )

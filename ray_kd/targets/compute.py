@@ -1,7 +1,7 @@
-"""Stored targets of runs: which are needed, which are missing, and computing those.
+"""Find which stored targets runs need and which are missing, and compute those.
 
-Runs that share dataset, views, teacher and task share a store, whatever else differs between them: a
-sweep's is computed once, with the columns of all its trials together.
+Runs with the same dataset, views, teacher and task share a store, whatever else differs between them. A
+sweep's targets are computed once, with the columns of all its trials together.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from ray_kd.teacher import LiveTeacher
 from ray_kd.version import __version__
 
 EVALUATION = ("validation", "test")
-"""Splits of which the first teacher's answers are kept, for fidelity."""
+"""Splits on which the first teacher's predictions are stored, for fidelity."""
 OnShard = Callable[[int, int], None]
-"""Told (shards done, shards in all) after each shard."""
+"""Called with (shards done, shards in all) after each shard."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column that a path's target (or the teacher's answer) fills.
+    """One column of stored numbers: an entry of a path's target, or of the teacher's predictions.
 
     Attributes:
-        entry: the key in what ``Path.target`` gives; for answers the name in Outputs.
-        path: None: the teacher's answer.
+        entry: the key in the mapping of ``Path.target``; for predictions the name in ``Outputs``.
+        path: the path; None: the teacher's predictions.
     """
 
     encoding: Encoding
@@ -50,17 +50,17 @@ class Column:
     path: Path | None
 
     def made_by(self) -> dict[str, Any]:
-        """What a store says of it."""
+        """How the column is made, as the store's ``group.json`` holds it."""
         return {"entry": self.entry, "path": None if self.path is None else self.path.options.full()}
 
 
 @dataclass
 class Source:
-    """What runs want of one store: of one teacher on one split.
+    """What runs need of one store on one split: the columns, and how many views.
 
     Attributes:
         views: how many views of each sample.
-        columns: what is to be there, by name.
+        columns: the needed columns by name.
         entries: for each path's label, the column of each entry of its target; paths may share one.
     """
 
@@ -72,7 +72,7 @@ class Source:
     entries: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def groups(self) -> dict[str, Group | None]:
-        """The group that holds each column, None where it is missing."""
+        """The group that holds each column; None if the column is missing."""
         known = [group for group in self.store.groups() if group.split == self.split]
         found: dict[str, Group | None] = {}
         wanted = Group.of(self.split, self.ids, {}).ids
@@ -82,7 +82,7 @@ class Source:
         return found
 
     def missing(self) -> list[tuple[Group, list[Shard]]]:
-        """The shards that are not there, by group; a group for columns that are in none is made up."""
+        """The missing shards by group; columns that are in no group get a new group."""
         groups = self.groups()
         lost = {name: self.columns[name].encoding for name, group in groups.items() if group is None}
         there = {group.identity: group for group in groups.values() if group is not None}
@@ -95,7 +95,7 @@ class Source:
 
 
 def about(spec: RunSpec, name: str) -> dict[str, Any]:
-    """What the targets of teacher ``name`` in a run are of; ``identity`` in it names the store."""
+    """The content of ``store.json`` for teacher ``name`` of a run; its ``identity`` names the store."""
     views = {key: value for key, value in spec.views.essence().items() if key != "count"}
     essence = spec.essence()
     return {
@@ -118,10 +118,10 @@ def sources(
     paths: Iterable[Path],
     store: Store,
 ) -> list[Source]:
-    """What a run wants to find stored.
+    """The stored targets that a run needs, one source for each teacher and split.
 
     Args:
-        teachers: modules of the needed teachers, trained or not: one sample says the shapes.
+        teachers: modules of the needed teachers, trained or not; their outputs for a sample give the shapes.
         paths: the run's active paths, bound.
     """
     task = create_task(spec, dataset)
@@ -143,10 +143,10 @@ def sources(
         splits = EVALUATION if place == 0 else () if spec.teachers[name].on_purpose else ("validation",)
         for split in splits:
             source = Source(target_store, split, getattr(dataset, split).ids, 1)
-            answer = task.answer(_one(model, getattr(dataset, split), None))
-            if place:  # fidelity is the first one's; of another it is asked whether it beats chance
-                answer = task.answered(answer)
-            for entry, values in flat(answer).items():
+            predictions = task.predictions(_one(model, getattr(dataset, split), None))
+            if place:  # fidelity needs the first teacher's; another is only compared with chance
+                predictions = task.as_outputs(predictions)
+            for entry, values in flat(predictions).items():
                 column = Column(Encoding.of(values, "float32"), entry, None)
                 source.columns[f"answer.{task.name}/{entry}"] = column
             found.append(source)
@@ -154,7 +154,7 @@ def sources(
 
 
 def union(lists: Iterable[list[Source]]) -> list[Source]:
-    """Sources of several runs, those of one store and split made one."""
+    """The sources of several runs, with those of one store and split merged."""
     found: dict[tuple[str, str, str], Source] = {}
     for source in (source for sources in lists for source in sources):
         key = (source.store.identity, source.split, Group.of(source.split, source.ids, {}).ids)
@@ -174,10 +174,10 @@ def compute(
     on_shard: OnShard | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> int:
-    """Compute what a source lacks, in this process; how many shards that were.
+    """Compute the missing shards of a source in this process; returns how many they were.
 
     Raises:
-        UserError: disk full, no permission.
+        UserError: the disk is full, or the folder is not writable.
     """
     if not source.missing():
         return 0
@@ -195,10 +195,10 @@ def compute(
 
 
 def prepare(source: Source, weights: str, work: Iterable[tuple[Group, Shard]]) -> None:
-    """Make the folders that shards go to.
+    """Create the folders of the shards.
 
     Raises:
-        UserError: another teacher's targets lie there.
+        UserError: the folder holds another teacher's targets.
     """
     source.store.begin(weights)
     for group in {group.identity: group for group, _ in work}.values():
@@ -229,15 +229,15 @@ def compute_shard(
 
 
 def column_values(source: Source, names: Iterable[str], outputs: Outputs, task: Task) -> dict[str, Tensor]:
-    """The numbers of columns for a teacher's outputs, before they are encoded."""
-    answer: dict[str, Tensor] | None = None
+    """The values of columns for a teacher's outputs, before they are encoded."""
+    predictions: dict[str, Tensor] | None = None
     by_path: dict[int, Mapping[str, Tensor]] = {}
     found = {}
     for name in names:
         column = source.columns[name]
         if column.path is None:
-            answer = answer if answer is not None else flat(task.answer(outputs))
-            found[name] = answer[column.entry]
+            predictions = predictions if predictions is not None else flat(task.predictions(outputs))
+            found[name] = predictions[column.entry]
         else:
             known = by_path.setdefault(id(column.path), {}) or column.path.target(outputs)
             by_path[id(column.path)] = known
@@ -256,12 +256,12 @@ def viewed(
 
 
 def batch_size(split: Split) -> int:
-    """Samples that the teacher answers at once."""
+    """Samples in one batch of the teacher."""
     return max(1, min(256, PIXELS // max(1, split.gather(torch.tensor([0]))["image"].numel())))
 
 
 def flat(outputs: Outputs) -> dict[str, Tensor]:
-    """Outputs' tensors by name; ``unflat`` puts them back."""
+    """The tensors of ``Outputs`` by name; ``unflat`` is the inverse."""
     found = {f"features/{index}": values for index, values in enumerate(outputs.features)}
     if outputs.logits is not None:
         found["logits"] = outputs.logits
@@ -278,7 +278,7 @@ def unflat(values: Mapping[str, Tensor]) -> Outputs:
 
 
 def same_targets(specs: Iterable[RunSpec]) -> list[RunSpec]:
-    """One run for each combination of what targets depend on; seeds, weights and aggregators do not."""
+    """One run for each combination of settings that targets depend on (not seeds, weights, aggregators)."""
     found: dict[str, RunSpec] = {}
     for spec in specs:
         if spec.targets.source != "stored" or not spec.active_paths():

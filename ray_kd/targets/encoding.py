@@ -18,7 +18,7 @@ Kind = Literal["float", "integer", "boolean"]
 
 BYTES = {"float32": 4, "float16": 2, "int8": 1}
 HALF_MAX = 65504.0
-"""The largest number that float16 holds; larger ones are stored as this."""
+"""The largest float16; larger numbers are stored as this one."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Encoding:
     """How one column of a store is encoded.
 
     Attributes:
-        shape: of a row's target.
-        precision: of its numbers. int8: round(x / s) with s = max|x| / 127 of the row, s in float32.
-        top_k: of logits (K,), the k largest log-probabilities (float16) and their classes (int32) alone;
-            the mass that is left is shared equally by the other classes.
-        kind: what the target's own numbers are; those that are no floats are kept exactly (below 2^24).
+        shape: of one row's target.
+        precision: of the stored numbers. int8: round(x / s) with s = max|x| / 127 of the row, s in float32.
+        top_k: store only the k largest log-probabilities (float16) of logits (K,) and their classes (int32);
+            the remaining probability is spread equally over the other classes.
+        kind: dtype of the target; numbers that are no floats are stored exactly (below 2^24).
     """
 
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Encoding:
 
     @classmethod
     def of(cls, values: Tensor, precision: Precision, top_k: int | None = None) -> Encoding:
-        """The encoding of a target whose rows are like those of ``values`` (B, ...)."""
+        """The encoding of a target with rows like those of ``values`` (B, ...)."""
         shape = tuple(values.shape[1:])
         if values.dtype == torch.bool:
             return cls(shape, "float32", None, "boolean")
@@ -52,7 +52,7 @@ class Encoding:
 
     @property
     def word(self) -> str:
-        """In one word, for names and tables."""
+        """The encoding in one word, for names and tables."""
         return f"top{self.top_k}" if self.top_k is not None else self.precision
 
     @property
@@ -62,7 +62,7 @@ class Encoding:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a row, a multiple of 4 (numbers of 4 bytes are read in place)."""
+        """Bytes of a row, a multiple of 4, so that numbers of 4 bytes can be read in place."""
         if self.top_k is not None:
             size = self.top_k * 6
         else:
@@ -115,7 +115,7 @@ class Encoding:
         return largest * (2.0**-11 if self.precision == "float16" else 2.0**-24) + 2.0**-24
 
     def to_json(self) -> dict[str, Any]:
-        """As a manifest holds it."""
+        """The encoding as JSON, as ``group.json`` holds it."""
         return {**asdict(self), "shape": list(self.shape)}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Stored targets read out of their shards, of which the last ones that were needed stay in memory."""
+"""Read stored targets from their shards, and keep the shards that were used last in memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ray_kd.targets.shards import read_shard
 
 
 class HeldShards:
-    """The shards that were read last; a copy in another process begins empty.
+    """The shards that were used last; a copy in another process begins empty.
 
     Args:
-        most: how many.
+        most: how many shards are kept.
 
     Attributes:
-        read: how many were read so far.
+        read: how many shards were read so far.
     """
 
     def __init__(self, most: int) -> None:
@@ -33,7 +33,7 @@ class HeldShards:
         return HeldShards, (self.most,)
 
     def rows(self, store: TargetStore, group: Group, shard: Shard, names: Sequence[str]) -> dict[str, Tensor]:
-        """The columns of a shard, uint8 (rows, nbytes); of a group always the same ``names`` are asked for.
+        """The columns of a shard, uint8 (rows, nbytes); calls for one group always pass the same ``names``.
 
         Raises:
             UserError: the shard is missing or damaged.
@@ -52,9 +52,9 @@ class ShardColumn:
     """One column of a group, read like a ``MappedColumn``.
 
     Args:
-        name: the column's.
+        name: of the column.
         names: the group's columns that are read together.
-        held: where shards are kept; shared by columns.
+        held: the shards in memory; shared by columns.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ShardColumn:
 
 
 def spread(group: Group, order: Order | None) -> int:
-    """How many shards of a view training's order goes over at a time, at most."""
+    """The largest number of shards of a view that training's order reads from at a time."""
     shards = -(-group.samples // group.rows)
     if order is None:
         return shards

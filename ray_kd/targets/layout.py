@@ -1,4 +1,4 @@
-"""Where stored targets lie and what says so.
+"""The files of stored targets.
 
 ::
 
@@ -7,9 +7,9 @@
     targets/<store>/<group>/v000-p000.parquet    a shard: rows of one view
     targets/<store>/<group>/v000-p000.json       its rows and checksum, written after it
 
-A group is what one precompute found missing: a later sweep that needs one more path adds a group with
-that path's columns, and one that shows more views adds shards. A shard without its ``.json`` is not
-there. Nothing is ever changed in place.
+A group holds the columns that one precompute found missing: a later sweep that needs one more path adds a
+group with that path's columns, and one with more views adds shards. A shard without its ``.json`` counts
+as missing. No file is ever changed in place.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ray_kd.targets.encoding import Encoding
 
 FORMAT = 1
 SHARD_BYTES = 1 << 26
-"""Bytes of one shard's targets, about."""
+"""About how many bytes of targets a shard holds."""
 
 
 def digest(value: Any) -> str:
@@ -44,7 +44,7 @@ def ids_digest(ids: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Shard:
-    """A stretch of samples under one view, written as one file."""
+    """Consecutive samples under one view, written as one file."""
 
     view: int
     part: int
@@ -68,7 +68,7 @@ class Group:
         columns: how each is encoded, by name.
         rows: samples in a full shard.
         made_by: for each column the path's options and the entry of its target, so that it can be
-            computed again; null for the teacher's answers. No part of the group's identity.
+            computed again; null for the teacher's predictions. Not part of the group's identity.
     """
 
     split: str
@@ -82,7 +82,7 @@ class Group:
     def of(
         cls, split: str, ids: Tensor, columns: dict[str, Encoding], made_by: dict[str, Any] | None = None
     ) -> Group:
-        """A group of columns of a split, its shards of about ``SHARD_BYTES``."""
+        """A group of columns of a split, with shards of about ``SHARD_BYTES``."""
         row = 12 + sum(column.nbytes for column in columns.values())
         rows = max(1, SHARD_BYTES // row)
         return cls(split, len(ids), ids_digest(ids), dict(sorted(columns.items())), rows, made_by or {})
@@ -131,7 +131,7 @@ class TargetStore:
 
     Args:
         store: the storage root.
-        about: what the targets are of; see ``training.targets``.
+        about: dataset, views, teacher and task of the targets; see ``targets.compute.about``.
     """
 
     def __init__(self, store: Store, about: dict[str, Any]) -> None:
@@ -142,10 +142,10 @@ class TargetStore:
 
     @classmethod
     def open(cls, store: Store, identity: str) -> TargetStore:
-        """One that is there, by the name of its folder.
+        """The store in the folder ``targets/<identity>``.
 
         Raises:
-            UserError: it is not there, or its ``store.json`` is damaged.
+            UserError: the folder does not exist, or its ``store.json`` is damaged.
         """
         try:
             about = store.read_json(f"targets/{identity}/store.json")
@@ -165,13 +165,13 @@ class TargetStore:
         return found
 
     def begin(self, weights: str) -> None:
-        """Write what the store is, where nobody did yet.
+        """Write ``store.json`` if it does not exist yet.
 
         Args:
             weights: digest of the teacher's weights.
 
         Raises:
-            UserError: what is there was computed by other weights.
+            UserError: the stored targets were computed with other weights.
         """
         if self.files.exists("store.json"):
             self.require(weights)
@@ -179,7 +179,7 @@ class TargetStore:
             self.files.write_json("store.json", {**self.about, "weights": weights})
 
     def require(self, weights: str) -> None:
-        """Refuse targets of a teacher that has other weights by now.
+        """Refuse targets of a teacher whose weights have changed since.
 
         Raises:
             UserError: says what to do.
@@ -188,15 +188,15 @@ class TargetStore:
             known = self.files.read_json("store.json")["weights"]
         except (UserError, KeyError, TypeError):
             raise UserError(
-                f"stored targets: {self.files.path('store.json')} is damaged, and says no more which teacher "
-                f"computed what lies beside it. Delete the folder {self.files.path()}; the next run computes "
-                "its targets anew."
+                f"stored targets: {self.files.path('store.json')} is damaged, so it is unknown which teacher "
+                f"computed the targets beside it. Delete the folder {self.files.path()}; the next run "
+                "computes its targets again."
             ) from None
         if known != weights:
             raise UserError(
                 f"stored targets: {self.files.path()} was computed by a teacher with weights {known}, and "
                 f"the teacher '{self.about['teacher']}' has {weights} now: it was trained again. Delete that "
-                "folder; the next run computes its targets anew."
+                "folder; the next run computes its targets again."
             )
 
     def groups(self) -> list[Group]:
@@ -209,7 +209,7 @@ class TargetStore:
         return found
 
     def _group(self, name: str) -> Group | None:
-        """The group of a folder; None where its ``group.json`` is missing or damaged (it is written anew)."""
+        """The group of a folder; None if its ``group.json`` is missing or damaged (it is written again)."""
         try:
             return Group.from_json(self.files.read_json(f"{name}/group.json"))
         except (FileNotFoundError, UserError, KeyError, TypeError, AttributeError):
@@ -221,19 +221,19 @@ class TargetStore:
             self.files.write_json(f"{group.identity}/group.json", group.to_json())
 
     def missing(self, group: Group, views: int) -> list[Shard]:
-        """The shards of so many views that are not there whole; a file of another size counts as missing."""
+        """The missing shards of the first ``views`` views; a file of another size counts as missing."""
         if self._group(group.identity) is None:
-            return group.shards(views)  # nothing says what the shards hold
+            return group.shards(views)  # without group.json it is unknown what the shards hold
         names = set(self.files.names(group.identity))
         return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
 
     def begun_views(self, group: Group) -> int:
-        """How many views there are, those included of which only a part is there."""
+        """How many views have at least one shard."""
         begun = (name[1:].partition("-")[0] for name in self.files.names(group.identity) if name[:1] == "v")
         return max((int(view) + 1 for view in begun), default=0)
 
     def complete_views(self, group: Group) -> int:
-        """How many views, from the first on, have all their shards, going by the names of files."""
+        """How many views, from the first on, have all their shards, judged by file names."""
         names, views = set(self.files.names(group.identity)), 0
         while True:
             shards = [shard for shard in group.shards(views + 1) if shard.view == views]

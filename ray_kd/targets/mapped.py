@@ -1,8 +1,8 @@
-"""A memory-mapped copy of stored targets: built once on a node, shared by all its trials.
+"""A memory-mapped copy of stored targets, made once on a node and shared by all its trials.
 
-Each column is one file of fixed-size rows, view after view, sample after sample, so that any batch is a
-gather. Pages belong to the operating system: a trial's own memory does not grow with the store. The file
-is cut into blocks with a checksum each, looked at when a process first reads from a block.
+Each column is one file of fixed-size rows, ordered by view and then by sample, so that a batch is read by
+index. The operating system holds the pages, so a trial's own memory does not grow with the store. Each
+block of the file has a checksum, which is verified when a process first reads from the block.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class MappedColumn:
     """One column, open for reading.
 
     Args:
-        path: its file.
-        about: what its ``.json`` says: rows, nbytes, block_rows, blocks (a CRC-32 each).
+        path: of the column's file.
+        about: the content of its ``.json``: rows, nbytes, block_rows, blocks (a CRC-32 for each).
         encoding: of its rows.
     """
 
@@ -48,7 +48,7 @@ class MappedColumn:
         """The encoded rows at ``index``, uint8 (B, nbytes).
 
         Raises:
-            UserError: a block's checksum does not hold.
+            UserError: a block's checksum is wrong.
         """
         if not self._all_seen:
             self._check(index)
@@ -60,8 +60,8 @@ class MappedColumn:
             rows = self.values[block * self.block_rows : (block + 1) * self.block_rows]
             if zlib.crc32(rows.data) != self.sums[block]:
                 raise UserError(
-                    f"stored targets: {self.path} is damaged (its checksum does not hold). "
-                    "Delete it; the next run makes it again from the shards."
+                    f"stored targets: {self.path} is damaged (its checksum is wrong). "
+                    "Delete it; the next run copies it from the shards again."
                 )
             self._unseen[block] = False
         self._all_seen = not self._unseen.any()
@@ -75,11 +75,11 @@ def map_columns(
     cache: Store,
     on_wait: Callable[[str], None] | None = None,
 ) -> dict[str, MappedColumn]:
-    """Columns of a group for at least ``views`` views, copied to this node where they are not there yet.
+    """Columns of a group for at least ``views`` views; they are first copied to this node if needed.
 
     Args:
         cache: a local folder.
-        on_wait: told now and then while another process is making the copy; default: the log.
+        on_wait: called with a sentence while another process makes the copy; default: the log.
 
     Raises:
         UserError: a shard is missing or damaged, the disk is full.
@@ -90,7 +90,7 @@ def map_columns(
             found = _found(store, group, columns, views, cache)
             lost = [column for column in columns if column not in found]
             if lost:
-                every = max(views, store.complete_views(group))  # one copy serves trials of fewer views
+                every = max(views, store.complete_views(group))  # a copy also serves trials with fewer views
                 places = {column: _place(store, group, column, every) for column in lost}
                 _copy(store, group, places, every, cache)
                 found |= places
@@ -133,12 +133,12 @@ def _is_there(cache: Store, place: str, group: Group, views: int) -> bool:
         size = cache.size(f"{place}.bin")
         rows, nbytes = about["rows"], about["nbytes"]
     except (FileNotFoundError, UserError, KeyError, TypeError):
-        return False  # damaged: it is made again
+        return False  # damaged: it is copied again
     return bool(rows == group.samples * views and rows * nbytes == size)
 
 
 def _copy(store: TargetStore, group: Group, places: dict[str, str], views: int, cache: Store) -> None:
-    """Write all columns side by side while each shard is read once; rename when they are whole."""
+    """Write all columns while reading each shard once; rename the files when they are complete."""
     files: dict[str, tuple[Any, str]] = {}
     folder = cache.path(f"{store.identity}/{group.identity}")
     try:

@@ -1,4 +1,4 @@
-"""A run's stored targets, opened: what is missing is computed first."""
+"""Open a run's stored targets; those that are missing are computed first."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from ray_kd.targets.held_shards import HeldShards, ShardColumn
 from ray_kd.targets.layout import Group
 from ray_kd.targets.mapped import MappedColumn, is_mapped, map_columns
 from ray_kd.targets.stored_targets import Readable, StoredTargets
-from ray_kd.tasks import Answers, Task
+from ray_kd.tasks import Task, TeacherPredictions
 from ray_kd.teacher import LiveTeacher
 
 
 @dataclass
-class Opened:
-    """A run's targets, and what its teachers answered to an evaluation split: (split, teacher).
+class OpenedTargets:
+    """A run's targets, and the predictions of its teachers on an evaluation split, by (split, teacher).
 
     Attributes:
-        reading: what another process needs to read its batches; None where a mapped copy is read.
+        reading: what another process needs to read the batches; None if a mapped copy is read.
     """
 
     targets: StoredTargets
-    answers: Callable[[str, str], Answers]
+    predictions: Callable[[str, str], TeacherPredictions]
     reading: Reading | None = None
 
 
@@ -48,15 +48,15 @@ def open_stored(
     load: Callable[[str], LiveTeacher],
     store: Store,
     device: torch.device,
-) -> Opened:
-    """Open a run's stored targets; those that are missing are computed in this process, once for all.
+) -> OpenedTargets:
+    """Open a run's stored targets; those that are missing are first computed in this process and stored.
 
     Args:
-        teachers: the needed teachers, anywhere: their modules say the shapes.
-        load: a teacher on the run's device, called only where something is missing.
+        teachers: the needed teachers, on any device; their modules give the shapes.
+        load: loads a teacher onto the run's device; called only if targets are missing.
 
     Raises:
-        UserError: damaged shards, a full disk.
+        UserError: a shard is damaged, or the disk is full.
     """
     cache = None if spec.targets.streamed else cache_of(spec, store)
     modules = {name: teacher.model for name, teacher in teachers.items()}
@@ -80,14 +80,14 @@ def open_stored(
         direct = tuple(column for column in targets.columns if isinstance(column, ShardColumn))
         require_near(spec, direct)
         reading = Reading({**spec.to_dict(), "storage": store.uri}, direct)
-    return Opened(targets, lambda *which: _answers(judged[which], cache, device), reading)
+    return OpenedTargets(targets, lambda *which: _predictions(judged[which], cache, device), reading)
 
 
 def cache_of(spec: RunSpec, store: Store) -> Store:
     """The local folder of memory-mapped copies.
 
     Raises:
-        UserError: the storage is no local path, and ``targets.cache`` names none.
+        UserError: neither the storage nor ``targets.cache`` is a local path.
     """
     if spec.targets.cache is not None:
         cache = Store(spec.targets.cache)
@@ -101,7 +101,7 @@ def cache_of(spec: RunSpec, store: Store) -> Store:
 
 
 def _groups(source: Source) -> list[tuple[Group, list[str]]]:
-    """The groups that hold columns of a source, each with the names of those."""
+    """The groups that hold columns of a source, each with the names of these columns."""
     found: dict[str, tuple[Group, list[str]]] = {}
     for name, group in source.groups().items():
         if group is not None:
@@ -117,7 +117,7 @@ def _all_mapped(source: Source, cache: Store) -> bool:
 
 
 def _open(source: Source, cache: Store | None, held: HeldShards) -> Mapping[str, Readable]:
-    """A source's columns by name, from this machine's copy or, without ``cache``, from the shards."""
+    """A source's columns by name, read from the copy in ``cache`` or, without it, from the shards."""
     if cache is None:
         return shard_columns(source, held)
     found: dict[str, MappedColumn] = {}
@@ -126,13 +126,13 @@ def _open(source: Source, cache: Store | None, held: HeldShards) -> Mapping[str,
     return found
 
 
-def _answers(source: Source, cache: Store | None, device: torch.device) -> Answers:
-    columns = _open(source, cache, HeldShards(1))  # they are read in order
+def _predictions(source: Source, cache: Store | None, device: torch.device) -> TeacherPredictions:
+    columns = _open(source, cache, HeldShards(1))  # evaluation reads them in order
     entries = {column.entry: columns[name] for name, column in source.columns.items()}
-    stored = StoredTargets(source.ids, 1, {"answer": entries}, device)
+    stored = StoredTargets(source.ids, 1, {"predictions": entries}, device)
 
-    def answer(index: int, batch: Mapping[str, Tensor]) -> Outputs:
+    def predict(index: int, batch: Mapping[str, Tensor]) -> Outputs:
         asked = {"sample": batch["sample"], "view": torch.zeros_like(batch["sample"])}
-        return unflat(stored.targets(asked)["answer"])
+        return unflat(stored.targets(asked)["predictions"])
 
-    return answer
+    return predict

@@ -25,14 +25,14 @@ def schema(group: Group) -> pa.Schema:
 def write_shard(
     store: TargetStore, group: Group, shard: Shard, samples: Tensor, rows: Mapping[str, Tensor]
 ) -> None:
-    """Write a shard whole, then what says that it is there.
+    """Write a whole shard, then its ``.json``, which says that it is complete.
 
     Args:
         samples: ids (B,).
         rows: encoded targets by column, uint8 (B, nbytes).
 
     Raises:
-        UserError: disk full, no permission.
+        UserError: the disk is full, or the folder is not writable.
     """
     arrays = [
         pa.array(samples.cpu().numpy(), pa.int64()),
@@ -59,13 +59,13 @@ def write_shard(
 def read_shard(
     store: TargetStore, group: Group, shard: Shard, names: Collection[str] | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sample ids (B,) and encoded targets, uint8 (B, nbytes), of a shard whose checksum holds.
+    """Sample ids (B,) and encoded targets, uint8 (B, nbytes), of a shard; its checksum is verified.
 
     Args:
-        names: of the columns that are wanted; None: all.
+        names: of the columns to read; None: all.
 
     Raises:
-        UserError: it is missing or damaged; says what to do.
+        UserError: the shard is missing or damaged; the message says what to do.
     """
     place = f"{group.identity}/{shard.name}"
     path = store.files.path(f"{place}.parquet")
@@ -81,7 +81,7 @@ def read_shard(
         raise UserError(f"stored targets: {beside} is damaged. Delete it, then {remedy}.") from None
     if len(data) != size or hashlib.sha256(data).hexdigest() != checksum:
         raise UserError(
-            f"stored targets: {path} is damaged: {len(data)} bytes that do not give its checksum "
+            f"stored targets: {path} is damaged: {len(data)} bytes whose checksum is wrong "
             f"({size} bytes were written). Delete it, then {remedy}."
         )
     wanted = {name: group.columns[name] for name in (group.columns if names is None else names)}

@@ -1,4 +1,4 @@
-"""Targets that were computed before: the same answers as the live teacher's, to the stored precision."""
+"""Targets that were computed before; they equal the live teacher's up to the stored precision."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Readable(Protocol):
 
 
 def carried_name(number: int) -> str:
-    """What a batch calls the rows of column ``number`` that came with it."""
+    """The key in a batch under which the rows of column ``number`` came with it."""
     return f"{CARRIED}{number}"
 
 
@@ -34,10 +34,10 @@ class StoredTargets:
     """The targets of every path, read by (sample, view).
 
     Args:
-        ids: of the training split's samples, in its order (N,).
+        ids: (N,) of the split's samples, in its order.
         views: how many views are stored.
         entries: for each path's label, the column of each entry of its target.
-        device: where targets go.
+        device: of the returned targets.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class StoredTargets:
         self._sorted, self._order = ids[order].numpy(), order.numpy()
         self._in_place = bool((ids == torch.arange(len(ids))).all())
         self.samples, self.views, self.entries, self.device = len(ids), views, entries, device
-        # Paths of one kind share a column, which is read and decoded once a batch.
+        # Paths with the same target share a column, which is read and decoded once for each batch.
         self.columns: Sequence[Readable] = list(
             dict.fromkeys(column for entry in entries.values() for column in entry.values())
         )
@@ -61,7 +61,7 @@ class StoredTargets:
         """The target of each path, by its label, for the batch's samples under its views.
 
         Raises:
-            UserError: a sample or view that the store does not have, or a damaged block.
+            UserError: a sample or a view is not stored, or a block is damaged.
         """
         if self.columns and carried_name(0) in batch:
             encoded = [batch[carried_name(number)] for number in range(len(self.columns))]
@@ -89,5 +89,5 @@ class StoredTargets:
             found = self._sorted.searchsorted(sample).clip(max=self.samples - 1)
             place, known = self._order[found], bool((self._sorted[found] == sample).all())
         if not known:
-            raise UserError("stored targets: the batch has a sample that the store does not know.")
+            raise UserError("stored targets: the batch has a sample that is not stored.")
         return view * self.samples + place

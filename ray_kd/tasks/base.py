@@ -11,31 +11,31 @@ from torch import Tensor
 from ray_kd.config.options import Options as AnyOptions
 from ray_kd.outputs import Outputs
 
-Answers = Callable[[int, Mapping[str, Tensor]], Outputs]
-"""The teacher's answer to evaluation batch number i, which is given."""
+TeacherPredictions = Callable[[int, Mapping[str, Tensor]], Outputs]
+"""A teacher's predictions for evaluation batch number i, by (i, batch); see ``Task.predictions``."""
 AddUp = Callable[[dict[str, Tensor]], dict[str, Tensor]]
-"""Adds tensors up over ranks; float64 on the CPU."""
+"""Sums tensors over ranks; float64 on the CPU."""
 GatherObjects = Callable[[Any], list[Any]]
-"""Every rank's picklable object, in the order of ranks."""
+"""Gathers every rank's picklable object, in the order of ranks."""
 
 
 class Meter(Protocol):
-    """Reads a split batch by batch and says how good the student is on it."""
+    """Reads a split batch by batch and computes the task's metrics on it."""
 
     def update(self, outputs: Outputs, batch: Mapping[str, Tensor], teacher: Outputs | None) -> None:
-        """Read one batch; ``teacher`` is what ``Task.answer`` kept of its outputs."""
+        """Read one batch; ``teacher``: the teacher's predictions from ``Task.predictions``, or None."""
         ...
 
     def result(self, add_up: AddUp, gather: GatherObjects) -> dict[str, float]:
-        """The metrics on all ranks' batches together, the same on every rank."""
+        """The metrics on all ranks' batches together; every rank gets the same."""
         ...
 
 
 class Task(ABC):
-    """A loss on labels, and metrics.
+    """The base class of tasks: a loss on labels, and metrics.
 
-    Where metrics are computed from sums over samples, ``sums`` and ``metrics`` are all a task needs;
-    another kind of metric brings a ``meter`` of its own.
+    A task whose metrics are computed from sums over samples implements ``sums`` and ``metrics``; other
+    metrics need a ``meter`` of their own.
 
     Args:
         options: the task's own ``Options``.
@@ -56,7 +56,7 @@ class Task(ABC):
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
-        """The scalar task loss; over ranks its mean is the loss of the global batch."""
+        """The scalar task loss; its mean over ranks is the loss of the global batch."""
 
     def sums(
         self, outputs: Outputs, batch: Mapping[str, Tensor], teacher: Outputs | None
@@ -68,20 +68,20 @@ class Task(ABC):
         """The metrics from sums over all samples; rates are fractions in [0, 1]."""
         raise TypeError(f"{type(self).__name__} implements neither sums and metrics nor a meter")
 
-    def answer(self, teacher: Outputs) -> Outputs:
-        """What of a teacher's outputs the metrics read; it is kept for a whole split."""
+    def predictions(self, teacher: Outputs) -> Outputs:
+        """The part of a teacher's outputs that the metrics read; it is kept for a whole split."""
         return Outputs(logits=teacher.logits)
 
-    def answered(self, answer: Outputs) -> Outputs:
-        """What ``answer`` kept, as outputs that a meter reads: how good is the teacher itself?"""
-        return answer
+    def as_outputs(self, predictions: Outputs) -> Outputs:
+        """Predictions as outputs that a meter reads, to compute the teacher's own metrics."""
+        return predictions
 
     def meter(self) -> Meter:
-        """A fresh meter."""
+        """A new meter."""
         return SumMeter(self)
 
     def chance(self, metrics: Mapping[str, float]) -> str | None:
-        """What is wrong with a teacher of these metrics, where it is no better than chance; else None."""
+        """A message if a teacher with these metrics is no better than chance; else None."""
         return None
 
 

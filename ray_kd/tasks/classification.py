@@ -25,8 +25,8 @@ class ClassificationOptions(Options):
 class Classification(Task):
     """Cross-entropy; top-1 and top-5 accuracy, calibration, fidelity to the teacher.
 
-    ``agreement`` is the share of samples where the student's first class is the teacher's,
-    ``agreement5`` where the student's first five hold it (Chennupati et al., arXiv 2110.09674);
+    ``agreement`` is the share of samples where the student's first class is the teacher's first class,
+    ``agreement5`` where it is among the student's first five (Chennupati et al., arXiv 2110.09674);
     ``kl`` and ``agreement_wrong`` as ``tasks.fidelity`` says. ``ece`` is the expected calibration
     error over 15 bins of equal width (Guo et al., ICML 2017, arXiv 1706.04599).
 

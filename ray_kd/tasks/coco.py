@@ -10,22 +10,22 @@ from torch import Tensor
 from ray_kd.boxes import area
 
 Rows = Mapping[str, Tensor]
-"""What is known of one image: boxes (n, 4), labels (n,), and scores (n,), or area (n,) and crowd (n,)."""
+"""One image's boxes (n, 4) and labels (n,), with scores (n,), or with area (n,) and crowd (n,)."""
 
 NAMES = ("map", "map50", "map75", "map_small", "map_medium", "map_large")
 
 
 def average_precision(truth: Sequence[Rows], found: Sequence[Rows], classes: int) -> dict[str, float]:
-    """COCO's mean average precision of what was found in images against what is there.
+    """COCO's mean average precision of detections against the true objects.
 
     ``map`` is the mean over IoU thresholds 0.50, 0.55 ... 0.95 and the classes that occur, with at most
     100 detections of an image; ``map50`` and ``map75`` at one threshold; ``map_small`` below 32x32 pixels,
-    ``map_medium`` below 96x96, ``map_large`` above. What is not defined is left out: a size of which there
-    is no object. Without any object ``map`` is 0. A detection inside a crowd counts neither way.
+    ``map_medium`` below 96x96, ``map_large`` above. The metric of a size without objects is left out.
+    Without any object ``map`` is 0. A detection inside a crowd is ignored.
 
     Source: Lin et al., ECCV 2014, arXiv 1405.0312, as faster-coco-eval computes it.
     """
-    from faster_coco_eval import COCO, COCOeval_faster  # half a second of import, only where it is used
+    from faster_coco_eval import COCO, COCOeval_faster  # imported here, since the import takes half a second
 
     objects = [entry for image, rows in enumerate(truth) for entry in _objects(image, rows)]
     known = COCO(

@@ -20,25 +20,25 @@ from ray_kd.tasks.base import AddUp, GatherObjects, Task
 from ray_kd.tasks.coco import average_precision
 
 CONSIDERED = 0.05
-"""Where the teacher's best class is less probable than this is background, which ``kl`` does not read."""
+"""Positions whose best class is less probable than this for the teacher are background; ``kl`` skips them."""
 MATCH = 0.5
-"""IoU from which two boxes are of one object, for ``agreement_wrong``."""
+"""IoU from which two boxes count as one object, for ``agreement_wrong``."""
 
 
 class DetectionOptions(Options):
     """Options of object detection."""
 
     sure: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """Score from which a teacher's detection is one that the student should agree with."""
+    """Lowest score of the teacher's detections that the student should agree with."""
 
 
 @TASKS.register("detection")
 class Detection(Task):
-    """The detector's own loss; COCO's mean average precision, fidelity to the teacher.
+    """The detector's own loss; COCO's mean average precision; fidelity to the teacher.
 
     ``map``, ``map50``, ``map75``, ``map_small``, ``map_medium``, ``map_large``: as
-    ``tasks.coco.average_precision`` says. ``loss`` is the training loss over the whole split, its
-    normalisers too.
+    ``tasks.coco.average_precision`` says. ``loss`` is the training loss over the whole split, with
+    normalisers over the whole split.
 
     Fidelity: ``agreement`` is the student's ``map`` against the teacher's detections of a score of
     ``sure`` at least, as if they were the truth. ``kl``, of dense detectors with the same places: KL(teacher
@@ -55,25 +55,25 @@ class Detection(Task):
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         return head_of(outputs).loss(outputs, batch)
 
-    def answer(self, teacher: Outputs) -> Outputs:
+    def predictions(self, teacher: Outputs) -> Outputs:
         """The teacher's detections, and its logits."""
         return Outputs(logits=teacher.logits, extra=head_of(teacher).detections(teacher))
 
-    def answered(self, answer: Outputs) -> Outputs:
-        """Without a loss, which detections do not have."""
-        return Outputs(extra=answer.extra, head=cast(DetectionHead, Answered()))
+    def as_outputs(self, predictions: Outputs) -> Outputs:
+        """Outputs that hold the detections; they have no loss."""
+        return Outputs(extra=predictions.extra, head=cast(DetectionHead, DetectionsHead()))
 
     def meter(self) -> DetectionMeter:
         return DetectionMeter(self)
 
     def chance(self, metrics: Mapping[str, float]) -> str | None:
-        if metrics.get("map50", 1.0) >= 0.01:  # undefined where no image has an object
+        if metrics.get("map50", 1.0) >= 0.01:  # undefined if no image has an object
             return None
         return f"mAP50 {metrics['map50']:.4f}, where boxes at random give about 0"
 
 
-class Answered:
-    """The head of outputs that are detections already."""
+class DetectionsHead:
+    """The head of outputs that already are detections."""
 
     def detections(self, outputs: Outputs) -> dict[str, Tensor]:
         return outputs.extra
@@ -155,7 +155,7 @@ def head_of(outputs: Outputs) -> DetectionHead:
     """The detector's head.
 
     Raises:
-        UserError: the outputs are no detector's.
+        UserError: the outputs are not those of a detector.
     """
     if outputs.head is None:
         raise UserError("task detection: the model's Outputs hold no head, so it is no detector.")
@@ -163,19 +163,19 @@ def head_of(outputs: Outputs) -> DetectionHead:
 
 
 def _sure(rows: Mapping[str, Tensor], least: float) -> dict[str, Tensor]:
-    """Detections with those of a lower score taken out: label -1."""
+    """Detections in which those of a lower score have label -1."""
     return {**rows, "labels": rows["labels"].masked_fill(rows["scores"] < least, -1)}
 
 
 def _matches(rows: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> Tensor:
-    """Whether each of rows (N, n) has one of its class and its place among others (N, m)."""
+    """Whether each box of ``rows`` (N, n) matches a box of its class among ``others`` (N, m)."""
     same = rows["labels"].unsqueeze(2) == others["labels"].unsqueeze(1)
     near = pairwise_iou(rows["boxes"].float(), others["boxes"].float()) >= MATCH
     return (same & near & (rows["labels"] >= 0).unsqueeze(2)).any(2)
 
 
 def _in_crowd(rows: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> Tensor:
-    """Whether each of rows (N, n) lies by half at least in a crowd of its class."""
+    """Whether at least half of each box of ``rows`` (N, n) lies in a crowd of its class."""
     if "crowd" not in truth:
         return torch.zeros_like(rows["labels"], dtype=torch.bool)
     same = rows["labels"].unsqueeze(2) == truth["labels"].unsqueeze(1)

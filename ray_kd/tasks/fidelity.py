@@ -17,8 +17,8 @@ def fidelity_sums(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
         label: true classes (N,).
 
     Returns:
-        (5,): samples, KL(teacher || student) in nats at temperature 1, samples where both choose the
-        same class, samples where the teacher errs, and those of them where both choose the same.
+        (5,): samples, KL(teacher || student) in nats at temperature 1, samples where both predict the
+        same class, samples where the teacher is wrong, and those of them where both predict the same.
     """
     divergence = F.kl_div(
         F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="sum", log_target=True
@@ -31,7 +31,7 @@ def fidelity_sums(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
 
 def fidelity_metrics(sums: Tensor) -> dict[str, float]:
     """``kl``: mean KL(teacher || student), nats; ``agreement``; ``agreement_wrong``: agreement where the
-    teacher errs, which labels alone would not teach (left out where it never does).
+    teacher is wrong, which the student cannot learn from labels (left out if it never is).
 
     Fidelity as Stanton et al., NeurIPS 2021, arXiv 2106.05945, measure it.
     """

@@ -26,13 +26,13 @@ class SegmentationOptions(Options):
 class Segmentation(Task):
     """Cross-entropy of pixels; mean IoU, pixel accuracy, fidelity to the teacher pixel by pixel.
 
-    Logits (N, K, h, w) of any resolution are brought to the mask's, bilinearly, corners not aligned. No loss
-    and no metric reads a pixel whose class is IGNORE; all that is left count alike, whatever image and rank
-    they are on.
+    Logits (N, K, h, w) are resized to the mask's resolution, bilinearly, without aligned corners. The loss
+    and all metrics ignore pixels whose class is IGNORE; all other pixels have the same weight, whatever image
+    and rank they are on.
 
     ``iou_class<i>`` is the intersection over union of class i over all pixels of a split, and ``miou`` its
-    mean over the classes that occur there, in the truth or in the prediction: a class that is in neither
-    has no IoU and is left out. Where no pixel has a class, the loss and all rates are 0. ``kl``,
+    mean over the classes that occur in the truth or in the prediction: a class that is in neither has no IoU
+    and is left out. Where no pixel has a class, the loss and all rates are 0. ``kl``,
     ``agreement`` and ``agreement_wrong`` are of pixels, as ``tasks.fidelity`` says.
     """
 

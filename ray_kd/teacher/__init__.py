@@ -1,4 +1,4 @@
-"""Where a path's targets come from."""
+"""The live teacher, and its weights."""
 
 from ray_kd.teacher.live import LiveTeacher, Teachers
 from ray_kd.teacher.load import load_teacher

@@ -1,4 +1,4 @@
-"""A live teacher: answers for a batch by a forward pass."""
+"""A live teacher, which computes targets by a forward pass for each batch."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class LiveTeacher:
 
     Args:
         model: any module that returns Outputs for images.
-        device: where it answers.
-        renormalise: brings the student's images to what the model was trained on; None: they are that.
+        device: of its weights and outputs.
+        renormalise: changes the student's images to the model's normalisation; None: it is the same.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LiveTeacher:
 
 
 class Teachers:
-    """The targets of every path from the teacher it names; each teacher runs once a batch.
+    """The targets of every path from its teacher; each teacher runs once for each batch.
 
     Args:
         teachers: live teachers by name.

@@ -1,4 +1,4 @@
-"""Teachers from the store, by identity, or from published weights or a file of them."""
+"""Load teachers: from the storage by identity, from a weight file, or published weights."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ray_kd.storage import Store, tell_once
 
 
 def load_teacher(spec: RunSpec, name: str, store: Store, dataset: Dataset) -> StagedModel:
-    """Teacher ``name`` of a run, with its trained weights (those that were best on validation).
+    """Teacher ``name`` of a run, with the weights that were best on validation.
 
-    A teacher of permuted labels comes with its last weights: validation, whose labels are true, would
-    choose those that learnt least of what it was taught.
+    A teacher of permuted labels has its last weights: validation, whose labels are not permuted, would
+    choose the epoch that has learnt least from the permuted labels.
 
     Raises:
-        UserError: the teacher was not trained yet, or its weights are damaged or do not fit the model.
+        UserError: the teacher is not trained yet, or its weights are damaged or do not fit the model.
     """
     teacher = spec.teachers[name]
     run = spec if teacher.weights is not None else spec.teacher_run(name)
@@ -46,13 +46,13 @@ def load_teacher(spec: RunSpec, name: str, store: Store, dataset: Dataset) -> St
 
 
 def weights_of(spec: RunSpec, name: str) -> str:
-    """Where below the storage the weights lie that a trained teacher teaches with."""
+    """The path below the storage of a trained teacher's weights."""
     file = "student" if spec.teachers[name].training.labels == "permuted" else "best"
     return f"runs/{spec.teacher_run(name).identity()}/{file}.safetensors"
 
 
 def is_whole(spec: RunSpec, name: str, store: Store) -> bool:
-    """Whether the weights of a teacher that was trained are there and can be read; says so once if not."""
+    """Whether a trained teacher's weights exist and can be read; if not, a warning is given once."""
     place = weights_of(spec, name)
     try:
         safetensors_of(store.read(place))

@@ -1,4 +1,4 @@
-"""The images that a teacher sees, where it was trained on other means and deviations than the student is."""
+"""Images for a teacher that was trained with another normalisation than the student."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 
 
 class Renormalise:
-    """Images normalised in one way, (image - m) / s, brought to another.
+    """Changes images from one normalisation, (image - m) / s, to another.
 
     Args:
-        given: mean and standard deviation of the images that come.
-        wanted: those of the images that go out.
+        given: mean and standard deviation of the input.
+        wanted: mean and standard deviation of the output.
     """
 
     def __init__(self, given: Statistics, wanted: Statistics) -> None:
@@ -35,23 +35,22 @@ class Renormalise:
         self.shift = ((mean - other_mean) / other_std).float()
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) as the other way has them."""
+        """Images (N, C, H, W) in the other normalisation."""
         if self.scale.device != images.device:
             self.scale, self.shift = self.scale.to(images.device), self.shift.to(images.device)
         return images * self.scale + self.shift
 
 
 def renormalisation(spec: RunSpec, name: str, dataset: Dataset) -> Renormalise | None:
-    """How the student's images become those of teacher ``name``; None where they are the same.
+    """What changes the student's images to the normalisation of teacher ``name``; None if it is the same.
 
     Args:
         spec: the student's run.
         name: one of its teachers.
-        dataset: the student's.
+        dataset: of the student.
 
     Raises:
-        UserError: the student's dataset does not say what its images were normalised with, or the
-            numbers of channels differ.
+        UserError: the student's dataset has no known normalisation, or the numbers of channels differ.
     """
     wanted = _of_teacher(spec, name)
     if wanted is None:
@@ -67,8 +66,8 @@ def renormalisation(spec: RunSpec, name: str, dataset: Dataset) -> Renormalise |
             )
             return None
         raise UserError(
-            f"{where}: dataset '{spec.dataset.component_name}' does not say what its images were normalised "
-            "with (mean, std), so they cannot be brought to the teacher's."
+            f"{where}: dataset '{spec.dataset.component_name}' has no known normalisation "
+            "(mean, std), so its images cannot be changed to the teacher's."
         )
     given = (tuple(dataset.mean), tuple(dataset.std))
     if given == wanted:
@@ -82,7 +81,7 @@ def renormalisation(spec: RunSpec, name: str, dataset: Dataset) -> Renormalise |
 
 
 def _of_teacher(spec: RunSpec, name: str) -> Statistics | None:
-    """What the teacher's images are normalised with, where that is said and not what the student's are."""
+    """The teacher's normalisation, if it is given and differs from the student's."""
     teacher = spec.teachers[name]
     if teacher.normalise is not None:
         return teacher.normalise.mean, teacher.normalise.std
@@ -95,6 +94,6 @@ def _of_teacher(spec: RunSpec, name: str) -> Statistics | None:
 
 
 def _said(options: Options) -> Statistics | None:
-    """The mean and deviation that a dataset's options give, where it has such options."""
+    """The mean and standard deviation in a dataset's options, if it has them."""
     mean, std = getattr(options, "mean", None), getattr(options, "std", None)
     return None if mean is None or std is None else (tuple(mean), tuple(std))

@@ -28,7 +28,7 @@ class Scene:
 
     Four stages; widths differ, so that adapters are needed, and lie on both sides of the number of
     positions. The teacher's logits are those of its head. Five classes, four of them in the batch. Another
-    task's scene overrides ``head``, ``answer``, ``student_logits`` and ``labels``, and ``change`` where it
+    task's scene overrides ``head``, ``predict``, ``student_logits`` and ``labels``, and ``change`` where it
     has more tensors.
 
     Args:
@@ -68,9 +68,9 @@ class Scene:
         features, teacher = maps(self.student_channels), maps(self.teacher_channels)
         logits = self.student_logits(draw) * 2 * scale
         with torch.no_grad():
-            answer = 2 * self.answer(teacher[-1] / scale) * scale
+            logits = 2 * self.predict(teacher[-1] / scale) * scale
         self.student = leaves(Outputs(tuple(features), logits.to(device, dtype)), True)
-        self.teacher = leaves(Outputs(tuple(teacher), answer), teacher_grad)
+        self.teacher = leaves(Outputs(tuple(teacher), logits), teacher_grad)
         samples = torch.tensor([11, 3, 40, 7, 23, 5, 19, 30])
         self.batch = {
             name: values.to(device) for name, values in {"sample": samples, **self.labels(draw)}.items()
@@ -80,7 +80,7 @@ class Scene:
         """What makes the teacher's logits of its last stage."""
         return nn.Linear(self.teacher_channels[-1], self.classes)
 
-    def answer(self, feature: Tensor) -> Tensor:
+    def predict(self, feature: Tensor) -> Tensor:
         """The teacher's logits for its last stage."""
         found: Tensor = self.teacher_model.head(feature.mean((2, 3)))  # type: ignore[operator]
         return found
@@ -112,7 +112,7 @@ class Scene:
         """The same scene with a student that says what the teacher says."""
         scene = self._like()
         with torch.no_grad():
-            scene.teacher = replace(self.teacher, logits=self.answer(self.teacher.features[-1]))
+            scene.teacher = replace(self.teacher, logits=self.predict(self.teacher.features[-1]))
         scene.student = leaves(scene.teacher, True)
         scene.student_channels, scene.batch = self.teacher_channels, self.batch
         return scene
@@ -146,7 +146,7 @@ class SegmentationScene(Scene):
     def head(self) -> nn.Module:
         return nn.Conv2d(self.teacher_channels[-1], self.classes, 1)
 
-    def answer(self, feature: Tensor) -> Tensor:
+    def predict(self, feature: Tensor) -> Tensor:
         found: Tensor = self.teacher_model.head(feature)  # type: ignore[operator]
         return found
 
@@ -204,8 +204,8 @@ class DetectionScene(Scene):
     def head(self) -> nn.Module:
         return nn.Linear(self.teacher_channels[-1], self.places * self.classes)
 
-    def answer(self, feature: Tensor) -> Tensor:
-        return super().answer(feature).view(-1, self.places, self.classes)
+    def predict(self, feature: Tensor) -> Tensor:
+        return super().predict(feature).view(-1, self.places, self.classes)
 
     def student_logits(self, draw: torch.Generator) -> Tensor:
         shape = (self.count, self.places, self.classes)
@@ -270,9 +270,9 @@ class TwoStageHead(DistributionHead):
             roi_align(level.to(wide), boxes, 2, 1 / stride).mean((2, 3))
             for level, stride in zip(outputs.features, (4, 8, 16, 32), strict=True)
         ]
-        answer = torch.cat(seen, 1) @ self.stage.to(wide)
-        answer = answer.view(*proposals.shape[:2], -1, 5)
-        return answer[..., 0], answer[..., 1:]
+        predicted = torch.cat(seen, 1) @ self.stage.to(wide)
+        predicted = predicted.view(*proposals.shape[:2], -1, 5)
+        return predicted[..., 0], predicted[..., 1:]
 
 
 SCENES: dict[str, type[Scene]] = {

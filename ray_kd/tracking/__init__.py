@@ -1,1 +1,1 @@
-"""W&B: one run for each trial, only where a spec asks for it."""
+"""W&B: one W&B run for each run whose spec asks for it."""

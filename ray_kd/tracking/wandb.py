@@ -1,4 +1,4 @@
-"""A W&B run beside a run's records; it never breaks or slows a trial."""
+"""Track a run with W&B, beside its records; tracking never breaks or slows the run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LOG = logging.getLogger(__name__)
 
 
 def require_wandb(spec: RunSpec) -> None:
-    """See to it that a run which asks for W&B finds it; nothing is imported.
+    """Check that wandb is installed if a run asks for it; nothing is imported.
 
     Raises:
-        UserError: wandb is asked for and not installed.
+        UserError: the run asks for wandb, and it is not installed.
     """
     if spec.tracking.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError(
@@ -39,7 +39,7 @@ def make_tracker(spec: RunSpec, group: str | None = None) -> WandbTracker | None
 
 
 def has_key() -> bool:
-    """Whether this user can talk to W&B: a key in the environment, or one that 'wandb login' stored."""
+    """Whether there is a W&B key: in the environment, or stored by 'wandb login'."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").hostname or ""
@@ -52,16 +52,16 @@ def has_key() -> bool:
 
 
 def cell_of(name: str, sweep: str | None) -> str:
-    """The strategy of a trial called 'SWEEP: CELL, seed N', by which W&B groups; a lone run's whole name."""
+    """The W&B group: the strategy of a trial named 'SWEEP: CELL, seed N'; a single run's whole name."""
     return name if sweep is None else re.sub(r", seed \d+$", "", name.removeprefix(f"{sweep}: "))
 
 
 class WandbTracker:
-    """One W&B run whose id is the run's identity, so that a resumed run goes on in it.
+    """One W&B run whose id is the run's identity, so that a resumed run continues it.
 
-    It is opened with the first epoch: a run that had ended before leaves nothing new. ``online`` without
-    a key falls back to ``offline``. Whatever W&B raises becomes one warning, and tracking ends; training
-    does not.
+    It is opened with the first epoch, so that a run that had already ended creates nothing. ``online``
+    without a key falls back to ``offline``. If W&B raises an error, one warning is logged and tracking
+    ends, while training continues.
     """
 
     def __init__(self, spec: RunSpec, group: str | None = None) -> None:
@@ -90,12 +90,12 @@ class WandbTracker:
             mode=mode,
             resume="allow",
             reinit="finish_previous",
-            # Offline there is no network to wait for, only a busy machine.
+            # Offline there is no network to wait for, only a machine that may be busy.
             settings=wandb.Settings(console="off", silent=True, init_timeout=20 if mode == "online" else 90),
         )
 
     def _tell(self, action: Callable[[Any], None]) -> None:
-        """Do something with the run, opened where it is not yet; never raises."""
+        """Call ``action`` with the W&B run, which is opened if needed; never raises."""
         if self._broken:
             return
         try:
@@ -105,7 +105,7 @@ class WandbTracker:
         except Exception as error:
             self._run, self._broken = None, True
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            LOG.warning("W&B: %s; tracking ends, training goes on.", reason)
+            LOG.warning("W&B: %s; tracking ends, training continues.", reason)
 
     def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
         """Log an epoch."""
@@ -121,7 +121,7 @@ class WandbTracker:
         self._tell(lambda run: run.log(row, step=record["step"]))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Log the last figures and close the run."""
+        """Log the final metrics and close the run."""
 
         def end(run: Any) -> None:
             for which in ("last", "best"):

@@ -24,14 +24,14 @@ from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.streams import forked, key
+from ray_kd.random_streams import forked, key
 from ray_kd.targets.batch_reader import Reading
-from ray_kd.targets.open import Opened, open_stored
+from ray_kd.targets.open import OpenedTargets, open_stored
 from ray_kd.targets.stored_targets import StoredTargets
-from ray_kd.tasks import Answers, Task, create_task
+from ray_kd.tasks import Task, TeacherPredictions, create_task
 from ray_kd.teacher import LiveTeacher, Teachers
 from ray_kd.teacher.normalise import renormalisation
-from ray_kd.training.objects import Own, require_live
+from ray_kd.training.object_records import Own, require_live
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext
 
@@ -48,9 +48,9 @@ class Parts:
     targets: Teachers | StoredTargets
     paths: nn.ModuleList
     aggregator: Aggregator
-    judge: Callable[[str], Answers] | None = None
+    judge: Callable[[str], TeacherPredictions] | None = None
     """The answers of the teacher that fidelity is measured against, the first one, to a split by name."""
-    stored: Callable[[str], Answers] | None = None
+    stored: Callable[[str], TeacherPredictions] | None = None
     """Where targets are stored: a teacher's answers to the validation split, by its name."""
     reading: Reading | None = None
     """What another process needs to read the batches and their targets, where they are streamed."""
@@ -90,19 +90,19 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     losses = [name for path in paths for name in path.keys]
     aggregator = create_aggregator(spec.aggregation, names=losses, weights=weights, seed=spec.seed)
     targets: Teachers | StoredTargets
-    judge: Callable[[str], Answers] | None = None
-    told: Callable[[str], Answers] | None = None
+    judge: Callable[[str], TeacherPredictions] | None = None
+    told: Callable[[str], TeacherPredictions] | None = None
     reading: Reading | None = None
     if stored:
         load = partial(cache.fresh_teacher, spec, store=context.store, device=device)
         opened = open_stored(spec, dataset, views, task, teachers, paths, load, context.store, device)
-        targets, told, reading = opened.targets, partial(opened.answers, "validation"), opened.reading
-        judge = partial(_first_answers, opened, next(iter(teachers)))
+        targets, told, reading = opened.targets, partial(opened.predictions, "validation"), opened.reading
+        judge = partial(_stored_predictions, opened, next(iter(teachers)))
     else:
         targets = Teachers(teachers, paths, labels)
         if teachers:
             first = next(iter(teachers.values()))
-            judge = partial(_live_answers, cache, first, task, dataset, context)
+            judge = partial(_live_predictions, cache, first, task, dataset, context)
     return Parts(
         dataset=dataset,
         views=views,
@@ -118,20 +118,20 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     )
 
 
-def _first_answers(opened: Opened, teacher: str, split: str) -> Answers:
-    return opened.answers(split, teacher)
+def _stored_predictions(opened: OpenedTargets, teacher: str, split: str) -> TeacherPredictions:
+    return opened.predictions(split, teacher)
 
 
-def _live_answers(
+def _live_predictions(
     cache: ProcessCache,
     teacher: LiveTeacher,
     task: Task,
     dataset: Dataset,
     context: RunContext,
     split: str,
-) -> Answers:
+) -> TeacherPredictions:
     asked = getattr(dataset, split)
-    return cache.answers(teacher, task, asked, context.device, context.rank, context.world)
+    return cache.predictions(teacher, task, asked, context.device, context.rank, context.world)
 
 
 def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> list[Path]:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import io
-import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from ray_kd.config.errors import UserError
+from ray_kd.models.torch_files import read_torch
 from ray_kd.storage import Store, tell_once
 
 SPREAD = "train"
 """The folder below ``checkpoints`` where Ray Train keeps the states of a run of several workers."""
 STATE = "state.pt"
-"""The file of each of those."""
+"""The file of each of these states."""
 
 
 class StoreCheckpoints:
-    """``checkpoints/last.pt`` below a run's directory, written whole or not at all, and the state before it.
+    """Keeps ``checkpoints/last.pt`` in a run's directory, written atomically, and the state before it.
 
-    ``before.pt`` is what a run goes on from whose ``last.pt`` a disk has damaged since.
+    A run whose ``last.pt`` is damaged resumes from ``before.pt``.
 
     Args:
         store: the storage root.
@@ -42,9 +42,9 @@ class StoreCheckpoints:
         self._damaged = []
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole state, several workers' included: a run may go on with one.
+        """The newest undamaged state, whether one worker or several saved it.
 
-        A damaged one is said, with what the run goes on from.
+        A warning names a damaged state, and the one that the run resumes from.
         """
         self._damaged = []
         states = [self.alone(), *self._spread()]
@@ -56,7 +56,7 @@ class StoreCheckpoints:
         return newest
 
     def alone(self) -> dict[str, Any] | None:
-        """The last state that one worker left."""
+        """The last states that a run of one worker saved."""
         return self._read(self.path)
 
     def _read(self, path: str) -> dict[str, Any] | None:
@@ -69,14 +69,14 @@ class StoreCheckpoints:
             return None
 
     def _spread(self) -> Iterator[dict[str, Any] | None]:
-        """States that several workers left; one that was cut off while Ray Train stored it never counted."""
+        """States that a run of several workers saved; one that Ray Train stored only in part is skipped."""
         for name in self.store.names(f"{self.folder}/{SPREAD}"):
             file = f"{self.folder}/{SPREAD}/{name}/{STATE}"
             with contextlib.suppress(FileNotFoundError, UserError):
                 yield from_bytes(self.store.read(file), self.store.path(file))
 
     def discard(self) -> None:
-        """Delete the state of a run that ended, Ray Train's included."""
+        """Delete the states of a run that ended, also those of Ray Train."""
         self.store.delete_tree(self.folder)
 
 
@@ -91,15 +91,12 @@ def from_bytes(data: bytes, place: str) -> dict[str, Any]:
     """A state from bytes; nothing in it is executed.
 
     Raises:
-        UserError: damaged.
+        UserError: the state is damaged.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts:  # PyTorch itself does not look at every checksum
-            if parts.testzip() is not None:
-                raise ValueError(f"the checksum of '{parts.testzip()}' does not hold")
-        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        state: dict[str, Any] = read_torch(data)
         if not isinstance(state["taken"], int) or not isinstance(state["epoch"], int):
-            raise TypeError("it counts no steps")
+            raise TypeError("it has no number of steps")
     except MemoryError:
         raise
     except Exception as error:
@@ -110,5 +107,5 @@ def from_bytes(data: bytes, place: str) -> dict[str, Any]:
 
 def _goes_on(state: dict[str, Any] | None) -> str:
     if state is None:
-        return "no state is left, so this run begins anew"
-    return f"this run goes on from the state before it, after {state['taken']} steps"
+        return "no state is left, so this run starts over"
+    return f"this run resumes from the state before it, after {state['taken']} steps"

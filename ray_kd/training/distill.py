@@ -1,4 +1,4 @@
-"""One run in this process: no Ray, no command line."""
+"""Train one run in this process, without Ray and without the command line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ray_kd.data.base import Dataset
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
 from ray_kd.training.distributed import broadcast_object
-from ray_kd.training.door import check_own, own_dataset
-from ray_kd.training.objects import Own, require_same_runs
+from ray_kd.training.object_records import Own, require_same_runs
+from ray_kd.training.own_objects import check_own_objects, own_dataset
 from ray_kd.training.preflight import ImageShape, check_run
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.records import BESIDE, Records, find_summary
@@ -45,31 +45,31 @@ def distill(
     cache: ProcessCache | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> dict[str, Any]:
-    """Train one student, and before it every teacher that is missing; a finished run is found, not repeated.
+    """Train one student, and first every teacher that is not trained yet; a finished run is not repeated.
 
     Args:
         spec: a RunSpec or a run file.
         student: your own module in place of the spec's, with ``stage_channels`` where paths need features.
         teacher: your own trained module in place of the spec's teachers.
         train, validation, test: your own map-style datasets of (image, label), or of mappings as
-            ``MapSplit`` says; all three or none. docs/python.md says what is read how, and what is refused.
-        classes: how many classes your own sets have; default: as ``own_dataset`` finds out.
-        key: names your own objects, so that the run can be found again: with other ones it is refused.
-            Without a key every call trains a run of its own, in a folder of its own.
-        fresh: start over even where the run ended, or left a state; one that has finished stays where it
-            is until its replacement has finished.
-        context: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` of the spec is
-            for the command line and for sweeps; here a run is tracked by ``setting.track``:
-            ``ray_kd.tracking.wandb.make_tracker(spec)``, or an object of your own.
-        cache: what to keep in memory between runs.
-        on_epoch: called with the spec that trains and its record after each epoch.
+            ``MapSplit`` reads them; all three or none. docs/python.md says what is read, and what is refused.
+        classes: how many classes your own sets have; default: as ``own_dataset`` counts them.
+        key: names your own objects, so that the run is found again; the same key with other objects is
+            refused. Without a key every call trains a new run in a new folder.
+        fresh: start over even if the run has ended or has a saved state; a finished run is kept until its
+            replacement has finished.
+        context: where to run; default: this process, first GPU or CPU. Only the command line and sweeps
+            read ``tracking.wandb`` of the spec; here set ``context.track`` to
+            ``ray_kd.tracking.wandb.make_tracker(spec)`` or to your own ``Tracker``.
+        cache: keeps datasets and teachers in memory between calls.
+        on_epoch: called after each epoch with the spec of the run and the epoch's record.
 
     Returns:
-        The run's summary: status, steps, seconds, ``last`` and ``best`` figures on validation and test.
+        The run's summary: status, steps, seconds, ``last`` and ``best`` metrics on validation and test.
 
     Raises:
         UserError: the spec or the objects do not fit together.
-        TrainingFailed: a loss became NaN or infinite; the record says so too.
+        TrainingFailed: a loss became NaN or infinite; the summary says so too.
     """
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
     context = context or local_context(spec)
@@ -96,12 +96,12 @@ def ensure_teachers(
     on_epoch: OnEpoch | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train every teacher of a run that has not been trained yet; their summaries.
+    """Train every teacher of a run that is not trained yet; returns their summaries.
 
     Raises:
         TrainingFailed: a teacher's loss is no longer finite.
-        UserError: a teacher cannot be set up, code of the user's makes another teacher now, or
-            (``EnvironmentFault``) the machine failed it.
+        UserError: a teacher cannot be set up, the user's code now makes another teacher, or
+            (``EnvironmentFault``) a fault of the machine.
     """
     summaries = []
     for name in spec.needed_teachers():
@@ -114,7 +114,7 @@ def ensure_teachers(
         lost = ended and not is_whole(spec, name, context.store)
         if summary is None or lost or not ended:
             directory = begin_anew(context.store, run.identity(), lost, on_wait)
-            apart = replace(context, track=None)  # the tracker is the student's
+            apart = replace(context, track=None)  # the tracker is for the student
             summary = _run(Training(run, apart, cache, directory=directory, on_wait=on_wait), on_epoch)
         summaries.append(summary)
     return summaries
@@ -123,15 +123,14 @@ def ensure_teachers(
 def begin_anew(
     store: Store, identity: str, fresh: bool = False, on_wait: Callable[[str], None] | None = None
 ) -> str:
-    """Make way for a run: forget that it ended other than finished, and the state it left then.
+    """Prepare a run to train: delete its summary and state if it ended without finishing.
 
     Args:
-        fresh: it starts over however it ended, or where it was left.
-        on_wait: told now and then while another process is training the run: nothing of it is touched
-            before that one lets go.
+        fresh: start over, however the run ended and whatever state it has.
+        on_wait: called with a sentence while another process trains the run, which this call waits for.
 
     Returns:
-        The directory to write it to: beside a finished run, which stays until this one has finished.
+        The directory to write to: inside that of a finished run, which is kept until this one has finished.
     """
 
     def status() -> str | None:
@@ -142,7 +141,7 @@ def begin_anew(
     if not fresh and status() in (None, "finished"):
         return directory
     with Lock(store, f"{directory}/lock", on_wait=on_wait, what=f"run {identity}"):
-        Records(store, directory).take_place()  # where an earlier replacement was cut off at it
+        Records(store, directory).take_place()  # continues an interrupted replacement
         if status() == "finished":
             if fresh:
                 directory = f"{directory}/{BESIDE}"
@@ -178,7 +177,7 @@ def _own(
             name for name, value in {**sets, "key": key, "classes": classes}.items() if value is not None
         ]
         if given:
-            raise UserError(f"distill: {', '.join(given)}: go with an own student, teacher or train set.")
+            raise UserError(f"distill: {', '.join(given)}: needs your own student, teacher or train set.")
         return None
     for name, network in (("student", student), ("teacher", teacher)):
         if network is not None and not isinstance(network, nn.Module):
@@ -186,22 +185,22 @@ def _own(
     dataset: Dataset | None = None
     if sets["train"] is not None:
         if sets["validation"] is None or sets["test"] is None:
-            raise UserError("distill: an own train set needs its validation and test sets too.")
+            raise UserError("distill: your own train set needs validation and test sets too.")
         dataset = own_dataset(spec, sets, classes, student)
     return Own(student, teacher, dataset, key)
 
 
 def _checked(spec: RunSpec, own: Own | None, context: RunContext, cache: ProcessCache) -> str:
-    """Look at the run's parts, own objects among them; its identity, the same on every rank."""
+    """Check the run's parts and the user's objects; returns its identity, the same on every rank."""
     if own is None:
         check_run(spec, shape=_shape(spec, cache, context))
         return spec.identity()
-    check_own(spec, own, cache, context.device)
+    check_own_objects(spec, own, cache, context.device)
     return str(broadcast_object(_own_identity(spec, own), context.world))
 
 
 def _shape(spec: RunSpec, cache: ProcessCache, context: RunContext) -> ImageShape | None:
-    """Channels, height and width of the data's images, where the dataset has to be read for them."""
+    """Channels, height and width of the dataset's images, for which the dataset may have to be read."""
     if DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) is not None:
         return None
     first = cache.dataset(spec.dataset, context.device).train.gather(torch.tensor([0]))["image"]

@@ -1,4 +1,4 @@
-"""What several ranks have to agree on. With one rank everything here is the identity."""
+"""Communication between ranks. With one rank, all functions return their argument."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def average(values: Tensor, world: int) -> Tensor:
 def reduce_losses(losses: Sequence[Tensor], world: int) -> list[Tensor]:
     """Losses whose value is the mean over ranks and whose gradient is this rank's own.
 
-    Aggregators then decide the same on every rank, to the last bit; averaging the gradients afterwards
-    gives exactly the gradient of the decision on the global batch. The losses' graphs stay apart: what
-    one loss depends on can still be told, and its backward runs through no other's.
+    Aggregators then choose the same weights on every rank, to the last bit; averaging the gradients
+    afterwards gives exactly the gradient of that choice on the global batch. The losses' graphs stay
+    separate: each loss's own dependencies can be found, and its backward visits no other loss's graph.
     """
     if world == 1:
         return list(losses)
@@ -35,7 +35,7 @@ def reduce_losses(losses: Sequence[Tensor], world: int) -> list[Tensor]:
 
 
 class _Valued(torch.autograd.Function):
-    """A loss that reads as another value: its gradient is its own."""
+    """A loss with another value and its own gradient."""
 
     @staticmethod
     def forward(context: Any, loss: Tensor, value: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class _Valued(torch.autograd.Function):
 
 
 def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
-    """Average ``.grad`` over ranks in one message; a parameter that got none on a rank counts as 0."""
+    """Average ``.grad`` over ranks in one all-reduce; a missing gradient on a rank counts as 0."""
     if world == 1 or not parameters:
         return
     for parameter in parameters:
@@ -60,11 +60,11 @@ def average_gradients(parameters: Sequence[Tensor], world: int) -> None:
 
 
 def agree(stop: bool, error: UserError | None, world: int, device: torch.device) -> bool:
-    """Whether any rank was asked to stop: what one rank was told, all of them do at the same step.
+    """Whether any rank was asked to stop, so that all ranks stop at the same step.
 
     Raises:
-        UserError: one rank met it (rank 0 a full disk, say); every rank ends with it, and none waits for
-            one that has left.
+        UserError: one rank met an error (such as rank 0 a full disk); all ranks raise it, so that none waits
+            for a rank that has ended.
     """
     if world > 1:
         told = torch.tensor([float(stop), float(error is not None)], device=device)
@@ -80,7 +80,7 @@ def agree(stop: bool, error: UserError | None, world: int, device: torch.device)
 
 
 def add_up(sums: dict[str, Tensor], world: int, device: torch.device) -> dict[str, Tensor]:
-    """Tensors added over ranks, entry by entry, as float64 on the CPU; same names and shapes everywhere."""
+    """Tensors summed over ranks, entry by entry, as float64 on the CPU; names and shapes are the same."""
     flat = torch.cat([value.to(device, torch.float64).flatten() for value in sums.values()])
     if world > 1:
         dist.all_reduce(flat)

@@ -12,7 +12,7 @@ from ray_kd.data.base import Split
 from ray_kd.data.batches import in_order
 from ray_kd.data.loading import Loader
 from ray_kd.outputs import Outputs
-from ray_kd.tasks import Answers, Task
+from ray_kd.tasks import Task, TeacherPredictions
 from ray_kd.tasks.base import Meter
 from ray_kd.training.distributed import add_up, gather_objects
 from ray_kd.training.run_context import RunContext
@@ -23,15 +23,15 @@ def evaluate(
     student: nn.Module,
     task: Task,
     split: Split,
-    answers: Answers | None,
+    predictions: TeacherPredictions | None,
     context: RunContext,
     loader: Loader | None = None,
 ) -> dict[str, float]:
-    """The task's metrics on a whole split; every rank takes a share, and all get the whole.
+    """The task's metrics on a whole split; every rank evaluates a part, and all get the result.
 
     Args:
-        answers: the teacher's answer to each evaluation batch, for fidelity; None: no teacher.
-        loader: what reads the split ahead.
+        predictions: the teacher's predictions for each evaluation batch, for fidelity; None: no teacher.
+        loader: reads the split ahead; None: it is read in this process.
     """
     was_training = student.training
     student.eval()
@@ -39,17 +39,19 @@ def evaluate(
     batches = in_order(split, context.device, context.rank, context.world, loader=loader)
     for index, batch in enumerate(batches):
         outputs = cast(Outputs, student(batch["image"]))
-        meter.update(outputs, batch, answers(index, batch) if answers else None)
+        meter.update(outputs, batch, predictions(index, batch) if predictions else None)
     student.train(was_training)
     return _result(meter, context)
 
 
 @torch.no_grad()
-def evaluate_answers(answers: Answers, task: Task, split: Split, context: RunContext) -> dict[str, float]:
-    """The task's metrics of answers themselves."""
+def evaluate_predictions(
+    predictions: TeacherPredictions, task: Task, split: Split, context: RunContext
+) -> dict[str, float]:
+    """The task's metrics of a teacher's predictions."""
     meter = task.meter()
     for index, batch in enumerate(in_order(split, context.device, context.rank, context.world)):
-        meter.update(task.answered(answers(index, batch)), batch, None)
+        meter.update(task.as_outputs(predictions(index, batch)), batch, None)
     return _result(meter, context)
 
 

@@ -1,4 +1,4 @@
-"""What reads a run's batches: itself, processes of its own, or a stream."""
+"""Choose what reads a run's batches: its own process, loader processes, or a stream of Ray Data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ray_kd.training.run_context import RunContext
 
 
 def make_loader(spec: RunSpec, parts: Parts, context: RunContext) -> Loader:
-    """The loader of a run's splits; ``resources.loaders: 0`` has everything read in this process."""
+    """The loader of a run's splits; with ``resources.loaders: 0`` this process reads everything."""
     resources, device, data = spec.resources, context.device, parts.dataset
     processes = default_processes(resources.loaders, resources.cpus, device)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}

@@ -1,4 +1,4 @@
-"""The stored targets of many runs at once: what they come to, and computing them here."""
+"""The stored targets of several runs: estimate their size and time, and compute them in this process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from ray_kd.training.run_context import RunContext
 
 @dataclass
 class Work:
-    """One source, and what computes it."""
+    """One source, and the run, dataset and task that compute it."""
 
     source: Source
     spec: RunSpec
@@ -48,18 +48,18 @@ class Work:
 def gather_work(
     specs: Iterable[RunSpec], context: RunContext, cache: ProcessCache, trained: bool = True
 ) -> list[Work]:
-    """What runs want stored, those of one store together.
+    """The stored targets that runs need, with those of one store merged.
 
     Args:
-        trained: their teachers are trained; else fresh ones say the shapes, for a plan.
+        trained: load trained teachers; otherwise initial ones, which suffice for the shapes in a plan.
 
     Raises:
-        UserError: no run has stored targets, or a teacher is not trained.
+        UserError: no run reads stored targets, or a teacher is not trained.
     """
     chosen = same_targets(specs)
     if not chosen:
         raise UserError(
-            "targets.source: expected stored in a run that has paths; nothing is to be computed beforehand."
+            "targets.source: expected 'stored' in a run with paths; there are no targets to compute."
         )
     by_store: dict[str, RunSpec] = {}
     lists = []
@@ -109,10 +109,10 @@ def precompute(
     on_shard: OnShard | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> int:
-    """Compute what runs' stored targets lack, in this process; how many shards that were.
+    """Compute the missing stored targets of runs in this process; returns the number of shards.
 
     Raises:
-        UserError: a teacher is not trained, the disk is full.
+        UserError: a teacher is not trained, or the disk is full.
     """
     done = 0
     for work in gather_work(specs, context, cache or ProcessCache()):
@@ -121,7 +121,7 @@ def precompute(
 
 
 def seconds_per_sample(work: Work) -> float:
-    """What the teacher takes for one sample under one view on this machine, measured on a few batches."""
+    """The teacher's seconds for one sample under one view on this machine, measured on a few batches."""
     split = getattr(work.dataset, work.source.split)
     teacher = work.load()
     index = torch.arange(min(batch_size(split), len(split)))
@@ -140,15 +140,15 @@ def seconds_per_sample(work: Work) -> float:
 
 @dataclass
 class TargetPlan:
-    """What stored targets come to.
+    """Size of stored targets, and the teacher's time with and without them.
 
     Attributes:
         rows: cells of a table: target, split, shape, stored as, bytes of a row, rows, bytes in all.
         total: bytes of all shards.
-        copied: bytes of a machine's memory-mapped copy; 0 where all runs stream.
+        copied: bytes of a machine's memory-mapped copy; 0 if all runs stream.
         missing: shards that are not stored yet.
-        teacher: seconds that the teacher needs, on this machine.
-        live: seconds that it would need to answer in every trial.
+        teacher: seconds that the teacher needs to compute them on this machine.
+        live: seconds that the teacher would need in all trials without stored targets.
         trials: how many trials read them.
     """
 
@@ -167,24 +167,24 @@ class TargetPlan:
         whole = sized(self.total + self.copied)
         lines = [
             f"{sized(self.total)} of shards, and {copied}: {whole} on one machine.",
-            f"The teacher answers for {spell(self.teacher)} (measured here on a few batches); "
-            f"live, in {trials}, it would answer for {spell(self.live)}.",
+            f"The teacher computes them in {spell(self.teacher)} (measured here on a few batches); "
+            f"a live teacher would need {spell(self.live)} in {trials}.",
         ]
         if not self.missing:
-            lines.append("All of it is stored already.")
+            lines.append("All targets are stored already.")
         elif self.live > self.teacher:
-            lines.append(f"Saved: {spell(self.live - self.teacher)} of the teacher's time.")
+            lines.append(f"Stored targets save {spell(self.live - self.teacher)} of the teacher's time.")
         else:
-            lines.append("Nothing is saved: fewer views (views.count) or more trials would.")
+            lines.append("Stored targets save no time: set fewer views (views.count) or run more trials.")
         return "\n".join(lines)
 
 
 def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
-    """What the stored targets of runs come to; measures the teacher for a moment.
+    """Estimate the stored targets of runs; the teacher is measured on a few batches.
 
     Args:
-        works: as ``gather_work`` found them.
-        specs: all runs that are to read them.
+        works: from ``gather_work``.
+        specs: all runs that read them.
     """
     rows, total, copied, teacher, live = [], 0, 0, 0.0, 0.0
     students = [spec for spec in specs if spec.active_paths()]
@@ -216,7 +216,7 @@ def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
 
 
 def sized(count: float) -> str:
-    """Bytes for people."""
+    """A number of bytes as text."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}"
@@ -225,7 +225,7 @@ def sized(count: float) -> str:
 
 
 def spell(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds as text."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -31,8 +31,8 @@ from ray_kd.outputs import Outputs, as_outputs
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.build import Parts, static_weight
-from ray_kd.training.forward import Shape, made, telling, try_forward
-from ray_kd.training.objects import Own
+from ray_kd.training.network_checks import Shape, made, naming_module, try_forward
+from ray_kd.training.object_records import Own
 from ray_kd.training.probing import looking
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext, resolve_precision
@@ -131,7 +131,7 @@ def _build(spec: RunSpec, known: Widths, shape: ImageShape | None) -> None:
         widths = teachers[spec.teacher_of(options)]
         make = partial(create_path, options, student_channels=student, teacher_channels=widths)
         paths.append(made(f"path '{options.label or options.component_name}'", make))
-    with telling(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
+    with naming_module(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
         aggregator = create_aggregator(
             spec.aggregation,
             names=[name for path in paths for name in path.keys],
@@ -167,8 +167,8 @@ def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
 def asked_of_teacher(spec: RunSpec, name: str, shape: ImageShape | None = None) -> list[Asked]:
     """What a teacher is asked: what its own training asks, and answers to the student's images."""
     own = asked_of(spec.teacher_run(name), shape) if spec.teachers[name].weights is None else []
-    answers = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
-    return [*own, *(asked for asked in answers if asked[0][1:] not in [images[1:] for images, _ in own])]
+    for_student = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
+    return [*own, *(asked for asked in for_student if asked[0][1:] not in [images[1:] for images, _ in own])]
 
 
 def _widths(
@@ -238,8 +238,8 @@ def check_teachers(spec: RunSpec, parts: Parts, context: RunContext, cache: Proc
     for name, live in parts.teachers.items():
         if spec.teachers[name].on_purpose:
             continue
-        answers = parts.stored(name) if parts.stored is not None else None
-        figures = cache.figures(live, parts.task, parts.dataset.validation, answers, context)
+        predictions = parts.stored(name) if parts.stored is not None else None
+        figures = cache.figures(live, parts.task, parts.dataset.validation, predictions, context)
         reason = parts.task.chance(figures)
         if reason is not None:
             key = f"teachers.{name}"
@@ -268,7 +268,7 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
     """
     batch = dict(next(in_order(parts.dataset.train, context.device, size=min(LOOKED_AT, most))))
     batch["view"] = torch.zeros_like(batch["sample"])
-    with telling(None, "targets: a teacher or a path fails on the first batch"):
+    with naming_module(None, "targets: a teacher or a path fails on the first batch"):
         targets = parts.targets.targets(batch)
     paths = list(cast("list[Path]", parts.paths))
     for path in paths:
@@ -276,12 +276,12 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
             raise UserError(f"path '{path.label}' got no target from its teacher.")
     mixed = torch.autocast(context.device.type, dtype=dtype, enabled=dtype != torch.float32)
     with looking(parts.student, parts.paths), mixed:
-        with telling(parts.student, "student: its forward pass fails on the first batch"):
+        with naming_module(parts.student, "student: its forward pass fails on the first batch"):
             outputs = cast(Outputs, parts.student(batch["image"]))
-        with telling(parts.student, "task: its loss fails on the first batch"):
+        with naming_module(parts.student, "task: its loss fails on the first batch"):
             parts.task.loss(outputs, batch)
         for path in paths:
-            with telling(path, f"path '{path.label}': it fails on the first batch"):
+            with naming_module(path, f"path '{path.label}': it fails on the first batch"):
                 _follow(path, outputs, targets[path.label], batch, parts.student)
 
 

@@ -1,4 +1,4 @@
-"""What a process keeps from run to run: datasets, teachers, and the teachers' answers."""
+"""What a process keeps in memory from run to run: datasets, teachers, and teachers' predictions."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from ray_kd.data.create import create_dataset
 from ray_kd.models.compiled import own_state
 from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
-from ray_kd.tasks import Answers, Task
+from ray_kd.tasks import Task, TeacherPredictions
 from ray_kd.teacher import LiveTeacher, load_teacher
 from ray_kd.teacher.normalise import renormalisation
-from ray_kd.training.evaluation import evaluate, evaluate_answers
-from ray_kd.training.objects import require_same_runs
+from ray_kd.training.evaluation import evaluate, evaluate_predictions
+from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.run_context import RunContext
 
 KEPT_BYTES = 1 << 30
-"""Memory that a teacher's answers to one split may take."""
+"""The most bytes of a teacher's predictions on one split that are kept."""
 JUDGED = 1024
-"""Samples on which a teacher is judged before it teaches."""
+"""Samples on which a teacher is compared with chance before it teaches."""
 
 
 class ProcessCache:
-    """Loaded things by identity; a second run of the same sweep finds them in memory."""
+    """Keeps loaded objects by identity, so that the next run of a sweep finds them in memory."""
 
     def __init__(self) -> None:
         self._kept: dict[str, Any] = {}
 
     def dataset(self, options: Options, device: torch.device) -> Dataset:
-        """A dataset; splits that lie in memory lie on the device."""
+        """A dataset; splits in memory are on ``device``."""
         return self.once(("dataset", options.full(), device), lambda: create_dataset(options, device))
 
     def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
         """A trained teacher.
 
         Raises:
-            UserError: it was not trained yet.
+            UserError: it is not trained yet.
         """
         key = ("teacher", teacher_key(spec, name), store.uri, device)
         return self.once(key, lambda: self.fresh_teacher(spec, name, store, device))
@@ -52,7 +52,7 @@ class ProcessCache:
         """A trained teacher that is not kept.
 
         Raises:
-            UserError: it was not trained yet, or code of the user's makes another network now.
+            UserError: it is not trained yet, or the user's code now makes another network.
         """
         if spec.teachers[name].weights is None:
             require_same_runs(store, [spec.teacher_run(name)])
@@ -60,54 +60,59 @@ class ProcessCache:
         model = load_teacher(spec, name, store, dataset)
         return LiveTeacher(model, device, renormalisation(spec, name, dataset))
 
-    def answers(
+    def predictions(
         self, teacher: LiveTeacher, task: Task, split: Split, device: torch.device, rank: int, world: int
-    ) -> Answers:
-        """A teacher's answers to a split's evaluation batches, each computed once; those that do not fit
-        into ``KEPT_BYTES`` are computed when asked for."""
-        # Objects are part of the key by id; the tuple kept beside the answers keeps them alive.
+    ) -> TeacherPredictions:
+        """A teacher's predictions for a split's evaluation batches, each computed once; those that do not fit
+        into ``KEPT_BYTES`` are computed in each call."""
+        # Objects are part of the key by id; the kept tuple keeps them alive.
         key = ("answers", task.name, id(teacher), id(split), device, rank, world)
         kept: dict[int, Outputs] = self.once(key, lambda: ({}, teacher, split))[0]
 
-        def answer(index: int, batch: Mapping[str, Tensor]) -> Outputs:
+        def predict(index: int, batch: Mapping[str, Tensor]) -> Outputs:
             if index in kept:
                 return kept[index]
-            found = task.answer(teacher.outputs(batch["image"]))
+            found = task.predictions(teacher.outputs(batch["image"]))
             if sum(map(_bytes, [*kept.values(), found])) <= KEPT_BYTES:
                 kept[index] = found
             return found
 
-        return answer
+        return predict
 
     def figures(
-        self, teacher: LiveTeacher, task: Task, split: Split, answers: Answers | None, context: RunContext
+        self,
+        teacher: LiveTeacher,
+        task: Task,
+        split: Split,
+        predictions: TeacherPredictions | None,
+        context: RunContext,
     ) -> dict[str, float]:
-        """A teacher's own metrics on ``JUDGED`` samples of a split, computed once; every rank comes here.
+        """A teacher's own metrics on ``JUDGED`` samples of a split, computed once; every rank must call it.
 
         Args:
-            answers: the teacher's stored answers, read in place of asking it.
+            predictions: the teacher's stored predictions; None: run the teacher.
         """
         key = ("figures", task.name, id(teacher), id(split), context.device, context.rank, context.world)
 
         def make() -> tuple[dict[str, float], LiveTeacher, Split]:
             part = EverySoMany(split, -(-len(split) // JUDGED))
-            if answers is None:
-                return evaluate(Asked(teacher), task, part, None, context), teacher, split
-            return evaluate_answers(answers, task, part, context), teacher, split
+            if predictions is None:
+                return evaluate(TeacherNetwork(teacher), task, part, None, context), teacher, split
+            return evaluate_predictions(predictions, task, part, context), teacher, split
 
         figures: dict[str, float] = self.once(key, make)[0]
         return figures
 
     def once(self, key: tuple[Any, ...], make: Any) -> Any:
-        """What ``make`` gave when it was first called for a key."""
+        """The value of ``make()``, which is called only once for each key."""
         text = json.dumps(key, sort_keys=True, default=str)
         if text not in self._kept:
             self._kept[text] = make()
         return self._kept[text]
 
 
-class Asked(nn.Module):
-    """A live teacher as the network that ``evaluate`` asks; always in evaluation mode."""
+class TeacherNetwork(nn.Module):
+    """A live teacher as a network for ``evaluate``; always in evaluation mode."""
 
     def __init__(self, teacher: LiveTeacher) -> None:
         super().__init__()
@@ -118,7 +123,7 @@ class Asked(nn.Module):
 
 
 class EverySoMany:
-    """Every n-th sample of a split, so that one sorted by class keeps all of them."""
+    """Every n-th sample of a split, which keeps all classes even if the split is sorted by class."""
 
     def __init__(self, split: Split, step: int) -> None:
         self.split, self.step = split, max(1, step)
@@ -132,7 +137,7 @@ class EverySoMany:
 
 
 def teacher_key(spec: RunSpec, name: str) -> str:
-    """What makes a teacher of a run the same as another run's."""
+    """The key under which a teacher is kept: equal for the same teacher of different runs."""
     return json.dumps([spec.essence()["teachers"][name], spec.dataset.essence()], sort_keys=True)
 
 
@@ -142,5 +147,5 @@ def _bytes(outputs: Outputs) -> int:
 
 
 def student_state(student: torch.nn.Module) -> dict[str, Tensor]:
-    """A copy of the student's weights on the CPU: the student alone, under its own names."""
+    """A copy of the student's weights on the CPU, without adapters, under the student's own names."""
     return {name: value.detach().cpu().clone().contiguous() for name, value in own_state(student).items()}

@@ -1,4 +1,4 @@
-"""The records of one run: they are the truth, and everything else is a view of them."""
+"""The records of one run, from which tables, plots and reports are made."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from ray_kd.version import __version__
 LIBRARIES = ("ray", "timm", "transformers")
 """Packages whose version is kept where a run loaded them."""
 OBJECTS = "objects.json"
-"""What objects and code of the user's a run is made of; see ``training.objects``."""
+"""Lists the user's objects and code in a run; see ``training.object_records``."""
 BESIDE = "fresh"
-"""The folder, in that of a finished run, where it is trained anew until it has finished again."""
+"""The folder inside a finished run's folder where the run is trained again until it has finished."""
 
 
 class Records:
@@ -42,9 +42,9 @@ class Records:
     def start(
         self, spec: RunSpec, environment: dict[str, Any], keep_epochs: int, objects: dict[str, Any]
     ) -> None:
-        """Write the resolved spec, the environment, and what objects and code of the user's it is made of;
-        drop records of epochs that will run again."""
-        self.store.delete(f"{self.directory}/summary.json")  # damaged: a whole one would have ended the run
+        """Write the resolved spec, the environment, and the user's objects and code; drop the records of
+        epochs that will run again."""
+        self.store.delete(f"{self.directory}/summary.json")  # a damaged one
         self.store.write(f"{self.directory}/spec.yaml", spec.to_yaml().encode())
         self.store.write_json(f"{self.directory}/environment.json", environment)
         if objects:
@@ -53,7 +53,7 @@ class Records:
             self._cut(name, keep_epochs)
 
     def _cut(self, name: str, keep_epochs: int) -> None:
-        """Leave only the whole lines of epochs up to ``keep_epochs``."""
+        """Keep only the complete lines of epochs up to ``keep_epochs``."""
         if not self.store.is_local:
             for file in self.store.names(f"{self.directory}/{name}"):
                 number = file.partition(".")[0]
@@ -69,7 +69,7 @@ class Records:
         self.store.write(path, b"".join(json_line(entry) for entry in kept))
 
     def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
-        """Add an epoch and its paths."""
+        """Append the records of an epoch and its paths."""
         if self.store.is_local:
             for row in paths:
                 self.store.append(f"{self.directory}/paths.jsonl", row)
@@ -80,7 +80,7 @@ class Records:
         self.store.write_json(f"{self.directory}/epochs/{file}", record)
 
     def epochs(self) -> list[dict[str, Any]]:
-        """The epochs recorded so far, as far as they are whole."""
+        """The recorded epochs, without damaged lines."""
         if self.store.is_local:
             try:
                 entries, _ = whole_lines(self.store.read(f"{self.directory}/epochs.jsonl"))
@@ -97,16 +97,16 @@ class Records:
         self.store.write(f"{self.directory}/{file}", data)
 
     def summary(self) -> dict[str, Any] | None:
-        """How the run ended, or None."""
+        """The run's summary, or None if it has not ended."""
         return read_summary(self.store, self.directory)
 
     def finish(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:
-        """Write the summary, last of all; its presence says that the run ended.
+        """Write the summary, as the last file: if it exists, the run has ended.
 
-        What goes wrong after a run has finished takes nothing back.
+        The summary of a finished run is not replaced.
 
         Returns:
-            The summary that stands.
+            The summary in the folder.
         """
         earlier = self.summary()
         if summary["status"] != "finished" and earlier is not None and earlier["status"] == "finished":
@@ -117,44 +117,44 @@ class Records:
         return summary
 
     def take_place(self) -> None:
-        """Let a run that was trained anew, and has finished, take the place of the earlier one.
+        """Replace the earlier run by the one that was trained again, once that has finished.
 
-        Where it was cut off at it, the next call goes on: its summary is the last file to move.
+        After an interruption the next call continues: the summary is the last file to move.
         """
         place = self.directory.removesuffix(f"/{BESIDE}")
         beside = f"{place}/{BESIDE}"
         ended = read_summary(self.store, beside)
         if ended is None or ended["status"] != "finished":
             return
-        for name in ("epochs", "paths"):  # of an object store
+        for name in ("epochs", "paths"):  # of an object store: moved file by file
             for file in self.store.names(f"{beside}/{name}"):
                 self.store.move(f"{beside}/{name}/{file}", f"{place}/{name}/{file}")
         files = [f for f in self.store.names(beside) if f not in ("checkpoints", "epochs", "paths")]
         for file in sorted(files, key=lambda file: file == "summary.json"):
             self.store.move(f"{beside}/{file}", f"{place}/{file}")
-        if not self.store.exists(f"{beside}/checkpoints"):  # else Ray Train still works with them
+        if not self.store.exists(f"{beside}/checkpoints"):  # otherwise Ray Train still uses them
             self.store.delete_tree(beside)
 
 
 def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
-    """The summary of a run that ended, or None; a damaged one counts as absent, and is said once."""
+    """The summary of a run that ended, or None; a damaged one counts as missing, with one warning."""
     return read_summary(store, f"runs/{identity}")
 
 
 def read_summary(store: Store, directory: str) -> dict[str, Any] | None:
-    """The summary in a run's directory, or None; a damaged one counts as absent, and is said once."""
+    """The summary in a run's directory, or None; a damaged one counts as missing, with one warning."""
     path = f"{directory}/summary.json"
     summary = whole_summary(read_whole(store, path))
     if summary is None and store.exists(path):
         tell_once(
-            f"{store.path(path)} is damaged and counts as absent: the run goes on from its last state, or "
-            "trains again where it has none."
+            f"{store.path(path)} is damaged and counts as missing: the run resumes from its last state, or "
+            "trains again if it has none."
         )
     return summary
 
 
 def read_whole(store: Store, path: str) -> Any:
-    """A JSON file's value; None where there is none, or a damaged one."""
+    """A JSON file's value; None if the file is missing or damaged."""
     try:
         return store.read_json(path)
     except (FileNotFoundError, UserError):
@@ -167,7 +167,7 @@ def _epoch_of(entry: dict[str, Any]) -> int | None:
 
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a run ran on: versions, commit, device."""
+    """The environment of a run: versions, commit, device."""
     loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in LIBRARIES}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
@@ -185,9 +185,9 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
 
 
 def _processor() -> str:
-    """The processor's model, and the instructions that PyTorch uses on it: both move the last digits."""
+    """The processor's model and the instruction set that PyTorch uses: both change the last digits."""
     model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):  # only Linux has the file, and not on every architecture the line
+    with contextlib.suppress(OSError):  # only Linux has the file, and not every architecture has the line
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
         model = next(
             (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model
@@ -199,7 +199,7 @@ _commits: dict[str, str | None] = {}
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that ray-kd runs from, '+' where it has changes; None outside one."""
+    """The commit of the checkout that ray-kd runs from, with '+' if it has changes; None outside one."""
     folder = str(Path(__file__).parents[2])
     if folder not in _commits:
         try:

@@ -1,7 +1,7 @@
-"""Training: one run from its first step, or from where it was left, to its summary.
+"""Training: one run from its first step, or from its saved state, to its summary.
 
-The same object trains in this process, in a resident Tune actor and in every worker of a Ray Train
-job. It is an iterator over epochs, so whoever drives it may look, stop, or go on.
+The same object trains in this process, in a Tune actor and in every worker of Ray Train. It is an iterator
+over epochs, so that its caller can read each epoch's record, stop, or continue.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ray_kd.training.distributed import agree
 from ray_kd.training.epoch_summary import epoch_means, require_finite
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.loaders import make_batches, make_loader
-from ray_kd.training.objects import Objects, Own
+from ray_kd.training.object_records import Own, describe_code, describe_own, require_same
 from ray_kd.training.preflight import check_parts
 from ray_kd.training.process_cache import ProcessCache, student_state
 from ray_kd.training.records import Records, describe_environment, now
@@ -39,7 +39,7 @@ from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
 
 CHECK_EVERY = 200
-"""Steps between two looks at whether the losses are still finite; each look waits for the device."""
+"""Steps between two checks that the losses are finite; each check waits for the device."""
 
 
 class Training:
@@ -47,17 +47,17 @@ class Training:
 
     Args:
         spec: what to train.
-        context: where.
-        cache: things kept from run to run in this process; default: nothing is shared.
-        own: a user's own model or dataset objects in place of the spec's.
+        context: storage, device and ranks.
+        cache: datasets and teachers that this process keeps from run to run; default: none.
+        own: a user's model or dataset objects, which replace the spec's.
         identity: overrides the spec's identity (needed when ``own`` changes what is trained).
-        directory: where it is written, as ``distill.begin_anew`` says; default: ``runs/<identity>``.
-        on_wait: told now and then while another process is training the same run; default: the log.
+        directory: where the run is written, from ``distill.begin_anew``; default: ``runs/<identity>``.
+        on_wait: called with a sentence while another process trains the same run; default: the log.
 
     Attributes:
         identity: 16 hexadecimal digits.
-        directory: the folder below the storage that it is written to.
-        lock: what keeps others from training the run; ``epochs`` waits for it, unless it is held already.
+        directory: the run's folder below the storage.
+        lock: keeps other processes from training the run; ``epochs`` acquires it if it is not held yet.
         stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
     """
 
@@ -76,7 +76,7 @@ class Training:
         self.cache = cache or ProcessCache()
         self.identity = identity or spec.identity()
         self.directory = directory or f"runs/{self.identity}"
-        self._objects = Objects(spec, own)
+        self._described = describe_own(own)  # before training changes them
         self.records = Records(context.store, self.directory)
         self.checkpoints = context.checkpoints or StoreCheckpoints(context.store, self.directory)
         self.stop_requested = context.stop
@@ -94,7 +94,7 @@ class Training:
         self._error: UserError | None = None
 
     def epochs(self) -> Iterator[dict[str, Any]]:
-        """Train; yields each epoch's record once it is written.
+        """Train; yields each epoch's record after it is written.
 
         Raises:
             TrainingFailed: a loss is no longer finite.
@@ -107,11 +107,11 @@ class Training:
                     self._lead(self.lock.acquire)
                 self._lead(Records(self.context.store, f"runs/{self.identity}").take_place)
             self._must_stop()
-            self._objects.require_same(self.context.store, self.directory)
+            require_same(self.context.store, self.directory, self.spec, self._described, self.own)
             if self.records.summary() is None:
                 torch.set_num_threads(self.spec.training.threads)
                 yield from self._train()
-        except BaseException:  # GeneratorExit too: whoever drives this left; ``finish`` reads on else
+        except BaseException:  # GeneratorExit too: the caller gave up
             self._stop_loading()
             raise
         finally:
@@ -126,7 +126,7 @@ class Training:
         step = self._step = Step(self.spec, parts, context, batches.steps)
         first = self._resume(step)
         if context.world == 1 and not step.taken and self.records.summary() is not None:
-            self._parts = None  # another process ended the run, and dropped its state, since we looked
+            self._parts = None  # another process has ended the run and deleted its state meanwhile
             return
         if not step.taken:
             check_parts(self.spec, parts, context, self.cache, self.own)
@@ -137,7 +137,7 @@ class Training:
             step.remember(batch, targets)
         environment = describe_environment(context.device, step.precision)
         environment["workers"] = context.world
-        made = self._objects.record(parts.task.classes, parts.dataset.channels)
+        made = {**self._described, **describe_code(self.spec, parts.task.classes, parts.dataset.channels)}
         self._lead(lambda: self.records.start(self.spec, environment, self.epoch, made))
         self._must_stop()
         step.module.train()
@@ -176,15 +176,15 @@ class Training:
                 self._leave(f"stopped in epoch {self.epoch + 1} after {step.taken} steps")
 
     def _must_stop(self) -> bool:
-        """Whether any rank was asked to stop; several ranks look rarely, since it costs a message.
+        """Whether any rank was asked to stop; several ranks check rarely, since a check needs communication.
 
         Raises:
-            UserError: rank 0 met it since they last looked.
+            UserError: rank 0 raised it since the last check.
         """
         return agree(self.stop_requested.is_set(), self._error, self.context.world, self.context.device)
 
     def _lead(self, write: Callable[[], object]) -> None:
-        """Do on rank 0 what it does alone; a full disk there is told to all ranks when they next agree."""
+        """Call ``action`` on rank 0; the other ranks learn of its error (a full disk) at the next check."""
         if self.context.leads:
             try:
                 write()
@@ -194,7 +194,7 @@ class Training:
                     raise
 
     def _leave(self, reason: str) -> NoReturn:
-        """End here, with the state saved."""
+        """Save the state and raise Interrupted."""
         raise self._error or Interrupted(reason)
 
     def _end_epoch(self, parts: Parts, step: Step) -> dict[str, Any]:
@@ -230,9 +230,9 @@ class Training:
         return record
 
     def _evaluate(self, parts: Parts, name: str) -> dict[str, float]:
-        answers = parts.judge(name) if parts.judge is not None else None
+        predictions = parts.judge(name) if parts.judge is not None else None
         split = getattr(parts.dataset, name)
-        return evaluate(parts.student, parts.task, split, answers, self.context, self._loader)
+        return evaluate(parts.student, parts.task, split, predictions, self.context, self._loader)
 
     def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
         value = record["val"][parts.task.monitor]
@@ -243,7 +243,7 @@ class Training:
             self.best_state = student_state(parts.student)
 
     def _save(self, step: Step, record: dict[str, Any] | None) -> None:
-        """Save the state; without the epoch's record in the middle of an epoch, whose time counts too."""
+        """Save the state, with the epoch's record at the end of an epoch; the time so far counts too."""
         state = {
             "identity": self.identity,
             "epoch": self.epoch,
@@ -260,7 +260,7 @@ class Training:
         self.checkpoints.save(state, record)  # every rank takes part
 
     def _resume(self, step: Step) -> int:
-        """Load the newest state, if any; the step within the epoch to go on from."""
+        """Load the newest state, if any; returns the step within the epoch to resume from."""
         state = self.checkpoints.load()
         if state is None:
             return 0
@@ -276,10 +276,10 @@ class Training:
         return step.taken - self.epoch * step.steps_per_epoch
 
     def finish(self) -> dict[str, Any]:
-        """Read test once, for the last and the best-on-validation weights; write weights and summary.
+        """Evaluate on test with the last and the best-on-validation weights; write weights and summary.
 
         Returns:
-            The summary; that of the earlier run where this identity had ended already.
+            The summary; that of the earlier run if a run of this identity had ended already.
         """
         earlier = self.records.summary()
         if earlier is not None and self._parts is None:
@@ -303,16 +303,16 @@ class Training:
         return self._end(summary)
 
     def stop(self, reason: str) -> dict[str, Any]:
-        """End the run early, as a scheduler does: no test figures, and no place in a significance test."""
+        """End the run early for a scheduler: without test metrics, and left out of significance tests."""
         summary = self._summary(Ending.STOPPED, reason)
         summary["last"] = {"epoch": self.epoch, "val": self.last.get("val"), "test": None}
         summary["best"] = {**self.best, "test": None} if self.best else None
         return self._end(summary)
 
     def fail(self, error: BaseException) -> dict[str, Any]:
-        """End the run as failed, its reason in the summary and its traceback in ``error.txt``.
+        """End the run as failed, with the reason in the summary and the traceback in ``error.txt``.
 
-        What the machine did ends no run: nothing is written, and the same command goes on from its state.
+        A fault of the machine does not end a run: nothing is written, and the same command resumes it.
         """
         summary = self._summary(ending_of(error), reason_of(error))
         if summary["status"] == Ending.UNFINISHED:

@@ -1,4 +1,4 @@
-"""Where a run runs: nothing here changes a number beyond float order."""
+"""The context of a run: storage, device, ranks. It changes no number beyond float order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.loading import Request
-from ray_kd.data.streaming import Answer
+from ray_kd.data.streaming import LoadedRows
 from ray_kd.storage import Store
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class CheckpointPort(Protocol):
-    """Where the state to resume from is kept; called on every rank, rank 0's state is the one."""
+    """Keeps the state to resume from; called on every rank, and rank 0's state is kept."""
 
     def save(self, state: dict[str, Any], record: dict[str, Any] | None) -> None:
-        """Keep a state, and the epoch's record if the epoch just ended."""
+        """Keep a state, with the epoch's record at the end of an epoch."""
         ...
 
     def load(self) -> dict[str, Any] | None:
@@ -31,39 +31,39 @@ class CheckpointPort(Protocol):
 
 
 class Tracker(Protocol):
-    """Something that watches a run beside its records; it must never break or slow it."""
+    """Reports a run's progress elsewhere, beside its records; it must never break or slow the run."""
 
     def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
-        """An epoch ended."""
+        """Called when an epoch ended."""
         ...
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The run ended."""
+        """Called when the run ended."""
         ...
 
 
 class StreamPort(Protocol):
-    """What reads a run's training batches ahead, targets and files together."""
+    """Reads a run's training batches ahead, with targets and files together."""
 
     def __call__(
         self, reading: Reading, requests: Iterator[Request], readers: int
-    ) -> Iterator[tuple[Request, Answer]]:
-        """A generator of the answers to requests in their order, read by so many processes."""
+    ) -> Iterator[tuple[Request, LoadedRows]]:
+        """A generator of the loaded rows of requests, in their order, read by ``readers`` processes."""
         ...
 
 
 @dataclass
 class RunContext:
-    """Where a run runs.
+    """The context of a run.
 
     Attributes:
         store: the storage root.
         device: where tensors live.
-        rank, world: this process among those that train together.
-        checkpoints: where states are kept; None: ``checkpoints/last.pt`` of the run's directory.
+        rank, world: number of this process, and how many train together.
+        checkpoints: keeps states; None: ``checkpoints/last.pt`` of the run's directory.
         track: a tracker, or None.
-        stream: what reads the batches of a run whose targets are streamed; None: the run itself, here.
-        stop: set it from anywhere, and the run saves its state at the next step and ends.
+        stream: reads the batches of a run with streamed targets; None: this process reads them.
+        stop: if set, the run saves its state at the next step and ends.
     """
 
     store: Store
@@ -91,12 +91,12 @@ def default_device() -> torch.device:
 
 
 def local_context(spec: RunSpec) -> RunContext:
-    """This process alone."""
+    """A context of one process."""
     return RunContext(Store(spec.storage), default_device())
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of forward passes: ``auto`` is half precision on a GPU, float32 on a CPU."""
+    """The dtype of forward passes; ``auto``: half precision on a GPU, float32 on a CPU."""
     if precision != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device.type != "cuda":

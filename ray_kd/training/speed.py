@@ -1,4 +1,4 @@
-"""How fast a run's batches can be read, and how fast its model takes them: which one waits for the other."""
+"""Measure how fast a run's batches are read and how fast its model trains, and which waits for the other."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
 
 SECONDS = 3.0
-"""How long each of the two is measured, after two batches that do not count."""
+"""Seconds for which each of the two is measured, after two batches that do not count."""
 
 ENOUGH = 1.1
-"""A loader this much faster than the model keeps it busy, uneven batches included."""
+"""A loader that is this much faster than the model keeps it busy even with uneven batches."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Speed:
     """Images a second of one worker.
 
     Attributes:
-        loader: what reading and viewing batches comes to, with nothing else at work.
-        model: what training steps come to on a batch that is there already.
-        processes: those that read ahead; 0: the worker reads by itself, and the model waits meanwhile.
+        loader: reading batches and making views, with nothing else running.
+        model: training steps on a batch that is already in memory.
+        processes: loader processes; 0: the worker reads itself, and the model waits meanwhile.
         in_memory: whether the training images lie in memory.
         device: where the model trains.
-        batch_bytes: what one batch takes on its way from a process.
+        batch_bytes: size of a batch in shared memory.
     """
 
     loader: float
@@ -48,32 +48,32 @@ class Speed:
 
     @property
     def together(self) -> float:
-        """What training comes to: the slower of the two, or one after the other where nothing reads ahead."""
+        """Training with loading: the slower of the two, or, without loader processes, one after the other."""
         if self.processes and not self.in_memory:
             return min(self.loader, self.model)
         return 1 / (1 / self.loader + 1 / self.model)
 
     @property
     def waits(self) -> str:
-        """``model``, where a third of its time or more goes by waiting for batches, else ``loader``."""
+        """Which one waits: ``model`` if it waits for batches a third of its time or more, else ``loader``."""
         if self.processes and not self.in_memory:
             return "model" if self.loader < ENOUGH * self.model else "loader"
         return "model" if self.loader < 2 * self.model else "loader"
 
     @property
     def wanted(self) -> int:
-        """Processes that would keep the model busy, from what each of those measured reads."""
+        """How many loader processes would keep the model busy, from the measured speed of one."""
         return math.ceil(ENOUGH * self.model / (self.loader / max(1, self.processes)))
 
 
 def measure(spec: RunSpec, context: RunContext, seconds: float = SECONDS) -> Speed:
     """Measure both for one worker of a run.
 
-    Teachers take part with the weights they begin with, so that none has to be trained; where targets are
-    stored, they are left out.
+    Teachers run with their initial weights, so that none has to be trained; with stored targets they are
+    left out.
 
     Raises:
-        UserError: the run cannot be set up, a file cannot be read.
+        UserError: the run cannot be set up, or a file cannot be read.
     """
     torch.set_num_threads(spec.training.threads)
     teachers = {
@@ -109,7 +109,7 @@ def measure(spec: RunSpec, context: RunContext, seconds: float = SECONDS) -> Spe
 
 
 def _rate(work: Callable[[], object], size: int, device: torch.device, seconds: float) -> float:
-    """Samples a second of work that does ``size`` of them at a time."""
+    """Samples per second of ``work``, which processes ``size`` samples in each call."""
     for _ in range(2):
         work()
     _settle(device)

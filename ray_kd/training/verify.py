@@ -1,4 +1,4 @@
-"""Stored targets against the live teacher: a random sample computed again, and every shard's checksum."""
+"""Compare stored targets with the live teacher on a random sample, and verify every shard's checksum."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext
 
 FLOAT_ORDER = 5e-5
-"""Of a row's largest number: what batches of another size or another device's kernels may change."""
+"""Fraction of a row's largest number that another batch size or another device's kernels may change."""
 
 
 @dataclass
 class Verified:
-    """What became of one column.
+    """The result for one column.
 
     Attributes:
-        rows: how many were computed again.
-        difference: to the live teacher, in the row where it is largest for what is allowed there.
-        allowed: what the row's numbers allow at its precision.
+        rows: how many rows were computed again.
+        difference: from the live teacher, in the row where it is largest relative to the allowed one.
+        allowed: the largest difference that the precision allows in that row.
     """
 
     split: str
@@ -50,15 +50,15 @@ class Verified:
 def verify(
     store: Store, identity: str, context: RunContext, samples: int = 64, seed: int = 0
 ) -> Iterator[Verified]:
-    """Compare a random sample of every column with the live teacher; reads and checks every shard.
+    """Compare a random sample of every column with the live teacher, and verify every shard.
 
     Args:
         identity: the store's folder below ``targets/``.
-        samples: rows of each group that are computed again.
+        samples: how many rows of each group are computed again.
 
     Raises:
-        UserError: names the reason why the store does not fit any more: another teacher, dataset or view
-            policy, or the shard that is damaged or missing.
+        UserError: the store is out of date (another teacher, dataset or view policy), or a shard is damaged
+            or missing; the message says which.
     """
     found = TargetStore.open(store, identity)
     spec = RunSpec.parse({**found.about["run"], "storage": store.uri})
@@ -107,8 +107,8 @@ def _same(found: TargetStore, now: dict[str, Any]) -> None:
     if changed:
         raise UserError(
             f"{found.files.path()}: {' and '.join(changed)} changed since it was computed (another "
-            "version of ray-kd or of a plug-in, or a file of weights that was replaced). Delete the "
-            "folder; the next run computes its targets anew."
+            "version of ray-kd or of a plug-in, or a weight file that was replaced). Delete the "
+            "folder; the next run computes its targets again."
         )
 
 
@@ -118,12 +118,12 @@ def _path(made_by: dict[str, Any], teacher: torch.nn.Module) -> Path | None:
     channels = stage_channels(teacher)
     options = parse_component(PATHS, made_by["path"])
     if "adapter" in type(options).model_fields:
-        options = options.model_copy(update={"adapter": "conv_bn"})  # targets know no adapter
+        options = options.model_copy(update={"adapter": "conv_bn"})  # targets do not depend on adapters
     return create_path(options, student_channels=channels, teacher_channels=channels)
 
 
 def _choose(shards: list[Shard], samples: int, draw: torch.Generator) -> dict[str, Tensor]:
-    """Positions within shards, spread over all of them."""
+    """Random positions of rows by shard, spread over all shards."""
     starts = torch.tensor([0, *(shard.stop - shard.start for shard in shards)]).cumsum(0)
     rows = torch.randint(int(starts[-1]), (min(samples, int(starts[-1])),), generator=draw).unique()
     found: dict[str, Tensor] = {}
@@ -137,15 +137,15 @@ def _choose(shards: list[Shard], samples: int, draw: torch.Generator) -> dict[st
 def _require_ids(found: TargetStore, group: Group, shard: Shard, ids: Tensor, wanted: Tensor) -> None:
     if not torch.equal(ids, wanted[shard.start : shard.stop].cpu()):
         raise UserError(
-            f"{found.files.path(f'{group.identity}/{shard.name}.parquet')}: its samples are not in their "
-            "place. Delete it; 'ray-kd precompute' computes it again."
+            f"{found.files.path(f'{group.identity}/{shard.name}.parquet')}: its samples are not in "
+            "order. Delete it; 'ray-kd precompute' computes it again."
         )
 
 
 def _compare(split: str, column: str, encoding: Encoding, pairs: list[tuple[Tensor, Tensor]]) -> Verified:
     live = torch.cat([pair[0] for pair in pairs]).float()
     stored = torch.cat([pair[1] for pair in pairs]).float()
-    if encoding.top_k is not None:  # the classes that were kept, as log-probabilities
+    if encoding.top_k is not None:  # the stored classes, as log-probabilities
         live = live.log_softmax(dim=1)
         place = live.topk(encoding.top_k, dim=1).indices
         live, stored = live.gather(1, place), stored.gather(1, place)

@@ -1,1 +1,1 @@
-"""The trials of a sweep: which is next, and what became of it. Nothing here knows of Ray."""
+"""The trials of a sweep: which one is next, and how each ended. Nothing here imports Ray."""

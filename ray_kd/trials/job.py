@@ -12,14 +12,14 @@ from ray_kd.trials.ledger import Outcome
 
 @dataclass
 class Job:
-    """One run that trains at most once: a teacher, or what one or several planned trials need.
+    """A run in a sweep's trial queue, which trains at most once: a teacher, or the run of one or more trials.
 
     Attributes:
-        trial: the first planned trial it serves; None: a teacher.
-        needs: identities of the teachers it loads.
+        trial: the first planned trial that it serves; None: a teacher.
+        needs: identities of the teachers that it loads.
         epoch: the last epoch reported.
         value, best: the last validation metric, and the best one so far.
-        waits: what it waits for where it runs, in a sentence.
+        waits: a sentence that says what the started job waits for; None: nothing.
     """
 
     identity: str
@@ -37,10 +37,10 @@ class Job:
 
     @property
     def cell(self) -> str:
-        """The cell it counts for."""
+        """The cell of its trial, or ``teacher``."""
         return self.trial.cell if self.trial is not None else "teacher"
 
     @property
     def phase(self) -> str:
-        """Its phase in the ledger."""
+        """Its phase as the ledger names it."""
         return self.trial.phase if self.trial is not None else "teacher"

@@ -1,9 +1,9 @@
-"""The ledger of a sweep: which trials ended, and how. Its one writer is the driver.
+"""The ledger of a sweep: which runs ended, and how. Only the driver writes it.
 
-``runs/<identity>/summary.json`` says how a run ended; the ledger says that this sweep has taken note, and
-keeps what a run could not say itself (its worker died, its teacher failed, the machine failed it). Both are
-written whole, so a sweep that was killed at any moment goes on from what they say. What cannot be written
-(the disk is full) is kept in memory and written with what comes next: a lost note costs nothing that ended.
+``runs/<identity>/summary.json`` says how a run ended. The ledger says that this sweep has noted it, and keeps
+what a run could not write itself (its worker died, its teacher failed, the storage was away). Both are
+written atomically, so a sweep can be killed at any moment and resumes from them. An entry that cannot be
+written (the disk is full) is kept in memory and written with the next one; losing it loses no finished run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Outcome:
     Attributes:
         best: validation metrics of its best epoch; empty where it has none.
         seconds: wall seconds of training.
-        error: path of its traceback below the storage, for failed runs that left one.
+        error: path of a failed run's traceback below the storage; None if it left none.
     """
 
     status: Ending
@@ -53,7 +53,7 @@ class Outcome:
 
 
 class Ledger:
-    """What a sweep keeps below ``sweeps/<name>``.
+    """The files of a sweep below ``sweeps/<name>``.
 
     Args:
         store: the storage root.
@@ -64,11 +64,11 @@ class Ledger:
         self.store, self.folder = store, f"sweeps/{name}"
         self.entries: dict[str, dict[str, Any]] = {}
         self.stale: set[str] = set()
-        """Runs whose summary does not count here: it has to go before they train."""
+        """Runs whose summary does not count in this sweep: it is deleted before they train."""
         self._unwritten: dict[str, bytes] = {}
 
     def load(self) -> None:
-        """Read every entry; one that is damaged counts as absent, since its run's summary is the truth."""
+        """Read every entry; a damaged one is skipped, since its run's summary says how the run ended."""
         files = [file for file in self.store.names(f"{self.folder}/ledger") if file.endswith(".json")]
         entries = self._each([f"{self.folder}/ledger/{file}" for file in files])
         self.entries = {str(entry["identity"]): entry for entry in entries if entry and "identity" in entry}
@@ -76,8 +76,8 @@ class Ledger:
     def outcomes(self, identities: Iterable[str]) -> dict[str, Outcome]:
         """How each of these runs ended, for those that count as ended in this sweep.
 
-        A run that a scheduler of another sweep stopped is none of ours: it has to train on. One that was
-        blocked or unfinished has not ended: it is looked at anew.
+        A run that was stopped by a scheduler of another sweep has not ended in this one. Neither has a run
+        that was blocked or unfinished: it is tried again.
         """
         identities = list(identities)
         summaries = self._each([f"runs/{identity}/summary.json" for identity in identities])
@@ -114,20 +114,20 @@ class Ledger:
             self.entries[identity] = entry
 
     def forget(self, identity: str) -> None:
-        """Drop what is known of a run's end, and its saved state if it failed; it then trains anew."""
+        """Delete a run's entry and summary, and its checkpoints if it failed; it then trains again."""
         self.stale.discard(identity)
         entry = self.entries.pop(identity, None)
         self.store.delete(f"{self.folder}/ledger/{identity}.json")
         summary = self.read_json(f"runs/{identity}/summary.json")
         if (summary or {}).get("status") == "finished":
-            return  # since it was looked at, somebody else has finished it
+            return  # another process has finished it in the meantime
         self.store.delete(f"runs/{identity}/summary.json")
         self.store.delete(f"runs/{identity}/error.txt")
         if Ending.FAILED in ((entry or {}).get("status"), (summary or {}).get("status")):
             self.store.delete_tree(f"runs/{identity}/checkpoints")
 
     def read_plan(self) -> dict[str, Any] | None:
-        """plan.json as an earlier run of the sweep left it."""
+        """plan.json of an earlier invocation of the sweep; None if there is none."""
         return self.read_json(f"{self.folder}/plan.json")
 
     def write_plan(self, plan: dict[str, Any]) -> None:
@@ -139,7 +139,7 @@ class Ledger:
         self.keep(f"{self.folder}/sweep.yaml", text.encode())
 
     def keep(self, path: str, data: bytes) -> None:
-        """Write a file, now or with what comes next."""
+        """Write a file now or, if that fails, with the next one."""
         self._unwritten[path] = data
         with contextlib.suppress(EnvironmentFault):
             self.flush()
@@ -149,17 +149,17 @@ class Ledger:
         self.keep(path, (json.dumps(value, indent=2) + "\n").encode())
 
     def flush(self) -> None:
-        """Write what could not be written before.
+        """Write the files that could not be written before.
 
         Raises:
-            EnvironmentFault: it still cannot.
+            EnvironmentFault: they still cannot be written.
         """
         for path in list(self._unwritten):
             self.store.write(path, self._unwritten[path])
             del self._unwritten[path]
 
     def read_json(self, path: str) -> dict[str, Any] | None:
-        """A JSON mapping; None where there is none, or a damaged one."""
+        """A file's JSON mapping; None if the file is missing or damaged."""
         try:
             value = self.store.read_json(path)
         except (FileNotFoundError, NotADirectoryError, UserError):
@@ -169,5 +169,5 @@ class Ledger:
     def _each(self, paths: list[str]) -> list[dict[str, Any] | None]:
         if self.store.is_local:
             return [self.read_json(path) for path in paths]
-        with ThreadPoolExecutor(16) as pool:  # an object store answers in tens of milliseconds
+        with ThreadPoolExecutor(16) as pool:  # each read of an object store takes tens of milliseconds
             return list(pool.map(self.read_json, paths))

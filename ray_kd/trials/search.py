@@ -1,4 +1,4 @@
-"""The search of one cell: which candidates it tries, what they gave, and which one won."""
+"""The search of one cell: which candidates it tries, their values, and which one is best."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ray_kd.config.sweep import Search
 
 @dataclass
 class Candidate:
-    """One combination of searched values.
+    """One combination of values of the searched keys.
 
     Attributes:
-        identities: its runs, one for each of the search's seeds.
-        value: mean validation metric over seeds; None while it runs, or where a run failed or was stopped.
-        partial: (epoch, best validation metric by then) where a scheduler stopped it.
+        identities: of its runs, one for each of the search's seeds.
+        value: mean validation metric over seeds; None unless all of its runs have finished.
+        partial: (epoch, best validation metric up to it) if a scheduler stopped it.
     """
 
     index: int
@@ -33,12 +33,12 @@ class Candidate:
 
 @dataclass
 class CellSearch:
-    """Candidates of one cell within a stated budget.
+    """The candidates of one cell, up to the search's budget.
 
     Args:
         cell: the cell that is searched.
         search: its search.
-        mode: whether more (max) or less (min) of the metric is better.
+        mode: whether the metric is to be maximised (max) or minimised (min).
     """
 
     cell: Cell
@@ -49,23 +49,23 @@ class CellSearch:
     _asked: dict[int, Any] = field(default_factory=dict)
 
     def former(self, overrides: Overrides) -> bool:
-        """Whether a candidate of an earlier run of the sweep still lies in the space."""
+        """Whether a candidate of an earlier invocation of the sweep still lies in the search space."""
         return overrides.keys() == self.search.space.keys() and all(
             self.search.space[key].contains(value) for key, value in overrides.items()
         )
 
     def add(self, overrides: Overrides) -> Candidate:
-        """Take a candidate in: a fixed one, or one that an earlier run of the sweep proposed."""
+        """Add a candidate: a fixed one, or one that an earlier invocation of the sweep proposed."""
         candidate = Candidate(len(self.candidates), overrides)
         self.candidates.append(candidate)
         return candidate
 
     def fixed(self) -> list[Overrides]:
-        """The candidates that are known beforehand: all of a grid or random search."""
+        """The candidates that are known before the first trial: all of a grid or random search."""
         return [] if self.search.method == "optuna" else list(proposals(self.search))
 
     def propose(self, ahead: int) -> Candidate | None:
-        """The next candidate; None while ``ahead`` of them are open, or when the budget is spent."""
+        """The next candidate; None while ``ahead`` candidates have not ended, or when the budget is spent."""
         if not self.may_propose(ahead):
             return None
         index = len(self.candidates)
@@ -75,7 +75,7 @@ class CellSearch:
         return self.add(overrides)
 
     def may_propose(self, ahead: int) -> bool:
-        """Whether ``propose`` would give a candidate."""
+        """Whether ``propose`` would return a candidate."""
         open_now = sum(not candidate.ended for candidate in self.candidates)
         learns = self.search.method == "optuna"
         return learns and len(self.candidates) < self.search.budget and open_now < ahead
@@ -83,7 +83,7 @@ class CellSearch:
     def end(
         self, candidate: Candidate, value: float | None, partial: tuple[int, float] | None = None
     ) -> None:
-        """Note what a candidate gave; None: it failed, or was stopped (``partial`` says how far it was)."""
+        """Note a candidate's value; None: it failed, or was stopped (``partial`` says where)."""
         candidate.ended, candidate.value, candidate.partial = True, value, partial
         if self._study is not None:
             self._tell(candidate)
@@ -94,14 +94,14 @@ class CellSearch:
         return len(self.candidates) >= self.search.budget and all(one.ended for one in self.candidates)
 
     def winner(self) -> Candidate | None:
-        """The best candidate, the earlier one of equals; None if none finished."""
+        """The best candidate, the earlier of two equal ones; None if no candidate finished."""
         finished = [one for one in self.candidates if one.value is not None]
         sign = 1.0 if self.mode == "max" else -1.0
         return max(finished, key=lambda one: (sign * (one.value or 0.0), -one.index), default=None)
 
     @property
     def study(self) -> Any:
-        """Optuna's study, fed with what has ended so far."""
+        """Optuna's study, with all candidates that have ended."""
         if self._study is None:
             import optuna
 
@@ -110,7 +110,7 @@ class CellSearch:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # constant_liar is marked experimental
                 sampler = optuna.samplers.TPESampler(
-                    # The next draws differ from those of an earlier run of the sweep.
+                    # Draws differ from those of an earlier invocation of the sweep.
                     seed=random.Random(f"{self.search.seed}/{len(self.candidates)}").randrange(2**32),
                     n_startup_trials=min(10, max(1, self.search.budget // 2)),
                     constant_liar=True,
@@ -151,7 +151,7 @@ class CellSearch:
 
 
 def _distributions(key: str, space: Space) -> dict[str, Any]:
-    """What Optuna draws for a key: whether it is 0, where it may be, and else its value."""
+    """What Optuna draws for a key: whether it is 0 (if it may be), and otherwise its value."""
     from optuna import distributions
 
     if space.choice is not None:
@@ -181,7 +181,7 @@ def _suggest(asked: Any, key: str, space: Space) -> Any:
 
 
 def _params(space: dict[str, Space], overrides: Overrides) -> dict[str, Any]:
-    """A candidate as Optuna sees it."""
+    """A candidate's values as Optuna's parameters."""
     params: dict[str, Any] = {}
     for key, value in overrides.items():
         choice = space[key].choice

@@ -1,8 +1,8 @@
-"""The trial queue of a sweep: what is to run next, given what has ended. It knows nothing of Ray.
+"""The trial queue of a sweep: which job is next, given which have ended. It does not import Ray.
 
-Teachers come first, since most trials need them; then candidates of searches, controls and compared
-trials, long ones before short ones and seed by seed, so that an interrupted sweep has whole pairs. The
-winner of a cell's search joins as soon as its candidates have ended.
+Teachers come first, since most trials need them; then candidates of searches; then controls and compared
+trials, long ones before short ones and seed by seed, so that an interrupted sweep has complete pairs. The
+winner of a cell's search is added as soon as all candidates of the cell have ended.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.search import Candidate, CellSearch
 
 RETRIES = 3
-"""How often a trial whose worker process died starts again from its checkpoint."""
+"""How often a job whose worker process died is resumed from its checkpoint."""
 
 
 @dataclass
 class TrialQueue:
-    """What a sweep has still to do.
+    """The jobs of a sweep, and which of them is next.
 
     Args:
         sweep: the sweep.
-        plan: its plan; candidates and winners are added to it as they become known.
-        ledger: its ledger, loaded.
-        places: how many runs may be out at once.
-        retry_failed: failed trials of an earlier run of the sweep count as missing.
+        plan: the sweep's plan; candidates and winners are added to it as they become known.
+        ledger: the sweep's ledger, after ``load``.
+        slots: how many jobs may be active at the same time.
+        retry_failed: train trials again that failed in an earlier invocation of the sweep.
     """
 
     sweep: SweepSpec
     plan: Plan
     ledger: Ledger
-    places: int = 1
+    slots: int = 1
     retry_failed: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     searches: list[CellSearch] = field(default_factory=list)
     started: int = 0
-    """Trials and teachers that were handed out by this queue."""
+    """How many jobs this queue has handed out."""
     halted: bool = False
-    """Set it to hand out nothing more."""
+    """Set it to hand out no more jobs."""
     teachers_only: bool = False
-    """Set it to hand out teachers alone, whose answers are stored before the first student starts."""
+    """Set it to hand out teachers only, so that their targets are stored before the first student starts."""
     _queue: list[Job] = field(default_factory=list)
     _teacher_names: dict[tuple[str, str], str] = field(default_factory=dict)
 
@@ -64,11 +64,11 @@ class TrialQueue:
                 self._open_search(CellSearch(self._cells[name], search, self.plan.mode))
         self._advance_searches()
 
-    # What there is to do
+    # Which job is next
 
     def next(self) -> Job | None:
-        """The next run to start; None while there is none (see ``over``)."""
-        if self.halted or self.out >= self.places:
+        """The next job to start; None while there is none (see ``over``)."""
+        if self.halted or self.active >= self.slots:
             return None
         job = self._first_ready()
         wanted = job is None or job.phase not in ("teacher", "search")
@@ -81,26 +81,26 @@ class TrialQueue:
         return job
 
     @property
-    def out(self) -> int:
-        """How many runs are out."""
+    def active(self) -> int:
+        """How many jobs are handed out and have not ended."""
         return sum(job.state in ("issued", "running") for job in self.jobs.values())
 
     @property
     def ready(self) -> bool:
-        """Whether ``next`` would give a run if there were a place."""
-        learning = not self.teachers_only and any(s.may_propose(self.places) for s in self.searches)
+        """Whether ``next`` would return a job if a slot were free."""
+        learning = not self.teachers_only and any(s.may_propose(self.slots) for s in self.searches)
         return not self.halted and (learning or self._first_ready() is not None)
 
     @property
     def waiting(self) -> Job | None:
-        """The first run that waits for another to end; None: there is none."""
+        """The first student's job that waits in the queue; None: there is none."""
         return next((job for job in self._queue if job.trial is not None and not self.teachers_only), None)
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left: all has ended, or what has not waits for a run that is unfinished."""
+        """Whether no job is left: all have ended, or wait for a run that is unfinished."""
         if self.halted or self.teachers_only:
-            return self.halted or (self.out == 0 and self._first_ready() is None)
+            return self.halted or (self.active == 0 and self._first_ready() is None)
         ended = all(job.state == "done" for job in self.jobs.values() if job.trial is not None)
         return ended and (all(search.complete for search in self.searches) or self._stuck)
 
@@ -114,26 +114,26 @@ class TrialQueue:
         needed = {need for job in self._queue for need in job.needs}
         for job in self._queue:
             if job.trial is None and job.identity not in needed:
-                continue  # all that it taught has ended already
+                continue  # all its students have ended
             if job.trial is not None and self.teachers_only:
                 continue
-            if all(self._taught(need) for need in job.needs):
+            if all(self._is_trained(need) for need in job.needs):
                 return job
         return None
 
-    def _taught(self, identity: str) -> bool:
+    def _is_trained(self, identity: str) -> bool:
         outcome = self.jobs[identity].outcome
         return outcome is not None and outcome.status is Ending.FINISHED
 
-    # What happens
+    # What happened to a job
 
     def running(self, identity: str) -> None:
-        """A run has started on its slot."""
+        """A job has started in its slot."""
         job = self.jobs[identity]
         job.state, job.began = "running", time.monotonic()
 
     def progress(self, identity: str, epoch: int, value: float | None, waits: str | None = None) -> None:
-        """A run reported an epoch, or what it waits for."""
+        """A job reported an epoch, or what it waits for."""
         job = self.jobs[identity]
         job.epoch, job.waits = epoch, waits
         if value is not None:
@@ -141,19 +141,19 @@ class TrialQueue:
             job.value, job.best = value, value if job.best is None else choose(job.best, value)
 
     def end(self, identity: str, outcome: Outcome) -> None:
-        """A run ended; all that hangs on it follows."""
+        """A job ended: block the students of a failed teacher, and advance the searches."""
         job = self.jobs[identity]
         self._settle(job, outcome)
-        self._settle_untaught()
+        self._settle_without_teacher()
         self._advance_searches()
 
     def crashed(self, identity: str, reason: str) -> bool:
-        """The process of a run died; True when it will be started again."""
+        """The process of a job died; returns whether the job will be started again."""
         job = self.jobs[identity]
         earlier = None
-        with contextlib.suppress(OSError):  # the storage does not answer: it says nothing of an end
+        with contextlib.suppress(OSError):  # the storage cannot be read, so no summary is found
             earlier = self.ledger.outcomes([identity]).get(identity)
-        if earlier is not None:  # it died after its last breath
+        if earlier is not None:  # its process died after the run had ended
             self.end(identity, earlier)
             return False
         job.crashes += 1
@@ -176,15 +176,15 @@ class TrialQueue:
         job.state, job.outcome = "done", outcome
         if job in self._queue:
             self._queue.remove(job)
-        if job.trial is not None or not self._taught(job.identity):
+        if job.trial is not None or not self._is_trained(job.identity):
             self.ledger.write(job.identity, job.cell, job.spec.seed, job.phase, outcome)
 
-    def _settle_untaught(self) -> None:
-        """A trial whose teacher failed is blocked; one whose teacher is unfinished is so itself."""
+    def _settle_without_teacher(self) -> None:
+        """Block the trials whose teacher failed; those of an unfinished teacher are unfinished too."""
         for job in list(self._queue):
             for need in job.needs:
                 teacher = self.jobs[need]
-                if teacher.outcome is not None and not self._taught(need):
+                if teacher.outcome is not None and not self._is_trained(need):
                     failed = teacher.outcome.status.final
                     reason = f"its teacher ({teacher.spec.name}) {'failed' if failed else 'is unfinished'}: "
                     ending = Ending.BLOCKED if failed else Ending.UNFINISHED
@@ -192,10 +192,10 @@ class TrialQueue:
                     self._settle(job, replace(outcome, error=teacher.outcome.error))
                     break
 
-    # Taking trials in
+    # Adding trials
 
     def _take(self, trials: Iterable[Trial]) -> None:
-        """Make the jobs that these trials need, and settle those that ended earlier."""
+        """Add the jobs that these trials need, and note those that have ended in an earlier invocation."""
         trials = list(trials)
         new: dict[str, Job] = {}
         for teacher in teachers_of(trials):
@@ -219,7 +219,7 @@ class TrialQueue:
         self.plan.teachers += [
             job.spec for job in new.values() if job.trial is None and job.identity not in known
         ]
-        self._settle_untaught()
+        self._settle_without_teacher()
 
     def _needs(self, trial: Trial) -> tuple[str, ...]:
         needs = []
@@ -243,7 +243,7 @@ class TrialQueue:
             self._recall(search)
 
     def _recall(self, search: CellSearch) -> None:
-        """Candidates that an earlier run of this sweep proposed, if they still mean the same runs."""
+        """Add the candidates of an earlier invocation of the sweep whose runs' identities are unchanged."""
         former: dict[int, dict[int, dict[str, Any]]] = {}
         for entry in (self.ledger.read_plan() or {}).get("trials", []):
             if entry.get("phase") == "search" and entry.get("cell") == search.cell.name:
@@ -269,7 +269,7 @@ class TrialQueue:
         self._add(trials, search.cell.name, "search")
 
     def _add(self, trials: list[Trial], cell: str, phase: str) -> None:
-        """Put trials that became known into the plan, in place of what stood for them."""
+        """Add trials that became known to the plan, and count them off its later trials."""
         later = []
         for entry in self.plan.later:
             if (entry.cell, entry.phase) == (cell, phase):
@@ -280,14 +280,14 @@ class TrialQueue:
         self._take(trials)
 
     def _propose(self) -> bool:
-        """Ask a learning search for a candidate, the one that has had fewest; True when there is one."""
+        """Ask the learning search with the fewest candidates for the next; returns whether there is one."""
         learning = [search for search in self.searches if search.search.method == "optuna"]
         for search in sorted(learning, key=lambda one: len(one.candidates)):
-            while (candidate := search.propose(self.places)) is not None:
+            while (candidate := search.propose(self.slots)) is not None:
                 try:
                     trials = self._candidate_trials(search, candidate)
                 except UserError:
-                    search.end(candidate, None)  # values that together make no valid run
+                    search.end(candidate, None)  # the combination of values is no valid run
                     continue
                 self._add_candidate(search, candidate, trials)
                 self.ledger.write_plan(self.plan.to_json())
@@ -296,13 +296,13 @@ class TrialQueue:
         return False
 
     def _advance_searches(self) -> None:
-        """Read what candidates gave; a search that is complete gets its winner's trials."""
+        """Note the values of candidates that ended; add the winner's trials of each complete search."""
         for search in self.searches:
             for candidate in search.candidates:
                 self._value(search, candidate)
             name = searched_name(search.cell.name)
             if search.complete and any(entry.cell == name for entry in self.plan.later):
-                self._crown(search, name)
+                self._add_winner(search, name)
 
     def _value(self, search: CellSearch, candidate: Candidate) -> None:
         outcomes = [self.jobs[identity].outcome for identity in candidate.identities]
@@ -320,7 +320,7 @@ class TrialQueue:
         partial = (stopped[0].epochs, sum(known) / len(known)) if stopped and known else None
         search.end(candidate, None, partial)
 
-    def _crown(self, search: CellSearch, name: str) -> None:
+    def _add_winner(self, search: CellSearch, name: str) -> None:
         winner = search.winner()
         if winner is None:
             self.plan.later = [entry for entry in self.plan.later if entry.cell != name]

@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 
-from ray_kd.aggregation.torchjd_base import TorchjdAggregator
+from ray_kd.aggregation.torchjd_methods import TorchjdAggregator
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.testing.aggregators import AggregatorConformance
 

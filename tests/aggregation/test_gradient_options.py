@@ -14,7 +14,7 @@ from torch import nn
 
 from ray_kd.aggregation import Aggregator, Gradients, create_aggregator
 from ray_kd.aggregation.gramian_weighting import GameOptions, GradientAggregator, GradientOptions
-from ray_kd.aggregation.torchjd_base import TorchjdAggregator
+from ray_kd.aggregation.torchjd_methods import TorchjdAggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.testing.toy import STAGED, Loop, Toy

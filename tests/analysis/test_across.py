@@ -20,7 +20,7 @@ from ray_kd.analysis.bootstrap import mean_of, ratio
 from ray_kd.analysis.pipeline import analyze
 from ray_kd.analysis.plot_across import across_picture
 from ray_kd.analysis.records import Records, read_records
-from ray_kd.analysis.sweep_results import findings
+from ray_kd.analysis.sweep_results import sweep_results
 from tests.analysis.make_records import make_tasks
 
 TEST = {
@@ -52,13 +52,13 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Records:
 
 @pytest.fixture(scope="module")
 def across(records: Records) -> Across:
-    found = findings(records).across
+    found = sweep_results(records).across
     assert found is not None
     return found
 
 
 def test_each_task_is_compared_by_its_own_metric_under_names_that_pair(records: Records) -> None:
-    found = findings(records)
+    found = sweep_results(records)
     metrics = {task: comparison.metric.name for task, comparison in found.comparisons.items()}
     assert metrics == {"classification": "top1", "segmentation": "miou", "detection": "map"}
     for task, comparison in found.comparisons.items():
@@ -110,7 +110,7 @@ def test_ranks_are_means_over_tasks_and_a_mean_gain_spans_the_defined_ones(acros
 def test_a_strategy_that_a_task_lacks_has_no_rank_and_leaves_the_others_theirs(tmp_path: Path) -> None:
     test = {task: dict(values) for task, values in TEST.items()}
     del test["segmentation"]["equal"]
-    found = findings(read_records(make_tasks(tmp_path, test), "tasks")).across
+    found = sweep_results(read_records(make_tasks(tmp_path, test), "tasks")).across
     assert found is not None
     standings = {standing.name: standing for standing in found.standings}
     assert math.isnan(standings["equal"].mean_rank)
@@ -123,7 +123,7 @@ def test_a_task_whose_students_have_not_finished_waits(tmp_path: Path) -> None:
     for trial in json.loads((root / "sweeps" / "tasks" / "plan.json").read_text())["trials"]:
         if trial["task"] == "detection":
             shutil.rmtree(root / "runs" / trial["identity"])
-    found = findings(read_records(root, "tasks")).across
+    found = sweep_results(read_records(root, "tasks")).across
     assert found is not None
     assert found.gaps[2].trouble == "the baseline has no finished trial"
     assert found.best is None
@@ -137,8 +137,8 @@ def test_analyze_writes_a_table_for_each_task_and_one_across(tmp_path: Path) -> 
         assert {f"{task}/table.md", f"{task}/table.csv", f"{task}/plots/comparison.png"} <= set(found.files)
     page = Path(found.files["report.html"]).read_text()
     assert all(f"{task.capitalize()}: Result" in page for task in TEST)
-    assert found.answer in page
-    assert "“utility” has the best mean rank: 1.3 of 3" in found.answer
+    assert found.headline in page
+    assert "“utility” has the best mean rank: 1.3 of 3" in found.headline
     screen = Console(width=80, file=io.StringIO())
     screen.print(found.table)
     assert max(len(line.rstrip()) for line in screen.file.getvalue().splitlines()) <= 80  # type: ignore[attr-defined]
@@ -156,11 +156,11 @@ def test_the_csv_holds_every_number(across: Across) -> None:
 
 
 def test_no_gap_no_picture(records: Records, tmp_path: Path) -> None:
-    found = findings(records).across
+    found = sweep_results(records).across
     assert found is not None
     assert across_picture(found) is not None
     test = {task: {**values, "teacher": []} for task, values in TEST.items()}
-    without = findings(read_records(make_tasks(tmp_path, test), "tasks")).across
+    without = sweep_results(read_records(make_tasks(tmp_path, test), "tasks")).across
     assert without is not None
     assert across_picture(without) is None
     assert all("no finished run of a teacher" in str(gap.trouble) for gap in without.gaps)

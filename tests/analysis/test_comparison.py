@@ -13,7 +13,7 @@ from scipy import stats as reference
 
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.convergence import doubling_gain
-from ray_kd.analysis.headline import answer, notes
+from ray_kd.analysis.headline import headline, notes
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.config.errors import UserError
 from tests.analysis.make_records import CONTROL, STRATEGIES, make_records
@@ -124,7 +124,7 @@ def test_one_seed_has_means_and_no_interval(tmp_path: Path) -> None:
     assert math.isnan(cell.best.low)
     assert cell.versus is not None
     assert math.isnan(cell.versus.holm)
-    assert "cannot be tested with 1 common seed" in answer(found)
+    assert "cannot be tested with 1 common seed" in headline(found)
 
 
 @pytest.mark.parametrize("baseline", [None, "student alone"])
@@ -134,7 +134,7 @@ def test_without_a_baseline_there_is_no_test(tmp_path: Path, baseline: str | Non
     found = compared(tmp_path, values, statuses=failed, baseline=baseline)
     assert found.baseline is None
     assert all(cell.versus is None for cell in found.cells)
-    assert "nothing was tested" in answer(found)
+    assert "nothing was tested" in headline(found)
 
 
 def test_a_metric_nobody_recorded_names_the_nearest(records: Records) -> None:
@@ -149,30 +149,30 @@ def test_a_loss_is_better_when_smaller_and_is_no_percentage(records: Records) ->
     assert found.best is not None
     assert found.best.best.mean == min(cell.best.mean for cell in found.cells)
     assert not found.metric.rate
-    assert "below" in answer(found)
-    assert "%" not in answer(found).replace("95 % CI", "")
+    assert "below" in headline(found)
+    assert "%" not in headline(found).replace("95 % CI", "")
 
 
 def test_the_answer_names_a_significant_winner(tmp_path: Path) -> None:
     better = [0.85, 0.86, 0.84, 0.87, 0.85]
     base = [0.80, 0.805, 0.80, 0.81, 0.80]
     found = compared(tmp_path, {"student alone": base, "soft target": better})
-    assert "“soft target” had the best mean, 85.40 % test top-1 over 5 seeds" in answer(found)
-    assert "a significant difference" in answer(found)
-    assert "5.10 points" in answer(found)
+    assert "“soft target” had the best mean, 85.40 % test top-1 over 5 seeds" in headline(found)
+    assert "a significant difference" in headline(found)
+    assert "5.10 points" in headline(found)
 
 
 def test_the_answer_does_not_oversell_noise(tmp_path: Path) -> None:
     found = compared(tmp_path, {"student alone": [0.80, 0.90, 0.70], "soft target": [0.90, 0.80, 0.73]})
-    assert "not significant" in answer(found)
-    assert "No strategy differs significantly from “student alone”." in answer(found)
+    assert "not significant" in headline(found)
+    assert "No strategy differs significantly from “student alone”." in headline(found)
 
 
 def test_the_answer_says_when_nothing_beats_the_student_alone(tmp_path: Path) -> None:
     worse = {"soft target": [0.60, 0.61, 0.62], "NST": [0.79, 0.81, 0.77]}
     found = compared(tmp_path, {"student alone": [0.80, 0.805, 0.81], **worse})
-    assert answer(found).startswith("No strategy had a better mean than “student alone”")
-    assert "Significantly worse than “student alone”: “soft target”." in answer(found)
+    assert headline(found).startswith("No strategy had a better mean than “student alone”")
+    assert "Significantly worse than “student alone”: “soft target”." in headline(found)
 
 
 def test_equal_figures_have_p_one_and_a_note(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_equal_figures_have_p_one_and_a_note(tmp_path: Path) -> None:
 def test_before_anything_finished_there_is_no_answer(tmp_path: Path) -> None:
     running = {(cell, seed): "running" for cell in TWO for seed in range(2)}
     root = make_records(tmp_path, strategies=TWO, seeds=2, epochs=4, statuses=running)
-    assert answer(compare_cells(read_records(root, "digits"))).startswith("There is no answer yet")
+    assert headline(compare_cells(read_records(root, "digits"))).startswith("There is no answer yet")
 
 
 def test_doubling_gain_is_over_common_seeds_and_signed_by_the_mode() -> None:
@@ -209,7 +209,7 @@ def test_controls_say_whether_training_was_long_enough(
     assert (doubling.cell, doubling.epochs, doubling.control_epochs) == ("student alone", 30, 60)
     assert doubling.gain.mean == pytest.approx(gain)
     assert doubling.converged is converged
-    assert ("too short to converge" in answer(found)) is not converged
+    assert ("too short to converge" in headline(found)) is not converged
     assert any(("NOT converged" in note) is not converged for note in notes(found) if "Convergence" in note)
 
 

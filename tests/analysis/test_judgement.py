@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from analysis.judgement import Judgement, difference, judge
+from analysis.judgement_report import report
+from analysis.plot_judgement import judgement_pictures
+from analysis.shares import shares_table
 from ray_kd.analysis.headline import DASH
-from ray_kd.analysis.judgement import Judgement, difference, judge
-from ray_kd.analysis.judgement_report import report
-from ray_kd.analysis.plot_judgement import judgement_pictures
 from ray_kd.analysis.records import Plan, Records
 from ray_kd.analysis.schema import to_frame
-from ray_kd.analysis.shares_table import shares_table
 from ray_kd.config.errors import UserError
 
 SEEDS, EPOCHS = 12, 40
@@ -119,8 +119,8 @@ def test_bounds_are_one_sided_and_paired() -> None:
 
 
 def test_the_comparator_is_chosen_on_validation_alone() -> None:
-    clean = next(contest for contest in scene().judge().contests if not contest.arm.harmful)
-    assert clean.comparator.strategy == "equal"
+    clean = next(contest for contest in scene().judge().contests if not contest.strategy.harmful)
+    assert clean.comparator.name == "equal"
     names = {
         "student alone",
         "soft_target alone",
@@ -135,8 +135,8 @@ def test_the_comparator_is_chosen_on_validation_alone() -> None:
 def test_a_strategy_is_compared_within_its_setting_and_never_with_itself() -> None:
     made = scene()
     made.cell("other student", 0.99, paths="soft_target, attention_transfer", aggregation="equal", width=4)
-    clean = next(contest for contest in made.judge().contests if not contest.arm.harmful)
-    assert (clean.comparator.cell, clean.arm.setting) == ("equal", "width 6")
+    clean = next(contest for contest in made.judge().contests if not contest.strategy.harmful)
+    assert (clean.comparator.cell, clean.strategy.setting) == ("equal", "width 6")
     assert "utility" not in clean.candidates
 
 
@@ -144,7 +144,7 @@ def test_a_strategy_is_compared_within_its_setting_and_never_with_itself() -> No
     ("level", "verdict"), [(0.95, "non-inferior"), (0.945, "non-inferior"), (0.93, "inferior")]
 )
 def test_verdict(level: float, verdict: str) -> None:
-    clean = next(contest for contest in scene(level).judge().contests if not contest.arm.harmful)
+    clean = next(contest for contest in scene(level).judge().contests if not contest.strategy.harmful)
     assert clean.difference.verdict == verdict
     assert clean.difference.bounds.mean == pytest.approx(level - 0.95, abs=0.001)
 
@@ -153,7 +153,7 @@ def test_a_wide_interval_is_inconclusive_and_so_is_one_seed() -> None:
     made = scene()
     made.trials = [trial for trial in made.trials if trial["cell"] != "utility"]
     made.cell("utility", 0.95, paths="soft_target, attention_transfer", aggregation="utility", noise=0.06)
-    clean = next(contest for contest in made.judge().contests if not contest.arm.harmful)
+    clean = next(contest for contest in made.judge().contests if not contest.strategy.harmful)
     assert clean.difference.bounds.low < -0.01 < clean.difference.bounds.high
     assert clean.difference.verdict == "inconclusive"
     one = difference({0: 0.9}, {0: 0.1})
@@ -165,7 +165,7 @@ def test_a_wide_interval_is_inconclusive_and_so_is_one_seed() -> None:
 
 def test_costs_are_paired_with_the_same_strategy_without_the_harmful_path() -> None:
     judged = scene().judge()
-    costs = {cost.arm.strategy: cost.difference for cost in judged.costs}
+    costs = {cost.strategy.name: cost.difference for cost in judged.costs}
     assert costs["equal"].bounds.mean == pytest.approx(-0.04, abs=0.002)
     assert costs["utility"].verdict == "non-inferior"
     assert costs["equal"].verdict == "inferior"
@@ -173,7 +173,7 @@ def test_costs_are_paired_with_the_same_strategy_without_the_harmful_path() -> N
 
 
 def test_shares_after_a_quarter_and_a_hundred_measurements() -> None:
-    shares = {truth.share.path: truth for truth in scene().judge().truths if truth.arm.harmful}
+    shares = {check.share.path: check for check in scene().judge().checks if check.strategy.harmful}
     assert shares["shuffled"].share.mean == pytest.approx(0.02)
     assert shares["shuffled"].share.first == EPOCHS // 4 + 1
     assert shares["shuffled"].holds
@@ -182,16 +182,16 @@ def test_shares_after_a_quarter_and_a_hundred_measurements() -> None:
     assert shares["soft_target"].limit == pytest.approx(1 / 6)
     late = scene()
     late.paths = [{**row, "measurements": row["epoch"] * 4} for row in late.paths]
-    found = next(t for t in late.judge().truths if t.share.path == "shuffled")
+    found = next(t for t in late.judge().checks if t.share.path == "shuffled")
     assert found.share.first == 25  # 100 measurements
 
 
 def test_a_harmful_path_that_pulls_and_a_useful_one_that_is_dropped_are_told() -> None:
     pulls = {"soft_target": 0.1, "attention_transfer": 0.5, "shuffled": 0.4}
-    truths = {t.share.path: t for t in scene(pulls=pulls).judge().truths if t.arm.harmful}
-    assert truths["shuffled"].holds is False
-    assert truths["soft_target"].holds is False
-    assert truths["attention_transfer"].holds is None
+    checks = {t.share.path: t for t in scene(pulls=pulls).judge().checks if t.strategy.harmful}
+    assert checks["shuffled"].holds is False
+    assert checks["soft_target"].holds is False
+    assert checks["attention_transfer"].holds is None
 
 
 def test_a_corruption_that_does_no_harm_is_not_counted() -> None:
@@ -201,17 +201,17 @@ def test_a_corruption_that_does_no_harm_is_not_counted() -> None:
     made.cell("equal_norm, harm", 0.949, paths=worse, harmful="shuffled", aggregation="equal_norm")
     judged = made.judge()
     assert list(judged.harmful.values()) == [False]
-    assert next(t for t in judged.truths if t.share.path == "shuffled").holds is None
+    assert next(t for t in judged.checks if t.share.path == "shuffled").holds is None
 
 
 def test_what_no_cell_tells_is_not_known() -> None:
     made = scene()
     made.trials = [row for row in made.trials if row["cell"] not in ("equal_norm, harm", "ST")]
-    truths = {truth.share.path: truth for truth in made.judge().truths}
-    assert truths["shuffled"].counts is None
-    assert truths["soft_target"].counts is None
-    assert truths["attention_transfer"].counts is False
-    assert all(truth.holds is None for truth in truths.values())
+    checks = {check.share.path: check for check in made.judge().checks}
+    assert checks["shuffled"].counts is None
+    assert checks["soft_target"].counts is None
+    assert checks["attention_transfer"].counts is False
+    assert all(check.holds is None for check in checks.values())
 
 
 def test_stages_add_up_and_unmeasured_epochs_are_left_out() -> None:
@@ -225,7 +225,7 @@ def test_stages_add_up_and_unmeasured_epochs_are_left_out() -> None:
         else:
             split.append(row)
     made.paths = [{**row, "gradient_norm": None} if row["epoch"] % 2 else row for row in split]
-    shares = {t.share.path: t.share for t in made.judge().truths if t.arm.harmful}
+    shares = {t.share.path: t.share for t in made.judge().checks if t.strategy.harmful}
     assert shares["attention_transfer"].mean == pytest.approx(0.28)
     assert shares["shuffled"].first == EPOCHS // 4 + 2
 
@@ -234,15 +234,15 @@ def test_a_share_that_the_aggregator_keeps_stands_where_no_norm_was_measured() -
     made = scene()
     kept = {"soft_target": 0.5, "attention_transfer": 0.4, "shuffled": 0.1}
     made.paths = [{**row, "gradient_norm": None, "share": kept[row["path"]]} for row in made.paths]
-    shares = {t.share.path: t.share for t in made.judge().truths if t.arm.harmful}
+    shares = {t.share.path: t.share for t in made.judge().checks if t.strategy.harmful}
     assert {path: share.mean for path, share in shares.items()} == pytest.approx(kept)
 
 
 def test_where_every_path_is_off_every_share_is_zero() -> None:
     pulls = {"soft_target": 0.0, "attention_transfer": 0.0, "shuffled": 0.0}
-    truths = {t.share.path: t for t in scene(pulls=pulls).judge().truths if t.arm.harmful}
-    assert truths["shuffled"].holds is True
-    assert truths["soft_target"].holds is False
+    checks = {t.share.path: t for t in scene(pulls=pulls).judge().checks if t.strategy.harmful}
+    assert checks["shuffled"].holds is True
+    assert checks["soft_target"].holds is False
 
 
 def test_the_report_names_every_set_and_the_figures_are_drawn() -> None:

@@ -1,10 +1,11 @@
-"""What people see: the table in three forms, the report, the scripts."""
+"""What people see: the table in three forms, the report, the verb's parts, the scripts."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
+import os
 import re
 import runpy
 import subprocess
@@ -12,7 +13,6 @@ import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,14 +20,16 @@ from rich.console import Console
 from ray_kd.analysis import analyze
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import CSV_COLUMNS, as_csv, markdown, rows, terminal
-from ray_kd.analysis.pipeline import Analysis
+from ray_kd.analysis.pipeline import PARTS, Analysis
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
 from ray_kd.analysis.report import report_html
+from ray_kd.cli.main import main
 from ray_kd.config.errors import UserError
-from tests.analysis.make_records import STRATEGIES, make_records
+from tests.analysis.make_records import STRATEGIES, Strategy, make_records
 
-SCRIPTS = Path(__file__).parents[2] / "analysis"
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "analysis"
 
 
 def printed(comparison: Comparison, width: int) -> list[str]:
@@ -124,7 +126,7 @@ def test_the_report_needs_nothing_else(analysis: Analysis) -> None:
 def test_the_report_says_what_it_must(analysis: Analysis) -> None:
     text = unescape(Path(analysis.files["report.html"]).read_text())
     for words in (
-        analysis.answer,
+        analysis.headline,
         "Which strategy makes the student small_cnn best on digits, by test top-1?",
         "the loss became nan in epoch 7",
         "Holm's correction over 8 comparisons",
@@ -161,7 +163,7 @@ def test_a_live_sweep_is_analysed_in_place(tmp_path: Path) -> None:
     running = {(cell, seed): "running" for cell in cells for seed in (0, 1)}
     root = make_records(tmp_path / "results", strategies=cells, statuses=running, seeds=2, epochs=6)
     analysis = analyze(str(root), "digits")
-    assert analysis.answer.startswith("There is no answer yet")
+    assert analysis.headline.startswith("There is no answer yet")
     assert (root / "sweeps" / "digits" / "report.html").exists()
     assert "plots/comparison.png" not in analysis.files
     assert "plots/losses.png" in analysis.files
@@ -178,32 +180,116 @@ def test_the_sweep_must_be_named_where_there_are_several(tmp_path: Path) -> None
         analyze(tmp_path)
 
 
-@pytest.mark.parametrize("script", ["tables", "compare", "plots", "report"])
-def test_each_script_runs_alone(
-    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+WRITES = {
+    "tables": {f"tables/{name}.parquet" for name in ("trials", "epochs", "paths")},
+    "comparison": {"table.md", "table.csv"},
+    "plots": {f"plots/{name}.{kind}" for name in ("comparison", "losses") for kind in ("png", "svg")},
+    "report": {"report.html"},
+}
+"""What each part writes of a sweep whose weights do not move; pictures are in test_predictions.py."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = {name: STRATEGIES[name] for name in ("student alone", "NST")}
-    root, out = make_records(tmp_path / "results", strategies=cells, seeds=2, epochs=4), tmp_path / "out"
-    monkeypatch.setattr(sys, "argv", [script, str(root), "--sweep", "digits", "--out", str(out)])
-    runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
-    last = capsys.readouterr().out.split()[-1]
-    assert Path(last).is_relative_to(out)
-    assert Path(last).exists()
+    return make_records(tmp_path_factory.mktemp("small"), strategies=cells, seeds=2, epochs=4)
 
 
-def test_a_script_as_its_own_process_names_a_mistake_and_imports_no_trainer(tmp_path: Path) -> None:
-    """Its folder is first on the path there, where a name of the standard library would be shadowed."""
-    command = [sys.executable, "-X", "importtime", SCRIPTS / "compare.py", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+def files_below(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize(
+    "only",
+    [["tables"], ["comparison"], ["plots"], ["report"], ["comparison,plots"], ["tables", "report"], []],
+)
+def test_only_writes_the_parts_that_are_named_and_nothing_else(
+    only: list[str], small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = {name for listed in only for name in listed.split(",")} or WRITES.keys()
+    with pytest.raises(SystemExit) as ended:
+        main(["analyze", str(small), "--out", str(tmp_path), *(f"--only={listed}" for listed in only)])
+    assert ended.value.code == 0
+    assert files_below(tmp_path) == {file for name in named for file in WRITES[name]}
+    shown = capsys.readouterr().out
+    assert all(Path(file).name in shown.replace("\n", "") for file in files_below(tmp_path))
+    assert ("agree" in shown) is ("comparison" in named), "the table is printed where it is written"
+
+
+def test_the_help_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["analyze", "--help"])
+    shown = capsys.readouterr().out
+    for part in PARTS:
+        assert re.search(rf"^ +{part} +\w", shown, re.MULTILINE), part
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "plot"], "only: unknown part 'plot'. Did you mean 'plots'?"),
+        (["--only", "tables,"], "only: unknown part ''. Known: comparison, pictures, plots, report, tables"),
+        (["--only", "plots", "--strategy", "NST"], "--strategy NST: it is an option of pictures"),
+        (["--images", "3"], "--images 3: it is an option of pictures"),
+        (["--only", "pictures"], "only pictures: sweep 'digits' has no task of segmentation or detection"),
+    ],
+)
+def test_a_mistaken_part_is_named_and_nothing_is_written(
+    arguments: list[str], message: str, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["analyze", str(small), "--out", str(tmp_path), *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert files_below(tmp_path) == set()
+
+
+def test_tables_are_written_of_records_that_cannot_be_compared(tmp_path: Path) -> None:
+    root = make_records(tmp_path, strategies={"student alone": Strategy()}, seeds=2, epochs=4, control=False)
+    plan = root / "sweeps" / "digits" / "plan.json"
+    plan.write_text(plan.read_text().replace('"top1"', '"top2"'))
+    with pytest.raises(UserError, match="unknown metric"):
+        analyze(root, only="comparison")
+    assert set(analyze(root, only="tables").files) == WRITES["tables"]
+
+
+def python(*arguments: str | Path, cwd: Path, path: str = "") -> subprocess.CompletedProcess[str]:
+    """A Python process of its own, in another folder than the clone."""
+    command = [sys.executable, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def test_the_verb_imports_no_trainer_and_names_a_mistake(tmp_path: Path) -> None:
+    done = python("-X", "importtime", "-m", "ray_kd", "analyze", tmp_path, cwd=tmp_path, path=str(ROOT))
     *imports, error = done.stderr.strip().splitlines()
     assert done.returncode == 2
-    assert error.startswith("error: storage: no sweep at")
+    assert error.startswith("ray-kd: storage: no sweep at")
     modules = {line.rpartition("|")[2].strip().partition(".")[0] for line in imports}
     assert {"ray_kd", "pandas", "matplotlib"} <= modules
     assert not {"ray", "wandb", "torch"} & modules
 
 
+@pytest.mark.parametrize("script", ["tables", "judge", "shares", "draws"])
+def test_each_script_runs_from_any_folder_and_names_a_mistake(script: str, tmp_path: Path) -> None:
+    """It finds the clone by itself: PYTHONPATH is empty."""
+    done = python(SCRIPTS / f"{script}.py", tmp_path, "--sweep", "none", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "unknown sweep 'none'" in line
+
+
+def test_the_script_of_tables_reads_a_whole_storage(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the runs that no sweep planned, which the verb leaves to the script."""
+    monkeypatch.setattr(sys, "argv", ["tables", str(small), "--out", str(tmp_path)])
+    runpy.run_path(str(SCRIPTS / "tables.py"), run_name="__main__")
+    assert files_below(tmp_path) == {"trials.parquet", "epochs.parquet", "paths.parquet"}
+
+
 def test_script_names_shadow_no_module_of_the_standard_library() -> None:
     names = {file.stem for file in SCRIPTS.glob("*.py")}
-    assert names == {"tables", "compare", "plots", "report", "judge", "shares", "pictures", "draws"}
+    assert {"tables", "judge", "shares", "draws"} <= names
     assert not names & sys.stdlib_module_names

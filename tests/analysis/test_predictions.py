@@ -14,7 +14,8 @@ from ray_kd.analysis.plot_style import style
 from ray_kd.analysis.predictions import Predictions, predict
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.sweep_results import SweepResults, findings
+from ray_kd.analysis.sweep_results import SweepResults, sweep_results
+from ray_kd.cli.main import main
 from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.training.distill import distill
@@ -63,7 +64,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(storage: Path) -> SweepResults:
-    return findings(read_records(storage, "pictures"))
+    return sweep_results(read_records(storage, "pictures"))
 
 
 def look(found: SweepResults, storage: Path, task: str, **options: Any) -> Predictions:
@@ -117,3 +118,15 @@ def test_an_unknown_strategy_and_missing_weights_are_named(found: SweepResults, 
     with pytest.raises(UserError, match=r"best\.safetensors is missing"):
         look(found, storage, "detection")
     (storage / "kept").rename(storage / "runs" / gone / "best.safetensors")
+
+
+def test_the_verb_draws_the_pictures_of_every_dense_task_and_nothing_else(
+    storage: Path, tmp_path: Path
+) -> None:
+    arguments = ["--only", "pictures", "--strategy", "taught", "--images", "2", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        main(["analyze", str(storage), *arguments])
+    assert ended.value.code == 0
+    assert {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()} == {
+        f"plots/predictions_{task}.{kind}" for task in TASKS for kind in ("png", "svg")
+    }

@@ -8,7 +8,7 @@ import pytest
 
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.comparison_table import markdown, sections
-from ray_kd.analysis.headline import answer
+from ray_kd.analysis.headline import headline
 from ray_kd.analysis.pipeline import analyze
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.stats import paired
@@ -58,7 +58,7 @@ def test_two_tables_and_the_note_that_says_what_is_compared(storage: Path, tmp_p
     given, searched = text.index("**Settings as given**"), text.index("**Settings chosen by a search**")
     assert given < text.index("| student alone |") < searched < text.index("student alone (searched) |")
     assert "What a search chose is tested against “student alone (searched)”" in text
-    assert "above “student alone (searched)”" in found.answer
+    assert "above “student alone (searched)”" in found.headline
     assert "Settings chosen by a search" in (tmp_path / "report.html").read_text()
 
 
@@ -75,7 +75,7 @@ def test_the_answer_says_of_each_what_it_was_tested_against(tmp_path: Path) -> N
         "fixed (searched)": Strategy(("soft_target",), top1=0.90),
     }
     storage = make_records(tmp_path, strategies={**STRATEGIES, **more}, control=False, seeds=8)
-    found = answer(compare_cells(read_records(storage, "digits")))
+    found = headline(compare_cells(read_records(storage, "digits")))
     assert "“adaptive (searched)” had the best mean" in found
     assert "Also significantly better than “student alone (searched)”: “equal (searched)”." in found
     assert "Significantly better than “student alone”: “equal”." in found

@@ -9,7 +9,7 @@ import pytest
 
 from ray_kd.analysis.comparison import compare_cells
 from ray_kd.analysis.comparison_table import markdown
-from ray_kd.analysis.headline import answer
+from ray_kd.analysis.headline import headline
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.analysis.wandb_report import compose, save_report
@@ -38,7 +38,7 @@ def composed(records: Records, root: Path, tracking: str) -> Any:
 def test_it_is_composed_offline(records: Records, tmp_path: Path) -> None:
     report, comparison = composed(records, tmp_path / "results", "offline"), compare_cells(records)
     assert (report.project, report.entity) == ("kd-study", "someone")
-    assert report.description == answer(comparison)
+    assert report.description == headline(comparison)
     assert markdown(comparison) in [b.text for b in report.blocks if isinstance(b, wr.MarkdownBlock)]
     (grid,) = (block for block in report.blocks if isinstance(block, wr.PanelGrid))
     (runs,) = grid.runsets

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint(
     said = cli("train", run_file, "--storage", storage)
     assert said.code == 0
     (told,) = [text for text in caplog.messages if f"{state} is damaged" in text]
-    assert "goes on from the state before it" in told
+    assert "resumes from the state before it" in told
     assert "epoch 3/3" in said.err
 
 
@@ -156,7 +156,7 @@ def test_a_full_disk(cli: Cli, run_file: Path, tmp_path: Path) -> None:
     assert len(message) == 1, said.err
     assert message[0].startswith("ray-kd: cannot write")
     assert "File too large" in message[0]
-    assert message[0].endswith("Unfinished: the same command goes on from here.")
+    assert message[0].endswith("Unfinished: the same command resumes from here.")
     (folder,) = (storage / "runs").iterdir()
     left = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert not {name for name in left if ".writing" in name or name.endswith((".pt", ".safetensors"))}

@@ -45,7 +45,7 @@ def test_a_run_on_a_full_disk_is_unfinished(cli: Cli, run_file: Path, tmp_path: 
         said = cli(*command)
     assert said.code == 3
     assert said.err.startswith(f"ray-kd: cannot write {tmp_path}/results/runs/")
-    assert said.err.strip().endswith("Unfinished: the same command goes on from here.")
+    assert said.err.strip().endswith("Unfinished: the same command resumes from here.")
     spec = RunSpec.load(run_file, "paths=[]", "teacher=null")
     folder = tmp_path / "results" / "runs" / spec.identity()
     assert not folder.exists() or not list(folder.iterdir()), "not even an empty lock"

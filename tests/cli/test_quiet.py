@@ -85,7 +85,7 @@ def test_ctrl_c_says_how_to_go_on(run_file: Path, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert re.search(r"\nray-kd: stopped .*; the same command goes on from here\.\n$", err)
+    assert re.search(r"\nray-kd: stopped .*; the same command resumes from here\.\n$", err)
     assert "Traceback" not in err
     code, _, err = run(tmp_path, *command)
     assert code == 0, err

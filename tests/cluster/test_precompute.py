@@ -91,7 +91,7 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
 
 
 @pytest.mark.usefixtures("two_cpus")
-def test_a_sweep_over_two_tasks_computes_its_teachers_answers_once(tmp_path: Path) -> None:
+def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path: Path) -> None:
     cells: dict[str, Any] = {
         "alone": {"paths": []},
         "soft": {"paths": ["soft_target"]},

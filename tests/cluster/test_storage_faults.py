@@ -65,7 +65,7 @@ def test_a_disk_that_is_full_for_a_trial_leaves_it_unfinished(tmp_path: Path) ->
     assert (result.finished, result.failed, result.unfinished) == (0, 0, 1), result.message()
     assert result.exit_code == 3
     assert "unfinished: alone, seed 0: cannot write" in result.message()
-    assert "the same command goes on" in result.message()
+    assert "the same command resumes" in result.message()
     assert not (folder / "summary.json").exists()
     assert not (folder / "error.txt").exists()
     before = lines(folder)

@@ -67,9 +67,9 @@ class Faulty:
     def __call__(self, what: Any, requests: Any, readers: int = 1) -> Iterator[Any]:
         from ray_kd.cluster.stream import stream
 
-        answers = stream(what, requests, readers)
+        loaded = stream(what, requests, readers)
         try:
-            for answer in answers:
+            for rows in loaded:
                 self.taken += 1
                 if self.taken == 3:
                     for process in reading():
@@ -77,9 +77,9 @@ class Faulty:
                         self.killed += 1
                 if self.taken == 9:
                     self.context.stop.set()
-                yield answer
+                yield rows
         finally:
-            answers.close()  # type: ignore[attr-defined]
+            loaded.close()  # type: ignore[attr-defined]
 
 
 def test_it_is_the_mapped_run_though_a_reader_is_killed_and_it_stops_in_an_epoch(tmp_path: Path) -> None:

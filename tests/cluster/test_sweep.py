@@ -144,7 +144,7 @@ def test_ctrl_c_and_a_killed_driver_repeat_no_finished_trial(tmp_path: Path) -> 
     driver.send_signal(signal.SIGINT)
     _, said = driver.communicate(timeout=240)
     assert driver.returncode == 130, said
-    assert "the same command goes on" in said
+    assert "the same command resumes" in said
     assert "Traceback" not in said
     first = ended()
     assert 1 <= len(first) < 8

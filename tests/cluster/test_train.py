@@ -41,7 +41,7 @@ def test_two_workers_give_the_loss_curve_of_one_though_both_meet_ctrl_c(tmp_path
         first.process.send_signal(signal.SIGINT)
         code, said = first.end()
         assert code == 130, said
-        assert "the same command goes on" in said
+        assert "the same command resumes" in said
         assert "Traceback" not in said
         before = lines(folder)
         assert 3 <= len(before) < EPOCHS

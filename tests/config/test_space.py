@@ -38,7 +38,7 @@ def test_a_chance_is_a_chance(zero: float) -> None:
 
 
 def test_a_list_holds_its_zero_itself() -> None:
-    with pytest.raises(ValueError, match="a list may hold 0 itself"):
+    with pytest.raises(ValueError, match="add 0 to a list of values"):
         Space(choice=(1, 2), zero=0.5)
 
 

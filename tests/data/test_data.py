@@ -17,7 +17,7 @@ from ray_kd.data.digits import Digits
 from ray_kd.data.draws import uniform
 from ray_kd.data.order import epoch_order
 from ray_kd.data.views import Views
-from ray_kd.streams import forked, generator, key
+from ray_kd.random_streams import forked, generator, key
 
 
 def digits(**options: Any) -> Digits:

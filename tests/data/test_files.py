@@ -124,7 +124,7 @@ def test_images_are_evaluated_as_imagenet_is() -> None:
 
     image = torch.randint(0, 256, (3, 375, 500), dtype=torch.uint8)
     published = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(224)])(image)
-    assert torch.equal(Form((224, 224)).fitted({"image": image})["image"], published)
+    assert torch.equal(Form((224, 224)).fit_size({"image": image})["image"], published)
 
 
 def test_voc_segmentation(tmp_path: Path) -> None:

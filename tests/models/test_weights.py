@@ -187,7 +187,7 @@ def test_names_of_torchvision_find_its_store(tmp_path: Path, monkeypatch: pytest
     published(tmp_path, monkeypatch, plain.state_dict())
     options = {"arch": "resnet18", "weights": "IMAGENET1K_V1"}
     assert_same(create_model("torchvision", classes=1000, channels=3, **options), plain)
-    with pytest.raises(UserError, match=r"1000 classes apart and this network 10.*head: fresh"):
+    with pytest.raises(UserError, match=r"1000 classes and this network is for 10.*head: fresh"):
         create_model("torchvision", classes=10, channels=3, **options)
     model = create_model("torchvision", classes=10, channels=3, head="fresh", **options)
     assert torch.equal(model.net.layer4[1].conv2.weight, plain.layer4[1].conv2.weight)

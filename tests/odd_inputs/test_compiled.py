@@ -140,7 +140,7 @@ def test_a_compiled_network_is_looked_at_as_it_was_written() -> None:
 
     net = torch.compile(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(2)), backend=backend)
     model = TappedModel(net, ["0"], "student")
-    model.answer = lambda image: Outputs(logits=net(image))  # type: ignore[method-assign]
+    model.predict = lambda image: Outputs(logits=net(image))  # type: ignore[method-assign]
     model.measure(1, 8)
     assert not seen
     model(torch.randn(2, 1, 8, 8))

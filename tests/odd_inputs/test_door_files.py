@@ -16,7 +16,7 @@ from ray_kd.data.base import Dataset
 from ray_kd.data.batches import Batches, in_order
 from ray_kd.data.files import FileSplit, Form
 from ray_kd.data.loading import Loader
-from ray_kd.data.look import watch
+from ray_kd.data.sample_checks import check_dataset
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,7 @@ def dataset(**changed: Any) -> Dataset:
     for place, name in enumerate(("train", "validation", "test")):
         setattr(data, name, FileSplit(source, torch.arange(12), 12 * place, form))
     data.classes, data.channels, data.mean, data.std = 3, 3, form.mean, form.std
-    return watch(data, "dataset scribbles", "It has three.")
+    return check_dataset(data, "dataset scribbles", "It has three.")
 
 
 WRONG = [

@@ -113,7 +113,7 @@ def test_a_class_only_in_validation_is_no_index_error(
         summary = send(door, tmp_path, {"label": labels}, "validation", student=net(classes=5))
         assert summary["status"] == "finished"
         assert "validation has classes that train does not have: 4" in caplog.text
-        with pytest.raises(UserError, match=r"student.*tell 4 classes apart.*5"):
+        with pytest.raises(UserError, match=r"student.*are for 4 classes.*5"):
             send(door, tmp_path, {"label": labels}, "validation", student=net(classes=4))
     else:
         with pytest.raises(

@@ -99,12 +99,14 @@ def test_an_answer_that_nobody_can_read_is_one_message(tmp_path: Path, form: str
 
 def test_a_teacher_of_a_thousand_classes_for_four(tmp_path: Path) -> None:
     run = spec(tmp_path, teacher={**TINY["teacher"], "at_chance": "go_on"}, paths=["soft_target"])
-    with pytest.raises(UserError, match=r"teacher 'teacher' tells 1000 classes apart, and the student 4"):
+    with pytest.raises(
+        UserError, match=r"teacher 'teacher' has logits for 1000 classes, and the student for 4"
+    ):
         distill(run, student=net(), teacher=net(classes=1000), **sets())
 
 
 def test_a_student_of_too_few_classes(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"student \(Net\): its logits tell 3 classes apart, .* has 4"):
+    with pytest.raises(UserError, match=r"student \(Net\): its logits are for 3 classes, .* has 4"):
         distill(spec(tmp_path), student=net(classes=3), **sets())
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset,
 
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import MapSplit
-from ray_kd.data.look import Look, Watched
+from ray_kd.data.sample_checks import CheckedSplit, SampleChecks
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.training.distill import distill
 from tests.odd_inputs.doors import CLASSES, DOORS, classes, figures, net, odd, pictures, send, spec
@@ -200,7 +200,7 @@ def test_a_mask_of_another_size_than_its_picture(tmp_path: Path, door: str) -> N
         send_masks(door, tmp_path, masks()[:, :, :7])
 
 
-LOOK = Look("train", {"box_label": 3}, 1, remedy="There are 3.")
+LOOK = SampleChecks("train", {"box_label": 3}, 1, remedy="There are 3.")
 BOX = [1.0, 1.0, 5.0, 6.0]
 
 
@@ -250,7 +250,7 @@ def test_boxes_without_labels_and_of_another_shape() -> None:
         {"boxes": boxes, "box_label": torch.ones(4, 3, dtype=torch.long)},
         {"boxes": boxes[..., :3], "box_label": torch.ones(4, 2, dtype=torch.long)},
     ):
-        look = Look("train", {"box_label": 3, "label": 1}, 1)
+        look = SampleChecks("train", {"box_label": 3, "label": 1}, 1)
         with pytest.raises(UserError, match=r"train: expected boxes \(M, 4\) and box_label \(M,\)"):
             look.batch({"image": pictures(4), **columns})
 
@@ -264,7 +264,7 @@ def test_pictures_of_one_batch_with_several_numbers_of_boxes() -> None:
 
 
 def test_what_is_watched_travels_to_other_processes() -> None:
-    split = Watched(MapSplit(ROWS), Look("train", {"label": CLASSES}, 1))
+    split = CheckedSplit(MapSplit(ROWS), SampleChecks("train", {"label": CLASSES}, 1))
     other = pickle.loads(pickle.dumps(split))  # noqa: S301 - our own
     assert len(other) == 16
     assert torch.equal(other.gather(torch.arange(3))["image"], split.gather(torch.arange(3))["image"])

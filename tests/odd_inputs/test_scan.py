@@ -20,7 +20,7 @@ from PIL import Image
 
 from ray_kd.cli.main import main
 from ray_kd.data.base import Dataset, MapSplit, TensorSplit
-from ray_kd.data.scan import Found, parts, scan
+from ray_kd.data.scan import ScanResult, checked_splits, scan
 from tests.data.formats import VOC, load, make_coco, make_folder, make_voc, picture, voc_object
 from tests.odd_inputs.pictures import ODD
 from tests.odd_inputs.test_every_dataset import MAKERS
@@ -82,7 +82,7 @@ def test_a_clean_dataset_passes(tmp_path: Path, doctor: Any, name: str) -> None:
         f"{name}: {total} samples read once, {data.classes_of(TASKS.get(name, 'classification'))} classes"
         in out
     )
-    assert "nothing in it stops a run" in out
+    assert "no sample stops a run" in out
     assert re.search(rf"^train +{len(data.train)} ", out, re.M)  # all, whatever the budget of labels
     assert "STOPS" not in out
     assert max(map(len, out.splitlines())) <= 80
@@ -153,7 +153,7 @@ def test_annotations_that_cannot_be_opened_stop_with_one_message(tmp_path: Path,
     code, out, err = doctor(run_file(tmp_path, "coco_detection"))
     assert (code, out) == (1, "")
     assert "category_id 5 is none of 'categories'" in err
-    assert "nothing was read" in err
+    assert "no sample was read" in err
     assert "Traceback" not in err
 
 
@@ -172,7 +172,7 @@ def test_a_scan_goes_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--scan", "a.yaml", "--data", "a.yaml"])
     assert ended.value.code == 2
-    assert "--scan goes with neither --data nor --address" in capsys.readouterr().err
+    assert "--scan cannot be combined with --data or --address" in capsys.readouterr().err
 
 
 def test_classes_that_a_split_never_shows(tmp_path: Path, doctor: Any) -> None:
@@ -191,10 +191,10 @@ class Own(Dataset):
         self.classes, self.channels = classes, 1
 
 
-def found(data: Dataset, processes: int = 0) -> Found:
-    splits = parts(data)
-    seen = Found(splits, data.classes)
-    for some in scan(splits, data.classes, processes):
+def found(data: Dataset, processes: int = 0) -> ScanResult:
+    splits = checked_splits(data)
+    seen = ScanResult(splits, data.classes)
+    for some in scan(splits, processes):
         for one in some:
             seen.add(one)
     return seen
@@ -264,8 +264,8 @@ class Broken:
 
 def test_what_a_task_needs_has_to_be_there() -> None:
     data = Own([item(0)])
-    splits = parts(data)
-    (one,) = [looked for some in scan({"train": splits["train"]}, 3, 0, "segmentation") for looked in some]
+    splits = checked_splits(data)
+    (one,) = [looked for some in scan({"train": splits["train"]}, 0, "segmentation") for looked in some]
     assert one.problem is not None
     assert "expected mask for the task segmentation, got only image, label" in one.problem[1]
 

@@ -17,7 +17,7 @@ from torch import nn
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model
-from ray_kd.models.fit import compare, reason
+from ray_kd.models.weight_fit import compare, reason
 from ray_kd.training.preflight import check_run
 from tests.helpers import TINY
 from tests.odd_inputs.weight_files import net, refusal, saved

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from ray_kd.analysis import analyze
-from ray_kd.analysis.headline import said
+from ray_kd.analysis.headline import option_text
 from ray_kd.analysis.pipeline import Analysis
 from ray_kd.cluster.plan import plan_table
 from ray_kd.cluster.sweep import _forget_damaged_teachers
@@ -20,7 +20,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
-from ray_kd.training.longer import longer_notes
+from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.records import find_summary
 from ray_kd.trials.ledger import Ledger
 from ray_kd.trials.trial_queue import TrialQueue
@@ -37,7 +37,7 @@ def texts(found: Analysis) -> dict[str, str]:
     page = re.sub(r'src="data:[^"]*"', "", Path(found.files["report.html"]).read_text())
     page = unescape(re.sub(r"<style>.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL))
     shown = {name: Path(path).read_text() for name, path in found.files.items() if name.endswith(".md")}
-    return {"answer": found.answer, "terminal": console.export_text(), "page": page, **shown}
+    return {"answer": found.headline, "terminal": console.export_text(), "page": page, **shown}
 
 
 @pytest.mark.parametrize("baseline", [None, "student alone"])
@@ -54,7 +54,7 @@ def test_a_sweep_says_no_none(tmp_path: Path, baseline: str | None, status: str)
         sentences = text.partition("Specification")[0] if name == "page" else text
         assert not LEAK.search(sentences), (name, LEAK.search(sentences))
     if baseline is None and status == "finished":
-        assert "names no baseline" in analyze(root, "digits").answer
+        assert "names no baseline" in analyze(root, "digits").headline
 
 
 def test_a_sweep_over_tasks_without_a_baseline_says_so(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_sweep_over_tasks_without_a_baseline_says_so(tmp_path: Path) -> None:
     [(None, "none"), ([], "none"), ([1, 2], "1/2"), (True, "yes"), ({}, "none"), (0.5, "0.5")],
 )
 def test_options_are_said_in_words(value: Any, text: str) -> None:
-    assert said(value) == text
+    assert option_text(value) == text
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def of_length(epochs: int | None, **changes: Any) -> RunSpec:
 
 def test_more_epochs_after_the_end_are_said_to_be_another_run(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert longer_notes([of_length(80)], store) == []
+    assert length_notes([of_length(80)], store) == []
     ended(tmp_path, of_length(40))
     ended(tmp_path, of_length(None))  # 20 epochs, the default, of which the identity says nothing
     ended(tmp_path, of_length(160), "failed")
     ended(tmp_path, of_length(50, seed=1))
-    notes = longer_notes([of_length(80)], store)
+    notes = length_notes([of_length(80)], store)
     assert [re.findall(r"after (\d+) epochs", note) for note in notes] == [["20"], ["40"]]
     assert all("with 80 epochs it is another run" in note for note in notes)
-    assert longer_notes([of_length(40)], store) == [], "it ended, and is found"
+    assert length_notes([of_length(40)], store) == [], "it ended, and is found"
 
 
 def test_the_plan_of_a_sweep_says_it_too(tmp_path: Path) -> None:

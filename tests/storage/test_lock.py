@@ -162,7 +162,7 @@ def test_who_waits_says_for_what_since_when_and_how_to_end_it(
     assert gaps[-1] > gaps[0], "at growing intervals"
     store.write("lock", b"")
     assert not Lock(store, "lock", ttl=3600, on_wait=tell).acquire(timeout=0.2)
-    assert "nobody knows who" in said[-1]
+    assert "an unknown process" in said[-1]
 
 
 def test_who_is_not_asked_says_it_to_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

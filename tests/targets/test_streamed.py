@@ -13,7 +13,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Failure, Request
-from ray_kd.data.streaming import Answer
+from ray_kd.data.streaming import LoadedRows
 from ray_kd.storage import Store
 from ray_kd.targets.batch_reader import Reader, Reading
 from ray_kd.training.build import build
@@ -38,7 +38,7 @@ class Stream:
 
     def __call__(
         self, reading: Reading, requests: Iterator[Request], readers: int
-    ) -> Iterator[tuple[Request, Answer]]:
+    ) -> Iterator[tuple[Request, LoadedRows]]:
         reader = Reader(reading)
         try:
             for request in requests:
@@ -130,7 +130,7 @@ def test_an_order_over_more_shards_than_are_kept_is_refused_with_one_that_does(t
         targets = {"held": 4, **changes.pop("targets", {})}
         return spec_of(tmp_path / "r", "stream", paths=["soft_target"], targets=targets, **changes)
 
-    with pytest.raises(UserError, match=r"goes over \d+ shards.*training\.order=\{block: (\d+)") as told:
+    with pytest.raises(UserError, match=r"reads from \d+ shards.*training\.order=\{block: (\d+)") as told:
         distill(run())
     block, window, held = (
         int(str(told.value).split(f"{name}")[1].split(end)[0])

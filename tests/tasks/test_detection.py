@@ -176,7 +176,7 @@ def test_fidelity() -> None:
     teacher.logits = torch.tensor([[[0.0, -1, -2], [-9, -9, -9]]])
     student.logits = torch.tensor([[[1.0, 0, -2], [3, 3, 3]]])
     meter = task().meter()
-    meter.update(student, batch, task().answer(teacher))
+    meter.update(student, batch, task().predictions(teacher))
     metrics = meter.result(*ALONE)
     assert metrics["agreement_wrong"] == 0.5, "the other repetition is not sure, the last one no error told"
     sure = [{"boxes": boxes[0, :1], "labels": torch.tensor([0])}]
@@ -191,10 +191,10 @@ def test_fidelity() -> None:
     assert metrics["kl"] == pytest.approx(float(expected), rel=1e-5), "the second place is background"
     crowd = {**batch, "crowd": torch.tensor([[False, True]]), "box_label": torch.tensor([[0, 2]])}
     meter = task().meter()
-    meter.update(student, crowd, task().answer(teacher))
+    meter.update(student, crowd, task().predictions(teacher))
     assert meter.result(*ALONE)["agreement_wrong"] == 1.0, "what lies in a crowd is no error"
     meter = task(sure=0.95).meter()
-    meter.update(student, batch, task().answer(teacher))
+    meter.update(student, batch, task().predictions(teacher))
     assert not {"agreement", "agreement_wrong"} & meter.result(*ALONE).keys()
 
 

@@ -105,7 +105,7 @@ def test_a_failing_wandb_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptur
     assert (summary["last"], summary["best"]) == (plain["last"], plain["best"])
     (warning,) = [record.message for record in caplog.records if record.name.startswith("ray_kd")]
     assert "no/such:name" in warning
-    assert "training goes on" in warning
+    assert "training continues" in warning
 
 
 def test_a_run_that_ends_in_between_breaks_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

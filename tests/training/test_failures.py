@@ -57,7 +57,7 @@ def test_a_corrupt_checkpoint_is_no_end_of_the_run(
     file = tmp_path / "runs" / spec.identity() / "checkpoints" / "last.pt"
     file.write_bytes(file.read_bytes()[:-200] if damage is None else damage)
     assert distill(spec)["status"] == "finished"
-    assert [text for text in caplog.messages if "last.pt is damaged" in text and "begins anew" in text]
+    assert [text for text in caplog.messages if "last.pt is damaged" in text and "starts over" in text]
 
 
 def test_a_run_that_another_process_ends_meanwhile_is_not_trained_again(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_teacher_at_chance_stops_the_run_unless_it_is_meant(tmp_path: Path) ->
 
 
 @pytest.mark.outcome
-def test_every_teacher_is_judged_by_its_stored_answers(tmp_path: Path, seed_shift: int) -> None:
+def test_every_teacher_is_judged_by_its_stored_predictions(tmp_path: Path, seed_shift: int) -> None:
     """A second teacher too, and a detector."""
     untrained = {"model": {"name": "digits_cnn", "width": 4}, "weights": untaught(tmp_path / "u.safetensors")}
     detects = str(tmp_path / "detector.safetensors")

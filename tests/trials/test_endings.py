@@ -153,13 +153,13 @@ def test_a_search_with_unfinished_candidates_waits_for_them(store: Store) -> Non
 
 def test_a_trial_that_waits_for_a_lock_tells_the_sweep(tmp_path: Path) -> None:
     """It comes back to its driver meanwhile: it can be stopped, and what it waits for is shown."""
-    from ray_kd.cluster.runs import InProcess
+    from ray_kd.cluster.runners import LocalRunner
 
     spec = tiny(tmp_path, paths=[], teacher=None)
     context = local_context(spec)
     lock = f"runs/{spec.identity()}/lock"
     context.store.write(lock, b"another-host:17:0123abcd 1.000")
-    run = InProcess(Training(spec, context))
+    run = LocalRunner(Training(spec, context))
     assert run.next_record(time.monotonic() + 0.3) is None
     assert not run.ended
     assert run.waits is not None
@@ -177,7 +177,7 @@ def test_a_trial_that_waits_for_a_lock_tells_the_sweep(tmp_path: Path) -> None:
     on.progress(teacher.identity, 1, None)
     assert snapshot(on).waits == ()
 
-    run = InProcess(Training(spec, context))
+    run = LocalRunner(Training(spec, context))
     assert run.next_record(time.monotonic() + 0.3) is None
     context.store.delete(lock)
     while not run.ended:

@@ -26,11 +26,11 @@ def sweep(**changes: Any) -> SweepSpec:
     return SweepSpec.parse({**data, **changes})
 
 
-def queue(store: Store, spec: SweepSpec | None = None, places: int = 100, **options: Any) -> TrialQueue:
+def queue(store: Store, spec: SweepSpec | None = None, slots: int = 100, **options: Any) -> TrialQueue:
     spec = spec or sweep()
     ledger = Ledger(store, spec.name)
     ledger.load()
-    return TrialQueue(spec, spec.plan(), ledger, places=places, **options)
+    return TrialQueue(spec, spec.plan(), ledger, slots=slots, **options)
 
 
 def end(
@@ -81,7 +81,7 @@ def test_teachers_come_first_and_students_wait_for_them(store: Store) -> None:
 
 def test_no_more_runs_are_out_than_there_are_places(store: Store) -> None:
     on = queue(store, sweep(base={key: TINY[key] for key in TINY if key != "teacher"}, cells={"alone": {}}))
-    on.places = 1
+    on.slots = 1
     first = on.next()
     assert first is not None
     assert on.next() is None
@@ -233,7 +233,7 @@ def optuna_sweep(trials: int = 12) -> SweepSpec:
 
 
 def test_optuna_learns_and_keeps_to_its_budget(store: Store) -> None:
-    on = queue(store, optuna_sweep(), places=2)
+    on = queue(store, optuna_sweep(), slots=2)
     drain(on, values={0.03: 0.9, 0.5: 0.1})
     candidates = on.searches[0].candidates
     assert len(candidates) == 12
@@ -243,7 +243,7 @@ def test_optuna_learns_and_keeps_to_its_budget(store: Store) -> None:
 
 
 def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
-    on = queue(store, optuna_sweep(), places=2)
+    on = queue(store, optuna_sweep(), slots=2)
     ended: list[str] = []
     while len(ended) < 6:
         job = on.next()
@@ -251,7 +251,7 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
         end(on, job, 0.5)
         ended.append(job.identity)
     left_open = on.next()
-    again = queue(store, optuna_sweep(), places=2)
+    again = queue(store, optuna_sweep(), slots=2)
     kept = [one.identities[0] for one in again.searches[0].candidates]
     assert set(ended) & {job.identity for job in again.jobs.values() if job.phase == "search"} <= set(kept)
     more = drain(again)
@@ -259,18 +259,18 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
     assert left_open is not None
     assert left_open.identity in {job.identity for job in more}
     assert len(again.searches[0].candidates) == 12
-    assert queue(store, optuna_sweep(), places=2).over
+    assert queue(store, optuna_sweep(), slots=2).over
 
 
 def test_optuna_candidates_of_another_space_do_not_count(store: Store) -> None:
-    drain(queue(store, optuna_sweep(4), places=2))
+    drain(queue(store, optuna_sweep(4), slots=2))
     search = {
         "method": "optuna",
         "trials": 4,
         "space": {"optimizer.lr": {"uniform": [2, 3]}},
         "cells": ["taught"],
     }
-    on = queue(store, sweep(search=search, seeds=[0]), places=2)
+    on = queue(store, sweep(search=search, seeds=[0]), slots=2)
     assert on.searches[0].candidates == []
     assert len([job for job in drain(on) if job.phase == "search"]) == 4
 
@@ -278,7 +278,7 @@ def test_optuna_candidates_of_another_space_do_not_count(store: Store) -> None:
 def test_candidates_that_make_no_valid_run_are_failures_not_the_end(store: Store) -> None:
     space = {"training.batch_size": [30, 31], "resources.workers": [2]}
     search = {"method": "optuna", "trials": 4, "space": space, "cells": ["taught"]}
-    on = queue(store, sweep(search=search, seeds=[0]), places=2)
+    on = queue(store, sweep(search=search, seeds=[0]), slots=2)
     drain(on)
     assert on.searches[0].complete
     winner = on.searches[0].winner()

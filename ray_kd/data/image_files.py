@@ -1,4 +1,4 @@
-"""The one decoder of pictures and masks in files: upright, with their full range, or refused by name."""
+"""Decodes image and mask files: upright, with their full range; what cannot be read is refused by name."""
 
 from __future__ import annotations
 

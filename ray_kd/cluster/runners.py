@@ -1,4 +1,4 @@
-"""What a trial actor drives: a run in its own process, or one that Ray Train spreads over workers."""
+"""How a job actor trains a run: in its own process, or on several workers by Ray Train."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ from ray_kd.training.run import Training
 from ray_kd.training.run_context import local_context
 
 PATIENCE = 8.0
-"""Seconds that workers have to save their state and end when told to; Tune kills this actor after ten."""
+"""Seconds that workers have to save their state and end; Tune kills this actor after ten."""
 
 
-class Run(ABC):
-    """A run that trains, epoch by epoch."""
+class Runner(ABC):
+    """Trains a run, epoch by epoch."""
 
     store: Store
     ended = False
     """All epochs are trained; ``finish`` gives the summary."""
     closed = False
     waits: str | None = None
-    """What it waits for, in a sentence: another process trains it, or seems to."""
+    """A sentence that says what it waits for: another process that trains the run, or seems to."""
 
     def _note(self, text: str) -> None:
         self.waits = text
 
     def _may_begin(self, lock: Lock | None, until: float) -> bool:
-        """Whether nobody else trains the run; waits for that until then."""
+        """Whether no other process trains the run; waits for that until ``until``."""
         free = lock is None or lock.held or lock.acquire(timeout=max(0.0, until - time.monotonic()))
         self.waits = None if free else self.waits
         return free
 
     @abstractmethod
     def next_record(self, until: float) -> dict[str, Any] | None:
-        """The next epoch's record; None when all epochs are trained, or none came by ``until``."""
+        """The next epoch's record; None when all epochs are trained, or none ended before ``until``."""
 
     @abstractmethod
     def finish(self) -> dict[str, Any]:
@@ -54,15 +54,15 @@ class Run(ABC):
 
     @abstractmethod
     def fail(self, error: Exception) -> dict[str, Any]:
-        """End as failed; the summary."""
+        """End the run as failed; returns the summary."""
 
     @abstractmethod
     def leave(self, reason: str | None) -> None:
-        """Stop before the end: for good with a reason, else with the state saved to go on from."""
+        """Stop before the last epoch: with a reason for good, else after saving the state to resume from."""
 
 
-class InProcess(Run):
-    """A run of one worker, in the actor's own process."""
+class LocalRunner(Runner):
+    """Trains a run of one worker in the actor's own process."""
 
     def __init__(self, training: Training) -> None:
         self.training, self.store = training, training.context.store
@@ -78,7 +78,7 @@ class InProcess(Run):
         record = next(self._epochs, None)
         if record is None or record["epoch"] == self.training.spec.training.epochs:
             self.ended = True
-            next(self._epochs, None)  # lets go of the run's lock
+            next(self._epochs, None)  # releases the run's lock
         return record
 
     def finish(self) -> dict[str, Any]:
@@ -99,15 +99,15 @@ class InProcess(Run):
             with contextlib.suppress(Interrupted):
                 next(self._epochs, None)
             return
-        self._epochs.close()  # lets go of the run's lock
+        self._epochs.close()  # releases the run's lock
         self.training.stop(reason)
 
 
-class Distributed(Run):
-    """A run of several workers, under Ray Train.
+class DistributedRunner(Runner):
+    """Trains a run of several workers with Ray Train.
 
-    Ray Train's ``fit`` cannot be called off from outside, so it has a process of its own that can be
-    ended; its records are read as they are written.
+    Ray Train's ``fit`` cannot be cancelled by its caller, so it runs in a process of its own, which can be
+    ended. The run's records are read as they are written.
     """
 
     def __init__(self, spec: RunSpec, group: str | None = None) -> None:
@@ -125,15 +125,15 @@ class Distributed(Run):
         if self._task is None:
             if not self._may_begin(self._lock, until):
                 return None
-            self._lock.release()  # rank 0 takes it
+            self._lock.release()  # rank 0 takes the lock
             task = ray.remote(num_cpus=0, max_retries=0)(_distribute)
             self._task = task.remote(json.dumps(self.spec.to_dict()), self._group)
         while True:
             if self._waiting:
                 self._seen += 1
                 return self._waiting.pop(0)
-            over = bool(ray.wait([self._task], timeout=0.2)[0])  # first: then no record comes after it
-            with contextlib.suppress(ValueError):  # a line that is being written
+            over = bool(ray.wait([self._task], timeout=0.2)[0])  # before reading: misses no record
+            with contextlib.suppress(ValueError):  # a line is being written
                 self._waiting = [record for record in self._records.epochs() if record["epoch"] > self._seen]
             if self._waiting:
                 continue
@@ -166,7 +166,7 @@ class Distributed(Run):
         self.closed = True
         if self._task is None:
             return
-        with contextlib.suppress(Exception):  # who was told to stop writes nothing after us
+        with contextlib.suppress(Exception):  # workers that were told to stop write nothing after this call
             ask_to_stop(self.store, self.identity)
             ray.wait([self._task], timeout=PATIENCE)
         self._end_process()
@@ -179,7 +179,7 @@ class Distributed(Run):
             ray.wait([self._task], timeout=10)
 
     def _training(self) -> Training:
-        """The run as far as its records say it came, to write its summary."""
+        """The run in the state of its last record, to write its summary."""
         training = Training(self.spec, local_context(self.spec))
         records = self._records.epochs()
         if records:
@@ -189,7 +189,7 @@ class Distributed(Run):
 
 
 def _distribute(spec: str, group: str | None) -> dict[str, Any]:
-    """Run in a process of its own; what went wrong comes back in words, since errors may not pickle."""
+    """Train a run; called in its own process. Errors come back as text, since they may not be picklable."""
     from ray_kd.cluster.train import run_distributed
 
     try:

@@ -1,15 +1,16 @@
-"""A network's forward pass, tried before anything trains: a mistake is one message with the module's name."""
+"""Tries a network's forward pass before anything trains: a mistake is one message with the module's name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from ray_kd.config.errors import UserError
+from ray_kd.models.blank import ask_on_meta, in_mode
 from ray_kd.outputs import Outputs, as_outputs
 
 Shape = tuple[int, int, int, int]
@@ -18,7 +19,7 @@ Made = TypeVar("Made")
 
 
 def made(where: str, make: Callable[[], Made]) -> Made:
-    """A part, built without memory, or with it where it cannot do without values.
+    """What ``make`` builds, on the meta device, or in memory where building needs values.
 
     Raises:
         UserError: it cannot be built.
@@ -29,7 +30,7 @@ def made(where: str, make: Callable[[], Made]) -> Made:
     except UserError:
         raise
     except Exception:  # a mistake, or something that the meta device does not have
-        with telling(None, f"{where}: it cannot be built"):
+        with naming_module(None, f"{where}: it cannot be built"):
             return make()
 
 
@@ -57,40 +58,36 @@ def try_forward(
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: compiling it would take minutes
     try:
-        return _without_memory(model, shape, training)
+        with in_mode(model, training), torch.device("meta"):
+            return ask_on_meta(model, shape)
     except UserError:
         raise
     except Exception as error:  # a mistake, or an operator or a value that the meta device does not have
         if trusted and (isinstance(error, NotImplementedError) or "meta" in str(error)):
             return None
         model = model if real is None else real()
-    with telling(model, f"{where}: its forward pass fails on images of shape {list(shape)}"):
+    with naming_module(model, f"{where}: its forward pass fails on images of shape {list(shape)}"):
         return _in_memory(model, shape, training)
 
 
-class telling:
-    """Within the block whatever goes wrong in a network, or a path, is one message.
+@contextmanager
+def naming_module(model: nn.Module | None, what: str) -> Iterator[None]:
+    """Within the block an error in a network, or a path, becomes one message that names the module.
 
     Args:
         model: whose modules are named; None: of the first network that was running.
         what: begins the message.
     """
 
-    def __init__(self, model: nn.Module | None, what: str) -> None:
-        self.model, self.what = model, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
-        if isinstance(error, (UserError, torch.OutOfMemoryError, OSError)):
-            return  # a message already, or no mistake of the network's
-        name = failing_module(error, self.model)
-        place = f" in module {name}" if name else ""
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError, OSError):
+        raise  # a message already, or no mistake of the network's
+    except Exception as error:
+        name = failing_module(error, model)
+        where = f" in module {name}" if name else ""
         text = (str(error).strip().splitlines() or [""])[0][:300]
-        raise UserError(f"{self.what}{place}: {type(error).__name__}: {text}") from error
+        raise UserError(f"{what}{where}: {type(error).__name__}: {text}") from error
 
 
 def failing_module(error: BaseException, model: nn.Module | None) -> str | None:
@@ -129,7 +126,7 @@ def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, 
             raise UserError(f"{where}: {task} needs logits {shape}; got {got}.")
         if classes is not None and logits.shape[1] < classes:
             raise UserError(
-                f"{where}: its logits tell {logits.shape[1]} classes apart, and the data has {classes} (0 to "
+                f"{where}: its logits are for {logits.shape[1]} classes, and the data has {classes} (0 to "
                 f"{classes - 1}); expected a last layer for {classes}."
             )
     channels = getattr(model, "stage_channels", None)
@@ -147,38 +144,14 @@ def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, 
     return outputs
 
 
-def _without_memory(model: nn.Module, shape: Shape, training: bool) -> Any:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    bare = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
-    with _looked_at(model, training), torch.device("meta"):
-        return functional_call(model, bare, (torch.empty(shape, device="meta"),))
-
-
 def _in_memory(model: nn.Module, shape: Shape, training: bool) -> Any:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [device] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices), _looked_at(model, training):
+        with torch.random.fork_rng(devices=devices), in_mode(model, training):
             return model(torch.zeros(shape, device=device))
     finally:
         for buffer, value in kept:
             with torch.no_grad():
                 buffer.copy_(value)
-
-
-class _looked_at:
-    """Within the block a network is in a mode, without gradients; after it every module is as it was."""
-
-    def __init__(self, model: nn.Module, training: bool) -> None:
-        self.modes = [(module, module.training) for module in model.modules()]
-        self.model, self.training, self.no_grad = model, training, torch.no_grad()
-
-    def __enter__(self) -> None:
-        self.no_grad.__enter__()
-        self.model.train(self.training)
-
-    def __exit__(self, *error: Any) -> None:
-        for module, mode in self.modes:
-            module.training = mode
-        self.no_grad.__exit__(*error)

@@ -1,4 +1,4 @@
-"""What code and objects of the user's a run was made of: a record in its folder, and whether it still is so.
+"""Records which objects and code of the user a run was made of, and refuses to resume it with other ones.
 
 A spec's identity knows everything that a spec says. It cannot know objects handed to ``distill``, nor what
 a ``factory`` function builds; ``objects.json`` keeps enough of them that another one is seen, and named.
@@ -14,6 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, zip_longest
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from ray_kd.models.factory import FactoryOptions, find
 from ray_kd.models.tapped import TappedModel
 from ray_kd.storage import Store
 from ray_kd.teacher.live import digest_of
+from ray_kd.training.network_checks import made
 from ray_kd.training.records import OBJECTS, read_summary
 
 LOOKED_AT = 32
@@ -49,27 +51,6 @@ class Own:
     key: str | None = None
 
 
-class Objects:
-    """What code and objects of the user's a run is made of.
-
-    Args:
-        spec: the run.
-        own: the objects; None: it has none. They are looked at now, before training changes them.
-    """
-
-    def __init__(self, spec: RunSpec, own: Own | None) -> None:
-        self.spec, self.key = spec, None if own is None else own.key
-        self.own = None if own is None else describe_own(own)
-
-    def record(self, classes: int, channels: int) -> Description:
-        """What the run's folder keeps of them; empty where everything is ray-kd's."""
-        return {**(self.own or {}), **describe_code(self.spec, classes, channels)}
-
-    def require_same(self, store: Store, directory: str) -> None:
-        """See the function of that name."""
-        require_same(store, directory, self.spec, self.own, self.key)
-
-
 def require_live(spec: RunSpec, own: Own) -> None:
     """Whether a run of own objects asks its teacher itself: what they are, no store of targets can know.
 
@@ -81,9 +62,11 @@ def require_live(spec: RunSpec, own: Own) -> None:
         raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
 
 
-def describe_own(own: Own) -> Description:
-    """A user's own objects."""
+def describe_own(own: Own | None) -> Description:
+    """A user's own objects; empty where there are none."""
     found: Description = {}
+    if own is None:
+        return found
     if own.student is not None:
         found["student"] = describe_network(own.student)
     if own.teacher is not None:
@@ -154,14 +137,18 @@ def own_code(spec: RunSpec) -> dict[str, Options]:
 
 
 def require_same(
-    store: Store, directory: str, spec: RunSpec, own: Description | None = None, key: str | None = None
+    store: Store,
+    directory: str,
+    spec: RunSpec,
+    described: Description | None = None,
+    own: Own | None = None,
 ) -> None:
     """Refuse to take up a run, ended or left, that was made of other objects or by other code.
 
     Args:
         directory: the run's.
-        own: this call's own objects, as ``describe_own`` has them; None: it has none.
-        key: what the user calls them.
+        described: this call's own objects, as ``describe_own`` describes them; None: it has none.
+        own: the objects.
 
     Raises:
         UserError: says what differs, and what to do.
@@ -176,17 +163,17 @@ def require_same(
         if own is None:
             return  # of a version that kept no such record; the spec alone tells it from others
         raise UserError(
-            f"distill: key '{key}' names a run ({place}) that has no record of its objects; nobody can say "
-            f"whether it is of these. Give them another key, or {start_over}."
+            f"distill: key '{own.key}' names a run ({place}) that has no record of its objects; nobody can "
+            f"say whether it is of these. Give them another key, or {start_over}."
         ) from None
-    found = dict(own or {})
+    found = dict(described or {})
     if "size" in known:
         found |= describe_code(spec, known["size"]["classes"], known["size"]["channels"])
     changed = list(islice(differences(known, found), NAMED))
     if changed and own is not None:
         raise UserError(
-            f"distill: key '{key}' names a run of other objects ({place}): {'; '.join(changed)}. Give these "
-            f"objects another key, or {start_over}."
+            f"distill: key '{own.key}' names a run of other objects ({place}): {'; '.join(changed)}. Give "
+            f"these objects another key, or {start_over}."
         )
     if changed:
         raise UserError(
@@ -242,11 +229,8 @@ def _built(options: Options, classes: int, channels: int) -> Description:
     builders = []
     if isinstance(options, FactoryOptions):
         builders.append(find(options.build))
-    try:
-        with torch.device("meta"):
-            model = draw_model(options, classes=classes, channels=channels, seed=0)
-    except Exception:  # code that asks for values
-        model = draw_model(options, classes=classes, channels=channels, seed=0)
+    make = partial(draw_model, options, classes=classes, channels=channels, seed=0)
+    model = made(f"model '{options.component_name}'", make)
     net = cast(nn.Module, model.net) if isinstance(options, FactoryOptions) else model
     return describe_network(net, *builders)
 

@@ -1,4 +1,4 @@
-"""A sample as people's own datasets give it: a PIL image, an array or a tensor, with its label."""
+"""Samples of a user's own dataset: a PIL image, an array or a tensor, with its label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHANNELS = (1, 3, 4)
 KNOWN = ("label", "mask", "boxes", "box_label")
 
 
-def as_item(item: Any, where: str) -> dict[str, Any]:
+def read_sample(item: Any, where: str) -> dict[str, Any]:
     """A sample as a mapping, its image a float tensor (C, H, W).
 
     Raises:
@@ -37,10 +37,10 @@ def as_item(item: Any, where: str) -> dict[str, Any]:
             f"{where}: expected (image, label), or a mapping with image and label, mask, or boxes and "
             f"box_label; got {type(item).__name__}{parts}."
         )
-    return {**found, "image": as_picture(found["image"], where)}
+    return {**found, "image": to_image(found["image"], where)}
 
 
-def as_column(values: list[Any], name: str, where: str, first: int = 0) -> Tensor:
+def stack_column(values: list[Any], name: str, where: str, first: int = 0) -> Tensor:
     """What samples have of one kind, stacked.
 
     Raises:
@@ -74,12 +74,12 @@ def as_column(values: list[Any], name: str, where: str, first: int = 0) -> Tenso
     return torch.stack(tensors)
 
 
-def as_picture(image: Any, where: str) -> Tensor:
+def to_image(image: Any, where: str) -> Tensor:
     """An image as a float tensor (C, H, W): bytes and 16 bits scaled to [0, 1], floats as they are.
 
     Raises:
-        UserError: neither a PIL image nor an array nor a tensor; a range or an order of dimensions that
-            nobody can know.
+        UserError: neither a PIL image nor an array nor a tensor; an unknown range or order of
+            dimensions.
     """
     if type(image).__module__.partition(".")[0] == "PIL":
         image = _from_pil(image, where)
@@ -99,14 +99,14 @@ def as_picture(image: Any, where: str) -> Tensor:
             f"{where}: image: a tensor has its channels first (C, H, W), and this one, {tuple(image.shape)}, "
             "seems to have them last: image.permute(2, 0, 1)."
         )
-    return as_float(image, where)
+    return to_float(image, where)
 
 
-def as_float(image: Tensor, where: str) -> Tensor:
+def to_float(image: Tensor, where: str) -> Tensor:
     """An image of any kind of numbers whose range is known, as float32; bytes and 16 bits over their maximum.
 
     Raises:
-        UserError: integers whose range nobody knows.
+        UserError: integers of unknown range.
     """
     if image.dtype == torch.float32:
         return image
@@ -116,7 +116,7 @@ def as_float(image: Tensor, where: str) -> Tensor:
     if most is None:
         raise UserError(
             f"{where}: image: expected floats, or uint8 or uint16 (read over 255 and 65535); got "
-            f"{image.dtype}, whose range nobody knows: image.float() / maximum."
+            f"{image.dtype}, whose range is unknown: image.float() / maximum."
         )
     return image.float() / most
 
@@ -127,8 +127,8 @@ def _from_array(image: np.ndarray, where: str) -> Tensor:
     if image.ndim == 3 and image.shape[2] in CHANNELS:
         if image.shape[0] in CHANNELS:
             raise UserError(
-                f"{where}: image: an array of shape {image.shape} has its channels first or last, nobody "
-                "knows; expected a tensor (C, H, W)."
+                f"{where}: image: an array of shape {image.shape} may have its channels first or last; "
+                "expected a tensor (C, H, W)."
             )
         image = image.transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(image.astype(image.dtype.newbyteorder("="), copy=False)))
@@ -140,8 +140,8 @@ def _from_pil(image: Any, where: str) -> Tensor:
     mode = image.mode
     if mode in ("I", "F"):
         raise UserError(
-            f"{where}: image: a PIL image of mode '{mode}' (32 bits) has a range that nobody knows; expected "
-            "a tensor of floats."
+            f"{where}: image: a PIL image of mode '{mode}' (32 bits) has no known range; expected a tensor "
+            "of floats."
         )
     image = ImageOps.exif_transpose(image)
     if not mode.startswith("I;16") and mode not in ("L", "RGB"):

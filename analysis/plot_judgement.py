@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ray_kd.analysis.arms import Arm
+from analysis.judgement import MARGIN, VERDICTS, Difference, Judgement
+from analysis.judgement_report import points, sets
+from analysis.path_shares import OFF, QUARTER, shares_by_epoch
+from analysis.strategies import Strategy
 from ray_kd.analysis.comparison import Metric
-from ray_kd.analysis.judgement import MARGIN, VERDICTS, Difference, Judgement
-from ray_kd.analysis.judgement_report import points, sets
 from ray_kd.analysis.plot_style import (
     GREY,
     OKABE_ITO,
@@ -31,18 +32,17 @@ from ray_kd.analysis.plot_style import (
     wrapped,
 )
 from ray_kd.analysis.records import Records
-from ray_kd.analysis.shares import QUARTER, pulls
 
 LOOK = {
     "non-inferior": (OKABE_ITO[2], "o", True),
     "inconclusive": (OKABE_ITO[0], "o", False),
     "inferior": (OKABE_ITO[1], "s", True),
 }
-"""Colour, marker and filling of each verdict: told apart without colour too."""
+"""Colour, marker and filling of each verdict, which differ without the colour, too."""
 
 
 def judgement_pictures(judgement: Judgement, records: Records) -> list[Picture]:
-    """Every figure that the judgement has something for."""
+    """The figures whose data the judgement has: differences, costs of harmful paths, shares."""
     with style():
         found = [
             attempt("difference", lambda: _contests(judgement)),
@@ -53,9 +53,9 @@ def judgement_pictures(judgement: Judgement, records: Records) -> list[Picture]:
 
 
 def _contests(judgement: Judgement) -> Picture | None:
-    titles = _titles([contest.arm for contest in judgement.contests])
+    titles = _titles([contest.strategy for contest in judgement.contests])
     rows = [
-        (titles[contest.arm.cell], contest.difference, contest.comparator.strategy)
+        (titles[contest.strategy.cell], contest.difference, contest.comparator.name)
         for contest in judgement.contests
     ]
     if not rows:
@@ -72,22 +72,22 @@ def _contests(judgement: Judgement) -> Picture | None:
 
 
 def _costs(judgement: Judgement) -> Picture | None:
-    shown = [cost for cost in judgement.costs if " [" not in cost.arm.strategy]
+    shown = [cost for cost in judgement.costs if " [" not in cost.strategy.name]
     if not shown:
         return None
-    places = list(dict.fromkeys((cost.arm.setting, sets(cost.arm)[1:]) for cost in shown))
+    places = list(dict.fromkeys((cost.strategy.setting, sets(cost.strategy)[1:]) for cost in shown))
     ordered = sorted(
         shown,
         key=lambda cost: (
-            places.index((cost.arm.setting, sets(cost.arm)[1:])),
-            cost.arm.strategy != judgement.strategy,
+            places.index((cost.strategy.setting, sets(cost.strategy)[1:])),
+            cost.strategy.name != judgement.strategy,
         ),
     )
-    titles = _titles([cost.arm for cost in ordered])
+    titles = _titles([cost.strategy for cost in ordered])
     rows, seen = [], set()
     for cost in ordered:
-        title = titles[cost.arm.cell]
-        rows.append((title if title not in seen else "", cost.difference, cost.arm.strategy))
+        title = titles[cost.strategy.cell]
+        rows.append((title if title not in seen else "", cost.difference, cost.strategy.name))
         seen.add(title)
     figure = _forest(
         rows, f"Test {_metric(judgement)}, with minus without the harmful paths (points)", "strategy"
@@ -100,7 +100,7 @@ def _costs(judgement: Judgement) -> Picture | None:
 
 
 def _forest(rows: Sequence[tuple[str, Difference, str]], label: str, right: str) -> Figure:
-    """A row for each difference: title at the left, mean with bounds, and who it concerns at the right."""
+    """A row for each difference: a title at the left, mean with bounds, a strategy's name at the right."""
     titles = [wrapped(title, 40) for title, _, _ in rows]
     heights = [max(1.0, 0.62 * (title.count("\n") + 1)) for title in titles]
     figure = Figure(figsize=(WIDTH, 0.75 + 0.27 * sum(heights)))
@@ -146,41 +146,41 @@ def _metric(judgement: Judgement) -> str:
     return Metric(judgement.metric).title
 
 
-def _titles(arms: Sequence[Arm]) -> dict[str, str]:
-    """What each arm's paths are called, by its cell; the setting only where there are several."""
-    several = len({arm.setting for arm in arms}) > 1
+def _titles(strategies: Sequence[Strategy]) -> dict[str, str]:
+    """A title for each strategy's paths, by its cell; with the setting where there are several settings."""
+    several = len({strategy.setting for strategy in strategies}) > 1
     titles = {}
-    for arm in arms:
-        setting, clean, harmful = (words(text) for text in sets(arm))
-        title = clean + (f", with {harmful}" if arm.harmful else "")
-        titles[arm.cell] = f"{setting}: {title}" if several else title
+    for strategy in strategies:
+        setting, clean, harmful = (words(text) for text in sets(strategy))
+        title = clean + (f", with {harmful}" if strategy.harmful else "")
+        titles[strategy.cell] = f"{setting}: {title}" if several else title
     return titles
 
 
 def _shares(judgement: Judgement, records: Records) -> Picture | None:
     """Share of every path over the epochs, a panel for each set of paths."""
-    arms = list({truth.arm.cell: truth.arm for truth in judgement.truths}.values())
-    frames = [(arm, pulls(arm, records.whole_paths)) for arm in arms]
-    frames = [(arm, frame) for arm, frame in frames if len(frame)]
+    strategies = list({check.strategy.cell: check.strategy for check in judgement.checks}.values())
+    frames = [(strategy, shares_by_epoch(strategy, records.whole_paths)) for strategy in strategies]
+    frames = [(strategy, frame) for strategy, frame in frames if len(frame)]
     if not frames:
         return None
     columns = min(2, len(frames))
     lines = math.ceil(len(frames) / columns)
     figure = Figure(figsize=(WIDTH if columns > 1 else 0.72 * WIDTH, 0.25 + 2.3 * lines))
     panels = list(figure.subplots(lines, columns, squeeze=False, sharey=True).flat)
-    titles = _titles([arm for arm, _ in frames])
-    labels = sorted({label for arm, _ in frames for label in arm.clean | arm.harmful})
+    titles = _titles([strategy for strategy, _ in frames])
+    labels = sorted({label for strategy, _ in frames for label in strategy.clean | strategy.harmful})
     colour = dict(zip(labels, colours(len(labels)), strict=True))
-    for axes, (arm, frame) in zip(panels, frames, strict=False):
+    for axes, (strategy, frame) in zip(panels, frames, strict=False):
         for path, rows in frame.groupby("path", sort=True):
             spread = rows.groupby("epoch")["share"]
             mean, low, high = spread.mean(), spread.min(), spread.max()
-            dash = STYLES[1] if path in arm.harmful else STYLES[0]
+            dash = STYLES[1] if path in strategy.harmful else STYLES[0]
             axes.fill_between(mean.index, low, high, color=colour[str(path)], alpha=0.12, linewidth=0)
             axes.plot(mean.index, mean, color=colour[str(path)], linestyle=dash)
-        axes.axvline(QUARTER * arm.epochs, color=GREY, lw=0.8)
-        axes.axhline(0.05, color=GREY, lw=1.0, linestyle=STYLES[2])
-        axes.set_title(wrapped(titles[arm.cell], 46), loc="left")
+        axes.axvline(QUARTER * strategy.epochs, color=GREY, lw=0.8)
+        axes.axhline(OFF, color=GREY, lw=1.0, linestyle=STYLES[2])
+        axes.set_title(wrapped(titles[strategy.cell], 46), loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(0, 1)
@@ -188,16 +188,17 @@ def _shares(judgement: Judgement, records: Records) -> Picture | None:
         axes.set_visible(False)
     for index, axes in enumerate(panels[: len(frames)]):
         axes.set_xlabel("Epoch" if index + columns >= len(frames) else "")
-        axes.set_ylabel("Share of the pull" if index % columns == 0 else "")
-    spoilt = {label for arm, _ in frames for label in arm.harmful}
+        axes.set_ylabel("Share of the update" if index % columns == 0 else "")
+    harmful = {label for strategy, _ in frames for label in strategy.harmful}
     handles = []
     for label in labels:
-        dash = STYLES[1] if label in spoilt else STYLES[0]
+        dash = STYLES[1] if label in harmful else STYLES[0]
         handles.append(Line2D([], [], color=colour[label], linestyle=dash, label=words(label)))  # type: ignore[arg-type]
     legend_below(figure, handles)
     caption = (
         f"Share w‖g‖ of each path under {judgement.strategy}, of the sum over all paths: line, mean over "
         "seeds; band, least to largest seed. Dashed: harmful on purpose. Vertical line: a quarter of the "
-        "training, from where shares are judged; dotted line: the 5 % that a harmful path must stay below."
+        "training, from where shares are judged; dotted line: the share that a harmful path must stay below "
+        f"({OFF:.0%})."
     )
     return render(figure, "shares", f"Which paths {judgement.strategy} follows", caption)

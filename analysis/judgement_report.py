@@ -1,36 +1,36 @@
-"""A judgement in words and tables, as Markdown."""
+"""A judgement as Markdown: for each question a paragraph and a table."""
 
 from __future__ import annotations
 
 import math
 
-from ray_kd.analysis.arms import Arm
+from analysis.judgement import HARM_REFERENCE, MARGIN, VERDICTS, Cost, Difference, Judgement, ShareCheck
+from analysis.path_shares import MEASUREMENTS, OFF, QUARTER
+from analysis.strategies import Strategy
 from ray_kd.analysis.comparison import Metric
 from ray_kd.analysis.headline import DASH
-from ray_kd.analysis.judgement import MARGIN, VERDICTS, WITNESS, Cost, Difference, Judgement, Truth
-from ray_kd.analysis.shares import MEASUREMENTS, QUARTER
 from ray_kd.analysis.stats import Interval
 from ray_kd.config.names import markdown
 
 
 def report(judgement: Judgement) -> str:
-    """The judgement as Markdown: one sentence for each question, then its table."""
+    """The judgement as Markdown: for each question a paragraph, then its table."""
     sections = [
         f"# Judgement of `{judgement.strategy}`",
         "",
         *_contests(judgement),
         *_costs(judgement),
-        *_truths(judgement),
+        *_checks(judgement),
         *_notes(judgement),
     ]
     return "\n".join(sections)
 
 
-def sets(arm: Arm) -> tuple[str, str, str]:
-    """Setting, clean paths and harmful paths of an arm, as printed."""
-    clean = sorted(arm.clean)
+def sets(strategy: Strategy) -> tuple[str, str, str]:
+    """Setting, clean paths and harmful paths of a strategy, as printed."""
+    clean = sorted(strategy.clean)
     listed = " + ".join(clean) if len(clean) <= 3 else f"{len(clean)} paths"
-    return arm.setting, listed or "none", " + ".join(sorted(arm.harmful)) or "none"
+    return strategy.setting, listed or "none", " + ".join(sorted(strategy.harmful)) or "none"
 
 
 def points(value: float, sign: bool = True) -> str:
@@ -45,12 +45,12 @@ def _contests(judgement: Judgement) -> list[str]:
         verdict: sum(contest.difference.verdict == verdict for contest in judgement.contests)
         for verdict in VERDICTS
     }
-    said = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count)
+    counted = ", ".join(f"{verdict} in {count}" for verdict, count in counts.items() if count)
     lines = [
         "## Is it worse than the best of the others?",
         "",
-        f"Of {len(judgement.contests)} sets: {said or 'none was compared'}. The comparator is whatever is "
-        f"best on validation; difference: test {Metric(judgement.metric).title} of "
+        f"Of {len(judgement.contests)} sets: {counted or 'none was compared'}. The comparator is the "
+        f"strategy that is best on validation; difference: test {Metric(judgement.metric).title} of "
         f"`{judgement.strategy}` minus the comparator's on the same seeds, in points, with its one-sided "
         f"95 % bounds. Non-inferior: the lower bound lies above {points(-MARGIN)}; inferior: the upper one "
         "lies below it.",
@@ -63,8 +63,8 @@ def _contests(judgement: Judgement) -> list[str]:
         mine, other = contest.validation
         lines.append(
             _row(
-                *sets(contest.arm),
-                contest.comparator.strategy,
+                *sets(contest.strategy),
+                contest.comparator.name,
                 str(len(contest.candidates)),
                 f"{100 * mine:.2f}",
                 f"{100 * other:.2f}",
@@ -83,18 +83,18 @@ def _costs(judgement: Judgement) -> list[str]:
         "",
         f"Test {Metric(judgement.metric).title} with the harmful paths minus without them, same strategy and "
         "seeds, in points, with one-sided 95 % bounds and the same margin. A corruption counts as harmful "
-        f"where it lowers `{WITNESS}` significantly (its upper bound lies below 0).",
+        f"where it makes `{HARM_REFERENCE}` significantly worse (the upper bound lies below 0).",
         "",
         *_head("setting", "paths", "harmful", "counts as harmful", "strategy"),
     ]
     lines[-2] = lines[-2] + " with \N{MINUS SIGN} without | lower | upper | seeds | verdict |"
     lines[-1] = lines[-1] + " ---: | ---: | ---: | ---: | --- |"
     for cost in sorted(judgement.costs, key=lambda cost: _order(cost, judgement)):
-        name = cost.arm.strategy
+        name = cost.strategy.name
         lines.append(
             _row(
-                *sets(cost.arm),
-                _yes(judgement.cost_of(cost.arm)),
+                *sets(cost.strategy),
+                _yes(judgement.counts_as_harmful(cost.strategy)),
                 f"**{markdown(name)}**" if name == judgement.strategy else name,
                 *_bounds(cost.difference.bounds),
                 _verdict(cost.difference),
@@ -104,47 +104,50 @@ def _costs(judgement: Judgement) -> list[str]:
 
 
 def _order(cost: Cost, judgement: Judgement) -> tuple[str, str, int, str, bool]:
-    setting, clean, harmful = sets(cost.arm)
-    return setting, clean, len(cost.arm.harmful), harmful, cost.arm.strategy != judgement.strategy
+    setting, clean, harmful = sets(cost.strategy)
+    return setting, clean, len(cost.strategy.harmful), harmful, cost.strategy.name != judgement.strategy
 
 
-def _truths(judgement: Judgement) -> list[str]:
-    counted = [truth for truth in judgement.truths if truth.holds is not None]
-    off = [truth for truth in counted if truth.harmful]
-    kept = [truth for truth in counted if not truth.harmful]
+def _checks(judgement: Judgement) -> list[str]:
+    counted = [check for check in judgement.checks if check.holds is not None]
+    off = [check for check in counted if check.harmful]
+    kept = [check for check in counted if not check.harmful]
     lines = [
-        "## Do its weights say the truth?",
+        "## Do its weights show which paths help?",
         "",
-        f"Harmful paths that count and are below 5 %: {sum(bool(t.holds) for t in off)} of {len(off)}. "
-        "Clean paths that alone beat the student significantly and keep half of their equal share: "
-        f"{sum(bool(t.holds) for t in kept)} of {len(kept)}. Share: w‖g‖ over the sum of all paths', mean "
-        f"over the epochs after {QUARTER:.0%} of the training and at least {MEASUREMENTS} measurements, and "
-        "over seeds; in %, with one-sided 95 % bounds.",
+        f"Harmful paths that count and have a share below {OFF:.0%}: {_held(off)}. Clean paths that alone "
+        f"beat the student significantly and keep half of an equal share: {_held(kept)}. Share: w‖g‖ over "
+        f"the sum of all paths', mean over the epochs after {QUARTER:.0%} of the training and at least "
+        f"{MEASUREMENTS} measurements, and over seeds; in %, with one-sided 95 % bounds.",
         "",
         *_head("setting", "paths", "harmful", "path", "is", "counts"),
     ]
     lines[-2] = lines[-2] + " share | lower | upper | worst seed | limit | from epoch | holds |"
     lines[-1] = lines[-1] + " ---: | ---: | ---: | ---: | ---: | ---: | --- |"
-    lines += [_truth_row(truth) for truth in judgement.truths]
+    lines += [_check_row(check) for check in judgement.checks]
     return [*lines, ""]
 
 
-def _truth_row(truth: Truth) -> str:
-    bounds, seeds = truth.share.bounds, truth.share.by_seed.values()
-    worst = max(seeds, default=math.nan) if truth.harmful else min(seeds, default=math.nan)
-    limit = f"{'<' if truth.harmful else '≥'} {100 * truth.limit:.1f}"
+def _held(checks: list[ShareCheck]) -> str:
+    return f"{sum(bool(check.holds) for check in checks)} of {len(checks)}"
+
+
+def _check_row(check: ShareCheck) -> str:
+    bounds, seeds = check.share.bounds, check.share.by_seed.values()
+    worst = max(seeds, default=math.nan) if check.harmful else min(seeds, default=math.nan)
+    limit = f"{'<' if check.harmful else '≥'} {100 * check.limit:.1f}"
     return _row(
-        *sets(truth.arm),
-        truth.share.path,
-        "harmful" if truth.harmful else "clean",
-        _yes(truth.counts),
+        *sets(check.strategy),
+        check.share.path,
+        "harmful" if check.harmful else "clean",
+        _yes(check.counts),
         *(
             DASH if math.isnan(value) else f"{100 * value:.1f}"
             for value in (bounds.mean, bounds.low, bounds.high, worst)
         ),
         limit,
-        str(truth.share.first or DASH),
-        DASH if truth.holds is None else ("yes" if truth.holds else "**no**"),
+        str(check.share.first or DASH),
+        DASH if check.holds is None else ("yes" if check.holds else "**no**"),
     )
 
 

@@ -1,4 +1,4 @@
-"""A user's own objects at the door of ``distill``: taken rightly, or refused before anything trains."""
+"""Checks a user's own networks and datasets, as ``distill`` takes them, before anything trains."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS, PATHS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
-from ray_kd.data.items import as_column, as_item
-from ray_kd.data.look import SPLITS, Look, watch
+from ray_kd.data.sample_checks import SPLITS, SampleChecks, check_dataset
+from ray_kd.data.user_samples import read_sample, stack_column
 from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.forward import check_outputs, try_forward
-from ray_kd.training.objects import Own, require_live
+from ray_kd.training.network_checks import check_outputs, try_forward
+from ray_kd.training.object_records import Own, require_live
 from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher
 from ray_kd.training.process_cache import ProcessCache
 
@@ -36,7 +36,7 @@ COLUMNS = {"classification": "label", "segmentation": "mask", "detection": "box_
 
 
 def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, student: Any) -> Dataset:
-    """A user's three sets as a dataset whose every batch is looked at.
+    """A user's three sets as a dataset whose every batch is checked.
 
     Args:
         classes: how many there are; None: as the labels say where the sets have them beside the samples, else
@@ -52,28 +52,32 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
         setattr(dataset, name, MapSplit(sets[name], name))
     first = {name: _first(getattr(dataset, name), column, name) for name in SPLITS}
     dataset.channels = first["train"]["image"].shape[1]
-    labels = {name: labels_of(sets[name], column, first[name]) for name in SPLITS}
+    labels = {name: known_labels(sets[name], column, first[name]) for name in SPLITS}
     known = [values for values in labels.values() if values is not None]
     if classes is None and labels["train"] is None and student is not None:
         classes = _width(spec, student, first["train"]["image"])
     if classes is None and labels["train"] is None:
-        read = (as_item(sets["train"][i], f"train, sample {i}")[column] for i in range(len(sets["train"])))
+        read = (
+            read_sample(sets["train"][i], f"train, sample {i}")[column] for i in range(len(sets["train"]))
+        )
         labels["train"] = found = _flat(read, column, "train")
         known.append(found)
     dataset.classes = _count(known, column) if classes is None else classes
     remedy = "A class that train does not have? Say how many there are: distill(..., classes=N)."
     for name, values in labels.items():
         if values is not None and column == "label":
-            _require_classes(values, Look(name, {"label": dataset.classes}, 0, remedy=remedy), classes)
+            _require_classes(
+                values, SampleChecks(name, {"label": dataset.classes}, 0, remedy=remedy), classes
+            )
     _say_new_classes(labels)
-    watch(dataset, "distill", remedy)
+    check_dataset(dataset, "distill", remedy)
     for name in SPLITS:
         split = getattr(dataset, name)
         split.gather(torch.arange(min(LOOKED_AT, len(split))))
     return dataset
 
 
-def check_own(spec: RunSpec, own: Own, cache: ProcessCache, device: torch.device) -> None:
+def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torch.device) -> None:
     """Send images of the data's size through all networks of a run of own objects; those that return logits
     alone, or a mapping, are wrapped in place.
 
@@ -99,9 +103,9 @@ def check_own(spec: RunSpec, own: Own, cache: ProcessCache, device: torch.device
             continue
         if answer.logits.shape[1] != said.logits.shape[1]:
             raise UserError(
-                f"teacher '{name}' tells {answer.logits.shape[1]} classes apart, and the student "
-                f"{said.logits.shape[1]}; expected as many. Give the teacher a last layer for these classes, "
-                "or hand over one that returns their logits alone."
+                f"teacher '{name}' has logits for {answer.logits.shape[1]} classes, and the student for "
+                f"{said.logits.shape[1]}; expected the same classes. Give the teacher a last layer for them, "
+                "or pass a teacher that returns their logits alone."
             )
     _require_features(spec, {"student": own.student, "teacher": own.teacher})
 
@@ -157,9 +161,7 @@ def _require_map(given: Any, name: str) -> None:
     """
     kind = type(given).__name__
     if isinstance(given, DataLoader):
-        raise UserError(
-            f"{name}: expected a dataset, got a DataLoader; hand over what it reads: loader.dataset."
-        )
+        raise UserError(f"{name}: expected a dataset, got a DataLoader; pass what it reads: loader.dataset.")
     if (
         not hasattr(given, "__getitem__")
         or not hasattr(given, "__len__")
@@ -188,7 +190,7 @@ def _first(split: MapSplit, column: str, name: str) -> dict[str, Tensor]:
     return batch
 
 
-def labels_of(given: Any, column: str, first: Mapping[str, Tensor] | None = None) -> Tensor | None:
+def known_labels(given: Any, column: str, first: Mapping[str, Tensor] | None = None) -> Tensor | None:
     """All classes in a set, where it has them beside the samples; None where they would have to be read.
 
     Args:
@@ -203,7 +205,7 @@ def labels_of(given: Any, column: str, first: Mapping[str, Tensor] | None = None
 
 def _beside(given: Any, column: str) -> Tensor | None:
     if isinstance(given, (list, tuple)):
-        return _flat((as_item(item, "sample")[column] for item in given), column, "samples")
+        return _flat((read_sample(item, "sample")[column] for item in given), column, "samples")
     if column != "label":
         return None
     if isinstance(given, Subset):
@@ -228,7 +230,7 @@ def _flat(values: Iterable[Any], column: str, where: str) -> Tensor:
     """Classes of samples one after the other; one-hot ones as their class."""
     parts = []
     for value in values:
-        tensor = as_column([value], column, where)[0]
+        tensor = stack_column([value], column, where)[0]
         one_hot = column == "label" and tensor.dim() == 1 and len(tensor) > 1
         parts.append(tensor.int().argmax()[None] if one_hot else tensor.flatten())
     if column != "label":
@@ -254,7 +256,7 @@ def _count(known: list[Tensor], column: str) -> int:
 
 
 def _say_new_classes(labels: Mapping[str, Tensor | None]) -> None:
-    """Log which classes the student is judged on and cannot learn."""
+    """Warn of classes that the student is evaluated on and cannot learn."""
     trained = labels["train"]
     for name in ("validation", "test"):
         asked = labels[name]
@@ -265,15 +267,15 @@ def _say_new_classes(labels: Mapping[str, Tensor | None]) -> None:
                 LOG.warning("%s has classes that train does not have: %s", name, shown)
 
 
-def _require_classes(labels: Tensor, look: Look, told: int | None) -> None:
+def _require_classes(labels: Tensor, checks: SampleChecks, told: int | None) -> None:
     """Whether the known labels of a set are classes from 0 on."""
-    present = look.whole_numbers(labels, "label").unique()
+    present = checks.whole_numbers(labels, "label").unique()
     largest = int(present[-1])
     if told is None and largest == IGNORE and (len(present) < 2 or int(present[-2]) < IGNORE - 1):
-        look = replace(look, classes={"label": IGNORE})  # it names the sample
-    elif told is None and look.where == "train" and int(present[0]) >= 1:
+        checks = replace(checks, classes={"label": IGNORE})  # it names the sample
+    elif told is None and checks.where == "train" and int(present[0]) >= 1:
         raise UserError(
-            f"train: label: expected classes from 0 on, got {int(present[0])} to {largest}. Take 1 off; "
+            f"train: label: expected classes from 0 on, got {int(present[0])} to {largest}. Subtract 1; "
             f"or, if class 0 is only missing here, say how many there are: classes={largest + 1}."
         )
-    look.label(labels)
+    checks.label(labels)

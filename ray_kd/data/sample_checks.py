@@ -1,7 +1,7 @@
-"""One look at every batch where it is made, on the CPU: what can be read rightly is, the rest is one message.
+"""Checks of samples: what is unambiguous is converted, everything else is an error that names the sample.
 
-A user's own dataset, a registered one and one of files all pass here. A set that lies in memory is looked at
-once, as a whole, when it is loaded.
+Every batch of every dataset (a user's own, a registered one, one of files) is checked where it is made, on
+the CPU. A dataset that lies in memory is checked once, as a whole, when it is loaded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import Dataset, RawSplit, Split, TensorSplit, is_raw
-from ray_kd.data.files import stack
-from ray_kd.data.items import as_float
+from ray_kd.data.files import gather_raw
+from ray_kd.data.image_files import OddBoxes, OddFile, OddMask
+from ray_kd.data.user_samples import to_float
 from ray_kd.outputs import IGNORE
 
 SPLITS = ("train", "validation", "test")
@@ -26,11 +27,26 @@ TASKS = {"label": "classification", "mask": "segmentation", "box_label": "detect
 """Which task each column of classes is for."""
 
 
-def watch(dataset: Dataset, whose: str, remedy: str) -> Dataset:
-    """Have every split of a dataset looked at, from now on; it is changed in place.
+class OddLabel(OddFile):
+    """A label that is no class."""
+
+    what = "a label that is no class"
+
+
+ERRORS: dict[str, type[UserError]] = {
+    "label": OddLabel,
+    "mask": OddMask,
+    "boxes": OddBoxes,
+    "box_label": OddBoxes,
+}
+"""What is raised for a mistake in each column."""
+
+
+def check_dataset(dataset: Dataset, whose: str, remedy: str) -> Dataset:
+    """Check every batch of a dataset from now on; its splits are wrapped in place.
 
     Args:
-        whose: begins its messages.
+        whose: the dataset, as messages name it.
         remedy: what to do where there are more classes than it says.
 
     Raises:
@@ -42,27 +58,28 @@ def watch(dataset: Dataset, whose: str, remedy: str) -> Dataset:
         if id(split) not in done:
             if not len(split):
                 raise UserError(f"{whose}, {name}: expected at least one sample, got none.")
-            look = look_for(dataset, f"{whose}, {name}", remedy)
-            done[id(split)] = look.whole(split) if isinstance(split, TensorSplit) else Watched(split, look)
+            checks = checks_of(dataset, f"{whose}, {name}", remedy)
+            whole = checks.whole(split) if isinstance(split, TensorSplit) else None
+            done[id(split)] = whole or CheckedSplit(split, checks)
         setattr(dataset, name, done[id(split)])
     return dataset
 
 
-def look_for(dataset: Dataset, where: str, remedy: str = "") -> Look:
-    """What samples of a dataset have to be, by what it says of itself."""
+def checks_of(dataset: Dataset, where: str, remedy: str = "") -> SampleChecks:
+    """The checks of a dataset's samples, by its own classes, channels and mean."""
     classes = {column: dataset.classes_of(task) for column, task in TASKS.items()}
-    return Look(where, classes, dataset.channels, dataset.mean is not None, remedy)
+    return SampleChecks(where, classes, dataset.channels, dataset.mean is not None, remedy)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the samples of a split have to be.
+class SampleChecks:
+    """What every sample of a split has to be like.
 
     Attributes:
-        where: begins messages.
+        where: the split, as messages name it.
         classes: how many there are, by column.
         channels: of an image.
-        normalised: the dataset says by which mean and std its images are; then they are no bytes.
+        normalised: the dataset has a mean and a std, so its images are normalised floats.
         remedy: what to do where there are more classes than it says.
     """
 
@@ -97,8 +114,18 @@ class Look:
             found.update(self._objects(found, numbers))
         return found
 
+    def raw(self, sample: Mapping[str, Any], number: Tensor) -> dict[str, Tensor]:
+        """A sample of files as it lies on disk, its label a class; as tensors."""
+        row = {name: torch.as_tensor(value).as_subclass(Tensor) for name, value in sample.items()}
+        if row["image"].dim() != 3:
+            shape = tuple(row["image"].shape)
+            raise self._wrong(f"expected an image (channels, height, width), got {shape}", "", None, number)
+        if "label" in row:
+            row["label"] = self.label(row["label"][None], number)[0]
+        return self.row(row, number)
+
     def row(self, row: dict[str, Tensor], number: Tensor | None = None) -> dict[str, Tensor]:
-        """A finished row of a file, viewed perhaps: bytes stay bytes, a label may be shares of classes."""
+        """A finished row of a file, perhaps viewed: bytes stay bytes, a label may be shares of classes."""
         if row["image"].is_floating_point():
             self._finite(row["image"][None], number)
         if "label" in row and not row["label"].is_floating_point():
@@ -128,9 +155,9 @@ class Look:
             raise self._wrong(text, hint, None, numbers)
         if image.dtype != torch.float32:
             if self.normalised and not image.is_floating_point():
-                text = f"the dataset says what images are normalised with, but they are {image.dtype}"
+                text = f"the dataset has a mean and a std, so images are normalised floats; got {image.dtype}"
                 raise self._wrong(text, "Give (image / 255 - mean) / std as float32.", None, numbers)
-            image = as_float(image, self.where)
+            image = to_float(image, self.where)
         self._finite(image, numbers)
         return image
 
@@ -141,7 +168,7 @@ class Look:
         if not fine.all():
             row = int((~fine).nonzero()[0])
             kind = "NaN" if values[row].isnan().any() else "infinite"
-            raise self._wrong(f"a pixel is {kind}", "Mend or leave out this sample.", row, numbers)
+            raise self._wrong(f"a pixel is {kind}", "Correct it, or leave this sample out.", row, numbers)
 
     def label(self, label: Any, numbers: Tensor | None = None) -> Tensor:
         """Classes (N,) of any kind as int64, one-hot ones too."""
@@ -170,11 +197,7 @@ class Look:
         if values.is_floating_point():
             broken = (values != values.round()) | ~values.isfinite()
             if broken.any():
-                row = (
-                    int(broken.flatten(1).any(1).nonzero()[0])
-                    if values.dim() > 1
-                    else int(broken.nonzero()[0])
-                )
+                row = int(broken.nonzero()[0][0])
                 text = f"{column}: expected the number of a class, got {float(values[broken][0]):g}"
                 raise self._wrong(text, "", row, numbers)
         elif values.is_complex():
@@ -194,7 +217,7 @@ class Look:
         if value in (-1, IGNORE):
             hint = f"{value} often stands for 'not labelled': leave such samples out."
         elif value == count and len(label) > 1 and int(label.min()) >= 1:
-            hint = f"They seem to begin at 1: take 1 off. Or: {self.remedy}"
+            hint = f"Classes seem to begin at 1: subtract 1. Or: {self.remedy}"
         raise self._wrong(
             f"{column}: expected a class from 0 to {count - 1}, got {value}", hint, row, numbers
         )
@@ -218,7 +241,7 @@ class Look:
             values = mask[row][bad[row]].unique().tolist()
             shown = f"{', '.join(map(str, values[:6]))}{' ...' if len(values) > 6 else ''}"
             text = f"mask: expected classes from 0 to {count - 1}, or {IGNORE} (not labelled); got {shown}"
-            raise self._wrong(text, f"Colours or other codes? {self.remedy}", row, numbers)
+            raise self._wrong(text, f"Does the mask hold colours or other codes? {self.remedy}", row, numbers)
         return mask
 
     def _objects(self, columns: Mapping[str, Any], numbers: Tensor | None) -> dict[str, Tensor]:
@@ -269,14 +292,15 @@ class Look:
         sample = ""
         if row is not None:
             sample = f", sample {row if numbers is None else int(numbers.flatten()[row])}"
-        return UserError(f"{self.where}{sample}: {text}.{' ' if hint else ''}{hint}")
+        kind = ERRORS.get(text.partition(":")[0], UserError)
+        return kind(f"{self.where}{sample}: {text}.{' ' if hint else ''}{hint}")
 
 
-class Watched:
-    """A split whose batches, or rows of files, are looked at where they are made."""
+class CheckedSplit:
+    """A split whose batches, or rows read from files, are checked as they are made."""
 
-    def __init__(self, split: Split, look: Look) -> None:
-        self.split, self.look = split, look
+    def __init__(self, split: Split, checks: SampleChecks) -> None:
+        self.split, self.checks = split, checks
         self.ids = split.ids
         self._at: int | None = None
 
@@ -284,27 +308,26 @@ class Watched:
         return len(self.split)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in ("split", "look"):  # while it is being unpickled
+        if name.startswith("_") or name in ("split", "checks"):  # while it is being unpickled
             raise AttributeError(name)
         found = getattr(self.split, name)
         return partial(self._noted, found) if name == "raw" else found
 
     def _noted(self, raw: Callable[[int], dict[str, Any]], index: int) -> dict[str, Any]:
-        """``raw``, where there is one; the first sample read for a row is the one that it is of."""
+        """``raw``; the number of the first sample read for a row is kept for messages about the row."""
         self._at = index if self._at is None else self._at
         return raw(index)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
         if is_raw(self.split):
-            rows = stack([self.finish(self.split.fit(self.raw(i))) for i in index.tolist()])
-            return {**self.split.ready(rows), "sample": self.ids[index.cpu()]}
-        return self.look.batch(self.split.gather(index), index)
+            return gather_raw(cast(RawSplit, self), index)
+        return self.checks.batch(self.split.gather(index), index)
 
     def finish(self, sample: dict[str, Any]) -> dict[str, Tensor]:
         """See ``RawSplit``."""
         number, self._at = self._at, None
         row = cast(RawSplit, self.split).finish(sample)
-        return self.look.row(row, None if number is None else torch.tensor([number]))
+        return self.checks.row(row, None if number is None else torch.tensor([number]))
 
 
 def _kind(value: Any) -> str:

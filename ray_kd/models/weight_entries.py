@@ -1,4 +1,4 @@
-"""Which things in a file are weights, which of those are meant, and their names without wrappers."""
+"""Finds the weights in what a file holds: which entry is meant for a network, its names without wrappers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,12 +31,12 @@ class Entry:
     Attributes:
         key: where they lie, keys joined by '/'; empty: the file is nothing else.
         state: weights by name.
-        said: what was left out of the names, in words.
+        notes: what was left out of the names, as messages say it.
     """
 
     key: str
     state: State
-    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def named_tensors(found: Any, place: str, model: nn.Module, key: str | None = None) -> Entry:
@@ -140,26 +141,10 @@ def tensor_of(value: Any) -> Tensor | None:
         else:
             return None
         code = f"{kind.state[1]}{kind.arguments[0]}"
-        flat = torch.frombuffer(bytearray(raw), dtype=KINDS[code.lstrip("<|")])
-        return (
-            flat.reshape(shape[::-1]).permute(*range(len(shape))[::-1]) if backwards else flat.reshape(shape)
-        )
+        values = np.frombuffer(bytearray(raw), np.dtype(code))
+        return torch.from_numpy(values.reshape(shape, order="F" if backwards else "C"))
     except Exception:  # of another kind, or described wrongly: it is not read
         return None
-
-
-KINDS = {
-    "f8": torch.float64,
-    "f4": torch.float32,
-    "f2": torch.float16,
-    "i8": torch.int64,
-    "i4": torch.int32,
-    "i2": torch.int16,
-    "i1": torch.int8,
-    "u1": torch.uint8,
-    "b1": torch.bool,
-}
-"""NumPy's kinds of values."""
 
 
 def _by_key(entries: list[Entry], key: str, place: str) -> Entry:
@@ -170,7 +155,7 @@ def _by_key(entries: list[Entry], key: str, place: str) -> Entry:
     for entry in entries:
         inner = {n.removeprefix(f"{key}."): v for n, v in entry.state.items() if n.startswith(f"{key}.")}
         if inner:
-            return replace(entry, state=inner, said=(f"of its names those that begin with '{key}.'",))
+            return replace(entry, state=inner, notes=(f"of its names those that begin with '{key}.'",))
     names = {entry.key for entry in entries if entry.key}
     begin = {name.partition(".")[0] for entry in entries for name in entry.state if "." in name}
     raise unknown("weights_key", key, names | begin, place)
@@ -178,16 +163,16 @@ def _by_key(entries: list[Entry], key: str, place: str) -> Entry:
 
 def _unwrapped(entry: Entry, own: Any) -> Entry:
     """The same weights without what wrappers put before and into their names."""
-    state, said = dict(entry.state), list(entry.said)
+    state, notes = dict(entry.state), list(entry.notes)
     for wrapper in WRAPPERS:
         bare = {name.replace(wrapper, ""): value for name, value in state.items()}
         if bare.keys() != state.keys() and len(bare) == len(state):
             state = bare
-            said.append(f"'{wrapper}' in its names left out")
+            notes.append(f"'{wrapper}' in its names left out")
     others = state.keys() - {"n_averaged"}
     if len(others) < len(state) and others and all(name.startswith("module.") for name in others):
         del state["n_averaged"]
-        said.append("an average over steps (n_averaged)")
+        notes.append("an average over steps (n_averaged)")
     firsts = [name.split(".")[:-1] for name in state]
     common: list[str] = []
     for parts in zip(*firsts, strict=False):
@@ -199,8 +184,8 @@ def _unwrapped(entry: Entry, own: Any) -> Entry:
     prefix = prefixes[fits.index(max(fits))]
     if prefix:
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-        said.append(f"'{prefix}' before every name left out")
-    return Entry(entry.key, state, tuple(said))
+        notes.append(f"'{prefix}' before every name left out")
+    return Entry(entry.key, state, tuple(notes))
 
 
 def _score(state: State, own: Mapping[str, Tensor], surplus: tuple[str, ...]) -> tuple[float, float]:

@@ -140,7 +140,7 @@ def reason(fit: Fit, model: nn.Module) -> str:
         (given, *_), (here, *_) = fit.other[heads[0]] if heads else ((0,), (0,))
         if given != here:
             told.append(
-                f"They tell {given} classes apart and this network {here}: "
+                f"They are for {given} classes and this network is for {here}: "
                 "'head: fresh' leaves the last layer as it was drawn."
             )
     return " ".join(text for text in told if text)

@@ -1,4 +1,4 @@
-"""More epochs after the end are another run: what to say where such a run ended before."""
+"""Note for the user where a run of other epochs, which is another run, has ended before."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ray_kd.storage import Store
 from ray_kd.training.records import find_summary
 
 MOST = 2000
-"""Epochs up to which other lengths are looked for, at least."""
+"""Other numbers of epochs are tried at least up to this one."""
 PROBED = 20
-"""Runs of which all these lengths are looked for; of the others only those that were found."""
+"""For so many runs all numbers of epochs are tried; for the others only those found for these."""
 
 
-def longer_notes(specs: Iterable[RunSpec], store: Store) -> list[str]:
-    """A sentence for each length of runs that ended before and are alike in all but their epochs.
+def length_notes(specs: Iterable[RunSpec], store: Store) -> list[str]:
+    """A sentence for each number of epochs of finished runs that differ only in their number of epochs.
 
-    Nothing is read but the names of runs and, of those that fit, how they ended.
+    It reads only the names of runs, and the summaries of those that fit.
 
     Args:
-        specs: runs that are to train; those that ended, or began, are passed over.
+        specs: runs that will train; runs that have ended or begun are skipped.
     """
     there = set(store.names("runs"))
     new = [spec for spec in specs if spec.identity() not in there] if there else []
@@ -36,7 +36,7 @@ def longer_notes(specs: Iterable[RunSpec], store: Store) -> list[str]:
 
 
 def _ended(spec: RunSpec, lengths: Iterable[int], there: set[str], store: Store) -> Iterator[int]:
-    """The lengths, of these, of finished runs that differ from ``spec`` in nothing else."""
+    """Those of ``lengths`` for which a run that differs from ``spec`` in nothing else has finished."""
     essence, default = spec.essence(), Training().epochs
     rest = {key: value for key, value in essence["training"].items() if key != "epochs"}
     for epochs in lengths:

@@ -1,7 +1,7 @@
 """Random streams keyed by (seed, name), so that runs of one seed are paired whatever else differs.
 
-Whatever draws random numbers takes a stream of its own; nothing consumes another's. A stream is a
-pure function of its key: resuming needs no saved generator state.
+Every consumer of random numbers draws from a random stream of its own. A random stream is a pure function
+of its key, so resuming needs no saved generator state.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def generator(*parts: int | str) -> torch.Generator:
 
 @contextmanager
 def forked(*parts: int | str) -> Iterator[None]:
-    """Run a block whose draws from PyTorch's global generator come from the stream ``parts``.
+    """Within the block, PyTorch's global generator draws from the random stream ``parts``.
 
-    The global state is put back afterwards, so the block costs no other stream a number.
-    Modules are initialised under it, since their initialisers take no generator.
+    The global state is restored afterwards. Modules are initialised in such a block, since PyTorch's
+    initialisers take no generator.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(key(*parts))
