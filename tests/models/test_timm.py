@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ray_kd import distill
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model
@@ -45,8 +46,7 @@ def made(
     return create_model(**options, classes=classes, channels=channels, size=size)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+@pytest.mark.parametrize(("size", "channels"), [((32, 32), 1), ((32, 64), 5)])
 @pytest.mark.parametrize(
     ("options", "layout", "prefix", "grids"),
     [
@@ -201,3 +201,43 @@ def test_softmax_regression_reads_a_head_that_makes_the_logits() -> None:
         found = model.head(outputs.features[-1].mean((2, 3)))
         assert torch.allclose(found, outputs.logits, atol=1e-4)
     assert not hasattr(made(VIT), "head")
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_a_distilled_students_two_heads_are_trained_and_their_mean_is_asked(
+    tmp_path: Path, labels: str
+) -> None:
+    """DeiT: the class token's head learns the labels, the other the teacher; evaluation reads the mean."""
+    student = {**DEIT, "arguments": {**DEIT["arguments"], "patch_size": 4}}
+    teacher = {**TINY["teacher"], "weights": "initial"}
+    path = {"name": "distillation_token", "labels": labels}
+    spec = tiny(tmp_path, student=student, teacher=teacher, paths=[path])
+    check_run(spec)
+    parts = build(spec, RunContext(Store(spec.storage), torch.device("cpu")), ProcessCache())
+    model: Any = parts.student
+    batch = parts.dataset.train.gather(torch.arange(4))
+    batch["view"] = torch.zeros(4, dtype=torch.long)
+    outputs = model.train()(batch["image"])
+    task = parts.task.loss(outputs, batch)
+    (loss,) = parts.paths[0](outputs, parts.targets.targets(batch)["distillation_token"], batch).values()
+    heads = [model.net.head.weight, model.net.head_dist.weight]
+    for value, reached in ((task, heads[0]), (loss, heads[1])):
+        found = torch.autograd.grad(value, heads, retain_graph=True, allow_unused=True)
+        assert [gradient is not None for gradient in found] == [head is reached for head in heads]
+    asked = model.eval()(batch["image"])
+    assert not asked.extra
+    model.net.distilled_training = True
+    plain = model.net.forward_head(model.net.forward_features(batch["image"]))
+    assert torch.allclose(asked.logits, plain, atol=1e-6)
+    without = build(
+        tiny(tmp_path, student=student, teacher=teacher, paths=["soft_target"]),
+        RunContext(Store(spec.storage), torch.device("cpu")),
+        ProcessCache(),
+    ).student
+    assert not without.train()(batch["image"]).extra  # no path reads it: both heads learn the labels
+
+
+def test_a_path_that_reads_a_distillation_token_needs_one(tmp_path: Path) -> None:
+    spec = tiny(tmp_path, paths=["distillation_token"])
+    with pytest.raises(UserError, match=r"needs extra\['distillation'\]"):
+        distill(spec)

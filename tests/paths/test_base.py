@@ -22,6 +22,7 @@ PUBLISHED = {
     "correlation": (100, 0),
     "crd": (0.8, 0),
     "dist": (2, 0),
+    "distillation_token": (1, 0),
     "dkd": (1, 20),
     "feature_map": (1, 0),
     "hint": (100, 0),
