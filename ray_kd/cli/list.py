@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from ray_kd.cli.catalogue import KINDS, Item, catalogue
+from ray_kd.cli.common import Overrides
+from ray_kd.cli.taps import show_taps
 from ray_kd.config.errors import UserError, unknown
 
 FILES = ("run", "sweep")
@@ -20,6 +22,10 @@ def list_things(
         str | None, typer.Argument(help=f"One of: {', '.join(KNOWN)}.", show_default=False)
     ] = None,
     name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
+    overrides: Overrides = None,
+    taps: Annotated[
+        bool, typer.Option("--taps", help="Of a model: its taps, with options as KEY=VALUE.")
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")
     ] = False,
@@ -32,6 +38,7 @@ def list_things(
     Examples:
       ray-kd list paths
       ray-kd list aggregators adaptive
+      ray-kd list models timm model=convnext_atto size=64 --taps
       ray-kd list run                              every key of a run, explained
       ray-kd list run --schema > run.schema.json   for an editor to complete keys:
           begin run.yaml with   # yaml-language-server: $schema=run.schema.json
@@ -56,6 +63,11 @@ def list_things(
     found = {item.name: item for item in items}
     if name not in found:
         raise unknown(kind.removesuffix("s"), name, found)
+    if (taps and kind != "models") or (overrides and not taps):
+        raise UserError(f"list {kind} {name}: --taps, and options as key=value beside it, are of models.")
+    if taps:
+        show_taps(name, overrides or ())
+        return
     _explain(kind, found[name])
 
 

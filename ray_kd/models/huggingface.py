@@ -15,6 +15,7 @@ from torch import nn
 from ray_kd.config.errors import UserError
 from ray_kd.config.files import HUB, known_weights
 from ray_kd.config.registry import MODELS
+from ray_kd.data.files import Size as ImageSize
 from ray_kd.models.base import Preprocessing, State
 from ray_kd.models.library_model import LibraryModel, quarters
 from ray_kd.models.optional import optional, quiet_hub, read_json
@@ -42,9 +43,9 @@ class HuggingfaceOptions(TappedOptions):
     taps: tuple[str | TapOptions, ...] | None = None
     """Paths of the modules that are its stages, shallow to deep, or mappings that say more
     ({module: vit.layers.3, prefix: 1}); None: its stages (of more than five: the last of every quarter)."""
-    image_size: Size | None = None
-    """Height and width of the images that it is built for; None: the dataset's. Only networks of a fixed size
-    read it."""
+    image_size: ImageSize | None = None
+    """Height and width (one number: a square) of the images that it is built for; None: the dataset's. Only
+    networks of a fixed size read it."""
 
     @model_validator(mode="before")
     @classmethod

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, nearest, unknown
 from ray_kd.config.registry import MODELS
+from ray_kd.data.files import Size as ImageSize
 from ray_kd.models.base import Preprocessing, State
 from ray_kd.models.library_model import LibraryModel, quarters
 from ray_kd.models.optional import optional, quiet_hub, read_json
@@ -34,9 +35,9 @@ class TimmOptions(TappedOptions):
     """Paths of the modules that are its stages, shallow to deep, or mappings that say more
     ({module: blocks.3, prefix: 1}); None: those of timm's feature_info from a stride of 4 on (where
     all have one resolution: the last of every quarter)."""
-    image_size: Size | None = None
-    """Height and width of the images that it is built for; None: the dataset's. Only networks of a fixed size
-    read it."""
+    image_size: ImageSize | None = None
+    """Height and width (one number: a square) of the images that it is built for; None: the dataset's. Only
+    networks of a fixed size read it."""
     arguments: dict[str, Any] = {}
     """Keyword arguments of timm's create_model (patch_size, drop_path_rate, dynamic_img_size ...)."""
 
