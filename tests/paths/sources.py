@@ -324,9 +324,7 @@ SOURCES: dict[str, Source] = {
     "correlation": last_pooled(correlation),
     "crd": crd,
     "dist": on_logits(dist),
-    "distillation_token": lambda _, of: F.cross_entropy(
-        *of.student.extra.values(), of.teacher.logits.argmax(1)
-    ),
+    "distillation_token": lambda _, x: F.cross_entropy(*x.student.extra.values(), x.teacher.logits.argmax(1)),
     "dkd": on_logits(dkd),
     "feature_map": over_stages(lambda s, t: F.mse_loss(s.mean((2, 3)), t.mean((2, 3)))),
     "fgd": fgd,
