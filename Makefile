@@ -7,13 +7,16 @@ BIN := .venv/bin
 export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-ray test-others test-outcome test-elsewhere test-fast check setup lock clean
+.PHONY: help demo test test-ray test-others test-outcome test-all test-rest test-rest-ray test-rest-others \
+  test-rest-outcome test-elsewhere test-fast check setup lock clean
 
 help:
 	@echo "make demo       set up, and compare nine ways to distil on handwritten digits (5 minutes)"
-	@echo "make test       set up, lint, type-check, run every test; those about outcomes of training once more"
-	@echo "                with another processor's arithmetic"
-	@echo "make test-fast  the same without the tests that take long or start Ray, and as this machine is"
+	@echo "make test       set up, lint, type-check, run what a change has to pass (10 minutes on two cores); tests"
+	@echo "                about outcomes of training once more with another processor's arithmetic"
+	@echo "make test-all   make test, then make test-rest"
+	@echo "make test-rest  what make test leaves out: the rest of large products, faults of several processes at once"
+	@echo "make test-fast  make test without the tests that take long or start Ray, and as this machine is"
 	@echo "make test-elsewhere  only those about outcomes: two other processors' arithmetic, three sets of seeds"
 	@echo "make setup      only set up .venv (quick the second time)"
 	@echo "make lock       resolve requirements.lock anew"
@@ -28,29 +31,44 @@ OTHERS := $(shell $(PYTHON) -c 'import os; print(max(1, min(8, (os.cpu_count() o
 # a training comes out otherwise, as it would with other seeds.
 SSE41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
-OUTCOME := $(BIN)/python -m pytest -m "outcome and not ray" -n $(OTHERS) --dist worksteal
+SPREAD := -n $(OTHERS) --dist worksteal
 
 # Two at a time; test-outcome begins when one of the two before it has ended.
 test: check
 	$(MAKE) --no-print-directory -j 2 test-ray test-others test-outcome
 
 test-ray:
-	$(BIN)/python -m pytest -m ray tests/cli tests/cluster
+	$(BIN)/python -m pytest -m "ray and not exhaustive" tests/cli tests/cluster
 
 test-others:
-	$(BIN)/python -m pytest -m "not ray" -n $(OTHERS) --dist worksteal
+	$(BIN)/python -m pytest -m "not ray and not exhaustive" $(SPREAD)
 
 test-outcome:
-	$(SSE41) $(OUTCOME)
+	$(SSE41) $(BIN)/python -m pytest -m "outcome and not ray and not exhaustive" $(SPREAD)
+
+test-all: test
+	$(MAKE) --no-print-directory test-rest
+
+test-rest: setup
+	$(MAKE) --no-print-directory -j 2 test-rest-ray test-rest-others test-rest-outcome
+
+test-rest-ray:
+	$(BIN)/python -m pytest -m "ray and exhaustive" tests/cli tests/cluster
+
+test-rest-others:
+	$(BIN)/python -m pytest -m "exhaustive and not ray" $(SPREAD)
+
+test-rest-outcome:
+	$(SSE41) $(BIN)/python -m pytest -m "outcome and exhaustive and not ray" $(SPREAD)
 
 test-elsewhere: setup
 	set -e; for shift in 0 1000 2000; do \
-	  $(SSE41) $(OUTCOME) --seed-shift $$shift; \
-	  $(AVX2) $(OUTCOME) --seed-shift $$shift; \
+	  $(SSE41) $(BIN)/python -m pytest -m "outcome and not ray" $(SPREAD) --seed-shift $$shift; \
+	  $(AVX2) $(BIN)/python -m pytest -m "outcome and not ray" $(SPREAD) --seed-shift $$shift; \
 	done
 
 test-fast: check
-	$(BIN)/python -m pytest -m "not slow and not ray" -n logical --maxprocesses 8 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow and not ray and not exhaustive" -n logical --maxprocesses 8 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Records of several draws of one sweep -> what all of them say, and what only some of them say.
+"""Records of several draws of one sweep -> which strategies are better or worse in every draw.
 
     python analysis/draws.py results/draw_0 results/draw_1000 results/draw_2000 --out docs/results/demo
 
@@ -24,7 +24,17 @@ from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
 from ray_kd.analysis.headline import DASH, number
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plot_comparison import BETTER, UNDECIDED, WORSE
-from ray_kd.analysis.plot_style import GREY, WIDTH, Picture, legend_below, render, style, wrapped
+from ray_kd.analysis.plot_style import (
+    GREY,
+    WIDTH,
+    Picture,
+    arrow_beyond,
+    legend_below,
+    name_rows,
+    render,
+    style,
+    wrapped,
+)
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
@@ -74,7 +84,7 @@ def verdict(draw: Draw, name: str) -> str:
 
 
 def agreed(draws: list[Draw], name: str) -> str:
-    """What all draws say of a strategy; open where they differ, or none of them decides."""
+    """The verdict on a strategy that all draws share; open where they differ or none is significant."""
     verdicts = {verdict(draw, name) for draw in draws}
     return verdicts.pop() if len(verdicts) == 1 else "open"
 
@@ -93,8 +103,9 @@ def draws_table(draws: list[Draw]) -> str:
     ]
     for name in names:
         entries = [_difference(draw, name) for draw in draws]
-        said = agreed(draws, name)
-        lines.append(_row([markdown(name), *entries, f"**{said}**" if said in ("better", "worse") else said]))
+        shared = agreed(draws, name)
+        decided = shared in ("better", "worse")
+        lines.append(_row([markdown(name), *entries, f"**{shared}**" if decided else shared]))
     alone = [_mean(draw) for draw in draws]
     lines.append(_row([f"*{baseline}, test {first.metric.title}*", *alone, ""]))
     lines.append(_row(["*teacher*", *(_teacher(draw) for draw in draws), ""]))
@@ -123,7 +134,7 @@ def _difference(draw: Draw, name: str) -> str:
 
 def _mean(draw: Draw) -> str:
     cell = draw.comparison.baseline
-    assert cell is not None  # read_draw asked for it
+    assert cell is not None  # read_draw requires it
     return f"{number(draw.comparison, cell.best.mean)} ± {number(draw.comparison, cell.best.half_width)}"
 
 
@@ -144,7 +155,7 @@ def _seeds(draw: Draw) -> str:
 
 
 def picture(draws: list[Draw]) -> Picture:
-    """One row a strategy, one interval a draw: what moves from draw to draw is chance."""
+    """A row for each strategy with an interval for each draw; variation between draws is chance."""
     first = draws[0].comparison
     names = [cell.name for cell in first.cells if cell.name != first.plan.baseline]
     figure = Figure(figsize=(WIDTH, 0.6 + (0.14 + 0.1 * len(draws)) * len(names)))
@@ -159,15 +170,12 @@ def picture(draws: list[Draw]) -> Picture:
                 away.append((place, draw, cell))
             else:
                 _draw_difference(axes, place, draw, cell, MARKERS[index % len(MARKERS)])
-    axes.set_xlim(axes.get_xlim())  # what is drawn from here on moves no limit
+    axes.set_xlim(axes.get_xlim())  # keep the limits, whatever is drawn next
     for place, draw, cell in away:
         _point_at(axes, place, draw, cell)
     axes.axvline(0.0, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
-    axes.set_yticks(range(len(names)), [wrapped(name, 34) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0, pad=8 if away else 3.5)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, [wrapped(name, 34) for name in names])
+    axes.tick_params(axis="y", pad=8 if away else 3.5)
     unit = " (points)" if first.metric.rate else ""
     axes.set_xlabel(f"Test {first.metric.title}: difference to “{first.plan.baseline}”{unit}")
     shown = [
@@ -185,11 +193,11 @@ def picture(draws: list[Draw]) -> Picture:
         f"Difference to “{first.plan.baseline}” with its 95 % interval (not corrected), by strategy and "
         "draw. Colours: the test within a draw, Holm-corrected. Arrows point at differences off the scale."
     )
-    return render(figure, "draws", "The same comparison drawn several times", caption)
+    return render(figure, "draws", "The same comparison in several draws", caption)
 
 
 def _draw_difference(axes: Axes, place: float, draw: Draw, cell: Cell, marker: str) -> None:
-    assert cell.versus is not None  # the caller has looked
+    assert cell.versus is not None  # checked by the caller
     metric, difference, colour = draw.comparison.metric, cell.versus.difference, _colour(draw, cell)
     mean, low, high = (metric.scale * value for value in (difference.mean, difference.low, difference.high))
     axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt", zorder=3)
@@ -197,22 +205,12 @@ def _draw_difference(axes: Axes, place: float, draw: Draw, cell: Cell, marker: s
 
 
 def _point_at(axes: Axes, place: float, draw: Draw, cell: Cell) -> None:
-    """An arrow at the edge beyond which the difference lies, and its figure in words."""
-    assert cell.versus is not None  # the caller has looked
-    mean, colour = cell.versus.difference.mean, _colour(draw, cell)
-    left = mean < 0
-    edge, arrow, aside = axes.get_xlim()[0 if left else 1], "<" if left else ">", 7 if left else -7
-    axes.plot([edge], [place], arrow, color=colour, ms=5, clip_on=False)
-    axes.annotate(
-        number(draw.comparison, mean, sign=True),
-        (edge, place),
-        (aside, 0),
-        textcoords="offset points",
-        ha="left" if left else "right",
-        va="center",
-        color=colour,
-        fontsize=7,
-    )
+    """An arrow at the edge beyond which the difference lies, with its value as text."""
+    assert cell.versus is not None  # checked by the caller
+    mean = cell.versus.difference.mean
+    edge = (axes.get_xlim()[0 if mean < 0 else 1], place)
+    text = number(draw.comparison, mean, sign=True)
+    arrow_beyond(axes, edge, mean < 0, text, (_colour(draw, cell), 5, 7), fontsize=7)
 
 
 def _colour(draw: Draw, cell: Cell) -> str:

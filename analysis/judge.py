@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python lo
 from analysis.judgement import judge
 from analysis.judgement_report import report
 from analysis.plot_judgement import judgement_pictures
-from analysis.script import end, run, script_parser
+from analysis.script import run, say_left_out, script_parser
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
@@ -39,7 +39,7 @@ def main() -> None:
     pictures = judgement_pictures(judgement, records)
     for path in write_pictures(pictures, folder).values():
         print(path)
-    end(pictures)
+    say_left_out(pictures)
 
 
 if __name__ == "__main__":

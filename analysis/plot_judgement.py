@@ -25,6 +25,7 @@ from ray_kd.analysis.plot_style import (
     attempt,
     colours,
     legend_below,
+    name_rows,
     render,
     right_axis,
     style,
@@ -118,11 +119,7 @@ def _forest(rows: Sequence[tuple[str, Difference, str]], label: str, right: str)
             axes.axhline(edge, color="#E4E4E4", lw=0.6, zorder=0)
     axes.axvline(0, color=GREY, lw=0.9, zorder=1)
     axes.axvline(-100 * MARGIN, color=GREY, lw=1.2, linestyle=STYLES[2], zorder=1)
-    axes.set_yticks(places, titles)
-    axes.set_ylim(sum(heights), 0)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, titles, places, bottom=sum(heights))
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.set_xlabel(label)
     _right(axes, places, rows, right)

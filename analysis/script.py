@@ -1,4 +1,4 @@
-"""What the stand-alone scripts in ``analysis/`` share: their arguments, and errors without a traceback."""
+"""What the scripts of this folder share: their arguments, and errors without a traceback."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def end(pictures: Iterable[Picture]) -> None:
+def say_left_out(pictures: Iterable[Picture]) -> None:
     """Say which figures could not be drawn; the script then ends with exit code 1."""
     told = [print(f"error: {sentence}", file=sys.stderr) for sentence in left_out(pictures)]
     if told:

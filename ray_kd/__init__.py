@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ray_kd.version import __version__
 
 _WHERE = {
+    "Distiller": "ray_kd.training.distiller",
     "Outputs": "ray_kd.outputs",
     "RunSpec": "ray_kd.config.spec",
     "SweepSpec": "ray_kd.config.sweep",
@@ -19,6 +20,7 @@ _WHERE = {
     "run_sweep": "ray_kd.cluster.sweep",
 }
 __all__ = [
+    "Distiller",
     "Outputs",
     "RunSpec",
     "SweepSpec",
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from ray_kd.outputs import Outputs, as_map
     from ray_kd.paths import create_path
     from ray_kd.training.distill import distill
+    from ray_kd.training.distiller import Distiller
 
 
 def __getattr__(name: str) -> Any:

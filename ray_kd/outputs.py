@@ -71,6 +71,12 @@ class Outputs:
             network's own resolution, (N, L, K) for dense detection.
         extra: other tensors by name, such as a detector's regression; rows are samples.
         head: how to read a detector's tensors; None for other networks.
+
+    Example:
+        >>> import torch
+        >>> outputs = Outputs(logits=torch.zeros(2, 10, requires_grad=True))
+        >>> outputs.detach().logits.requires_grad
+        False
     """
 
     features: tuple[Tensor, ...] = ()

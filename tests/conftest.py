@@ -1,9 +1,17 @@
-"""What every test starts from: one thread, so that numbers repeat; seeds that can be moved."""
+"""What every test starts from: one thread, so that numbers repeat; movable seeds; one Ray for many tests."""
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 import torch
+
+from tests.helpers import start_ray
+
+# Else Ray's processes, which are polite, wait for the tests that run beside them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,3 +43,18 @@ def _one_thread(request: pytest.FixtureRequest) -> None:
     torch.set_num_threads(1)
     marked = request.node.get_closest_marker("outcome") is not None
     torch.manual_seed(request.config.getoption("--seed-shift") if marked else 0)
+
+
+@pytest.fixture
+def two_cpus() -> None:
+    """A local Ray of two CPUs, whatever the machine has: one for all tests of a session.
+
+    A test that needs a Ray or a cluster of its own starts it in another process, or takes ``no_ray``.
+    """
+    start_ray()
+
+
+def pytest_sessionfinish() -> None:
+    """The session's Ray ends with it."""
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from ray_kd.config.registry import REGISTRIES
 from ray_kd.config.spec import RunSpec
 from tests.data.formats import make_folder
 
@@ -67,6 +73,25 @@ def tiny(storage: Path, **changes: Any) -> RunSpec:
     return RunSpec.parse({**TINY, "storage": str(storage), **changes})
 
 
+def daily(values: Iterable[Any], first: int = 1) -> list[Any]:
+    """A list for ``parametrize``: its first values run in ``make test``, the others in ``make test-all``."""
+    marks = pytest.mark.exhaustive
+    return [
+        value if number < first else pytest.param(value, marks=marks) for number, value in enumerate(values)
+    ]
+
+
+def start_ray() -> None:
+    """The session's Ray, two CPUs whatever the machine has; it is started where it does not run."""
+    from ray_kd.cluster.quiet import quiet
+
+    quiet()  # before Ray is imported
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+
+
 def shifted(spec: RunSpec, by: int) -> RunSpec:
     """The run with every seed in it moved: its own, its data's, its views', its teachers'."""
 
@@ -79,3 +104,16 @@ def shifted(spec: RunSpec, by: int) -> RunSpec:
         return [moved(one) for one in value] if isinstance(value, list) else value
 
     return RunSpec.parse(moved(spec.to_dict()))
+
+
+@contextmanager
+def registries_restored() -> Iterator[None]:
+    """What is registered inside is forgotten afterwards: other tests ask what there is."""
+    for registry in REGISTRIES.values():
+        registry.load()
+    kept = {kind: copy.copy(registry._entries) for kind, registry in REGISTRIES.items()}
+    try:
+        yield
+    finally:
+        for kind, registry in REGISTRIES.items():
+            registry._entries = kept[kind]

@@ -33,10 +33,11 @@ FLOORS = [
 
 FREE = {
     "testing": "conformance suites look at every room they test",
+    "plugin": "names what other people's code may use, of every room",
     "": "ray_kd.__init__ names the face",
     "__main__": "calls cli",
 }
-"""Rooms that stand outside the floors, with the reason; nothing but tests may import them."""
+"""Rooms that stand outside the floors, with the reason; nothing but tests and plug-ins may import them."""
 
 TENSORS = {"paths", "aggregation"}
 """Rooms that know tensors: no dataset, no model, nor each other."""

@@ -20,7 +20,7 @@ class Adaptive(Learned):
     :math:`L = L_{task} + k ( \sum_i e^{-a_i} w_i L_i + \sum_i a_i )`, a initialised to 0; the task
     loss is never scaled. At its fixed point :math:`a_i = \ln(w_i L_i)`: the effective factor is
     :math:`1 / L_i`, whatever the static weight, so no path is ever switched off and a small loss is
-    amplified. A loss that is 0 or negative sends its factor to the limit (verbatim: without end).
+    amplified. For a loss that is 0 or negative the factor grows to the limit (verbatim: without bound).
 
     Source: Chennupati, Kamani, Cheng, Chen, BMVC 2021, arXiv 2110.09674 and its published code.
     ``verbatim: true`` is that code; for how the default deviates see ``Learned``.

@@ -21,9 +21,9 @@ class AeKdOptions(AggregatorOptions):
     """Options of AE-KD."""
 
     cap: Annotated[float, Field(gt=0, le=1)] = 0.6
-    """Largest weight C; raised to 1/n where that is more."""
+    """Largest weight C; at least 1/n."""
     every: Annotated[int, Field(ge=1)] = 1
-    """Steps between two measurements; in between the weights stay."""
+    """Steps between two measurements; the weights are kept in between."""
 
 
 @AGGREGATORS.register("ae_kd", source="Du et al., NeurIPS 2020 (Agree to Disagree)")
@@ -32,8 +32,8 @@ class AeKd(GradientAggregator):
 
     :math:`\min \|\sum_i a_i \nabla_z w_i L_i\|^2`, sum(a) = 1, :math:`0 \le a_i \le C`; the gradient at
     the logits is averaged over the batch first, as in the published code. Made for several teachers'
-    logits: every path must be computed from the student's logits. The task loss is outside. It costs one
-    backward, and one for each path as far as the logits.
+    logits: every path must be computed from the student's logits. The task loss is not weighted. It costs
+    one backward, and one for each path down to the logits.
 
     Source: Du, You, Li, Wu, Wang, Qian, Zhang, NeurIPS 2020. Deviation: least squares where the published
     code trains a one-class SVM.

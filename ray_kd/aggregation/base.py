@@ -4,14 +4,14 @@ An aggregator sees a task loss and named path losses, never a model. A method th
 values of the losses (tier 1) implements ``factors`` or ``combine``; one that needs their gradients
 (tier 2) builds on ``GradientAggregator``.
 
-Total strength: whatever the method, the update is its task part plus ``k`` times its distillation
-part, ``k = 1`` being the published method. ``k`` never enters what the method looks at, so a method
-that undoes the scale of a loss does not undo ``k``.
+Total strength: for every method, the update is its task part plus ``k`` times its distillation part;
+``k = 1`` is the published method. ``k`` is not part of the losses that the method sees, so a method that
+undoes the scale of a loss does not undo ``k``.
 
-Static weights: for most methods a weight w is part of the loss, ``w L`` is what the method sees and
-scales. Methods that would cancel such a rescaling (inverse, RLW, ...) see the raw losses and multiply
-the factor they find by w: a preference. Some refuse weights other than 1. The update's ``factors``
-always are the effective factors on the raw losses.
+Static weights: for most methods a weight w is part of the loss: the method sees and scales ``w L``. Methods
+that would cancel such a rescaling (inverse, RLW, ...) see the raw losses and multiply their factors by w.
+Some refuse weights other than 1. The update's ``factors`` are always the effective factors on the raw
+losses.
 """
 
 from __future__ import annotations
@@ -37,9 +37,17 @@ class Aggregator(nn.Module):
 
     Args:
         options: the aggregator's own ``Options``.
-        names: names of the losses it will be given, ``path`` or ``path/stage``.
+        names: names of the losses in each call, ``path`` or ``path/stage``.
         weights: static weight w of each path or loss by name; 1 where absent.
         seed: key of the aggregator's random stream.
+
+    Example:
+        >>> from ray_kd.aggregation import create_aggregator
+        >>> weight = torch.tensor(2.0, requires_grad=True)
+        >>> aggregator = create_aggregator("fixed", names=["logits"])
+        >>> aggregator(3 * weight, {"logits": weight**2}).backward()
+        >>> float(weight.grad)
+        7.0
     """
 
     name: ClassVar[str]
@@ -48,20 +56,20 @@ class Aggregator(nn.Module):
     tier: ClassVar[int] = 1
     """1: needs loss values; 2: needs gradients of the losses."""
     cost: ClassVar[str] = "1"
-    """Backwards per step, K the number of weighted losses."""
+    """Backward passes per step; K is the number of weighted losses."""
     footprint: ClassVar[str] = "none"
-    """What a step holds beyond a plain one's, in gradients of the student."""
+    """Extra memory of a step, in gradients of the student."""
     traits: ClassVar[frozenset[str]] = frozenset()
     """Of: stochastic, stateful, signed (factors may be negative), scale_free (factors undo a loss's
     scale, once settled), direction (the update is no weighted sum of the losses' gradients)."""
     probes: ClassVar[bool] = False
-    """Whether it looks at losses at moved parameters, through ``gradients.evaluate``."""
+    """Whether it evaluates losses at moved parameters, with ``gradients.evaluate``."""
     looks_again: ClassVar[bool] = False
-    """Whether it wants the losses of a step's batch again after the step, in ``look_again``."""
+    """Whether it needs the losses of a step's batch again after the step, in ``look_again``."""
     tensor: ClassVar[str | None] = None
-    """The named tensor that every path must be computed from, where the method needs one."""
+    """The name of the tensor from which every path must be computed, if the method needs one."""
     static_weights: ClassVar[Literal["loss", "preference", "refused"]] = "loss"
-    """How a static weight w enters: part of the loss, factor on the method's own factor, or not at all."""
+    """How a static weight w is used: part of the loss, factor on the method's own factor, or refused."""
     Options: ClassVar[type[AggregatorOptions]] = AggregatorOptions
     static: Tensor
     strength: Tensor
@@ -94,20 +102,20 @@ class Aggregator(nn.Module):
         self._uniform = bool((self.static == 1).all())
         self.generator = generator(seed, "aggregator")
         self.steps = 0
-        """Steps that the method has learnt from; counted where it ``keeps`` anything."""
+        """Number of steps that the method has learnt from; counted if it ``keeps`` a state."""
         self.learns = True
         """Whether the losses of the last step were finite."""
         self.setup()
 
     def setup(self) -> None:
-        """Make what the method keeps (buffers, a memory); called once, at the end of construction."""
+        """Create the method's state (buffers, a memory); called once, at the end of construction."""
 
     def _static(self, weights: Mapping[str, float]) -> Tensor:
         paths = {loss.partition("/")[0] for loss in self.losses}
         for name, weight in weights.items():
             if name not in paths and name not in self.losses:
                 raise UserError(
-                    f"aggregator '{self.name}': a weight for '{name}', which is none of {sorted(paths)}."
+                    f"aggregator '{self.name}': got a weight for '{name}'; expected one of {sorted(paths)}."
                 )
             if not 0 <= weight < float("inf"):
                 raise UserError(f"aggregator '{self.name}': weight of '{name}': expected >= 0, got {weight}.")
@@ -134,8 +142,8 @@ class Aggregator(nn.Module):
 
         Args:
             task_loss: scalar, already times the task's weight.
-            losses: scalar of every name the aggregator was made for.
-            gradients: computes gradients of losses when touched; tier 2 needs it.
+            losses: a scalar for each of ``names``.
+            gradients: computes gradients of losses on demand; needed by tier 2.
 
         Raises:
             UserError: a loss is missing or unknown.
@@ -156,19 +164,19 @@ class Aggregator(nn.Module):
 
     @property
     def keeps(self) -> bool:
-        """Whether a step changes anything that a later step reads.
+        """Whether a step changes a state that later steps read.
 
-        A step whose losses are not finite changes nothing then: its update is NaN, ``decide`` does not see
-        it, nor does ``look_again``. To tell, such a method waits for the device.
+        If so, a step whose losses are not finite changes nothing: its update is NaN, and neither ``decide``
+        nor ``look_again`` is called for it. This check waits for the device.
         """
         return self.tier == 2 or bool({"stateful", "stochastic"} & self.traits)
 
     def decide(self, task_loss: Tensor, losses: Mapping[str, Tensor], gradients: Gradients | None) -> Update:
-        """The update from the losses as they came; what tier 2 overrides."""
+        """The update from the losses of a call; tier 2 overrides it."""
         return self.combine(task_loss, self.grouped(losses))
 
     def grouped(self, losses: Mapping[str, Tensor]) -> Tensor:
-        """Raw losses of ``names`` as one tensor (n,), stages summed where a path is the unit."""
+        """Raw losses of ``names`` as one tensor (n,); stages are summed if the unit is the path."""
         stacked = torch.stack([losses[loss] for loss in self.losses])
         if stacked.dtype in (torch.float16, torch.bfloat16):
             stacked = stacked.float()
@@ -197,15 +205,15 @@ class Aggregator(nn.Module):
         """The method's factor on each loss (n,), before static weights and k.
 
         Args:
-            seen: the losses as ``static_weights`` says, (n,), detached.
+            seen: the losses (n,), weighted as ``static_weights`` says, detached.
         """
         raise TypeError(f"{type(self).__name__} implements neither factors nor combine")
 
     def refuse_negative(self, losses: Tensor) -> None:
-        """Raise where a loss (n,) is below what the method's logarithm takes (waits for the device).
+        """Raise if a loss (n,) is too small for the method's logarithm (waits for the device).
 
         Raises:
-            UserError: names the loss. NaN passes: the training loop reports it.
+            UserError: the message names the loss. NaN raises nothing here: the training loop reports it.
         """
         if bool((losses < 0).any()):
             worst = int(losses.argmin())
@@ -216,9 +224,9 @@ class Aggregator(nn.Module):
             )
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups for what the aggregator itself learns; keys as in ``torch.optim``.
+        """Optimizer groups of the aggregator's own parameters; keys as in ``torch.optim``.
 
-        The key ``optimizer`` set to ``main`` puts a group under the student's own settings.
+        A group with ``optimizer: main`` gets the student's settings.
         """
         return []
 
@@ -226,16 +234,16 @@ class Aggregator(nn.Module):
         """Called before each epoch with the mean raw loss of each of ``names`` in the last one.
 
         A run that resumes within an epoch may call it again with the same means. A method that uses them
-        implements ``compare_epochs``; means that are not finite never get there.
+        implements ``compare_epochs``, which is not called with means that are not finite.
         """
         if means is not None and all(map(math.isfinite, means.values())):
             self.compare_epochs(means)
 
     def compare_epochs(self, means: Mapping[str, float]) -> None:
-        """Take in the mean raw loss of each of ``names`` in the last epoch."""
+        """Use the mean raw loss of each of ``names`` in the last epoch."""
 
     def after_step(self, evaluate: Callable[[], Mapping[str, Tensor]]) -> None:
-        """Called after the optimizer's step; ``evaluate()`` gives the losses on the same batch anew.
+        """Called after the optimizer's step; ``evaluate()`` computes the losses on the same batch again.
 
         A method that uses them sets ``looks_again`` and implements ``look_again``.
         """
@@ -245,17 +253,17 @@ class Aggregator(nn.Module):
                 self.look_again(self.grouped(losses).detach())
 
     def look_again(self, after: Tensor) -> None:
-        """Take in the raw losses of ``names`` (n,) on the step's batch as they are after the step."""
+        """Use the raw losses of ``names`` (n,) on the step's batch after the step."""
 
     def figures(self) -> dict[str, Sequence[float]]:
-        """What the method has to say of each of ``names`` at the end of an epoch: {figure: (n,)}.
+        """The method's own figures for each of ``names`` at the end of an epoch: {figure: (n,)}.
 
         The training loop records them with the path; the keys are the same in every epoch.
         """
         return {}
 
     def optimizer_rule(self) -> Any:
-        """What takes the place of ``torch.optim.SGD``, called with its arguments; None: the run's own."""
+        """Replaces ``torch.optim.SGD``, with the same arguments; None: the run's own optimizer is used."""
         return None
 
     def get_extra_state(self) -> Any:

@@ -21,7 +21,7 @@ class CagradOptions(GameOptions):
 
 @AGGREGATORS.register("cagrad", source="Liu et al., NeurIPS 2021, arXiv 2110.14048")
 class Cagrad(GradientAggregator):
-    r"""CAGrad: the direction near the mean gradient g_0 that helps the worst-off loss most.
+    r"""CAGrad: the direction near the mean gradient g_0 that decreases the worst loss most.
 
     :math:`g_0 + c \|g_0\| g_w / \|g_w\|`, where w on the simplex minimises
     :math:`g_w^T g_0 + c \|g_0\| \|g_w\|`. Times m, as in the

@@ -17,11 +17,11 @@ class ConFig(GradientAggregator):
     r"""ConFIG: the direction with equal, positive cosine to every gradient.
 
     :math:`v = U^+ 1`, U the gradients at length 1; the update is :math:`(\sum_i g_i^T \hat v) \hat v`.
-    Worked out on the Gramian: with C the cosines and :math:`c = C^+ 1`,
+    Computed from the Gramian: with C the cosines and :math:`c = C^+ 1`,
     :math:`v = \sum_i c_i g_i / \|g_i\|`. Weights may be negative.
 
-    Source: Liu, Chu, Thuerey, ICLR 2025, arXiv 2408.11104. torchjd has it over the Jacobian alone, without
-    the weights that k and the records need.
+    Source: Liu, Chu, Thuerey, ICLR 2025, arXiv 2408.11104. torchjd needs the Jacobian for it and
+    returns no weights, which k and the records need.
     """
 
     Options = ConfigOptions

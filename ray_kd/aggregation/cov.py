@@ -25,13 +25,13 @@ class CovOptions(AggregatorOptions):
 @AGGREGATORS.register("cov", source="Groenendijk et al. (CoV-Weighting), WACV 2021, arXiv 2009.01717")
 class Cov(Aggregator):
     r"""CoV-Weighting: factors :math:`c_i / \sum_j c_j`, c the standard deviation over the mean of
-    :math:`L_i(t) / \bar L_i(t-1)`: a loss that still varies is weighted up. They sum to 1.
+    :math:`L_i(t) / \bar L_i(t-1)`: a loss that still varies gets more weight. They sum to 1.
 
     Running statistics by Welford's method, as the published code keeps them: the factors of a step come
     from the steps before it, the first two steps have 1/n, and 1e-8 is added to each variance.
 
     Source: Groenendijk, Karaoglu, Gevers, Mensink, WACV 2021, arXiv 2009.01717 and its code.
-    Deviations: the task loss is not scaled; the size of each mean, so that losses below 0 are defined.
+    Deviations: the task loss is not scaled; the absolute value of each mean is used, for losses below 0.
     """
 
     Options = CovOptions

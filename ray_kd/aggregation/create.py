@@ -22,13 +22,13 @@ def create_aggregator(
 
     Args:
         name: a registered aggregator, or its Options.
-        names: names of the losses it will be given.
+        names: names of the losses in each call.
         weights: static weight of each path (or loss) by name; 1 where absent.
         seed: key of the aggregator's random stream.
         **options: the aggregator's own options (``granularity="layer"``, ``k=2`` ...).
 
     Raises:
-        UserError: unknown aggregator or option, weights it cannot take.
+        UserError: unknown aggregator or option, or weights that it refuses.
 
     Example:
         >>> import torch

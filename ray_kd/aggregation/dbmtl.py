@@ -28,15 +28,15 @@ class DbmtlOptions(AggregatorOptions):
     beta_power: Annotated[float, Field(ge=0)] = 0.0
     """The decay of step t is beta / t^power."""
     task: Literal["inside", "outside"] = "inside"
-    """Whether the task loss is balanced too, or is added as it is."""
+    """Whether the task loss is balanced too, or added unchanged."""
 
 
 @AGGREGATORS.register("dbmtl", source="Lin et al. (DB-MTL), 2023, arXiv 2308.12029")
 class Dbmtl(GradientAggregator):
-    r"""DB-MTL: running means of the gradients of :math:`\ln L_i`, brought to the largest norm; then the sum.
+    r"""DB-MTL: running means of the gradients of :math:`\ln L_i`, scaled to the largest norm and summed.
 
-    Logarithms balance the losses, norms the gradients; conflicts are left alone. The running means take
-    the memory of one more gradient for each loss, and are part of the checkpoint. Adapters take their
+    Logarithms balance the losses, norms the gradients; conflicts are not resolved. The running means take
+    the memory of one more gradient for each loss, and are part of the checkpoint. Adapters get their
     path's gradient of this step times its factor :math:`\alpha_i / L_i`.
 
     Source: Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Kwok, 2023, arXiv 2308.12029 and its code (the means

@@ -31,11 +31,11 @@ class Famo(Aggregator):
     r"""FAMO: :math:`c \sum_i z_i \ln(L_i - b)`, z = softmax(logits), :math:`1/c = \sum_i z_i / (L_i - b)`.
 
     As a weighted sum with the same gradient: factors :math:`c z_i / (L_i - b)`, which sum to 1. After each
-    step the losses of the same batch are evaluated anew, and Adam moves the logits so that the logarithms
+    step the losses of the same batch are evaluated again, and Adam moves the logits so that the logarithms
     of all losses fall at one rate: gradient :math:`J_{softmax}^T (\ln L_{before} - \ln L_{after})`.
 
-    Source: Liu, Feng, Stone, Liu, NeurIPS 2023, arXiv 2306.03792. Deviation: the task loss is outside.
-    The noise of batch statistics and of random masks enters the difference.
+    Source: Liu, Feng, Stone, Liu, NeurIPS 2023, arXiv 2306.03792. Deviation: the task loss is not weighted.
+    Noise of batch statistics and of random masks is part of the difference.
     """
 
     Options = FamoOptions

@@ -14,14 +14,14 @@ class GcsOptions(GradientOptions):
     """Options of gradient similarity."""
 
     form: Literal["weighted", "sign"] = "weighted"
-    """Factor max(0, cosine), or 1 where the cosine is positive and 0 elsewhere."""
+    """Factor max(0, cosine), or 1 if the cosine is positive and else 0."""
     normalise: bool = False
-    """Bring each path's gradient to the norm of the task's first (not in the publication)."""
+    """First scale each path's gradient to the norm of the task's (not in the publication)."""
 
 
 @AGGREGATORS.register("gcs", source="Du et al., 2018, arXiv 1812.02224")
 class Gcs(GradientAggregator):
-    r"""Gradient cosine similarity: follow a path as far as it agrees with the task.
+    r"""Gradient cosine similarity: weight a path by its agreement with the task.
 
     :math:`g_{task} + k \sum_i f_i w_i g_i`, with :math:`f_i = \max(0, \cos(g_i, g_{task}))`, or 1 where that
     cosine is positive. The cosines of single batches are noisy.

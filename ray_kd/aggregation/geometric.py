@@ -23,7 +23,7 @@ class Geometric(Aggregator):
     r"""Geometric loss strategy (GLS): :math:`L_{task} + k \left(\prod_i L_i\right)^{1/n}`.
 
     Its gradient is the sum of :math:`M / (n L_i) \nabla L_i`, M the geometric mean: factors inverse to the
-    losses, whose common scale vanishes as any loss does. A loss of exactly 0 is taken as 1e-12.
+    losses, whose common scale vanishes if any loss does. A loss of exactly 0 is taken as 1e-12.
 
     Source: Chennupati, Sistu, Yogamani, Rawashdeh, CVPR workshops 2019, arXiv 1904.08492.
     Deviation: the task loss is outside the product. A static weight multiplies its path's factor.

@@ -20,9 +20,9 @@ class GradDropOptions(AggregatorOptions):
     """Options of gradient sign dropout."""
 
     leak: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of every gradient that passes whatever the signs."""
+    """Fraction of every gradient that is always kept."""
     task: Literal["inside", "outside"] = "inside"
-    """Whether the task loss's gradient votes and is dropped too, or is added as it is."""
+    """Whether the task loss's gradient takes part and is dropped too, or is added unchanged."""
 
 
 @AGGREGATORS.register("graddrop", source="Chen et al., NeurIPS 2020, arXiv 2010.06808")
@@ -34,7 +34,7 @@ class GradDrop(GradientAggregator):
     the path's squared gradient that was kept.
 
     Source: Chen, Ngiam, Huang, Luong, Kretzschmar, Chai, Anguelov, NeurIPS 2020, arXiv 2010.06808, over
-    parameters, as torchjd has it (which returns the sum alone, where k needs its parts).
+    parameters, as in torchjd (which returns only the sum, while k needs its parts).
     """
 
     Options = GradDropOptions

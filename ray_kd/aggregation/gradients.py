@@ -1,4 +1,4 @@
-"""Gradients of a step's losses over the student's parameters, computed only when touched."""
+"""Gradients of a step's losses over the student's parameters, computed on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Jacobian:
 
     Attributes:
         rows: gradient of each loss over the chosen parameters of the student, (m, P), averaged over
-            ranks. The storage is used again by the next one.
+            ranks. The next Jacobian uses the same memory.
         reached: for each loss, whether it has a gradient for each parameter, in the order of ``Gradients``.
         adapters: this rank's gradients over adapter parameters for each loss; None: not reached.
     """
@@ -39,15 +39,15 @@ class Jacobian:
 
 
 class Gradients:
-    """What a tier-2 aggregator asks for gradients; one object serves a whole run.
+    """Computes gradients for tier-2 aggregators; one object serves a whole run.
 
     ``torch.autograd.grad`` runs no hooks of DistributedDataParallel. So with several ranks the forward
     runs on the unwrapped modules, and every gradient is averaged with ``reduce`` before any product is
-    taken: a mean of Gramians would be biased. What is written to ``.grad`` is averaged already.
+    taken: a mean of Gramians would be biased. The gradients in ``.grad`` are already averaged.
 
     Args:
         parameters: the student's named parameters (those that do not train are left out).
-        adapters: parameters that belong to paths; they take the weighted gradient of their path.
+        adapters: parameters that belong to paths; they get the weighted gradient of their path.
         reduce: mean of a flat tensor over ranks, in place or not; None: one rank.
         scale: the loss scale of a ``GradScaler``; ``.grad`` is written times it. None: 1.
         chunk: losses in one vectorised backward (``is_grads_batched``); more than 1 saves launches on a
@@ -56,8 +56,8 @@ class Gradients:
     Attributes:
         tensors: named tensors of this step's forward ("logits", ...) for methods that need gradients
             there; set by the loop before each step.
-        evaluate: gives losses at the parameters as they are, for methods that probe (see ``probe``); set
-            by the loop before each step, None where it does not offer that.
+        evaluate: computes losses at the present parameters, for methods that probe (see ``probe``); set by
+            the loop before each step, None if the loop does not offer it.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Gradients:
     def choose(self, which: str, losses: Sequence[Tensor]) -> list[int]:
         """Positions of the parameters that ``which`` means: ``all``, ``last_shared`` or a name's prefix.
 
-        What ``last_shared`` means is settled by the first losses it is asked for.
+        The first losses decide which parameters ``last_shared`` means.
 
         Raises:
             UserError: no parameter has that prefix, or the losses share none.
@@ -109,7 +109,7 @@ class Gradients:
         return found
 
     def jacobian(self, losses: Sequence[Tensor], which: str = "all", *, keep: bool = False) -> Jacobian:
-        """Gradients of losses; adapters are covered where ``which`` is ``all``.
+        """Gradients of losses, with those of adapters if ``which`` is ``all``.
 
         Args:
             losses: scalars, m of them; one without a graph has a gradient of 0.
@@ -162,8 +162,8 @@ class Gradients:
         Args:
             vector: the direction, (P,).
             jacobian: where it came from.
-            factors: factor of each loss for the adapters; a negative one counts as 0, since an
-                adapter that climbed its own path's loss would never come back.
+            factors: factor of each loss for the adapters; a negative one counts as 0, since an adapter
+                must not increase its own path's loss.
         """
         scale = self._scale()
         parts = torch.split(vector * scale if scale != 1 else vector, [p.numel() for p in self.parameters])
@@ -179,7 +179,7 @@ class Gradients:
         self._add_all(self.adapters, sums)
 
     def split(self, vector: Tensor, reached: Sequence[Sequence[bool]]) -> dict[Tensor, Tensor]:
-        """A direction (P,) by parameter, for those that every loss reaches."""
+        """A direction (P,) by parameter, for the parameters that every loss depends on."""
         parts = torch.split(vector, [p.numel() for p in self.parameters])
         return {
             parameter: part.view_as(parameter)
@@ -201,9 +201,9 @@ class Gradients:
         self._add_all(self.adapters, torch.autograd.grad(climbing, self.adapters, allow_unused=True))
 
     def train_adapters(self, losses: Sequence[Tensor], factors: Sequence[float]) -> None:
-        """Add the gradient of a weighted sum of losses to the adapters' ``.grad`` alone, never the student's.
+        """Add the gradient of a weighted sum of losses to ``.grad`` of the adapters, not of the student.
 
-        Losses whose factor is 0 are not differentiated; those that reach no adapter add nothing.
+        Losses whose factor is 0 are not differentiated; losses that depend on no adapter add nothing.
         """
         some = [(loss, factor) for loss, factor in zip(losses, factors, strict=True) if factor != 0]
         some = [(loss, factor) for loss, factor in some if loss.requires_grad]
@@ -273,7 +273,7 @@ def weighted(losses: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
 
 
 def _fill(row: Tensor, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Write gradients side by side into a row; what a loss does not reach is 0."""
+    """Write gradients into a row; parameters that the loss does not depend on get 0."""
     start = 0
     for parameter, gradient in zip(parameters, gradients, strict=True):
         place = row[start : start + parameter.numel()]

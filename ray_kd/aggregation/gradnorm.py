@@ -20,16 +20,16 @@ class GradNormOptions(GameOptions):
     lr: Annotated[float, Field(gt=0)] = 0.025
     """Learning rate of the weights."""
     initial_steps: Annotated[int, Field(ge=1)] = 1
-    """Steps whose mean is the initial loss L(0); 1 as published, and noisy."""
+    """Steps over which the initial loss L(0) is averaged; 1 as published, which is noisy."""
 
 
 @AGGREGATORS.register("gradnorm", source="Chen et al., ICML 2018, arXiv 1711.02257")
 class GradNorm(GradientAggregator):
     r"""GradNorm: weights v that bring :math:`v_i \|g_i\|` to :math:`\bar n \, r_i^\alpha`.
 
-    :math:`\bar n` is the mean of all :math:`v_i \|g_i\|`, r_i the ratio L_i / L_i(0) over its mean: what
-    trains slowly pulls harder. The weights take a step of Adam on
-    :math:`\sum_i |v_i \|g_i\| - \bar n r_i^\alpha|` (the target constant) and are brought back to a sum of m;
+    :math:`\bar n` is the mean of all :math:`v_i \|g_i\|`, r_i the ratio L_i / L_i(0) over its mean: losses
+    that decrease slowly get more weight. The weights take a step of Adam on
+    :math:`\sum_i |v_i \|g_i\| - \bar n r_i^\alpha|` (the target constant) and are rescaled to a sum of m;
     they stay above 1e-3. Gradients are those of the last shared layer.
 
     Source: Chen, Badrinarayanan, Lee, Rabinovich, ICML 2018, arXiv 1711.02257. The step uses the weights

@@ -1,4 +1,4 @@
-"""The base of methods that look at the gradients of the losses (tier 2)."""
+"""The base of methods that use the gradients of the losses (tier 2)."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Array = NDArray[np.float64]
 
 
 class GradientOptions(AggregatorOptions):
-    """Options of methods that look at gradients."""
+    """Options of methods that use gradients."""
 
     parameters: str = "all"
     """Where gradients are measured: all | last_shared | a prefix of the student's parameter names."""
     every: Annotated[int, Field(ge=1)] = 1
-    """Steps between two measurements; in between the factors stay and a step costs one backward."""
+    """Steps between two measurements; in between, factors are kept and a step costs one backward."""
 
 
 class GameOptions(GradientOptions):
     """Options of methods that treat the task loss as one of the objectives."""
 
     task: Literal["inside", "outside"] = "inside"
-    """Whether the task loss is one of the objectives weighed, or is added as it is."""
+    """Whether the task loss is one of the weighted objectives, or is added unchanged."""
 
 
 @dataclass
 class Game:
-    """What a method weighs: m losses, the task's first where it is one of them.
+    """The m losses that a method weights; the task loss, if it is one of them, comes first.
 
     Attributes:
         gramian: products of their gradients, (m, m), of the losses as ``static_weights`` says.
@@ -68,25 +68,37 @@ class GradientAggregator(Aggregator):
     Common to all of them:
 
     - The task loss is one of the objectives (``task: inside``, as published for multitask learning) or
-      outside, where :math:`\alpha_0 = 1` and only the paths are weighed.
-    - A loss whose gradient is exactly 0 has nothing to say: it is not weighed, its factor is 0.
+      outside, where :math:`\alpha_0 = 1` and only the paths are weighted.
+    - A loss whose gradient is exactly 0 is not weighted: its factor is 0.
     - A gradient that is not finite makes the whole update NaN, which the training loop detects.
-    - ``parameters`` other than ``all`` measures on a part of the student; ``every: n`` measures on
-      every n-th step. In both the update is then one backward of the weighted sum.
-    - Adapters are not shared, so there is nothing to weigh there: each takes its path's gradient times
-      the path's factor; a negative factor counts as 0 for them.
+    - ``parameters`` other than ``all`` measures on a part of the student; ``every: n`` measures on every
+      n-th step. In both cases the update is one backward of the weighted sum.
+    - Adapters are not shared between paths: each gets its path's gradient times the path's factor; a
+      negative factor counts as 0 for them.
+
+    Example:
+        >>> from ray_kd.plugin import GradientAggregator, GradientOptions, register_aggregator
+        >>> class ExampleOptions(GradientOptions):
+        ...     pass
+        >>> @register_aggregator("example_lengths")
+        ... class Example(GradientAggregator):
+        ...     Options = ExampleOptions
+        ...     def weigh(self, game):
+        ...         return 1 / game.norms.clip(1e-12)
+        >>> Example(ExampleOptions(), names=["nst/stage0", "nst/stage1"]).names
+        ('nst',)
     """
 
     tier: ClassVar[int] = 2
     cost: ClassVar[str] = "K + 1"
     footprint: ClassVar[str] = "K + 1"
     weighs_zero_gradients: ClassVar[bool] = False
-    """Whether a loss whose gradient is 0 stays in the game (methods that keep a state for each loss)."""
+    """Whether a loss whose gradient is 0 is weighted too (for methods that keep a state for each loss)."""
     Options: ClassVar[type[AggregatorOptions]] = GradientOptions
 
     def setup(self) -> None:
         self.memory: dict[str, Array] = {}
-        """What a method keeps from step to step, on the CPU; part of ``state_dict``."""
+        """The method's state between steps, on the CPU; part of ``state_dict``."""
         self._scale = np.array([1.0, *self.static.double().tolist()])
 
     def weigh(self, game: Game) -> Array:
@@ -120,7 +132,7 @@ class GradientAggregator(Aggregator):
         return alphas
 
     def needed(self, gradients: Gradients | None) -> Gradients:
-        """The gradients, or what to do where there are none."""
+        """The gradients, or an error that says how to pass them."""
         if gradients is None:
             raise UserError(
                 f"aggregator '{self.name}' needs gradients: call aggregator(task_loss, losses, gradients), "
@@ -129,7 +141,7 @@ class GradientAggregator(Aggregator):
         return gradients
 
     def summed(self, losses: Mapping[str, Tensor]) -> list[Tensor]:
-        """Raw losses of ``names`` as separate scalars: stacking would join their graphs."""
+        """Raw losses of ``names`` as separate scalars, since stacking would join their graphs."""
         everything = [losses[loss] for loss in self.losses]
         return [
             sum((everything[i] for i in rest), everything[first]) for first, *rest in self.groups.values()
@@ -175,7 +187,7 @@ class GradientAggregator(Aggregator):
         return self.written(listed, lambda: gradients.write(vector, jacobian, listed), rows.device)
 
     def written(self, factors: list[float], backward: Callable[[], None], device: torch.device) -> Update:
-        """An update by its effective factors on task and paths (1 + n), and what writes its gradient."""
+        """An update from its effective factors on task and paths (1 + n) and a function for its gradient."""
         return Update(
             self.names,
             torch.tensor(factors[1:], device=device),

@@ -16,18 +16,18 @@ class InverseOptions(AggregatorOptions):
     """Options of inverse losses."""
 
     floor: Annotated[float, Field(gt=0)] = 1e-8
-    """Smallest size of a loss that is divided by."""
+    """Smallest divisor."""
 
 
 @AGGREGATORS.register("inverse", source="Kirchdorfer et al. (UW-O), GCPR 2024, arXiv 2408.07985")
 class Inverse(Aggregator):
     r"""Inverse losses (UW-O): :math:`\sum_i w_i L_i / sg[|L_i|]`: every path contributes w_i at each step.
 
-    The optimum of uncertainty weighting, taken at once instead of learned: where ``adaptive`` settles.
-    A vanishing loss is amplified without end (to 1 / floor).
+    The optimum of uncertainty weighting in closed form instead of learnt: the fixed point of ``adaptive``.
+    A vanishing loss is amplified up to 1 / floor.
 
     Source: Kirchdorfer, Elich, Kutsche, Stuckenschmidt, Schott, Köhler, GCPR 2024, arXiv 2408.07985.
-    Deviations: the task loss is not scaled; the size of the loss, so that one below 0 is defined.
+    Deviations: the task loss is not scaled; the loss's absolute value is used, for losses below 0.
     """
 
     Options = InverseOptions

@@ -18,17 +18,17 @@ class InverseSoftmaxOptions(AggregatorOptions):
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """T; the publication tunes it for each data set. Larger: closer to equal weights of 1/n."""
     floor: Annotated[float, Field(gt=0)] = 1e-8
-    """Smallest size of a loss that is divided by."""
+    """Smallest divisor."""
 
 
 @AGGREGATORS.register("inverse_softmax", source="Kirchdorfer et al. (UW-SO), GCPR 2024, arXiv 2408.07985")
 class InverseSoftmax(Aggregator):
     r"""UW-SO: factors :math:`softmax_i(1 / (sg[|L_i|] T))`; they sum to 1.
 
-    Sensitive to T and to the scale of the losses: at T = 1 a loss of 0.01 takes all.
+    Sensitive to T and to the scale of the losses: at T = 1 a loss of 0.01 gets all the weight.
 
     Source: Kirchdorfer, Elich, Kutsche, Stuckenschmidt, Schott, Köhler, GCPR 2024, arXiv 2408.07985.
-    Deviations: the task loss is not scaled; the size of the loss, so that one below 0 is defined.
+    Deviations: the task loss is not scaled; the loss's absolute value is used, for losses below 0.
     """
 
     Options = InverseSoftmaxOptions

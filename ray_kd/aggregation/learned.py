@@ -18,7 +18,7 @@ class LearnedOptions(AggregatorOptions):
     """Options of methods that learn log-weights."""
 
     verbatim: bool = False
-    """As published: the log-weights join the student's optimizer group, free and driven by each batch."""
+    """As published: the log-weights join the student's optimizer group, without bounds or running means."""
     lr: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Learning rate of the log-weights, and the largest change of one in a step."""
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -30,18 +30,18 @@ class LearnedOptions(AggregatorOptions):
 class Learned(Aggregator):
     """Log-weights a learned with the student from an objective ``f(a) w L + r(a)``.
 
-    ``verbatim: true`` is that objective as it stands, times k, with a under the student's own optimizer
-    settings (learning rate, momentum, weight decay): hand ``param_groups()`` to the optimizer. The sound
-    default minimises the same objective by gradient steps that it takes itself, one after each update,
-    so no optimizer has to know of it. Its deviations from the publications:
+    ``verbatim: true`` is exactly that objective, times k, with a under the student's own optimizer
+    settings (learning rate, momentum, weight decay): pass ``param_groups()`` to the optimizer. The
+    default, which is more stable, minimises the same objective with its own gradient steps, one after each
+    update, and needs no optimizer. Its deviations from the publications:
 
     - plain gradient descent with a constant rate, no momentum, no weight decay;
     - a running mean of each loss drives a (bias-corrected, decay 0.9), not the noise of one batch;
-    - the slope is clipped to [-1, 1] and does not carry k, so that no step moves a by more than ``lr``:
-      unclipped, a loss of 100 throws a from 0 beyond its limit in one step, and k > 20 oscillates;
+    - the slope is clipped to [-1, 1] and does not contain k, so that no step moves a by more than ``lr``:
+      unclipped, a loss of 100 moves a from 0 beyond its limit in one step, and k > 20 oscillates;
     - a stays within +-limit.
 
-    Clipping a slope at 1 moves no fixed point: the slope is 0 there.
+    Clipping does not move a fixed point, since the slope is 0 there.
     """
 
     Options: ClassVar[type[AggregatorOptions]] = LearnedOptions

@@ -1,4 +1,4 @@
-"""Which parameters a loss depends on, read off its graph."""
+"""Find the parameters that a loss depends on from its autograd graph."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def reached(loss: Tensor) -> set[int]:
 def last_shared(losses: Sequence[Tensor], names: Sequence[str], parameters: Sequence[Tensor]) -> list[int]:
     """Positions of the deepest parameters upstream of every loss: the module of the last shared kernel.
 
-    Depth is the order in which the student registers its parameters. Biases and normalisations alone
-    are passed over: their gradients say little of the layer.
+    Depth is the order in which the student registers its parameters. Modules with only biases or
+    normalisation are skipped, since their gradients say little about the layer.
 
     Raises:
         UserError: the losses share no parameter, or none of them has a gradient.

@@ -1,4 +1,4 @@
-"""Losses brought to one magnitude."""
+"""Scale the losses to one magnitude."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class MagnitudeOptions(AggregatorOptions):
     """Options of magnitude matching."""
 
     reference: Literal["task", "mean"] = "task"
-    """The size that every path's loss gets: the task loss's, or the mean over the paths."""
+    """The magnitude of every path's loss: the task loss's, or the mean over the paths."""
     floor: Annotated[float, Field(gt=0)] = 1e-8
-    """Smallest size of a loss that is divided by."""
+    """Smallest divisor."""
 
 
 @AGGREGATORS.register("magnitude", source="common practice")
@@ -28,8 +28,8 @@ class Magnitude(Aggregator):
     r"""Magnitude matching: factors :math:`w_i \, sg[L_{ref} / |L_i|]`: each path's term is as large as the
     reference.
 
-    With the task loss as the reference, distillation fades as the task is fitted. ``inverse`` with a
-    reference of 1 is the version that does not.
+    With the task loss as the reference, distillation fades as the task is fitted. ``inverse``, whose
+    reference is 1, does not fade.
     """
 
     Options = MagnitudeOptions

@@ -15,16 +15,16 @@ class MgdaOptions(GameOptions):
     """Options of multiple-gradient descent."""
 
     normalise: Literal["none", "l2", "loss", "loss+"] = "none"
-    """What each gradient is divided by in the game: nothing, its norm, its loss, or both."""
+    """The divisor of each gradient before the weights are computed: none, its norm, its loss, or both."""
 
 
 @AGGREGATORS.register("mgda", source="Sener, Koltun, NeurIPS 2018, arXiv 1810.04650")
 class Mgda(GradientAggregator):
     r"""MGDA: the shortest convex combination of the gradients: min :math:`a^T G a`, a on the simplex.
 
-    No loss rises, to first order. Without normalisation the smallest gradient takes most of the weight,
-    and the update vanishes wherever the gradients balance. As in the published code, the normalisers
-    shape the game, and the weights it gives are applied to the losses as they are.
+    To first order, no loss increases. Without normalisation the smallest gradient takes most of the weight,
+    and the update vanishes wherever the gradients balance. As in the published code, the
+    normalisers are used to find the weights, which are then applied to the losses without normalisers.
 
     Source: Sener, Koltun, NeurIPS 2018, arXiv 1810.04650; Désidéri, 2012. Deviation: solved exactly
     (non-negative least squares) instead of 250 steps of Frank-Wolfe.

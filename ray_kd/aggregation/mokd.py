@@ -1,4 +1,4 @@
-"""Task and distillation as a game of two."""
+"""Task and distillation as two objectives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MokdOptions(GradientOptions):
     """Options of MoKD."""
 
     clip: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """The two weights stay within [clip, 1 - clip], so that neither side is ever silenced."""
+    """Both weights stay within [clip, 1 - clip], so that neither becomes 0."""
 
 
 @AGGREGATORS.register("mokd", source="Hayder et al. (DTO-KD), ICLR 2026, OpenReview QMItTyQW92")
@@ -30,12 +30,13 @@ class Mokd(GradientAggregator):
     :math:`\ln \sum_i w_i L_i`.
 
     :math:`\gamma = (u_d - u_t)^T u_d / \|u_t - u_d\|^2`, clipped, u the gradients of the logarithms; the
-    update is :math:`\gamma u_t + k (1 - \gamma) u_d`. Two objectives only: between the paths it is ``fixed``.
-    Two backwards whatever the number of paths; norms and cosines of single paths are not measured.
+    update is :math:`\gamma u_t + k (1 - \gamma) u_d`. There are only two objectives: the paths are
+    combined as by ``fixed``. It takes two backwards for any number of paths; norms and cosines of single
+    paths are not measured.
 
     Source: Hayder, Cheraghian, Petersson, Harandi, Hartley (DTO-KD), ICLR 2026, OpenReview QMItTyQW92. The
     name is that of its preprint, MoKD, which its authors withdrew. No code was published; the clip's value
-    is ours, and its learned projection of features is a matter of paths.
+    is ours, and its learned projection of features is left to paths.
     """
 
     Options = MokdOptions

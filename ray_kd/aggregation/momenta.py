@@ -15,16 +15,16 @@ class SeparateMomenta(torch.optim.Optimizer):
     """DOT's optimizer (Zhao, Cui, Song, ICCV 2023, arXiv 2307.08436).
 
     ``v_t <- (momentum - delta) v_t + g - d + weight_decay p``; ``v_d <- (momentum + delta) v_d + d``;
-    ``p <- p - lr (v_t + v_d)``, for a gradient g of which d is distillation's part. A parameter that has no
-    such parts takes plain SGD with momentum.
+    ``p <- p - lr (v_t + v_d)``, for a gradient g of which d is distillation's part. A parameter without
+    such a part gets plain SGD with momentum.
 
     Args:
         params: as in ``torch.optim.SGD``.
         lr, momentum, weight_decay: as in ``torch.optim.SGD``.
         delta: half the difference of the two momenta.
-        parts: by parameter, distillation's part of the gradient and the norm of all of it, as the backward of
-            each step leaves them. Where ``.grad`` was scaled since (clipping), so is the part.
-        nesterov: not defined here.
+        parts: by parameter, distillation's part of the gradient and the norm of the whole gradient, which
+            each step's backward sets. If ``.grad`` was scaled since (clipping), the part is scaled too.
+        nesterov: must be False.
 
     Raises:
         UserError: nesterov, or a momentum out of [delta, 1 - delta).

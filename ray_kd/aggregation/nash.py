@@ -23,14 +23,14 @@ class Nash(GradientAggregator):
     r"""Nash-MTL: the bargaining solution, :math:`G a = 1/a` with a > 0: proportionally fair progress.
 
     The norm of the combination of m losses is :math:`\sqrt m`, whatever the size of the gradients, so with
-    the limit of 1 it is 1 in every step: weights may be far from 1, and the learning rate alone says how
-    far a step goes. The solution undoes the scale of every loss.
+    the limit of 1 it is 1 in every step: weights may be far from 1, and only the learning rate determines
+    the length of a step. The solution undoes the scale of every loss.
 
     Source: Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya, ICML 2022, arXiv 2202.01017. Its
     code divides G by its Frobenius norm and undoes that in the constraint ``log(a norm)``, so it solves the
     same equation. Deviations: Newton's method on the convex potential, where that code (and torchjd, with
     cvxpy and ECOS) approximates the solution by a sequence of convex programs; the limit scales the weights,
-    so the gradients of adapters too, where that code clips the shared gradient alone.
+    so the gradients of adapters too, where that code clips only the shared gradient.
     """
 
     Options = NashOptions

@@ -24,7 +24,7 @@ class OlauxOptions(GradientOptions):
 
 @AGGREGATORS.register("olaux", source="Lin et al. (OL-AUX), NeurIPS 2019")
 class Olaux(GradientAggregator):
-    r"""OL-AUX: weights stepped along the products of each path's gradient with the task's.
+    r"""OL-AUX: moves weights along the products of each path's gradient with the task's.
 
     A path that on average lowers the task loss to first order, :math:`g_i^T g_{task} > 0`, gains weight; one
     that raises it loses weight, down to 0. The weights move after every ``horizon`` steps.

@@ -12,17 +12,17 @@ Losses = Mapping[str, Tensor]
 
 
 class Evaluate(Protocol):
-    """What a training loop provides: path losses of a batch at the parameters as they are now."""
+    """A function of the training loop: path losses of a batch at the present parameters."""
 
     def __call__(self, *, same: bool, placebo: bool) -> tuple[Losses, Losses]:
         """The losses by name, without gradients.
 
-        They are means over ranks, in full precision, with batch statistics. Looking changes no buffer and
+        They are means over ranks, in full precision, with batch statistics. The call changes no buffer and
         no random stream, and two calls in one step draw the same numbers.
 
         Args:
-            same: of this step's batch; else of another training batch (the one before, say).
-            placebo: whether to give the second mapping too.
+            same: use this step's batch; else another training batch, such as the one before.
+            placebo: whether to return the second mapping too.
 
         Returns:
             The losses, and the losses with every sample's target exchanged for another sample's (empty
@@ -44,15 +44,15 @@ def slopes(
 ) -> Tensor:
     r"""Derivative of every loss along a direction d, by :math:`(L(\theta+h d)-L(\theta-h d)) / 2h`.
 
-    Parameters are put back bit for bit, and autograd does not notice: a graph built before may still
-    be differentiated afterwards.
+    Parameters are restored bit for bit, without autograd noticing: a graph built before can still be
+    differentiated afterwards.
 
     Args:
         parameters: the student's parameters theta.
         direction: d over all of them, (P,).
-        evaluate: gives the losses; ``same`` and ``placebo`` are handed to it.
-        names: which of them, n.
-        reach: length of ``h d`` as a share of theta's length.
+        evaluate: computes the losses; gets ``same`` and ``placebo``.
+        names: the n losses to return.
+        reach: length of ``h d`` relative to theta's length.
 
     Returns:
         (1, n), with a placebo (2, n): slopes of the losses, and of the losses with exchanged targets.

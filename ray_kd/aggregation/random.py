@@ -18,9 +18,9 @@ class RandomOptions(AggregatorOptions):
 
 @AGGREGATORS.register("random", source="Lin et al. (RLW), TMLR 2022, arXiv 2111.10603")
 class Random(Aggregator):
-    r"""Random loss weighting (RLW): factors softmax(N(0, I)), drawn anew at each step; they sum to 1.
+    r"""Random loss weighting (RLW): factors softmax(N(0, I)), drawn in each step; they sum to 1.
 
-    The control: what does not beat it has learnt nothing about the paths.
+    A control: a method that is no better has learnt nothing about the paths.
 
     Source: Lin, Ye, Zhang, Tsang, TMLR 2022, arXiv 2111.10603. Deviation: the task loss is not scaled.
     """

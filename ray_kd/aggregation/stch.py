@@ -41,16 +41,16 @@ class Stch(Aggregator):
     r"""Smooth Tchebycheff: :math:`\mu \ln \sum_i \exp(w_i (L_i - z) / \mu)`, a smooth maximum of the losses.
 
     As a weighted sum with the same gradient: factors :math:`softmax_i(w_i (L_i - z) / \mu)`, which sum to 1.
-    Sensitive to scale: with losses of different size the largest takes all; static weights mend that.
+    Sensitive to scale: among losses of different size the largest gets all weight; static weights help.
 
-    ``form: code`` is what the authors train with, which the scale of a loss does not move:
+    ``form: code`` is what the authors train with, which does not depend on the scale of a loss:
     :math:`n \mu \ln \sum_i \exp(w_i \ln(L_i / N_i) / \mu)` for n losses, N_i (the nadir) the mean of a loss
-    over epoch ``warmup_epochs`` (0-based); up to and with that epoch it is :math:`\sum_i w_i \ln L_i`. Needs
-    ``begin_epoch`` with the last epoch's means.
+    over epoch ``warmup_epochs`` (0-based); up to the end of that epoch it is :math:`\sum_i w_i \ln L_i`.
+    Needs ``begin_epoch`` with the last epoch's means.
 
     Source: Lin, Zhang, Yang, Liu, Wang, Zhang, ICML 2024, arXiv 2402.19078, and its code. Deviations: the
-    task loss is outside; preferences are the static weights (1 each, where the publication has 1/n and the
-    code none); the default is the publication's formula and not the code's.
+    task loss is not weighted; preferences are the static weights (1 each, where the publication has 1/n and
+    the code none); the default is the publication's formula and not the code's.
     """
 
     Options = StchOptions

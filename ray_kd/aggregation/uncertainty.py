@@ -18,7 +18,7 @@ class Uncertainty(Learned):
     r"""Uncertainty weighting: :math:`\sum_i \frac12 e^{-s_i} w_i L_i + \frac12 s_i`, s initialised to 0.
 
     s is a log-variance; at its fixed point the factor is :math:`1 / (2 L_i)`, half of ``adaptive``'s.
-    The objective goes negative and the factor of a vanishing loss grows without bound (to the limit).
+    The objective becomes negative, and the factor of a vanishing loss grows up to the limit.
 
     Source: Kendall, Gal, Cipolla, CVPR 2018, arXiv 1705.07115. Deviations: the task loss is not scaled;
     those of ``Learned``.

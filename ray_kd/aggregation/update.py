@@ -12,10 +12,10 @@ class Update:
     """One step's decision: call ``backward()``, read ``weights`` and ``log``.
 
     Args:
-        names: the things weighted, paths or layers.
+        names: of the weighted losses, by path or layer.
         factors: the effective factor on each raw loss, shape (n,), detached.
-        total: the weighted sum, where one backward of it is the update.
-        backward: what fills ``.grad`` where it is not; gradients are then averaged over ranks already.
+        total: the weighted sum, if its backward is the update; else None.
+        backward: fills ``.grad`` in the other case; gradients are then already averaged over ranks.
         log: further figures of this step, by name.
         gradient_norms: norm of each raw loss's gradient over the student, (n,); None: not measured.
         cosines: cosine of each loss's gradient to the task loss's, (n,); None: not measured.
@@ -33,7 +33,7 @@ class Update:
         cosines: Tensor | None = None,
     ) -> None:
         if (total is None) == (backward is None):
-            raise TypeError("an Update has a total or a backward, one of them")
+            raise TypeError("an Update needs either a total or a backward")
         self.names, self.factors, self.total = tuple(names), factors.detach(), total
         self.gradient_norms, self.cosines = gradient_norms, cosines
         self._backward = backward
@@ -53,7 +53,7 @@ class Update:
 
     @property
     def log(self) -> dict[str, float]:
-        """What else the method says of this step (waits for the device)."""
+        """Further figures of this step (waits for the device)."""
         return {
             name: float(value.detach() if isinstance(value, torch.Tensor) else value)
             for name, value in (self._log or {}).items()

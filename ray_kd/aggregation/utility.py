@@ -1,4 +1,4 @@
-"""Utility: follow a path as far as following it helps the task on labels the step does not see."""
+"""Utility: weight a path by whether it helps the task on labels that the step does not use."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from ray_kd.config.registry import AGGREGATORS
 
 Count = Annotated[int, Field(ge=1)]
 MARGIN = 4.0
-"""How far below 0 the t of a path's own slope may lie before it caps the t against the placebo."""
+"""The t-statistic against the placebo is at most this much more than the t of the path's own slope."""
 NORMS_EVERY = 256
-"""Steps between two looks at all paths' norms, once they no longer change quickly."""
+"""Steps between two measurements of all paths' norms, once they no longer change quickly."""
 
 
 class UtilityOptions(AggregatorOptions):
     """Options of utility."""
 
     dense: Annotated[int, Field(ge=0)] = 100
-    """How many measurements are taken at the early density."""
+    """How many measurements are taken at the early interval."""
     dense_every: Count = 5
     """Steps between two measurements at first."""
     every: Count = 100
     """Steps between two measurements afterwards."""
     burn_in: Annotated[int, Field(ge=2)] = 80
-    """Measurements before a path has to show that it helps; until then it is used fully, unless (from a
-    quarter of them on) it shows that it hurts."""
+    """Measurements after which a path needs evidence that it helps; until then it is used fully, unless (from
+    a quarter of them on) there is evidence that it hurts."""
     memory: Annotated[float, Field(gt=2)] = 100.0
     """Measurements after which an old one counts 1/e."""
     t_off: float = 1.0
@@ -48,15 +48,15 @@ class UtilityOptions(AggregatorOptions):
     t_harm: Annotated[float, Field(lt=0)] = -2.0
     """t-statistic at and below which a path is switched off before ``burn_in`` is over."""
     placebo: utility_evidence.Placebo = "scaled"
-    """How what exchanged targets do is subtracted: each side in its own standard deviations, as it is, or
-    not at all. Ablation."""
+    """How the slope with exchanged targets is subtracted: each slope in its own standard deviations, plainly,
+    or not at all. Ablation."""
     batch: Literal["other", "same"] = "other"
-    """Where the paths are looked at: the batch before this one, whose task loss is not the one that has
-    to fall, or the same batch. Ablation."""
+    """The batch of the paths' slopes: the one before, so that its labels differ from those of the task loss
+    that should fall, or the same batch. Ablation."""
     normalise: Literal["cosine", "none"] = "cosine"
     """Whether a slope is divided by both gradients' norms before it is averaged. Ablation."""
     reach: Annotated[float, Field(gt=0)] = 0.01
-    """How far a measurement moves the student's parameters, as a share of their length."""
+    """Distance by which a measurement moves the student's parameters, relative to their norm."""
 
     @model_validator(mode="after")
     def _ordered(self) -> UtilityOptions:
@@ -76,17 +76,17 @@ class Utility(GradientAggregator):
               p_i = \text{the same with exchanged targets}, \quad
               t_i = \frac{\bar r_i / \sigma_{r_i} - \bar p_i / \sigma_{p_i}}{\sqrt{(2 - 2 \rho_i) / n}}
 
-    B is the step's batch, B' the one before, both at the parameters as they are: a gradient kept from
-    the step before points the wrong way as soon as the learning rate is large. All products come from
+    B is the step's batch, B' the one before, both at the present parameters: a gradient kept from the
+    step before has the wrong direction if the learning rate is large. All products come from
     two forwards of B' at :math:`\theta \pm h g_{task}`. Means are running ones, and t is at most 4 more
     than that of r alone: a path that is less harmful than its placebo is harmful. At first a path is used
-    fully unless t says that it hurts; after ``burn_in`` measurements it has to show that it helps: its
+    fully unless t shows that it hurts; after ``burn_in`` measurements t has to show that it helps: its
     gate falls from 1 at t >= ``t_on`` to 0 at t <= ``t_off``, with hysteresis.
 
     Base strength is that of ``equal_norm``: :math:`\bar n` is the average of the task gradient's norm
     over all steps so far; the norms of the paths are taken at steps 1, 2, 4 ... 256 and every 256th. The
     adapter of a faded path trains at base strength while the student does not feel the path, so that
-    it can come back.
+    its gate can rise again.
 
     Built on: gradient similarity (Du et al. 2018, 1812.02224), whose cosine is of the same batch and
     has no placebo and no test; OL-AUX (Lin et al., NeurIPS 2019) and Auto-Lambda (Liu et al., TMLR
@@ -111,7 +111,7 @@ class Utility(GradientAggregator):
         return self.plain(task_loss, paths, given)
 
     def takes_norms(self, step: int) -> bool:
-        """Whether step ``step`` (from 1) takes every path's norm: 1, 2, 4 ... 256, then every 256th."""
+        """Whether step ``step`` (from 1) measures every path's norm: 1, 2, 4 ... 256, then every 256th."""
         return step & (step - 1) == 0 if step <= NORMS_EVERY else step % NORMS_EVERY == 0
 
     def measures(self, step: int) -> bool:
@@ -121,11 +121,11 @@ class Utility(GradientAggregator):
         return bool(step % options.dense_every == 0 if step <= early else (step - early) % options.every == 0)
 
     def measure(self, direction: Tensor, length: float, gradients: Gradients) -> None:
-        """Take one measurement along a task gradient (P,) of that length, and set the gates."""
+        """Measure once along a task gradient (P,) of that norm, and set the gates."""
         if gradients.evaluate is None:
             raise UserError(
-                f"aggregator '{self.name}' looks at a batch's losses at moved parameters: set "
-                "gradients.evaluate before each step (ray_kd.aggregation.probe.Evaluate says to what)."
+                f"aggregator '{self.name}' evaluates a batch's losses at moved parameters: set "
+                "gradients.evaluate before each step (see ray_kd.aggregation.probe.Evaluate)."
             )
         found = slopes(
             gradients.parameters,
@@ -175,7 +175,7 @@ class Utility(GradientAggregator):
         return base
 
     def split(self, task: Tensor, paths: list[Tensor], gradients: Gradients, norms: bool) -> Update:
-        """A step with the task's gradient by itself; each path's too where their norms are taken."""
+        """A step with the task's gradient alone, and each path's if their norms are measured."""
         base, factors = np.zeros(len(paths)), np.zeros(len(paths))
         if not norms:
             base = self.base()
@@ -208,7 +208,7 @@ class Utility(GradientAggregator):
         return update
 
     def plain(self, task: Tensor, paths: list[Tensor], gradients: Gradients) -> Update:
-        """A step that measures nothing: one backward of the weighted sum, faded adapters besides."""
+        """A step without measurement: one backward of the weighted sum, and those of faded adapters."""
         base = self.base()
         factors = base * self.gates
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 Placebo = Literal["scaled", "plain", "none"]
 LIMIT = 100.0
-"""The largest size of a t-statistic: what does not vary at all would have an infinite one."""
+"""The largest absolute t-statistic; that of constant values would be infinite."""
 
 
 def empty(count: int) -> Array:
@@ -19,7 +19,7 @@ def empty(count: int) -> Array:
 
 
 def observed(evidence: Array, real: Array, placebo: Array, memory: float) -> Array:
-    """The evidence after one more observation of each path; what is not finite is left out.
+    """The evidence after one more observation of each path; values that are not finite are left out.
 
     Args:
         evidence: (7, n).
@@ -40,9 +40,9 @@ def statistic(evidence: Array, placebo: Placebo) -> Array:
     r"""The t-statistic (n,) of "the path helps"; 0 before two observations.
 
     ``none``: mean of r over its standard error. ``plain``: of r - p. ``scaled``: of
-    :math:`r / \sigma_r - p / \sigma_p`, whose variance is :math:`2 - 2 \rho`: a placebo is much noisier
-    than what fits, and unscaled its noise would hide the difference. The number of observations is the
-    effective one, :math:`(\sum w)^2 / \sum w^2`.
+    :math:`r / \sigma_r - p / \sigma_p`, whose variance is :math:`2 - 2 \rho`: a placebo's slope is much
+    noisier than the real one, and unscaled its noise would hide the difference. The number of observations is
+    the effective one, :math:`(\sum w)^2 / \sum w^2`.
     """
     total, squares, *sums = evidence
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -60,14 +60,14 @@ def statistic(evidence: Array, placebo: Placebo) -> Array:
             sd_r, sd_p = np.sqrt(var_r), np.sqrt(var_p)
             mean, variance = mean_r / sd_r - mean_p / sd_p, 2 - 2 * both / (sd_r * sd_p)
         t = mean / np.sqrt(np.maximum(variance, 0.0) / count)
-        constant = (mean_r - mean_p if placebo != "none" else mean_r) * np.inf  # nothing varies
+        constant = (mean_r - mean_p if placebo != "none" else mean_r) * np.inf  # all values are equal
     t = np.where(np.isnan(t), constant, t)
     t = np.where(count > 1.5, t, 0.0)
     return np.clip(np.nan_to_num(t, nan=0.0, posinf=LIMIT, neginf=-LIMIT), -LIMIT, LIMIT)
 
 
 def gates(before: Array, t: Array, off: float, on: float) -> Array:
-    """Gates (n,) in [0, 1] after a look at the t-statistics, with hysteresis.
+    """Gates (n,) in [0, 1] from the t-statistics, with hysteresis.
 
     A gate falls along the line from 1 at t = ``on`` to 0 at t = ``off``, and rises along the same line
     moved up by half its width; between the two lines it stays where it is.
@@ -79,5 +79,5 @@ def gates(before: Array, t: Array, off: float, on: float) -> Array:
 
 
 def guilty(before: Array, t: Array, harm: float, on: float) -> Array:
-    """Gates (n,) while evidence is still thin: 0 from t <= ``harm`` until t > ``on``, else as before."""
+    """Gates (n,) while there is little evidence: 0 from t <= ``harm`` until t > ``on``, else unchanged."""
     return np.where(t <= harm, 0.0, np.where(t > on, 1.0, before))

@@ -1,4 +1,4 @@
-"""From records to an answer: Parquet tables, statistics, plots, a report.
+"""The analysis of a sweep: its records become Parquet tables, statistics, plots and a report.
 
 ``analyze(storage, sweep)`` does all of it. The pieces, each usable alone:
 ``records`` reads run directories (live or finished) into three DataFrames, ``tables`` writes and reads

@@ -1,4 +1,4 @@
-"""Strategies across tasks: how they rank, and how much of the way from student alone to teacher they go."""
+"""Strategies compared across tasks: mean ranks, and gains as a share of the gap from student to teacher."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ray_kd.analysis.stats import Interval, interval
 
 @dataclass(frozen=True)
 class Gap:
-    """What there is to distil in one task."""
+    """The gap between teacher and student alone in one task: what distillation can gain at most."""
 
     task: str
     comparison: Comparison
     teacher: float
     """Test metric of the teacher, from the record of the run that trained it (the best, if several did)."""
     size: Interval
-    """Teacher minus student alone over the latter's seeds, > 0 where the teacher is better, with its 95 %
-    t-interval. The teacher is one run, so its own chance is not in it."""
+    """Teacher minus student alone over the student's seeds, > 0 where the teacher is better, with its 95 %
+    t-interval. The teacher is one run, so its variation from seed to seed is not in the interval."""
 
     @property
     def trouble(self) -> str | None:
-        """Why no gain can be expressed in it; None where it can."""
+        """Why gains are undefined in this task; None where they are defined."""
         if self.comparison.plan.baseline is None:
             return "the sweep names no baseline"
         if self.comparison.baseline is None:
@@ -35,9 +35,9 @@ class Gap:
         if math.isnan(self.teacher):
             return "no finished run of a teacher is on record"
         if math.isnan(self.size.low):
-            return "one seed says nothing about how sure the gap is"
+            return "with one seed the gap has no interval"
         if self.size.low <= 0 <= self.size.high:
-            return "the gap's own 95 % interval includes 0"
+            return "the 95 % interval of the gap includes 0"
         return "the teacher is worse than the student alone" if self.size.high < 0 else None
 
 
@@ -49,12 +49,12 @@ class Standing:
     cells: Mapping[str, Cell]
     """Its cell in each task that has one."""
     ranks: Mapping[str, float]
-    """By the mean of the primary figure, 1 is best, ties share; among the strategies that every task has."""
+    """By the mean of the primary metric; 1 is best, ties share a rank; of strategies that all tasks have."""
     gains: Mapping[str, Ratio]
     """(student - alone) / (teacher - alone), a ratio of means over the seeds that both have, by task; a task
     where it is undefined is missing."""
     mean_gain: Ratio
-    """Mean over the tasks where a gain is defined; none where the strategy lacks one of them."""
+    """Mean over the tasks where a gain is defined; unknown where the strategy is missing in one of them."""
 
     @property
     def mean_rank(self) -> float:
@@ -75,7 +75,7 @@ class Across:
 
     @property
     def best(self) -> Standing | None:
-        """The strategy of the best mean rank; the larger mean gain decides between equals."""
+        """The strategy with the best mean rank; of equal ranks the one with the larger mean gain."""
         ranked = [standing for standing in self.standings if not math.isnan(standing.mean_rank)]
 
         def place(standing: Standing) -> tuple[float, float]:
@@ -91,7 +91,7 @@ class Across:
 
 
 def across_tasks(name: str, comparisons: Mapping[str, Comparison], notes: tuple[str, ...] = ()) -> Across:
-    """What the comparisons of several tasks say together; strategies are paired by name."""
+    """Combine the comparisons of several tasks; strategies are matched by name."""
     gaps = tuple(_gap(task, comparison) for task, comparison in comparisons.items())
     cells = {task: {cell.name: cell for cell in comparison.cells} for task, comparison in comparisons.items()}
     names = list(dict.fromkeys(strategy for of_task in cells.values() for strategy in of_task))

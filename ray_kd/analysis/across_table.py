@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +12,7 @@ from rich.text import Text
 from ray_kd.analysis.across import Across, Gap, Standing
 from ray_kd.analysis.bootstrap import Ratio
 from ray_kd.analysis.headline import DASH, number
+from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
 
 UNDEFINED = "undefined"
@@ -21,10 +20,10 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def across_headline(across: Across) -> str:
-    """Who ranks best, and how far it goes, in plain words."""
+    """One paragraph: the strategy with the best mean rank, and its gain."""
     best = across.best
     if best is None:
-        return "There is no answer across tasks yet: no strategy has finished in all of them."
+        return "No result across tasks yet: no strategy has finished in every task."
     where = _all_of([gap.task for gap in across.gaps])
     text = f"Over {where}, “{best.name}” has the best mean rank: {_rank(best)} of {across.ranked}."
     gain = best.mean_gain
@@ -41,22 +40,22 @@ def across_notes(across: Across) -> list[str]:
     """What a reader of the table must know."""
     pairs = [gain.n for standing in across.standings for gain in standing.gains.values()]
     lines = [
-        "rank: of the strategy's mean test metric in each task (1 is best), mean over tasks; no test is "
-        "behind it.",
+        "rank: by the strategy's mean test metric in each task (1 is best), mean over tasks; ranks are not "
+        "tested for significance.",
     ]
     if across.baseline is None:
-        return [*lines, "gain: none is defined, since the sweep names no baseline.", *across.notes]
+        return [*lines, "gain: undefined, since the sweep names no baseline.", *across.notes]
     lines.append(
         f"gain: (strategy {_MINUS} {across.baseline}) / (teacher {_MINUS} {across.baseline}), a ratio of "
         f"means over common seeds of the test metric of the weights that were best on validation: 0 % is "
         f"“{across.baseline}”, 100 % the teacher. Brackets: 95 % bootstrap percentile interval over seeds, "
-        "paired, not corrected for how many there are. mean: of the tasks where a gain is defined, seeds "
-        "drawn in each by itself."
+        "paired, not corrected for the number of strategies. mean: over the tasks where a gain is defined; "
+        "seeds are resampled in each task separately."
     )
     if pairs and min(pairs) <= 5:
-        lines[1] += f" With {min(pairs)} seeds such an interval errs on the narrow side."
+        lines[1] += f" With {min(pairs)} seeds such an interval tends to be too narrow."
     lines += [_gap_note(across, gap) for gap in across.gaps]
-    lines.append("The teacher is one run: how it varies from seed to seed is in no interval.")
+    lines.append("The teacher is one run: no interval includes its variation from seed to seed.")
     return [*lines, *across.notes]
 
 
@@ -70,7 +69,7 @@ def _gap_note(across: Across, gap: Gap) -> str:
     if not math.isnan(gap.size.mean):
         bounds = "" if math.isnan(gap.size.low) else f" ± {number(comparison, gap.size.half_width)}"
         text += f", gap {number(comparison, gap.size.mean)}{bounds}{points} (95 % t-interval)"
-    return text + (f"; no gain is defined: {gap.trouble}." if gap.trouble else ".")
+    return text + (f"; gains are undefined: {gap.trouble}." if gap.trouble else ".")
 
 
 def across_headings(across: Across) -> tuple[str, ...]:
@@ -80,7 +79,7 @@ def across_headings(across: Across) -> tuple[str, ...]:
 
 
 def across_rows(across: Across) -> list[tuple[Standing, tuple[str, ...]]]:
-    """Each strategy and what its row says."""
+    """Each strategy and the entries of its row."""
     rows = []
     for standing in across.standings:
         alone = standing.name == across.baseline
@@ -110,7 +109,7 @@ def _percent(value: float) -> str:
 
 
 def across_terminal(across: Across) -> Group:
-    """The answer, the table and its notes, for a terminal of 80 columns or more."""
+    """Headline, table and notes, for a terminal of 80 columns or more."""
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     for index, heading in enumerate(across_headings(across)):
         first, widest = index == 0, max(len(line) for line in heading.split("\n"))
@@ -127,20 +126,12 @@ def across_terminal(across: Across) -> Group:
 
 
 def across_markdown(across: Across) -> str:
-    """The answer, the table and its notes as Markdown; the best mean rank is bold."""
-    heads = [heading.strip().replace("\n", "<br>") for heading in across_headings(across)]
-    lines = [names.markdown(across_headline(across)), "", _pipes(heads)]
-    lines.append(_pipes(["---", *["---:"] * (len(heads) - 1)]))
-    for standing, given in across_rows(across):
-        entries = [names.markdown(entry) for entry in given]
-        if standing is across.best:
-            entries[:2] = [f"**{entry}**" for entry in entries[:2]]
-        lines.append(_pipes(entries))
-    return "\n".join([*lines, "", *[f"- {names.markdown(note)}" for note in across_notes(across)], ""])
-
-
-def _pipes(entries: list[str]) -> str:
-    return "| " + " | ".join(entries) + " |"
+    """Headline, table and notes as Markdown; the best mean rank is bold."""
+    rows = [(entries, standing is across.best) for standing, entries in across_rows(across)]
+    table = markdown_table(across_headings(across), rows)
+    return "\n".join(
+        [names.markdown(across_headline(across)), "", *table, *markdown_list(across_notes(across))]
+    )
 
 
 ACROSS_COLUMNS = (
@@ -153,34 +144,20 @@ ACROSS_COLUMNS = (
 
 def across_csv(across: Across) -> str:
     """The numbers behind the table, at full precision; empty where there is no value."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(ACROSS_COLUMNS)
+    rows: list[list[object]] = []
     for standing in across.standings:
         for gap in across.gaps:
             cell, gain = standing.cells.get(gap.task), standing.gains.get(gap.task, Ratio())
             if cell is None:
                 continue
-            values: list[object] = [
-                standing.name,
-                gap.task,
-                gap.comparison.metric.name,
-                cell.n,
-                cell.best.mean,
-            ]
-            values += [standing.ranks.get(gap.task, math.nan), gap.teacher]
-            values += [gap.size.mean, gap.size.low, gap.size.high, gain.value, gain.low, gain.high]
-            writer.writerow(_blank(values))
+            row: list[object] = [standing.name, gap.task, gap.comparison.metric.name, cell.n, cell.best.mean]
+            row += [standing.ranks.get(gap.task, math.nan), gap.teacher]
+            rows.append([*row, gap.size.mean, gap.size.low, gap.size.high, gain.value, gain.low, gain.high])
         mean = standing.mean_gain
         empty = [math.nan] * 4
-        values = [standing.name, "all", "", "", math.nan, standing.mean_rank, *empty]
-        writer.writerow(_blank([*values, mean.value, mean.low, mean.high]))
-    return buffer.getvalue()
-
-
-def _blank(values: list[object]) -> list[object]:
-    blank = ("" if isinstance(value, float) and math.isnan(value) else value for value in values)
-    return [names.csv_text(value) for value in blank]
+        row = [standing.name, "all", "", "", math.nan, standing.mean_rank, *empty]
+        rows.append([*row, mean.value, mean.low, mean.high])
+    return csv_table(ACROSS_COLUMNS, rows)
 
 
 def _all_of(names: list[str]) -> str:

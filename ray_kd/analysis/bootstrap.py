@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ray_kd.analysis.stats import CONFIDENCE
 
 DRAWS = 20_000
-"""Resamples, where there are too many to take all of them."""
+"""Random resamples, where there are too many to take all."""
 ALL_UP_TO = 5
 """Pairs up to which every one of the n^n resamples is taken, 3,125 at most."""
 
@@ -41,7 +41,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[R
 
     The interval is the bootstrap's percentile interval (Efron, Annals of Statistics 7, 1979): pairs are drawn
     with replacement, numerator and denominator together. Up to five pairs all resamples are taken, so it is
-    exact; with three its ends are the most extreme pairs, and it errs on the narrow side.
+    exact; with three its ends are the most extreme pairs. With few pairs it is too narrow on average.
     """
     above, below = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
     n = len(above)
@@ -57,7 +57,7 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> tuple[R
 
 
 def mean_of(ratios: Sequence[tuple[Ratio, Numbers]]) -> Ratio:
-    """The mean of independent ratios; each one's resamples are drawn from by themselves."""
+    """The mean of independent ratios; each ratio is resampled separately."""
     if not ratios or not all(found.known for found, _ in ratios):
         return Ratio()
     generator = np.random.default_rng(0)
@@ -68,7 +68,7 @@ def mean_of(ratios: Sequence[tuple[Ratio, Numbers]]) -> Ratio:
 
 
 def _resamples(n: int) -> NDArray[np.int64]:
-    """Rows of n indices: all there are, or a fixed random choice."""
+    """Rows of n indices: all resamples, or a fixed random choice of them."""
     if n <= ALL_UP_TO:
         return np.array(list(itertools.product(range(n), repeat=n)), dtype=np.int64)
     return np.random.default_rng(0).integers(n, size=(DRAWS, n))

@@ -46,7 +46,7 @@ class Metric:
 
     @property
     def agreement(self) -> str:
-        """What agreement means beside it."""
+        """What the column of agreement means for this metric."""
         first = "share of test samples on which the student agrees with the teacher's first choice"
         return _AGREEMENTS.get(self.name, first)
 
@@ -72,16 +72,16 @@ class Metric:
 
 @dataclass(frozen=True)
 class Cell:
-    """One strategy over its seeds. Only finished trials of phase ``compare`` are in the numbers."""
+    """One strategy over its seeds. Only finished trials of phase ``compare`` count."""
 
     name: str
     planned: int
     statuses: dict[str, int]
     """How many planned trials have each status."""
     seeds: dict[int, float]
-    """The primary figure of each seed: the test metric of the weights that were best on validation."""
+    """The primary metric of each seed: the test metric of the weights that were best on validation."""
     best: Interval
-    """The primary figure over the seeds."""
+    """The primary metric over the seeds."""
     last: Interval
     """The test metric of the last weights."""
     agreement: Interval
@@ -101,7 +101,7 @@ class Cell:
 
     @property
     def n(self) -> int:
-        """Trials in the numbers."""
+        """Trials that count."""
         return len(self.seeds)
 
 
@@ -113,7 +113,7 @@ class Comparison:
     metric: Metric
     cells: tuple[Cell, ...]
     searched: int
-    """Trials of phase ``search``; they chose settings on validation data and are in no number here."""
+    """Trials of phase ``search``; they chose settings on validation data and do not count."""
     doublings: tuple[Doubling, ...]
     """What training twice as long gained, from the trials of phase ``control``."""
     teachers: tuple[tuple[str, float], ...]
@@ -123,9 +123,9 @@ class Comparison:
     unfinished: pd.DataFrame
     """Cell, seed, phase, status, reason and identity of every planned trial that did not finish."""
     precisions: dict[str, int]
-    """How many of the trials in the numbers have each arithmetic, where it is known."""
+    """How many of the trials that count ran in each precision, where it is known."""
     damage: tuple[str, ...] = ()
-    """What is to be said of records that are incomplete."""
+    """Notes on incomplete records."""
 
     @property
     def baseline(self) -> Cell | None:
@@ -160,8 +160,8 @@ class Comparison:
 def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     """Statistics of the trials of one sweep (``plan`` defaults to the one the records came with).
 
-    The primary figure is the *test* metric of the weights that were best on *validation*; the figure of
-    the last weights stands beside it and enters no test. A cell is paired with the baseline on the seeds
+    The primary metric is the *test* metric of the weights that were best on *validation*; that of the last
+    weights is reported beside it and not tested. A cell is paired with the baseline on the seeds
     that both finished, and the winner of a search with the winner of the baseline's own search, where it has
     one; Holm's correction spans all cells that have two such seeds.
 
@@ -240,7 +240,7 @@ def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
 
 
 def _against_baseline(cells: list[Cell], baseline: str | None) -> list[Cell]:
-    """Each cell against its reference: what a search won against what the baseline's own search won."""
+    """Test each cell against its reference; the winner of a search against that of the baseline's search."""
     figures = {cell.name: cell.seeds for cell in cells if cell.seeds}
     if baseline not in figures:
         return cells

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from dataclasses import dataclass
 
@@ -14,6 +12,7 @@ from rich.text import Text
 
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.headline import DASH, headline, notes, number, p_value
+from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
 from ray_kd.config.ending import STATES
 
@@ -94,7 +93,7 @@ def _seconds(seconds: float) -> str:
 
 
 def terminal(comparison: Comparison) -> Group:
-    """The answer, the table and its notes, for a terminal of 80 columns or more."""
+    """Headline, table and notes, for a terminal of 80 columns or more."""
     listed = [Text(f"· {note}", style="dim") for note in notes(comparison)]
     return Group(Text(headline(comparison)), Text(), terminal_table(comparison), Text(), *listed)
 
@@ -125,29 +124,16 @@ def terminal_table(comparison: Comparison) -> Table:
 
 
 def markdown(comparison: Comparison) -> str:
-    """The answer, the table and its notes as Markdown; the best mean is bold."""
-    heads = [heading.strip().replace("\n", "<br>") for heading in headings(comparison)]
+    """Headline, table and notes as Markdown; the best mean is bold."""
     lines = [names.markdown(headline(comparison))]
     for title, group in sections(comparison):
         lines += ["", f"**{title}**"] if title else []
-        lines += ["", _pipes(heads), _pipes(["---", *["---:"] * (len(heads) - 1)])]
-        for row in group:
-            entries = [names.markdown(entry) for entry in row.entries]
-            if row.best:
-                entries[:2] = [f"**{entry}**" for entry in entries[:2]]
-            lines.append(_pipes(entries))
-    return "\n".join([*lines, "", *[f"- {names.markdown(note)}" for note in notes(comparison)], ""])
-
-
-def _pipes(entries: list[str]) -> str:
-    return "| " + " | ".join(entries) + " |"
+        lines += ["", *markdown_table(headings(comparison), [(row.entries, row.best) for row in group])]
+    return "\n".join([*lines, *markdown_list(notes(comparison))])
 
 
 CSV_COLUMNS = (
-    "strategy",
-    "metric",
-    "planned",
-    "n",
+    *("strategy", "metric", "planned", "n"),
     *STATES,
     *("best_mean", "best_low", "best_high"),
     *("last_mean", "last_low", "last_high"),
@@ -160,23 +146,15 @@ CSV_COLUMNS = (
 
 def as_csv(comparison: Comparison) -> str:
     """The numbers behind the table."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    rows = []
     for cell in comparison.cells:
         versus = cell.versus
         difference = versus.difference if versus else None
-        values = [
-            names.csv_text(cell.name),
-            comparison.metric.name,
-            cell.planned,
-            cell.n,
-            *(cell.statuses.get(state, 0) for state in STATES),
-        ]
+        values: list[object] = [cell.name, comparison.metric.name, cell.planned, cell.n]
+        values += [cell.statuses.get(state, 0) for state in STATES]
         for figure in (cell.best, cell.last, cell.agreement, difference):
             values += [figure.mean, figure.low, figure.high] if figure else [math.nan] * 3
         values += [difference.n if difference else math.nan]
         values += [versus.p, versus.holm] if versus else [math.nan] * 2
-        values += [cell.seconds.mean]
-        writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in values])
-    return buffer.getvalue()
+        rows.append([*values, cell.seconds.mean])
+    return csv_table(CSV_COLUMNS, rows)

@@ -35,8 +35,8 @@ class Doubling:
 def doubling_gain(short: Mapping[int, float], long: Mapping[int, float], mode: str = "max") -> Interval:
     """Gain of ``long`` over ``short`` (validation metric by seed), positive where longer is better.
 
-    Both are the best validation value of a run. More epochs give that maximum more chances, so the gain
-    errs upward: what passes as converged is.
+    Both are the best validation value of a run. A maximum over more epochs is larger by chance, so the
+    gain is overestimated, and a small gain does show convergence.
     """
     sign = 1.0 if mode == "max" else -1.0
     signed = [{seed: sign * value for seed, value in cell.items()} for cell in (long, short)]

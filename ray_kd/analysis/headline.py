@@ -1,4 +1,4 @@
-"""What a comparison says, in plain words: the answer, and the notes that belong under its table."""
+"""A comparison in words: the headline above its table, and the notes below."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ray_kd.analysis.stats import Paired
 from ray_kd.config.ending import NOT_ENDED
 
 DASH = "\N{EN DASH}"
-"""Stands where there is no value."""
+"""Printed where there is no value."""
 
 
 def headline(comparison: Comparison) -> str:
-    """One paragraph: which strategy was best, whether that is significant, and what limits the answer."""
+    """One paragraph: which strategy was best, whether that is significant, and what limits the result."""
     return " ".join([_best(comparison), *_others(comparison), *_limits(comparison)])
 
 
@@ -49,7 +49,7 @@ def _best(comparison: Comparison) -> str:
     if best is not None and baseline is not None:
         baseline = comparison.reference_of(best)
     if best is None:
-        return "There is no answer yet: no trial has finished."
+        return "No result yet: no trial has finished."
     figure = f"{number(comparison, best.best.mean)}{' %' if metric.rate else ''} test {metric.title}"
     lead = f"“{best.name}” had the best mean, {figure} over {_seeds(best)}"
     if baseline is None:
@@ -73,7 +73,7 @@ def _best(comparison: Comparison) -> str:
 
 
 def _others(comparison: Comparison) -> list[str]:
-    """The other strategies that differ significantly, or that none does."""
+    """Sentences on the other strategies that differ significantly, or on none that does."""
     if comparison.baseline is None or comparison.tests == 0:
         return []
     others = [cell for cell in comparison.cells if cell is not comparison.best and _significant(cell)]
@@ -94,7 +94,7 @@ def _others(comparison: Comparison) -> list[str]:
 
 
 def _by_reference(cells: list[Cell]) -> dict[str, list[Cell]]:
-    """Cells by the name of what each was tested against."""
+    """Cells by the name of the cell that each was tested against."""
     grouped: dict[str, list[Cell]] = {}
     for cell in cells:
         grouped.setdefault(cell.reference or "", []).append(cell)
@@ -120,12 +120,12 @@ def notes(comparison: Comparison) -> list[str]:
     """What a reader of the table must know, one sentence or two each."""
     title = comparison.metric.title
     lines = [
-        f"best: test {title} of the weights that were best on validation, the primary figure; mean ± "
+        f"best: test {title} of the weights that were best on validation, the primary metric; mean ± "
         f"half-width of its 95 % t-interval over seeds. last: test {title} of the last weights. Test data "
         "were read once, at the end of a trial, for both.",
         *_test_note(comparison),
         f"agree: {comparison.metric.agreement}. "
-        "time: training seconds of one trial, mean. n: trials in the numbers.",
+        "time: training seconds of one trial, mean. n: trials that count.",
         *_teacher_note(comparison),
         *_status_notes(comparison),
         *comparison.damage,
@@ -157,7 +157,7 @@ def _test_note(comparison: Comparison) -> list[str]:
     constant = [cell for cell in comparison.cells if cell.versus and cell.versus.constant]
     if constant:
         lines.append(
-            f"{_names(constant)}: the same difference on every seed, on which a t-test has no say; "
+            f"{_names(constant)}: the difference is the same on every seed, so a t-test is undefined; "
             "p is set to 1."
         )
     return lines
@@ -180,10 +180,10 @@ def _status_notes(comparison: Comparison) -> list[str]:
             left["finished without this metric, or sharing a seed"] = unmeasured
         if left:
             parts = ", ".join(f"{count} {status}" for status, count in left.items())
-            lines.append(f"{cell.name}: {cell.n} of {cell.planned} trials are in the numbers; {parts}.")
+            lines.append(f"{cell.name}: {cell.n} of {cell.planned} trials count; {parts}.")
     if comparison.later:
         names = ", ".join(f"“{name}”" for name in comparison.later)
-        lines.append(f"Not planned in full yet, so not in the table: {names}.")
+        lines.append(f"Not in the table, since they have no trials yet: {names}.")
     fewer: dict[str, list[Cell]] = {}
     for cell in comparison.cells:
         if cell.versus and cell.versus.difference.n < cell.n:
@@ -196,8 +196,8 @@ def _precision_note(comparison: Comparison) -> list[str]:
         return []
     parts = ", ".join(f"{count} in {name}" for name, count in sorted(comparison.precisions.items()))
     return [
-        f"Trials differ in their arithmetic ({parts}): training.precision 'auto' follows the device. Name "
-        "one to compare like with like."
+        f"Trials ran in different precisions ({parts}): training.precision 'auto' depends on the device. Set "
+        "one precision to make trials comparable."
     ]
 
 
@@ -205,13 +205,13 @@ def _search_note(comparison: Comparison) -> list[str]:
     if not comparison.searched:
         return []
     return [
-        f"{_count(comparison.searched, 'search trial')} chose settings on validation data and "
-        f"{'is' if comparison.searched == 1 else 'are'} in no number here."
+        f"{_count(comparison.searched, 'search trial')} chose settings on validation data; they do not count "
+        "here."
     ]
 
 
 def convergence_notes(comparison: Comparison) -> list[str]:
-    """One line for each control cell, or the statement that there is none."""
+    """A sentence on each control cell, or one that says that there is none."""
     if not comparison.metric.rate:
         return []
     if not comparison.doublings:

@@ -16,7 +16,9 @@ from ray_kd.analysis.plot_style import (
     OKABE_ITO,
     WIDTH,
     Picture,
+    arrow_beyond,
     legend_below,
+    name_rows,
     render,
     right_axis,
     wrapped,
@@ -25,7 +27,7 @@ from ray_kd.analysis.plot_style import (
 MARKERS = "osD^vP"
 """Panels differ in colour and in marker."""
 FARTHEST = 1.5
-"""A gain is drawn no farther from 0 than so many gaps; an arrow then says how far it is."""
+"""A gain of more than this many gaps is drawn as an arrow with its value."""
 
 
 def across_picture(across: Across) -> Picture | None:
@@ -37,9 +39,8 @@ def across_picture(across: Across) -> Picture | None:
     panels = figure.subplots(1, len(across.gaps), sharey=True, squeeze=False)[0]
     for index, (gap, axes) in enumerate(zip(across.gaps, panels, strict=True)):
         look = (OKABE_ITO[index % len(OKABE_ITO)], MARKERS[index % len(MARKERS)])
+        name_rows(axes, [wrapped(standing.name, 24) for standing in strategies])
         _panel(axes, gap, strategies, look)
-    panels[0].set_yticks(range(len(strategies)), [wrapped(standing.name, 24) for standing in strategies])
-    panels[0].set_ylim(len(strategies) - 0.4, -0.6)
     panels[len(panels) // 2].set_xlabel("Gain, % of the gap between student alone and teacher")
     ranks = ["" if math.isnan(one.mean_rank) else f"{one.mean_rank:.1f}" for one in strategies]
     right_axis(panels[-1], range(len(strategies)), ranks, "rank")
@@ -54,9 +55,6 @@ def across_picture(across: Across) -> Picture | None:
 
 def _panel(axes: Axes, gap: Gap, strategies: list[Standing], look: tuple[str, str]) -> None:
     axes.set_title(gap.task)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
     if gap.trouble:
         axes.set_xticks([])
         text = wrapped(f"undefined: {gap.trouble}", 24)
@@ -80,17 +78,8 @@ def _draw(axes: Axes, row: int, gain: Ratio, look: tuple[str, str]) -> None:
     value, low, high = (100 * part for part in (gain.value, gain.low, gain.high))
     if abs(value) > edge:
         at = math.copysign(edge, value)
-        axes.plot([at], [row], "<" if value < 0 else ">", color=colour, markersize=6)
-        axes.annotate(
-            f"{value:.0f}".replace("-", "\N{MINUS SIGN}"),
-            (at, row),
-            xytext=(8 if value < 0 else -8, 0),
-            textcoords="offset points",
-            ha="left" if value < 0 else "right",
-            va="center",
-            fontsize=8,
-            color=colour,
-        )
+        text = f"{value:.0f}".replace("-", "\N{MINUS SIGN}")
+        arrow_beyond(axes, (at, row), value < 0, text, (colour, 6, 8))
         return
     if not math.isnan(low):
         ends = [max(low, -edge), min(high, edge)]
@@ -102,6 +91,6 @@ def _caption(across: Across) -> str:
     return (
         f"Test metric of each strategy, from “{across.baseline}” (0, dashed) to the teacher (100, dotted), a "
         "ratio of means over common seeds; bars are 95 % bootstrap percentile intervals over seeds. Arrows "
-        f"with a figure stand for gains beyond ±{100 * FARTHEST:.0f} %. At the right: mean rank over tasks "
+        f"with a number stand for gains beyond ±{100 * FARTHEST:.0f} %. At the right: mean rank over tasks "
         f"among {across.ranked} strategies."
     )

@@ -16,16 +16,18 @@ from ray_kd.analysis.plot_style import (
     OKABE_ITO,
     WIDTH,
     Picture,
+    arrow_beyond,
     legend_below,
+    name_rows,
     render,
     right_axis,
     wrapped,
 )
 
 FIGURE_SPACE = "\N{FIGURE SPACE}"
-"""As wide as a digit, so that numbers of unlike length stand in columns."""
+"""As wide as a digit: numbers of different length are aligned with it."""
 FOCUS = 3.0
-"""The worst strategies leave the scale where that shows the others at least so much larger."""
+"""The worst strategies are drawn as arrows where that enlarges the others by at least this factor."""
 BETTER, WORSE, UNDECIDED = OKABE_ITO[2], OKABE_ITO[1], OKABE_ITO[0]
 
 
@@ -45,18 +47,15 @@ def comparison_picture(comparison: Comparison) -> Picture | None:
             _draw_cell(axes, row, cell, comparison)
     axes.margins(x=0.04)
     if away:
-        axes.set_xlim(axes.get_xlim())  # what is drawn from here on moves no limit
+        axes.set_xlim(axes.get_xlim())  # keep the limits, whatever is drawn next
         for row, cell in enumerate(cells):
             if cell.name in away:
                 _point_at(axes, row, cell, comparison)
     if comparison.baseline is not None:
         mean = comparison.baseline.best.mean * metric.scale
         axes.axvline(mean, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
-    axes.set_yticks(range(len(cells)), [_name(cell) for cell in cells])
-    axes.set_ylim(len(cells) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0, pad=8 if away else 3.5)
-    axes.grid(axis="y", visible=False)
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, [_name(cell) for cell in cells])
+    axes.tick_params(axis="y", pad=8 if away else 3.5)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     unit = " (%)" if metric.rate else ""
     axes.set_xlabel(f"Test {metric.title}{' accuracy' if metric.name.startswith('top') else ''}{unit}")
@@ -66,7 +65,7 @@ def comparison_picture(comparison: Comparison) -> Picture | None:
 
 
 def off_scale(comparison: Comparison) -> frozenset[str]:
-    """The strategies, if any, so much worse than the rest that drawing them to scale would hide the rest.
+    """The strategies that are so much worse than the rest that a common scale would hide the differences.
 
     As few as possible, at most half of all, and never the baseline or one better than it.
     """
@@ -89,24 +88,15 @@ def _extent(cells: list[Cell]) -> float:
 
 
 def _point_at(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:
-    """An arrow at the edge beyond which the strategy lies, and its figure in words."""
-    worse_is_left = comparison.metric.mode == "max"
-    edge, colour = axes.get_xlim()[0 if worse_is_left else 1], _colour(cell, comparison)
-    axes.plot([edge], [row], "<" if worse_is_left else ">", color=colour, markersize=6.5, clip_on=False)
+    """An arrow at the edge beyond which the strategy lies, with its mean as text."""
+    left = comparison.metric.mode == "max"
     spread = cell.best.half_width
     text = number(comparison, cell.best.mean)
     text += "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
-    axes.annotate(
-        f"{text}, off the scale",
-        (edge, row),
-        xytext=(9 if worse_is_left else -9, 0),
-        textcoords="offset points",
-        ha="left" if worse_is_left else "right",
-        va="center",
-        fontsize=8,
-        color=colour,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
-    )
+    behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    edge = (axes.get_xlim()[0 if left else 1], row)
+    look = (_colour(cell, comparison), 6.5, 9)
+    arrow_beyond(axes, edge, left, f"{text}, off the scale", look, bbox=behind)
 
 
 def _draw_cell(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:

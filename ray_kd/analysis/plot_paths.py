@@ -33,7 +33,7 @@ from ray_kd.analysis.records import Records
 LOG_FROM = 30.0
 """Values that span more than this factor get a logarithmic axis."""
 MOST = 12
-"""Strategies in one figure: the best ones, where there are more. Nobody tells more lines apart."""
+"""Strategies in one figure, the best ones where there are more: more lines could not be told apart."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _changes(frame: pd.DataFrame) -> bool:
 
 
 def _spans(values: pd.Series) -> bool:
-    """Whether weights want a logarithmic axis, on which one of 0 (a path that is off) falls to the bottom."""
+    """Whether weights get a logarithmic axis, where a weight of 0 (a path that is off) lies at the bottom."""
     array = values.to_numpy(dtype=float)
     above = array[array > 0]
     return bool((array >= 0).all() and above.size and above.max() > LOG_FROM * above.min())

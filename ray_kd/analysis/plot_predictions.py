@@ -37,18 +37,18 @@ MUTED = (
 )
 """Nine of these are Paul Tol's muted scheme, made for colour vision deficiency; every region also has its
 class written on it, so that no reader needs the colours."""
-SURE = 0.3
-"""Boxes of a lower score are not drawn."""
-SAME = 0.7
-"""IoU from which only the surer of two boxes is drawn: detectors answer for each class apart."""
-FOUND = 0.5
-"""IoU from which a box counts as found."""
-SMALLEST = 6
-"""Pixels below which a region of one class has no figure on it."""
+LEAST_SCORE = 0.3
+"""Boxes with a lower score are not drawn."""
+SAME_IOU = 0.7
+"""Of boxes with at least this IoU only the one with the highest score is drawn, whatever the class."""
+FOUND_IOU = 0.5
+"""A box with at least this IoU to an object of its class is drawn solid, others are dashed."""
+LEAST_PIXELS = 6
+"""Regions of fewer pixels get no class number."""
 
 
 def predictions_picture(found: Predictions) -> Picture:
-    """One row for each image: image, truth, then every network's answer."""
+    """One row for each image: the image, the truth, then the prediction of every network."""
     count, columns = len(found.images), [found.truth, *found.columns]
     side = WIDTH / (len(columns) + 1)
     figure = Figure(figsize=(WIDTH, side * count + 0.45))
@@ -96,7 +96,7 @@ def _colour(label: int) -> tuple[float, float, float]:
 
 
 def _mask(axes: Axes, image: NDArray[np.float32], mask: Tensor, background: int) -> None:
-    """Classes in colour over a pale image, but for the background; pixels that nobody labelled are white."""
+    """Classes in colour over a pale image, except the background; unlabelled pixels are white."""
     shown = 0.35 * image.mean(axis=2, keepdims=True).repeat(3, axis=2) + 0.5
     shown[(mask == IGNORE).numpy()] = 1.0
     labels = [int(label) for label in mask.unique() if background <= label != IGNORE]
@@ -113,21 +113,21 @@ def _centres(where: NDArray[np.bool_]) -> list[tuple[float, float]]:
     """The middle of each connected region that is large enough to write on."""
     regions, count = ndimage.label(where, structure=np.ones((3, 3)))
     sizes = np.bincount(regions.ravel(), minlength=count + 1)
-    large = [index for index in range(1, count + 1) if sizes[index] >= SMALLEST]
+    large = [index for index in range(1, count + 1) if sizes[index] >= LEAST_PIXELS]
     return [(float(y), float(x)) for y, x in ndimage.center_of_mass(where, regions, large)] if large else []
 
 
 def _boxes(axes: Axes, found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> None:
-    """Boxes with their class; broken where there is no object of that class."""
+    """Boxes with their class; dashed where there is no object of that class."""
     height = axes.get_ylim()[0] + 0.5
     kept = torch.arange(len(found["labels"]))
     if found is not truth:
-        kept = nms(found["boxes"].float(), found["scores"], SAME)  # whatever the class
-        kept = kept[found["scores"][kept] >= SURE]
+        kept = nms(found["boxes"].float(), found["scores"], SAME_IOU)  # whatever the class
+        kept = kept[found["scores"][kept] >= LEAST_SCORE]
     boxes, labels = found["boxes"][kept], found["labels"][kept]
     for box, label in zip(boxes, labels.tolist(), strict=True):
         same = truth["boxes"][truth["labels"] == label]
-        right = len(same) > 0 and float(box_iou(box.unsqueeze(0).float(), same.float()).max()) >= FOUND
+        right = len(same) > 0 and float(box_iou(box.unsqueeze(0).float(), same.float()).max()) >= FOUND_IOU
         x0, y0, x1, y1 = (box - 0.5).tolist()  # pixel i is drawn from i - 0.5 to i + 0.5
         line: Any = "-" if right else (0, (2.5, 1.5))
         outline = {"fill": False, "linewidth": 1.6, "linestyle": line}
@@ -147,12 +147,12 @@ def _write(axes: Axes, x: float, y: float, text: str, **where: Any) -> None:
 def _caption(found: Predictions) -> str:
     metric = found.comparison.metric
     text = (
-        f"The first {len(found.images)} test images, chosen by nobody. Figures: test {metric.title} of "
-        f"the weights that answer (best on validation); students of seed {found.seed}. "
+        f"The first {len(found.images)} test images, not selected. Numbers: test {metric.title} of the "
+        f"weights shown (best on validation); students of seed {found.seed}. "
     )
     if found.task == "segmentation":
-        return text + "Colours and digits are classes; white: nobody labelled the pixel."
+        return text + "Colours and digits are classes; white pixels have no label."
     return text + (
-        f"Boxes of a score of {SURE} at least, of any that share an IoU of {SAME} the surest; broken: no "
-        f"object of that class with an IoU of {FOUND}. Digits are classes."
+        f"Boxes with a score of at least {LEAST_SCORE}; of boxes with an IoU of {SAME_IOU} the one with the "
+        f"highest score. Dashed: no object of that class with an IoU of {FOUND_IOU}. Digits are classes."
     )

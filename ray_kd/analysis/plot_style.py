@@ -29,7 +29,7 @@ out: a line of it cannot be seen on white."""
 STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GREY = "#6E6E6E"
 DEEPEST = 1e-8
-"""A logarithmic axis goes no further down, as a share of its top."""
+"""A logarithmic axis ends at this share of its top."""
 
 SETTINGS: dict[str, Any] = {
     "text.parse_math": False,  # names are drawn as they are, whatever they hold
@@ -71,12 +71,12 @@ class Picture:
     png: bytes
     svg: str
     trouble: str = ""
-    """Why it could not be drawn; nothing of it is written then, and all else is."""
+    """Why it could not be drawn; then it is not written."""
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The settings above, and back to the user's own afterwards."""
+    """The settings above for the block; the user's own are restored afterwards."""
     with matplotlib.rc_context(SETTINGS):  # type: ignore[arg-type]
         yield
 
@@ -97,7 +97,7 @@ def render(figure: Figure, name: str, title: str, caption: str) -> Picture:
 
 
 def attempt(name: str, draw: Callable[[], Picture | None]) -> Picture | None:
-    """What ``draw`` gives; where it fails, a picture that says why, so that the others are drawn."""
+    """The picture that ``draw`` makes; where it fails, one with the reason, so that others are drawn."""
     try:
         return draw()
     except Exception as error:
@@ -108,7 +108,7 @@ def attempt(name: str, draw: Callable[[], Picture | None]) -> Picture | None:
 def left_out(pictures: Iterable[Picture]) -> list[str]:
     """A sentence for each figure that could not be drawn."""
     return [
-        f"the figure '{picture.name}' could not be drawn ({picture.trouble}); all else is written."
+        f"the figure '{picture.name}' could not be drawn ({picture.trouble}); everything else is written."
         for picture in pictures
         if picture.trouble
     ]
@@ -148,6 +148,39 @@ def right_axis(axes: Axes, places: Any, labels: Sequence[str], heading: str) -> 
         fontsize=8,
         color=GREY,
         annotation_clip=False,
+    )
+
+
+def name_rows(axes: Axes, names: Sequence[str], places: Any = None, bottom: float | None = None) -> None:
+    """Rows of a dot plot from top to bottom (at ``places``, one apart by default), named at the left."""
+    rows = range(len(names)) if places is None else places
+    axes.set_yticks(rows, [*names])
+    axes.set_ylim(len(names) - 0.4 if bottom is None else bottom, -0.6 if bottom is None else 0)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+
+
+def arrow_beyond(
+    axes: Axes, at: tuple[float, float], left: bool, text: str, look: tuple[str, float, float], **more: Any
+) -> None:
+    """An arrow at the edge of the scale, to the side where a value lies beyond it, with the value as text.
+
+    Args:
+        look: colour, size of the arrow and distance of the text from it, both in points.
+        more: further properties of the text.
+    """
+    colour, size, gap = look
+    axes.plot(*([value] for value in at), "<" if left else ">", color=colour, markersize=size, clip_on=False)
+    axes.annotate(
+        text,
+        at,
+        xytext=(gap if left else -gap, 0),
+        textcoords="offset points",
+        ha="left" if left else "right",
+        va="center",
+        color=colour,
+        **{"fontsize": 8, **more},
     )
 
 
@@ -195,7 +228,7 @@ def plain_log_axis(axes: Axes) -> None:
     if low > 0 and high < 3 * low:  # nearly one value: room for a second tick
         axes.set_ylim(low / 2, 2 * high)
     low, high = axis.get_view_interval()
-    if low < DEEPEST * high:  # what is as good as 0 would press the rest together
+    if low < DEEPEST * high:  # a value near 0 would press the others together
         low = DEEPEST * high
         axes.set_ylim(bottom=low)
     decades = math.log10(high / low)

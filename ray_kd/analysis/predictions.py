@@ -28,10 +28,10 @@ DENSE = ("segmentation", "detection")
 
 @dataclass(frozen=True)
 class Column:
-    """What one network says about the chosen images.
+    """The predictions of one network on the chosen images.
 
     Attributes:
-        title: who it is.
+        title: name of the network.
         figure: its test metric, nan where there is none.
         mask: classes (N, H, W), of segmentation.
         boxes: of detection, for each image boxes (n, 4), labels (n,) and scores (n,), best first.
@@ -45,12 +45,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The chosen test images of one task with the truth, the teacher's and the students' answers.
+    """The chosen test images of one task with the truth and the predictions of teacher and students.
 
     Attributes:
         images: (N, C, H, W) in [0, 1].
         truth: the labels, as a column.
-        background: how many classes a mask begins with that are no object: 1 where boxes of the same dataset
+        background: number of the first classes of a mask that are background: 1 where the dataset's boxes
             have one class fewer, else 0.
     """
 
@@ -66,13 +66,13 @@ class Predictions:
 def predict(
     part: Records, comparison: Comparison, root: Folder, strategy: str | None = None, count: int = 4
 ) -> Predictions:
-    """The first ``count`` test images as teacher, baseline and ``strategy`` see them.
+    """What teacher, baseline and ``strategy`` predict on the first ``count`` test images.
 
     Both students are of the smallest seed that both finished; all weights are those best on validation.
 
     Args:
         part: the records of one dense task.
-        strategy: a cell's name; default: the one of the best mean, the baseline apart.
+        strategy: a cell's name; default: the cell with the best mean other than the baseline.
 
     Raises:
         UserError: no such strategy, no finished trial of it, or weights that are gone.

@@ -1,4 +1,4 @@
-"""Reading records that may still be growing, in either layout, through the storage."""
+"""Read records through the storage, in either layout; they may still be growing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Result = TypeVar("Result")
 class Folder:
     """A folder of a storage; names below it are relative, with '/' between their parts.
 
-    Unlike ``Store`` it forgives what a live directory holds: a file that is not there yet reads as None,
-    and so does JSON that is not whole.
+    Unlike ``Store`` it accepts a directory that is being written: a file that does not exist yet reads as
+    None, and so does JSON that is not complete.
     """
 
     def __init__(self, store: Store, prefix: str = "") -> None:
@@ -42,7 +42,7 @@ class Folder:
 
     @property
     def threads(self) -> int:
-        """How many files are worth reading at a time: several where each waits for a network."""
+        """How many files to read at a time: several where each waits for a network."""
         return 1 if self.store.is_local else 16
 
     def sub(self, name: str) -> Folder:

@@ -37,7 +37,7 @@ ENVIRONMENT = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep set out to do: plan.json without its list of trials."""
+    """What a sweep compares: plan.json without its list of trials."""
 
     name: str
     baseline: str | None
@@ -75,7 +75,7 @@ class Records:
 
     @property
     def whole_paths(self) -> pd.DataFrame:
-        """The paths of the runs whose record is whole: what curves over epochs may show."""
+        """The paths of the runs whose record is complete; curves over epochs show these alone."""
         torn = self.trials[self.trials["incomplete"].notna()]["identity"]
         return self.paths[~self.paths["identity"].isin(set(torn))]
 
@@ -90,6 +90,13 @@ def read_records(storage: str | Path | Store | Folder, sweep: str | None = None)
 
     Raises:
         UserError: no such storage, no such sweep, or a plan that cannot be read.
+
+    Example:
+        >>> from ray_kd import RunSpec, distill
+        >>> run = {"dataset": "digits", "student": {"name": "digits_cnn", "width": 2}}
+        >>> summary = distill(RunSpec.parse({**run, "training": {"epochs": 2}}))
+        >>> read_records("results").epochs["epoch"].tolist()
+        [1, 2]
     """
     root = Folder.open(storage)
     if not root.exists():
@@ -189,23 +196,26 @@ class _Rows:
         return sum(seconds) if seconds else None
 
     def _status(self) -> tuple[str, str | None]:
-        """The run's own summary is the truth; the ledger speaks only for a run that left none.
+        """Status and reason: from the run's own summary, or from the ledger where it has no summary.
 
-        One that left none and that nobody trains is unfinished: interrupted, or its process was killed.
+        A run that has neither and that no process trains is unfinished: interrupted, or killed.
         """
         summary, ledger = self.run.summary, self.ledger
         elsewhere = self.who["sweep"] is not None and not ledger
         if summary is not None and summary.get("status") == Ending.STOPPED and elsewhere:
-            return "missing", "so far only trained until a scheduler of another sweep stopped it"
+            return "missing", "the scheduler of another sweep stopped it; this sweep has not trained it"
         if summary is not None and summary.get("status"):
             return str(summary["status"]), summary.get("reason") or ledger.get("reason")
         if "summary.json" in self.run.damaged and noted(ledger) not in (Ending.FAILED, Ending.STOPPED):
-            return "missing", "its summary.json is damaged: it goes on from its last state, or trains again"
+            return (
+                "missing",
+                "its summary.json is damaged: it goes on from its last state, or trains again",
+            )
         if self.run.at_work:
             return "running", None
         ending = noted(ledger)
         if ending is Ending.FINISHED:
-            return "missing", "the ledger calls it finished, but its record is gone"
+            return "missing", "the ledger has it as finished, but its record is gone"
         if ending is not None:
             return ending.value, ledger.get("reason")
         return (Ending.UNFINISHED.value, None) if self.run.present else ("missing", None)
@@ -229,7 +239,7 @@ def _metrics(prefix: str, values: Any) -> Row:
 
 
 def incomplete_note(trials: pd.DataFrame) -> list[str]:
-    """What a reader must know of runs that ended with a damaged record; nothing where there is none."""
+    """A note on runs that ended with an incomplete record; empty where there is none."""
     torn = trials[trials["incomplete"].notna() & trials["phase"].isin(["compare", "control"])]
     if torn.empty:
         return []

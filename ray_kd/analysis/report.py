@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file that needs nothing else."""
+"""The report of a sweep: one HTML file that loads no other file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def tasks_report_html(
     root: Folder,
     storage: str,
 ) -> str:
-    """The report of a sweep over several tasks: what is common first, then each task.
+    """The report of a sweep over several tasks: the comparison across tasks first, then each task.
 
     Args:
         parts: the records and the figures of each task, in the order of ``across.gaps``.
@@ -181,10 +181,10 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
             "Splits",
             "Training data train. Validation data choose the best epoch, and steer any search or early "
             "stopping. Test data are read once, at the end of a trial, for the last weights and for those "
-            "that were best on validation; both figures are recorded.",
+            "that were best on validation; both results are recorded.",
         ),
         (
-            "Figure",
+            "Metric",
             f"Primary: test {comparison.metric.title} of the weights that were best on validation. The table "
             "also gives that of the last weights; no test uses it.",
         ),
@@ -196,7 +196,7 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
         (
             "Test",
             f"{tested} are 95 % t-intervals, each on its own. Failed, stopped and unfinished trials enter "
-            "neither figures nor tests.",
+            "neither means nor tests.",
         ),
     ]
     return [(term, text) for term, text in items if text]
@@ -234,7 +234,7 @@ def _unfinished(comparison: Comparison) -> str:
 
 
 def _environment(trials: pd.DataFrame) -> list[tuple[str, str]]:
-    """What the trials ran on; several values of one key are all named."""
+    """What the trials ran on; where trials differ, all values are listed."""
     items = [(key.replace("_", "-"), ", ".join(_values(trials, key))) for key in ENVIRONMENT]
     started = _values(trials, "started")
     if started:

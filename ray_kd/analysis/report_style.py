@@ -1,4 +1,4 @@
-"""The frame of the HTML report and its CSS."""
+"""The HTML page around the report, and its CSS."""
 
 from __future__ import annotations
 

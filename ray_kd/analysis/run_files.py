@@ -1,4 +1,4 @@
-"""What the files of one run directory say, whichever of them are missing, still growing, or damaged."""
+"""Read the files of a run directory; any of them may be missing, still growing, or damaged."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class RunFiles:
     epochs: list[Row]
     paths: list[Row]
     damaged: tuple[str, ...] = ()
-    """Files that are there and cannot be read, or not in full."""
+    """Files that exist and cannot be read, or not in full."""
     at_work: bool = False
-    """Whether a process trains it just now."""
+    """Whether a process is training it."""
 
 
 def read_runs(root: Folder, identities: Iterable[str]) -> dict[str, RunFiles]:
@@ -47,7 +47,7 @@ def read_runs(root: Folder, identities: Iterable[str]) -> dict[str, RunFiles]:
             return RunFiles(False, {}, {}, None, [], [])
         folder = root.sub(f"runs/{identity}")
         held = is_held(root.store, f"{folder.prefix}lock")
-        # Then the summary: a run that ends meanwhile is read as running.
+        # The summary after the lock: a run that ends in between is read as running.
         texts = {name: folder.text(name) for name in ("summary.json", "spec.yaml", "environment.json")}
         summary, environment = (_value(texts[name]) for name in ("summary.json", "environment.json"))
         summary, spec = whole_summary(summary), parse_spec(texts["spec.yaml"])
@@ -70,7 +70,7 @@ def read_runs(root: Folder, identities: Iterable[str]) -> dict[str, RunFiles]:
 
 
 def _in_test(folder: Folder, spec: Row, epochs: list[Row]) -> bool:
-    """Whether a run has just trained its last epoch: test data are read without its lock."""
+    """Whether a run has just trained its last epoch: it evaluates on test data without holding its lock."""
     last = epochs[-1]["epoch"] if epochs else None
     if last is None or last != section(spec, "training").get("epochs"):
         return False
@@ -98,7 +98,7 @@ def parse_spec(text: str | None) -> Row:
 
 
 def _latest(entries: list[Row], *keys: str) -> list[Row]:
-    """Of entries with equal keys the last one: a run resumed before its last line writes that line again."""
+    """The last of the entries with equal keys: a run resumed from before its last line writes it again."""
     known = [entry for entry in entries if all(key in entry for key in keys) and _is_count(entry["epoch"])]
     kept = {tuple(str(entry[key]) for key in keys): entry for entry in known}
     return sorted(kept.values(), key=lambda entry: int(entry["epoch"]))
@@ -130,14 +130,14 @@ def incomplete(run: RunFiles) -> str | None:
 
 
 def describe(spec: Row) -> Row:
-    """The components that a resolved spec names; of a damaged one what can be told."""
+    """The components that a resolved spec names; None where a damaged spec does not say."""
     active, aggregation = _active(spec), section(spec, "aggregation")
     return {
         **{key: section(spec, key).get("name") for key in ("task", "dataset", "student")},
         "paths": ", ".join(_label(path) for path in active) if spec else None,
         "aggregation": aggregation.get("name") if active else None,
         "granularity": aggregation.get("granularity") if active else None,
-        "harmful": ", ".join(_label(path) for path in active if _spoilt(path, spec)) if spec else None,
+        "harmful": ", ".join(_label(path) for path in active if _is_harmful(path, spec)) if spec else None,
         **{f"{key}_options": _options(section(spec, key)) for key in ("student", "dataset")},
         "aggregation_options": _options(aggregation) if active else None,
         "planned_epochs": section(spec, "training").get("epochs"),
@@ -145,7 +145,7 @@ def describe(spec: Row) -> Row:
 
 
 def section(spec: Row, key: str) -> Row:
-    """A mapping within a spec; empty where it is none."""
+    """A mapping within a spec; empty where there is none."""
     found = spec.get(key)
     return found if isinstance(found, dict) else {}
 
@@ -161,8 +161,8 @@ def _label(path: Row) -> str:
     return str(path.get("label") or path.get("name"))
 
 
-def _spoilt(path: Row, spec: Row) -> bool:
-    """Whether a path teaches what is not true: its target is corrupted, or its teacher is."""
+def _is_harmful(path: Row, spec: Row) -> bool:
+    """Whether a path is harmful on purpose: its targets are corrupted, or its teacher is."""
     teachers = section(spec, "teachers")
     teacher = section(teachers, path.get("teacher") or next(iter(teachers), ""))
     labels = section(teacher, "training").get("labels", "given")

@@ -34,7 +34,7 @@ class Paired:
 
     difference: Interval
     p: float
-    """nan with fewer than two pairs; 1 where all differences are equal, which leaves a t-test no say."""
+    """nan with fewer than two pairs; 1 where all differences are equal, where a t-test is undefined."""
     holm: float = math.nan
     """p corrected for all comparisons of the sweep."""
     constant: bool = False
@@ -62,7 +62,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paired:
     """Compare two cells by seed; seeds that only one of them has do not count.
 
-    Equal differences on every seed (quantised accuracies of few seeds do that) have no variance: the
+    Equal differences on every seed (accuracies of few test samples do that) have no variance: the
     t-statistic is 0/0 or infinite. p is then 1, the cautious reading, and unless they are all 0 there is
     no interval. Deviation from ``scipy.stats.ttest_rel``, which gives nan or 0 there.
     """
@@ -80,7 +80,7 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paired
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); nan stays, and counts not.
+    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); nan stays nan, uncounted.
 
     The i-th smallest of m values becomes max over j <= i of min(1, (m - j + 1) p_j).
     """

@@ -20,7 +20,7 @@ _PLAN = b"ray_kd.plan"
 
 
 def write_tables(records: Records, out: str | Path | Folder) -> dict[str, str]:
-    """Write ``trials.parquet``, ``epochs.parquet`` and ``paths.parquet`` into ``out``, each whole or not.
+    """Write ``trials.parquet``, ``epochs.parquet`` and ``paths.parquet`` into ``out``, each atomically.
 
     The plan of the sweep travels as schema metadata, so that the files alone are enough for statistics.
     Returns the path of each file.
@@ -40,7 +40,7 @@ def write_tables(records: Records, out: str | Path | Folder) -> dict[str, str]:
 
 
 def read_tables(out: str | Path | Folder) -> Records:
-    """What ``write_tables`` wrote.
+    """Read what ``write_tables`` wrote.
 
     Raises:
         UserError: a table is missing or is no Parquet file.
@@ -67,5 +67,5 @@ def read_tables(out: str | Path | Folder) -> Records:
 
 
 def _frame(name: str, table: pa.Table) -> pd.DataFrame:
-    """A table as it was read; the columns that are new since a former version wrote it are null."""
+    """A table as it was read; columns that an older version did not write are null."""
     return arrow_to_frame(frame_to_arrow(name, arrow_to_frame(table)))

@@ -1,4 +1,4 @@
-"""A sweep over several tasks: the records of each, under names that pair across tasks."""
+"""Split the records of a sweep by task, with names of strategies that are the same in every task."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ray_kd.config.cells import SEARCHED, TASK, strategy_name
 from ray_kd.config.errors import UserError
 
 MONITOR = "monitor"
-"""What a plan calls the metric that each run's own task goes by."""
+"""The name in a plan for the metric that each run monitors, which differs from task to task."""
 
 
 def by_task(records: Records) -> dict[str, Records]:
     """The records of one sweep, task by task in the plan's order; each has a plan of its own.
 
-    Where there are several tasks, cells are called by their strategies: ``detection, utility``, which the
-    axis ``task`` gave its first half, is ``utility`` here. The metric ``monitor`` becomes the task's own.
-    Runs of no known task (a teacher that has not begun) are left out.
+    With several tasks, cells are named by their strategies: the cell ``detection, utility``, whose first
+    half is the label of axis ``task``, is ``utility`` here. The metric ``monitor`` becomes the task's own.
+    Runs whose task is unknown (a teacher that has not begun) are left out.
 
     Raises:
         UserError: the records have no plan.
@@ -84,7 +84,7 @@ def _renamed(
 
 
 def _own(plan: Plan, trials: pd.DataFrame) -> Plan:
-    """The plan with the metric that its runs, or their teacher's, went by, where it says ``monitor``."""
+    """The plan; where its metric is ``monitor``, with the metric that its runs monitored."""
     if plan.metric != MONITOR:
         return plan
     done = trials[["monitor", "mode"]].dropna()

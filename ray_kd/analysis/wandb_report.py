@@ -33,7 +33,7 @@ def save_report(records: Records, comparison: Comparison, root: Folder, entity: 
     _require_package()
     if not has_key():
         raise UserError(
-            "report --wandb: the report can be composed but not saved, for W&B has no key. Set "
+            "report --wandb: the report cannot be saved, since W&B has no key. Set "
             "WANDB_API_KEY or run 'wandb login' (and WANDB_BASE_URL for a server of your own), send offline "
             "runs with 'wandb sync', then repeat this command. report.html needs none of that."
         )
@@ -51,7 +51,7 @@ def save_report(records: Records, comparison: Comparison, root: Folder, entity: 
 def compose(records: Records, comparison: Comparison, root: Folder, entity: str) -> Any:
     """The report, a ``wandb_workspaces.reports.v2.Report``; needs neither key nor network.
 
-    The answer and the table are those of report.html. Curves follow where the trials were tracked, drawn
+    Headline and table are those of report.html. Curves follow where the trials were tracked, drawn
     by W&B from the sweep's runs, one line for each strategy.
 
     Raises:

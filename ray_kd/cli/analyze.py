@@ -45,14 +45,16 @@ def analyze(
     Works while a sweep runs. Writes the first four of these parts, or those
     that --only names:
       tables       tables/trials.parquet, epochs.parquet and paths.parquet;
-                   a second
-      comparison   table.md and table.csv, and prints the table; a second
+                   two seconds
+      comparison   table.md and table.csv, and prints the table; two
+                   seconds
       plots        plots/: comparison, weight and loss of every path, as PNG
                    and SVG; some seconds
       report       report.html with the table and the plots; some seconds
       pictures     plots/predictions_TASK: masks or boxes that teacher, student
                    alone and distilled student predict, from their weights;
-                   segmentation and detection only; a minute at most
+                   segmentation and detection only; some seconds with
+                   small networks
 
     Examples:
       ray-kd analyze

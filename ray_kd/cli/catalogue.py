@@ -1,21 +1,21 @@
-"""What is registered, read from the source of the built-in modules: nothing heavy is imported."""
+"""What is registered, as ``ray-kd list`` shows it.
+
+What ray-kd has itself is read from its source, since importing it would take as long as importing PyTorch.
+What plug-ins register is asked of their classes, for which they are imported.
+"""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from ray_kd.config.registry import REGISTRIES, distribution, entry_points
 
 PACKAGE = Path(__file__).parents[1]
-KINDS = {
-    "paths": ("paths", "PATHS"),
-    "aggregators": ("aggregation", "AGGREGATORS"),
-    "models": ("models", "MODELS"),
-    "datasets": ("data", "DATASETS"),
-    "views": ("data", "VIEWS"),
-    "tasks": ("tasks", "TASKS"),
-}
 
 
 @dataclass
@@ -39,6 +39,8 @@ class Item:
     weight: str = "1"
     tasks: tuple[str, ...] = ()
     options: list[Option] = field(default_factory=list)
+    origin: str = ""
+    """Of a plug-in's: its module, and the installed package that it came with."""
 
     @property
     def summary(self) -> str:
@@ -46,9 +48,43 @@ class Item:
         return self.doc.split("\n\n")[0].replace("\n", " ").strip()
 
 
-def catalogue(kind: str) -> list[Item]:
-    """Every built-in component of a kind, by name."""
-    folder, registry = KINDS[kind]
+def catalogue(kind: str, plugins: bool = False) -> list[Item]:
+    """Every component of a kind, by name; those of plug-ins, too, if asked for.
+
+    Raises:
+        UserError: an installed plug-in that cannot be imported, or registers a name that is taken.
+    """
+    others = [_described(cls) for cls in REGISTRIES[kind].from_plugins()] if plugins else []
+    return sorted([*_built_in(kind), *others], key=lambda item: item.name)
+
+
+def _described(cls: Any) -> Item:
+    """A component as its class says."""
+    from ray_kd.config.reference import kind_in_words
+    from ray_kd.config.schema import field_docs
+
+    schema, docs = cls.Options.model_json_schema(), field_docs(cls.Options)
+    options = []
+    for name, given in cls.Options.model_fields.items():
+        kind = kind_in_words(schema["properties"][name], schema.get("$defs", {}))
+        default = "required" if given.is_required() else str(given.get_default(call_default_factory=True))
+        options.append(Option(name, kind, default, " ".join(docs.get(name, "").split())))
+    module = cls.__module__
+    came = [distribution(p) for p in entry_points() if p.module.split(".")[0] == module.split(".")[0]]
+    return Item(
+        name=cls.name,
+        source=cls.source,
+        doc=inspect.getdoc(cls) or "",
+        cost=str(getattr(cls, "cost", "1")),
+        weight=str(getattr(cls, "published_weight", "1")),
+        tasks=tuple(getattr(cls, "tasks", ())),
+        options=options,
+        origin=f"{module} ({came[0]})" if came else module,
+    )
+
+
+def _built_in(kind: str) -> list[Item]:
+    folder, registry = REGISTRIES[kind].package.rpartition(".")[2], kind.upper()
     classes: dict[str, ast.ClassDef] = {}
     for file in [*sorted((PACKAGE / folder).rglob("*.py")), PACKAGE / "config" / "options.py"]:
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -69,7 +105,7 @@ def catalogue(kind: str) -> list[Item]:
                         options=_options(_constant(node, "Options", classes, ""), classes),
                     )
                 )
-    return sorted(items, key=lambda item: item.name)
+    return items
 
 
 def _constant(node: ast.ClassDef, name: str, classes: dict[str, ast.ClassDef], default: str) -> str:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from ray_kd.config.errors import UserError
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Keys to change: optimizer.lr=0.05", show_default=False),
@@ -57,3 +59,21 @@ def builtin_file(name: str) -> Path:
     package = Path(__file__).parents[1]
     inside = package / "_sweeps" / name
     return inside if inside.exists() else package.parent / "sweeps" / name
+
+
+def find_file(file: str) -> str:
+    """A file as it is typed; ``digits`` or ``runs/digits``, where no file has that name: one of ray-kd's own.
+
+    Raises:
+        UserError: there is no such file, and ray-kd ships one that is called so.
+    """
+    folder, name = builtin_file(""), file.removeprefix("sweeps/").removesuffix(".yaml")
+    if Path(file).exists() or name not in {
+        place.relative_to(folder).with_suffix("").as_posix() for place in folder.rglob("*.yaml")
+    }:
+        return file
+    if name != file:
+        raise UserError(
+            f"cannot read '{file}': No such file. Did you mean '{name}', which comes with ray-kd?"
+        )
+    return str(builtin_file(f"{name}.yaml"))

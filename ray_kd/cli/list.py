@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.catalogue import KINDS, Item, catalogue
+from ray_kd.cli.catalogue import Item, catalogue
 from ray_kd.cli.common import Overrides
 from ray_kd.cli.taps import show_taps
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.config.registry import REGISTRIES, entry_points, load_plugins
 
 FILES = ("run", "sweep")
-KNOWN = (*KINDS, *FILES, "reference")
+KNOWN = (*REGISTRIES, *FILES, "reference")
 
 
 def list_things(
@@ -23,57 +24,64 @@ def list_things(
     ] = None,
     name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
     overrides: Overrides = None,
-    taps: Annotated[
-        bool, typer.Option("--taps", help="Of a model: its taps, with options as KEY=VALUE.")
-    ] = False,
+    taps: Annotated[bool, typer.Option("--taps", help="Of a model: its taps; options: KEY=VALUE.")] = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin", metavar="MODULE", help="A module of yours to list, too.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """What there is to combine, and every key of a file.
 
     Of a kind: a table with name, source, cost and options. With a name: the
-    formula, the source, and every option with its default.
+    formula, the source, and every option with its default. Installed plug-ins are
+    listed with where they come from.
 
     Examples:
       ray-kd list paths
       ray-kd list aggregators adaptive
+      ray-kd list paths --plugin my_package
       ray-kd list models timm model=convnext_atto size=64 --taps
       ray-kd list run                              every key of a run, explained
       ray-kd list run --schema > run.schema.json   for an editor to complete keys:
           begin run.yaml with   # yaml-language-server: $schema=run.schema.json
       ray-kd list reference                        the page docs/reference.md
     """
+    load_plugins(plugin or [])
+    plugins = bool(plugin or entry_points())
     if kind is None:
-        _overview()
+        _overview(plugins)
         return
     if kind not in KNOWN:
         raise unknown("kind", kind, KNOWN, "list")
     if schema and kind not in FILES:
         raise UserError(f"list {kind} --schema: there are JSON schemas of {' and '.join(FILES)} only.")
-    if kind not in KINDS:
+    if kind not in REGISTRIES:
         if name is not None:
             raise UserError(f"list {kind}: expected no name after it, got '{name}'.")
         print(_file(kind, schema))
         return
-    items = catalogue(kind)
+    items = catalogue(kind, plugins)
     if name is None:
         _table(kind, items)
         return
     found = {item.name: item for item in items}
     if name not in found:
         raise unknown(kind.removesuffix("s"), name, found)
-    if (taps and kind != "models") or (overrides and not taps):
-        raise UserError(f"list {kind} {name}: --taps, and options as key=value beside it, are of models.")
-    if taps:
-        show_taps(name, overrides or ())
+    if taps or overrides:
+        show_taps(kind, name, taps, overrides or ())
         return
     _explain(kind, found[name])
 
 
-def _overview() -> None:
-    for kind in KINDS:
-        names = ", ".join(item.name for item in catalogue(kind))
+def _overview(plugins: bool) -> None:
+    for kind in REGISTRIES:
+        items = catalogue(kind, plugins)
+        names = ", ".join(f"{item.name} [{item.origin}]" if item.origin else item.name for item in items)
         print(textwrap.fill(f"{kind + ':':<13}{names}", 80, subsequent_indent=" " * 13))
     print("\nExplain one: ray-kd list aggregators adaptive. Every key of a file: ray-kd list run (or sweep).")
 
@@ -114,6 +122,7 @@ def _table(kind: str, items: list[Item]) -> None:
         if by_task:
             middle.append(" ".join(task[:3] for task in item.tasks))
         about = Text(item.source or item.summary)
+        about.append(f"\nfrom {item.origin}" if item.origin else "")
         table.add_row(item.name, *middle, about.append(f"\n{own}" if own else "", style="dim"))
     Console().print(table)
     print()
@@ -138,7 +147,8 @@ def _notes(kind: str, items: list[Item], common: set[str]) -> list[str]:
 
 
 def _explain(kind: str, item: Item) -> None:
-    print(f"{item.name}   ({item.source})\n" if item.source else f"{item.name}\n")
+    print(f"{item.name}   ({item.source})" if item.source else item.name)
+    print(f"from {item.origin}\n" if item.origin else "")
     print(readable(item.doc))
     if item.tasks:
         print(f"\ntasks: {', '.join(item.tasks)}")

@@ -14,6 +14,7 @@ from ray_kd.cli.analyze import analyze, report
 from ray_kd.cli.demo import demo
 from ray_kd.cli.doctor import doctor
 from ray_kd.cli.list import list_things
+from ray_kd.cli.new import new
 from ray_kd.cli.precompute import precompute, verify
 from ray_kd.cli.status import status
 from ray_kd.cli.sweep import sweep
@@ -46,6 +47,7 @@ VERBS: list[tuple[str, Callable[..., None]]] = [
     ("analyze", analyze),
     ("report", report),
     ("list", list_things),
+    ("new", new),
     ("doctor", doctor),
 ]
 

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, shown
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
 
 
 def precompute(
-    file: Annotated[str, typer.Argument(metavar="FILE.yaml", help="A run or a sweep file.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.yaml", help="A run or a sweep file.", callback=find_file)
+    ],
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print sizes and times, compute nothing.")] = False,
     storage: StorageOption = None,

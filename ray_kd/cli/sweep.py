@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, say_left_out, shown, typed
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, say_left_out, shown, typed
 from ray_kd.config.errors import UserError
 
 
 def sweep(
-    file: Annotated[str, typer.Argument(metavar="SWEEP.yaml", help="A sweep file.")],
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="SWEEP.yaml", help="A sweep file, or the name of one of ray-kd's.", callback=find_file
+        ),
+    ],
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the trials, run nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ray_kd.config.errors import UserError
 from ray_kd.config.options import parse_component
 from ray_kd.config.registry import MODELS
 from ray_kd.config.yamlio import apply_overrides
 
 
-def show_taps(name: str, overrides: Iterable[str]) -> None:
+def show_taps(kind: str, name: str, taps: bool, overrides: Iterable[str]) -> None:
     """Print a network's taps, and what images it is for.
 
     Args:
+        kind: of the component, which has to be models.
         name: of a registered model.
+        taps: whether they were asked for.
         overrides: its options as key=value; ``size`` and ``channels`` are those of the images, 32 and 3.
+
+    Raises:
+        UserError: it is no model, or only its options were given.
     """
+    if kind != "models" or not taps:
+        raise UserError(f"list {kind} {name}: --taps, and options as key=value beside it, are of models.")
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

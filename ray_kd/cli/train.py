@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, shown
+from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, shown
 from ray_kd.config.names import one_line
 
 if TYPE_CHECKING:
@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from ray_kd.training.run_context import RunContext
 
 RESUMES = "the same command resumes from here"
-FRESH_AGAIN = (
-    "with --fresh the run starts over again; without, it resumes, or a run that had finished is shown"
-)
+FRESH_AGAIN = "with --fresh the run starts over; without --fresh it resumes, or is shown if it had finished"
 
 
 def train(
-    file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="A run file.")],
+    file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="A run file.", callback=find_file)],
     overrides: Overrides = None,
     workers: Annotated[
         int | None, typer.Option(help="Ranks that train together (Ray Train, DDP).", show_default=False)
@@ -67,7 +65,7 @@ def train(
     where = context.store.path(f"runs/{summary['identity']}")
     print(test_figures(summary))
     print(f"records and weights: {shown(where)}")
-    print("next: ray-kd sweep sweeps/digits.yaml --plan     (compare it with other strategies)")
+    print("next: ray-kd sweep digits --plan     (compare it with other strategies)")
 
 
 @contextmanager
@@ -103,7 +101,7 @@ def distribute(
 
 
 def teacher(
-    file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="A run file.")],
+    file: Annotated[str, typer.Argument(metavar="RUN.yaml", help="A run file.", callback=find_file)],
     overrides: Overrides = None,
     storage: StorageOption = None,
 ) -> None:

@@ -65,7 +65,7 @@ def _use(mode: str | None) -> None:
         os.environ.pop(AUTH_MODE, None)
     else:
         os.environ[AUTH_MODE] = mode
-    Config.initialize("")  # Ray reads its environment anew
+    Config.initialize("")  # makes Ray read its environment again
 
 
 def _mode_of(address: str, asked: str | None) -> str | None:

@@ -140,7 +140,9 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
                     search_alg=searcher,
                     scheduler=scheduler,
                     num_samples=-1,
-                    reuse_actors=True,
+                    # For reuse Tune keeps one idle actor of a kind, with its CPU. Where other runs have
+                    # several workers, which Ray Train places by itself, they could wait for it for ever.
+                    reuse_actors=len({job.spec.resources for job in queue.jobs.values()}) == 1,
                     trial_name_creator=_short,
                     trial_dirname_creator=_short,
                 ),

@@ -130,6 +130,14 @@ def run_sweep(
     Raises:
         UserError: the sweep cannot be planned, another process runs it, or no machine is large enough.
         EnvironmentFault: the storage cannot be read or written; the same call resumes.
+
+    Example:
+        >>> from ray_kd import distill
+        >>> base = {"dataset": "digits", "student": "digits_cnn", "training": {"epochs": 1}}
+        >>> sweep = SweepSpec.parse({"name": "one", "base": base, "cells": {"plain": {}}, "seeds": [0]})
+        >>> summary = distill(sweep.plan().trials[0].spec)  # the sweep finds this run
+        >>> run_sweep(sweep, progress=False).finished
+        1
     """
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)
@@ -149,13 +157,7 @@ def run_sweep(
         if screen is not None:
             for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
                 print_plain(screen, f"{sweep.name}: {line}")
-        if queue.over:
-            _write_plan(queue)
-        else:
-            quiet()  # before the next import, which imports Ray
-            from ray_kd.cluster.execute import execute
-
-            execute(queue, address, screen, lambda: _write_plan(queue))
+        _train(queue, address, screen)
         result = _result(queue, store, called)
         if screen is not None:
             print_plain(screen, result.message())
@@ -165,6 +167,16 @@ def run_sweep(
             if result.complete:
                 raise
         return result
+
+
+def _train(queue: TrialQueue, address: str | None, screen: Console | None) -> None:
+    if queue.over:
+        _write_plan(queue)
+        return
+    quiet()  # before the next import, which imports Ray
+    from ray_kd.cluster.execute import execute
+
+    execute(queue, address, screen, lambda: _write_plan(queue))
 
 
 def _resolve(spec: SweepSpec | str | Path, overrides: tuple[str, ...], storage: str | None) -> SweepSpec:

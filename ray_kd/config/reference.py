@@ -128,7 +128,7 @@ def _section(model: type[Strict], indent: int) -> list[str]:
         value = {**_DEFAULTS, **_EXAMPLES}.get(key)
         if value is None:
             value = field.get_default(call_default_factory=True)
-        kind = _KINDS.get(key) or _kind(properties["properties"][name], properties.get("$defs", {}))
+        kind = _KINDS.get(key) or kind_in_words(properties["properties"][name], properties.get("$defs", {}))
         note = f"{kind}; {'required, ' if field.is_required() else ''}an example" if example else kind
         lines += _entry(name, value, note, indent)
     return lines
@@ -196,7 +196,7 @@ def _comment(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, WIDTH, initial_indent=mark, subsequent_indent=mark)
 
 
-def _kind(schema: Schema, definitions: Schema) -> str:
+def kind_in_words(schema: Schema, definitions: Schema) -> str:
     """What a value may be, in words."""
     if "$ref" in schema:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
@@ -205,10 +205,10 @@ def _kind(schema: Schema, definitions: Schema) -> str:
     if "const" in schema:
         return str(schema["const"])
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_kind(part, definitions) for part in schema["anyOf"]))
+        return " or ".join(dict.fromkeys(kind_in_words(part, definitions) for part in schema["anyOf"]))
     kind = schema.get("type", "any value")
     if kind == "array":
-        item = _kind(schema.get("items", {}), definitions)
+        item = kind_in_words(schema.get("items", {}), definitions)
         return "a list" if item == "any value" else f"a list, each {item}"
     if kind in ("integer", "number"):
         bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

@@ -328,6 +328,11 @@ class RunSpec(Strict):
 
         Raises:
             UserError: as ``load``.
+
+        Example:
+            >>> spec = RunSpec.parse({"dataset": "digits", "student": "digits_cnn", "seed": 2})
+            >>> spec.seed, spec.optimizer.name
+            (2, 'sgd')
         """
         load_plugins(list(data.get("plugins") or ()))
         return validate(cls, data, where)

@@ -226,6 +226,13 @@ class SweepSpec(Strict):
 
         Raises:
             UserError: as ``load``.
+
+        Example:
+            >>> base = {"dataset": "digits", "student": "digits_cnn"}
+            >>> cells = {"slow": {"optimizer.lr": 0.01}, "fast": {"optimizer.lr": 0.1}}
+            >>> sweep = SweepSpec.parse({"name": "rates", "base": base, "cells": cells, "seeds": [0, 1]})
+            >>> [(trial.cell, trial.seed) for trial in sweep.plan().trials]
+            [('slow', 0), ('slow', 1), ('fast', 0), ('fast', 1)]
         """
         return validate(cls, data, where)
 

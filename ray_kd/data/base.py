@@ -41,7 +41,7 @@ class Split(Protocol):
         """The samples at ``index`` (B,), without views, rows are samples.
 
         image (B, C, H, W) float and sample (B,) ids; label (B,) for classification; mask (B, H, W) of
-        classes for segmentation, IGNORE where nobody labelled; for detection boxes (B, M, 4) in pixels
+        classes for segmentation, IGNORE where there is no label; for detection boxes (B, M, 4) in pixels
         with box_label (B, M), -1 where an image has fewer than M objects.
         """
         ...
@@ -55,7 +55,7 @@ class RawSplit(Split, Protocol):
     has ``paths(index)``, the files of a sample, its image first, ``ray-kd doctor --scan`` names them.
 
     Attributes:
-        size: height and width that ``fit`` gives, and a view that is told no other.
+        size: height and width that ``fit`` gives, and a view that has no size of its own.
     """
 
     size: tuple[int, int]
@@ -140,17 +140,18 @@ def _tensor_split(columns: dict[str, Tensor], ids: Tensor) -> TensorSplit:
 
 
 class MapSplit:
-    """A split over anyone's map-style dataset.
+    """A split over a user's map-style dataset.
 
     Args:
         dataset: ``dataset[i]`` gives an image and a label, or a mapping (image, and label, mask, or boxes
             and box_label) of the same shapes for every i; ``data.user_samples`` says what is read how.
         where: begins messages.
+        first: id of the first sample; the splits of a registered dataset share no id.
     """
 
-    def __init__(self, dataset: Any, where: str = "dataset") -> None:
+    def __init__(self, dataset: Any, where: str = "dataset", first: int = 0) -> None:
         self.dataset, self.where = dataset, where
-        self.ids = torch.arange(len(dataset))
+        self.ids = torch.arange(first, first + len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -162,7 +163,7 @@ class MapSplit:
             if any(name not in item for item in items):
                 raise UserError(f"{self.where}: some samples of one batch have '{name}' and others have not.")
             columns[name] = stack_column([item[name] for item in items], name, self.where)
-        return {**columns, "sample": index.clone()}
+        return {**columns, "sample": self.ids[index]}
 
 
 class Dataset:
@@ -174,6 +175,23 @@ class Dataset:
         classes: how many classes there are.
         channels: channels of an image.
         mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
+
+    Example:
+        >>> import torch
+        >>> from ray_kd.plugin import Dataset, Options, TensorSplit, create_dataset, register_dataset
+        >>> class ExampleOptions(Options):
+        ...     size: int = 8
+        >>> @register_dataset("example_data")
+        ... class Example(Dataset):
+        ...     Options = ExampleOptions
+        ...     def __init__(self, options):
+        ...         images = torch.zeros(6, 1, options.size, options.size)
+        ...         for split, ids in (("train", [0, 1]), ("validation", [2, 3]), ("test", [4, 5])):
+        ...             labels = torch.tensor([0, 1])
+        ...             setattr(self, split, TensorSplit(images[ids], labels, torch.tensor(ids)))
+        ...         self.classes, self.channels = 2, 1
+        >>> len(create_dataset(ExampleOptions(size=4)).train)
+        2
     """
 
     name: ClassVar[str]

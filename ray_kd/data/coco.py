@@ -1,4 +1,4 @@
-"""COCO's detection, and anyone's set in its format."""
+"""COCO's detection, and other sets in its format."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Content:
 
     Attributes:
         names: of the images' files, in the order of the images' ids.
-        sizes: their heights and widths (N, 2); 0: not said.
+        sizes: their heights and widths (N, 2); 0: not known.
         objects: of each image (n,), of the type ``OBJECT``, their labels the ids of categories.
         categories: names by id; None: it has none.
         empty: annotations left out because their boxes have no extent.
@@ -87,19 +87,20 @@ def same_categories(
 
 
 def listed(folder: str, names: Iterable[str]) -> tuple[list[str], int]:
-    """Names of files that a folder lacks, and how many images it has that nobody names."""
+    """Names of files that a folder lacks, and how many images it has that are not named."""
     wanted: dict[str, set[str]] = {}
     for name in names:
         inner, base = os.path.split(name)
         wanted.setdefault(inner, set()).add(base)
     missing, others = [], 0
     for inner, bases in wanted.items():
-        place = os.path.join(folder, inner)
-        there = set(os.listdir(place)) if os.path.isdir(place) else set[str]()
+        inner_folder = os.path.join(folder, inner)
+        there = set(os.listdir(inner_folder)) if os.path.isdir(inner_folder) else set[str]()
         missing += [
             os.path.join(inner, base)
             for base in sorted(bases - there)
-            if not os.path.exists(os.path.join(place, base))  # a system to which small letters are large ones
+            # A system may take small letters for large ones.
+            if not os.path.exists(os.path.join(inner_folder, base))
         ]
         others += sum(is_image(name) and not left_behind(name) for name in there - bases)
     return missing, others
@@ -120,8 +121,8 @@ def _entries(given: Any, name: str) -> list[dict[str, Any]]:
 
 def _categories(entries: list[dict[str, Any]]) -> dict[int, str | None]:
     found: dict[int, str | None] = {}
-    for place, entry in enumerate(entries):
-        number = _whole(entry.get("id"), f"the id of category {place} (counted from 0)")
+    for index, entry in enumerate(entries):
+        number = _whole(entry.get("id"), f"the id of category {index} (counted from 0)")
         if number in found:
             raise ValueError(f"category id {number} is there twice")
         name = entry.get("name")
@@ -132,11 +133,11 @@ def _categories(entries: list[dict[str, Any]]) -> dict[int, str | None]:
 
 
 def _images(entries: list[dict[str, Any]]) -> dict[int, tuple[str, tuple[int, int]]]:
-    """By id: the name of the file, and its height and width, 0 where they are not said."""
+    """By id: the name of the file, and its height and width, 0 where the file does not give them."""
     found: dict[int, tuple[str, tuple[int, int]]] = {}
     files: dict[str, int] = {}
-    for place, entry in enumerate(entries):
-        number = _whole(entry.get("id"), f"the id of image {place} (counted from 0)")
+    for index, entry in enumerate(entries):
+        number = _whole(entry.get("id"), f"the id of image {index} (counted from 0)")
         if number in found:
             raise ValueError(f"image id {number} is there twice")
         name = entry.get("file_name")
@@ -160,8 +161,8 @@ def _objects(
     rows: dict[int, list[Any]] = {}
     seen: set[int] = set()
     empty = 0
-    for place, entry in enumerate(entries):
-        number = place if entry.get("id") is None else _whole(entry["id"], f"the id of annotation {place}")
+    for index, entry in enumerate(entries):
+        number = index if entry.get("id") is None else _whole(entry["id"], f"the id of annotation {index}")
         if number in seen and "id" in entry:
             raise ValueError(f"annotation id {number} is there twice")
         seen.add(number)

@@ -88,11 +88,11 @@ class Dense(SampleViews):
 
         fill = torch.tensor(self.fill(image)).to(image.dtype).view(-1, 1, 1)
         full = fill.repeat(1, *size)
-        source, place = _overlap(new, size, corner)
+        source, window = _overlap(new, size, corner)
         part = V.resize(image, list(new), antialias=True)[:, source[0], source[1]]
         for transform in colour_jitter(self.options):
             part = transform(tv_tensors.Image(part)).as_subclass(Tensor)
-        full[:, place[0], place[1]] = part
+        full[:, window[0], window[1]] = part
         return tv_tensors.Image(full.flip(-1) if flipped else full)
 
     def _objects(
@@ -135,8 +135,8 @@ def _overlap(
 ) -> tuple[list[slice], list[slice]]:
     """The rows and columns of the image that the window shows, and where in the window they lie."""
     source = [slice(max(0, c), min(n, c + s)) for n, s, c in zip(new, size, corner, strict=True)]
-    place = [slice(part.start - c, part.stop - c) for part, c in zip(source, corner, strict=True)]
-    return source, place
+    window = [slice(part.start - c, part.stop - c) for part, c in zip(source, corner, strict=True)]
+    return source, window
 
 
 def _mask(
@@ -147,7 +147,7 @@ def _mask(
     from torchvision.transforms.v2 import functional as V
 
     full = torch.full(size, IGNORE, dtype=mask.dtype)
-    source, place = _overlap(new, size, corner)
+    source, window = _overlap(new, size, corner)
     resized = V.resize(mask[None], list(new), interpolation=InterpolationMode.NEAREST_EXACT)[0]
-    full[place[0], place[1]] = resized[source[0], source[1]]
+    full[window[0], window[1]] = resized[source[0], source[1]]
     return tv_tensors.Mask(full.flip(-1) if flipped else full)

@@ -21,7 +21,7 @@ where that is more."""
 
 
 class BoxOptions(FileOptions):
-    """What datasets of boxes in files can be told."""
+    """Options of every dataset of boxes in files."""
 
     outside: Literal["refuse", "clip"] = "refuse"
     """What becomes of a box that reaches beyond its image by more than 2 pixels, or 1 % of the side: an

@@ -197,9 +197,11 @@ class FileSplit:
     def raw(self, index: int) -> dict[str, Any]:
         sample = self.source.raw(int(self.chosen[index]))
         if self.training and "crowd" in sample:
-            kept = ~sample["crowd"]
+            from torchvision import tv_tensors
+
+            kept, boxes = ~sample["crowd"], sample["boxes"]
             sample = {name: value for name, value in sample.items() if name not in ("crowd", "area")}
-            sample["boxes"] = boxes_like(sample["boxes"], sample["boxes"].as_subclass(Tensor)[kept])
+            sample["boxes"] = tv_tensors.wrap(boxes.as_subclass(Tensor)[kept], like=boxes)
             sample["box_label"] = sample["box_label"][kept]
         return sample
 
@@ -221,15 +223,8 @@ def stack(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def boxes_like(boxes: Any, values: Tensor) -> Any:
-    """Other boxes on the same canvas."""
-    from torchvision import tv_tensors
-
-    return tv_tensors.wrap(values, like=boxes)
-
-
 class FileOptions(RootOptions):
-    """What every dataset of image files can be told."""
+    """Options of every dataset of image files."""
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     """Taken off each channel, scaled to [0, 1]; default: ImageNet's, as torchvision's weights want it."""

@@ -125,8 +125,8 @@ def remarks(file: str) -> list[str]:
             wide = image.mode.startswith("I") or image.mode == "F"
             found.append(f"mode {image.mode}" + (", more than 8 bits" if wide else ""))
         ending, format = os.path.splitext(file)[1].lower(), image.format or ""
-        said = Image.registered_extensions().get(ending)
-        if said is not None and said != format and {said, format} != {"JPEG", "MPO"}:
+        expected = Image.registered_extensions().get(ending)
+        if expected is not None and expected != format and {expected, format} != {"JPEG", "MPO"}:
             found.append(f"{format} called {ending}")
         if image.mode.endswith("A") or "transparency" in image.info:
             found.append("transparency, which is left out")
@@ -235,7 +235,7 @@ def _looks_like(file: str) -> str:
     if begin.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS: 'git lfs pull' fetches the image itself"
     if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        return "it is a web page, what a server answers in place of an image"
+        return "it is a web page, which a server sent instead of an image"
     return "no format of images that is known begins like this"
 
 

@@ -1,4 +1,4 @@
-"""A folder of images, one folder for each class: ImageNet, Tiny-ImageNet, or anyone's own."""
+"""A folder of images, one folder for each class: ImageNet, Tiny-ImageNet, or a user's own."""
 
 from __future__ import annotations
 

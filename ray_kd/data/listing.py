@@ -30,7 +30,7 @@ IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".we
 
 
 def left_behind(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's data."""
+    """Whether a file or folder of this name was left behind by a system, and is no data."""
     return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
@@ -53,15 +53,15 @@ def files_below(folder: str | Path) -> Iterator[str]:
     """
     seen: set[str] = set()
     found = []
-    for place, inner, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    for inner_folder, subfolders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(inner_folder)
         # A link to a folder above, or beside, would list its files again, or without end.
-        inner[:] = [] if real in seen else sorted(name for name in inner if not left_behind(name))
+        subfolders[:] = [] if real in seen else sorted(name for name in subfolders if not left_behind(name))
         if real not in seen:
             seen.add(real)
-            found.append((place, sorted(name for name in names if not left_behind(name))))
-    for place, names in sorted(found):
-        yield from (os.path.join(place, name) for name in names)
+            found.append((inner_folder, sorted(name for name in names if not left_behind(name))))
+    for inner_folder, names in sorted(found):
+        yield from (os.path.join(inner_folder, name) for name in names)
 
 
 def lines(file: str | Path) -> list[str]:

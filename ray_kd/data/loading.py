@@ -111,7 +111,7 @@ class Loader:
     epoch until ``close``. They are forked off a clean server process that has no threads, no GPU and
     nothing of Ray's (spawned where there is no such server): forking a process that has those can hang.
     As with every spawned process, a script that trains with loaders needs ``if __name__ == "__main__":``.
-    They ignore Ctrl-C, which is the run's to answer, and end with the process that started them, however
+    They ignore Ctrl-C, which the run handles, and end with the process that started them, however
     that ends.
 
     Args:
@@ -260,7 +260,7 @@ class _Plan:
 
 
 def default_processes(loaders: int | None, cpus: float, device: torch.device) -> int:
-    """How many processes ``resources.loaders`` stands for."""
+    """How many loader processes a run has: ``loaders``, or with a GPU one for each core, 8 at most."""
     if loaders is not None:
         return loaders
     return max(1, min(8, int(cpus))) if device.type == "cuda" else 0

@@ -1,4 +1,4 @@
-"""Masks of class numbers: each number a class or ignored, or an error that guesses what went wrong."""
+"""Masks of class numbers: a number that is neither a class nor ignored is an error with a likely cause."""
 
 from __future__ import annotations
 
@@ -80,23 +80,17 @@ def _guess(held: list[int], odd: list[int], known: set[int]) -> str:
         )
     if len(held) == 2 and held == [0, 255]:
         return "A mask of black and white: save its two classes as 0 and 1."
-    return "Save each pixel's class number, and what nobody labelled as what is ignored."
-
-
-def voc_colours(count: int = 256) -> np.ndarray:
-    """VOC's colour of each number (count, 3), uint8: its bits dealt out over red, green and blue."""
-    colours = np.zeros((count, 3), np.uint8)
-    for number in range(count):
-        for bit in range(8):
-            colours[number, bit % 3] |= ((number >> bit) & 1) << (7 - bit // 3)
-    return colours
+    return "Save each pixel's class number, and unlabelled pixels as the number that is ignored."
 
 
 def _greys() -> dict[int, int]:
     """The class of VOC whose colour Pillow turns into each grey."""
     from PIL import Image
 
-    row = Image.fromarray(voc_colours(256)[None])
+    colours = np.zeros((256, 3), np.uint8)  # the bits of a number, dealt out over red, green and blue
+    for number, bit in np.ndindex(256, 8):
+        colours[number, bit % 3] |= ((number >> bit) & 1) << (7 - bit // 3)
+    row = Image.fromarray(colours[None])
     greys = np.array(row.convert("L"))[0].tolist()
     found = {greys[number]: number for number in reversed(range(21))}
     return {**found, greys[IGNORE]: IGNORE}

@@ -30,7 +30,7 @@ def shuffled(samples: int, seed: int, epoch: int, order: Order | None = None) ->
     if order is None:
         return torch.randperm(samples, generator=draw)
     blocks = torch.arange(samples).split(order.block)
-    drawn = [blocks[place] for place in torch.randperm(len(blocks), generator=draw).tolist()]
+    drawn = [blocks[number] for number in torch.randperm(len(blocks), generator=draw).tolist()]
     windows = [torch.cat(drawn[at : at + order.window]) for at in range(0, len(drawn), order.window)]
     return torch.cat([window[torch.randperm(len(window), generator=draw)] for window in windows])
 

@@ -91,11 +91,11 @@ class Photo(MixedViews, SampleViews):
         shown = super().sample(raw, split, index, view)
         if not mixes(self.options):
             return shown
-        place = int(partners(self.options, split.ids[index : index + 1].cpu(), view, len(split)))
-        other = super().sample(split.raw(place), split, place, view)
+        other_index = int(partners(self.options, split.ids[index : index + 1].cpu(), view, len(split)))
+        other = super().sample(split.raw(other_index), split, other_index, view)
         pair = stacked([found["image"].as_subclass(Tensor) for found in (shown, other)])
         own, partner = ({**found, "image": image} for found, image in zip((shown, other), pair, strict=True))
-        row = self.mix(_row(own, int(split.ids[index])), _row(partner, int(split.ids[place])), view)
+        row = self.mix(_row(own, int(split.ids[index])), _row(partner, int(split.ids[other_index])), view)
         return {**shown, "image": row["image"][0], "label": row["label"][0]}
 
     def _transforms(self, image: Tensor, size: tuple[int, int]) -> Sequence[Any]:

@@ -282,7 +282,7 @@ class SampleChecks:
         ):
             bad = bad & known
             if bad.any():
-                row, box = (int(place) for place in bad.nonzero()[0])
+                row, box = (int(number) for number in bad.nonzero()[0])
                 values = [round(value, 2) for value in found["boxes"][row, box].tolist()]
                 got = f"{int(label[row, box])}" if "box_label" in expected else f"{values}"
                 raise self._wrong(f"{expected}; got {got} (box {box})", hint, row, numbers)

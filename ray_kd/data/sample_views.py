@@ -26,7 +26,7 @@ OBJECTS = ("boxes", "box_label", "crowd", "area")
 
 @contextmanager
 def drawing(*parts: int | str) -> Iterator[None]:
-    """Run a block whose draws on the CPU come from the stream ``parts``, whoever draws them.
+    """Run a block whose draws on the CPU come from the stream ``parts``, whichever library draws them.
 
     Transforms take no generator: torchvision's draw from PyTorch's global one, others from NumPy's or
     Python's. All three are seeded, and put back afterwards. Generators of accelerators are left alone.
@@ -79,8 +79,8 @@ class SampleViews(Views):
         """A batch of a split that lies in memory, sample by sample; for images of 8 bits the same pixels."""
         size = (batch["image"].shape[-2], batch["image"].shape[-1])
         rows = []
-        for place, sample in enumerate(batch["sample"].tolist()):
-            row = {name: value[place].cpu() for name, value in batch.items()}
+        for index, sample in enumerate(batch["sample"].tolist()):
+            row = {name: value[index].cpu() for name, value in batch.items()}
             rows.append(self._row(self._shown(self._raw(row), sample, view, size), row))
         return {name: torch.stack([row[name] for row in rows]).to(batch[name].device) for name in rows[0]}
 

@@ -16,7 +16,7 @@ from ray_kd.random_streams import generator
 
 INK, FAINT = 0.5, 0.3
 """Opacity from which a pixel belongs to a digit, and below which it belongs to the background; between the
-two nobody can tell, and the mask says IGNORE."""
+two it belongs to neither, and the mask is IGNORE."""
 VISIBLE, SMALLEST = 0.35, 12
 """An object stays one where this share of its ink is seen, and so many pixels of it."""
 

@@ -60,7 +60,7 @@ class Scenes(Dataset):
         self.mean, self.std = (MEAN,) * options.channels, (STD,) * options.channels
 
     def classes_of(self, task: str) -> int:
-        """Ten digits, and the background where pixels are told apart."""
+        """Ten digits, and the background where pixels are classified."""
         return 11 if task == "segmentation" else 10
 
 

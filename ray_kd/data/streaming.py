@@ -1,4 +1,4 @@
-"""Training batches that somebody else reads ahead, their targets with them."""
+"""Training batches that another process reads ahead, together with their targets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ray_kd.data.views import Views
 
 LoadedRows = dict[str, Tensor] | Failure
 BatchStream = Callable[[Iterator[Request]], Iterator[tuple[Request, LoadedRows]]]
-"""Answers requests in their order, as far ahead of the one who takes the answers as it sees fit.
+"""Loads the rows of requests in their order, ahead of their use.
 
-An answer has the encoded targets of the samples, and, where the set does not lie in memory, the samples.
+Loaded rows hold the samples' encoded targets and, unless the dataset is in memory, the samples.
 """
 
 
 class StreamLoader(Loader):
-    """Takes training batches out of a stream once they are announced; reads everything else itself.
+    """Takes announced training batches from a stream; reads all other batches itself.
 
     Args:
         splits, views, device, processes: as ``Loader`` has them.

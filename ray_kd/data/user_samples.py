@@ -12,7 +12,7 @@ from torch import Tensor
 from ray_kd.config.errors import UserError
 
 CHANNELS = (1, 3, 4)
-"""Numbers of channels by which the last dimension of an array is told from its width."""
+"""Numbers of channels: an array whose last dimension is one of these has its channels last."""
 KNOWN = ("label", "mask", "boxes", "box_label")
 
 

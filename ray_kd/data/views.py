@@ -22,6 +22,20 @@ class Views:
 
     Args:
         options: the policy's own ``Options``.
+
+    Example:
+        >>> import torch
+        >>> from ray_kd.plugin import ViewOptions, Views, register_view, uniform
+        >>> class ExampleOptions(ViewOptions):
+        ...     pass
+        >>> @register_view("example_flip")
+        ... class Example(Views):
+        ...     Options = ExampleOptions
+        ...     def apply(self, images, samples, view):
+        ...         turned = uniform(self.options.seed, "flip", samples, view, 1) < 0.5
+        ...         return torch.where(turned.view(-1, 1, 1, 1), images.flip(3), images)
+        >>> Example(ExampleOptions(count=3)).of_epoch(4)
+        1
     """
 
     name: ClassVar[str]

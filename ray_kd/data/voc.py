@@ -26,7 +26,7 @@ CLASSES = [
 
 
 class VOCOptions(FileOptions):
-    """What both tasks of VOC can be told."""
+    """Options of both tasks of VOC."""
 
     download: bool = False
     """Fetch the set (2 GB) into ``root`` where it is missing."""
@@ -64,8 +64,8 @@ class VOC(FileDataset):
         if not names:
             wrong(self.name, options.root, f"has an empty list {needed[0]}", self.tree, download)
         files = [
-            [f"{place}/{name}{end}" for name in names]
-            for place, end in ((needed[1], ".jpg"), (needed[2], ending))
+            [f"{part}/{name}{end}" for name in names]
+            for part, end in ((needed[1], ".jpg"), (needed[2], ending))
         ]
         require(self.name, options.root, [part[0] for part in files], self.tree, download)
         return Files.below(options.root, files[0]), Files.below(options.root, files[1])

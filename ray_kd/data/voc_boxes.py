@@ -46,7 +46,7 @@ def _read(file: str, classes: Sequence[str]) -> tuple[list[Any], tuple[int, int]
     sometimes does not)."""
     try:
         root = ElementTree.parse(file).getroot()
-        objects = [_object(node, place, classes) for place, node in enumerate(root.iter("object"), start=1)]
+        objects = [_object(node, number, classes) for number, node in enumerate(root.iter("object"), start=1)]
         height, width = (
             int(_number(root.findtext(f"size/{side}") or "0", side)) for side in ("height", "width")
         )
@@ -59,27 +59,27 @@ def _read(file: str, classes: Sequence[str]) -> tuple[list[Any], tuple[int, int]
         ) from error
 
 
-def _object(node: ElementTree.Element, place: int, classes: Sequence[str]) -> tuple[Any, ...]:
+def _object(node: ElementTree.Element, number: int, classes: Sequence[str]) -> tuple[Any, ...]:
     """An object as ``OBJECT`` has it, what is difficult as a crowd; pixels counted from 0."""
     name, box = (node.findtext("name") or "").strip(), node.find("bndbox")
     if name not in classes:
         guess = nearest(name, classes)
         hint = f"; did you mean '{guess}'?" if guess else f"; expected one of {', '.join(classes)}"
-        raise ValueError(f"object {place}: no class of VOC is called '{name}'{hint}")
+        raise ValueError(f"object {number}: no class of VOC is called '{name}'{hint}")
     if box is None:
-        raise ValueError(f"object {place} ({name}): an object without a bndbox")
-    x1, y1, x2, y2 = (_number(box.findtext(side), f"object {place} ({name}): {side}") for side in SIDES)
+        raise ValueError(f"object {number} ({name}): an object without a bndbox")
+    x1, y1, x2, y2 = (_number(box.findtext(side), f"object {number} ({name}): {side}") for side in SIDES)
     if x2 < x1 or y2 < y1:
         raise ValueError(
-            f"object {place} ({name}): its box is inverted: xmin {x1:g} to xmax {x2:g}, ymin {y1:g} to ymax "
+            f"object {number} ({name}): its box is inverted: xmin {x1:g} to xmax {x2:g}, ymin {y1:g} to ymax "
             f"{y2:g}; expected the smaller number first"
         )
     difficult = (node.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
-        raise ValueError(f"object {place} ({name}): difficult is '{difficult}'; expected 0 or 1")
+        raise ValueError(f"object {number} ({name}): difficult is '{difficult}'; expected 0 or 1")
     # VOC counts pixels from 1; a tool that counts from 0 writes 0 at the border, which stays there.
     x1, y1 = (value - 1 if value > 0 else value for value in (x1, y1))
-    return (x1, y1, x2, y2), classes.index(name), difficult == "1", (x2 - x1) * (y2 - y1), place
+    return (x1, y1, x2, y2), classes.index(name), difficult == "1", (x2 - x1) * (y2 - y1), number
 
 
 def _number(text: str | None, what: str) -> float:

@@ -43,6 +43,22 @@ class StagedModel(nn.Module):
         stage_channels: channels after each stage.
         neck: layers between the last tap and the pooling, where there are some.
         head: pooled features (N, C) -> logits (N, K).
+
+    Example:
+        >>> from torch import nn
+        >>> from ray_kd.plugin import ModelOptions, StagedModel, create_model, register_model
+        >>> class ExampleOptions(ModelOptions):
+        ...     width: int = 4
+        >>> @register_model("example_net")
+        ... class Example(StagedModel):
+        ...     Options = ExampleOptions
+        ...     def __init__(self, options, classes, channels):
+        ...         super().__init__()
+        ...         self.stage_channels = (options.width,)
+        ...         self.stages = nn.Sequential(nn.Conv2d(channels, options.width, 3))
+        ...         self.head = nn.Linear(options.width, classes)
+        >>> create_model("example_net", classes=10, channels=3, width=8).stage_channels
+        (8,)
     """
 
     name: ClassVar[str]

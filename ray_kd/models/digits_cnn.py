@@ -10,6 +10,7 @@ from torch import nn
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
+from ray_kd.models.layers import conv_bn
 
 
 class DigitsCnnOptions(ModelOptions):
@@ -32,11 +33,7 @@ class DigitsCnn(StagedModel):
         into = (channels, *self.stage_channels[:-1])
         self.stages = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(),
-                )
+                conv_bn(before, after, stride=stride, inplace=False)
                 for before, after, stride in zip(into, self.stage_channels, (1, 1, 2, 2), strict=True)
             )
         )

@@ -9,13 +9,19 @@ from torch import Tensor, nn
 
 
 def conv_bn(
-    into: int, out: int, kernel: int = 3, stride: int = 1, groups: int = 1, relu: bool = True
+    into: int,
+    out: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    relu: bool = True,
+    inplace: bool = True,
 ) -> nn.Sequential:
     """Convolution without bias that keeps the size (over its stride), BatchNorm, and ReLU if asked for."""
     return nn.Sequential(
         nn.Conv2d(into, out, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(out),
-        *([nn.ReLU(inplace=True)] if relu else []),
+        *([nn.ReLU(inplace=inplace)] if relu else []),
     )
 
 

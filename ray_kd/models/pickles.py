@@ -3,7 +3,7 @@
 A pickle is a program: it may name any function of any module and have it called. Here Python's own unpickler
 carries it out, but imports nothing. What a pickle names stays a name; the few names of ``CALLS`` stand for
 functions of our own, which make plain values; every other object that a pickle would have made becomes an
-``Unread``, which keeps what was said about it and can do nothing.
+``Unread``, which keeps what the pickle says about it and can do nothing.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ class _Reader(pickle._Unpickler):
         self.stack[-1] = self.call(self.stack[-1], arguments)
 
     def _new_with_names(self) -> None:
-        self.stack.pop()  # the named arguments, which nobody needs
+        self.stack.pop()  # the named arguments, which are not needed
         self._reduce()
 
     def _instance(self) -> None:
@@ -227,6 +227,6 @@ class _Reader(pickle._Unpickler):
 
 
 def _key(key: Any) -> Any:
-    """A key of a mapping or a member of a set: plain values as they are, others as something like nothing
-    else, so that no file decides how long hashing takes."""
+    """A key of a mapping or a member of a set: plain values as they are, others replaced by a new object,
+    since a file could make hashing them take for ever."""
     return key if isinstance(key, (str, int, float, bytes, type(None))) else object()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -11,7 +12,10 @@ from torch.nn import functional as F
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
+from ray_kd.models.layers import conv_bn
 from ray_kd.outputs import Outputs
+
+_conv = partial(conv_bn, inplace=False)
 
 
 class ScenesSegnetOptions(ModelOptions):
@@ -39,15 +43,15 @@ class ScenesSegnet(StagedModel):
         self.stage_channels = (width, width * 3 // 2, width * 2, width * 3)
         into = (channels, *self.stage_channels[:-1])
         self.stages = nn.Sequential(
-            _block(channels, width),
+            _conv(channels, width),
             *(
-                nn.Sequential(_block(before, after, stride=2), _block(after, after))
+                nn.Sequential(_conv(before, after, stride=2), _conv(after, after))
                 for before, after in zip(into[1:], self.stage_channels[1:], strict=True)
             ),
         )
         fused = width * 3 // 2
         self.laterals = nn.ModuleList(nn.Conv2d(after, fused, 1) for after in self.stage_channels[1:])
-        self.fusion = _block(fused, fused)
+        self.fusion = _conv(fused, fused)
         self.head = nn.Conv2d(fused, classes, 1)
 
     def forward(self, image: Tensor) -> Outputs:
@@ -60,9 +64,3 @@ class ScenesSegnet(StagedModel):
             own = lateral(feature)
             fused = own if fused is None else own + F.interpolate(fused, size=own.shape[-2:])
         return Outputs(tuple(features), self.head(self.fusion(fused)))
-
-
-def _block(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, nearest
+from ray_kd.config.validation import validate
 from ray_kd.models.base import StagedModel
 from ray_kd.models.blank import ask_on_meta, in_mode
 from ray_kd.models.compiled import MARK, is_compiled, uncompiled
@@ -28,8 +29,8 @@ from ray_kd.models.taps import (
 )
 from ray_kd.outputs import WORDS, Layout, Outputs, as_map, as_outputs
 
-LOOKED = 2
-"""Images in the batch that a network is looked at with."""
+BATCH = 2
+"""Images in the blank batch that a network is measured with."""
 
 
 class TappedModel(StagedModel):
@@ -47,14 +48,16 @@ class TappedModel(StagedModel):
         described: what ``measure`` found out about each tap.
     """
 
-    def __init__(self, net: nn.Module, taps: Sequence[str | TapOptions], where: str) -> None:
+    def __init__(
+        self, net: nn.Module, taps: Sequence[str | Mapping[str, Any] | TapOptions], where: str
+    ) -> None:
         super().__init__()
-        options = [TapOptions(module=tap) if isinstance(tap, str) else tap for tap in taps]
+        options = [_options(tap, where) for tap in taps]
         self.net, self.taps, self.where = net, tuple(options), where
         self.described: tuple[Described, ...] = ()
         self._watch = Watch()
         modules = {n.replace(MARK, ""): part for n, part in net.named_modules(remove_duplicate=False)}
-        self._hooks = [Tap(place, tap.call, self._watch) for place, tap in enumerate(options)]
+        self._hooks = [Tap(index, tap.call, self._watch) for index, tap in enumerate(options)]
         for tap, hook in zip(options, self._hooks, strict=True):
             if tap.module not in modules or not tap.module:
                 raise UserError(_no_such_module(tap.module, modules, where))
@@ -73,7 +76,7 @@ class TappedModel(StagedModel):
             features = self._handed_on()
             if not watch.raw:
                 size = (image.shape[2], image.shape[3])
-                features = [self.as_map(place, feature, size) for place, feature in enumerate(features)]
+                features = [self.as_map(index, feature, size) for index, feature in enumerate(features)]
                 watch.clear()
             outputs.features = tuple(features)
         return outputs
@@ -81,40 +84,48 @@ class TappedModel(StagedModel):
     def _handed_on(self) -> list[Any]:
         """What each tap saw."""
         watch, changed = self._watch, self._watch.changed()
-        for place, (tap, hook) in enumerate(zip(self.taps, self._hooks, strict=True)):
-            count = watch.calls.get(place, 0)
+        for index, (tap, hook) in enumerate(zip(self.taps, self._hooks, strict=True)):
+            count = watch.calls.get(index, 0)
             if count == 0:
                 reason = ": the network was compiled and run before its taps were set; compile it afterwards"
                 raise UserError(
                     f"{self.where}: module '{tap.module}' took no part in the forward pass"
                     f"{reason if is_compiled(self.net) else ''}."
                 )
-            if place not in watch.seen or (tap.call is None and count > 1):
+            if index not in watch.seen or (tap.call is None and count > 1):
                 raise UserError(
                     f"{self.where}: module '{tap.module}' is called {count} times in a forward pass: say "
                     f"which call is the tap, of 0 to {count - 1}: "
                     f"{{module: {tap.module}, call: {min(tap.call or 0, count - 1)}}}."
                 )
-            if place in changed and hook.kept[watch.training]:
+            if index in changed and hook.kept[watch.training]:
                 raise UserError(
                     f"{self.where}: what module '{tap.module}' returned was changed in place afterwards, "
-                    "which did not happen when the network was first looked at; expected the same operations "
+                    "which did not happen when the network was measured; expected the same operations "
                     "for every batch: make the one that changes it work on a copy (inplace=False)."
                 )
-        return [watch.seen[place] for place in range(len(self.taps))]
+        return [watch.seen[index] for index in range(len(self.taps))]
 
     def predict(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
-        return as_outputs(self.net(image), self.where)
+        found = self.net(image)
+        if isinstance(found, tuple) and len(found) == 2 and getattr(self.net, "distilled_training", False):
+            return Outputs(logits=found[0], extra={"distillation": found[1]})  # the two heads of timm's DeiT
+        return as_outputs(found, self.where)
 
-    def as_map(self, place: int, feature: Any, image: Size) -> Tensor:
+    def predict_extra(self, names: Set[str]) -> None:
+        net: Any = self.net
+        if hasattr(net, "set_distilled_training"):
+            net.set_distilled_training("distillation" in names)
+
+    def as_map(self, index: int, feature: Any, image: Size) -> Tensor:
         """What a tap handed on, for images of a height and width, as a feature map (N, C, H, W)."""
-        known = self.described[place] if self.described else None
+        known = self.described[index] if self.described else None
         layout: Layout = known.layout if known is not None else "NCHW"
         if not isinstance(feature, Tensor) or feature.dim() != len(layout):
             shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise UserError(
-                f"{self.where}: module '{self.taps[place]}' gives {shape}, expected {WORDS[layout]}."
+                f"{self.where}: module '{self.taps[index]}' gives {shape}, expected {WORDS[layout]}."
             )
         if known is None or len(layout) == 4:
             return as_map(feature, layout)
@@ -122,14 +133,14 @@ class TappedModel(StagedModel):
         grid = known.grid_of(tokens - known.prefix, image)
         if grid is None:
             raise UserError(
-                f"{self.where}: module '{self.taps[place]}' gives {tokens} tokens for an image of "
+                f"{self.where}: module '{self.taps[index]}' gives {tokens} tokens for an image of "
                 f"{image[0]} x {image[1]}, {known.prefix} before the others, which fill no grid; it is "
                 f"{known.grid[0]} x {known.grid[1]} for {known.image[0]} x {known.image[1]}."
             )
         return as_map(feature, layout, known.prefix, grid)
 
     def measure(self, channels: int, size: int | Size) -> Outputs:
-        """Look at the network with blank images, without memory, on the meta device: describe its taps.
+        """Find out layout, channels and grid of every tap, with blank images on the meta device.
 
         Args:
             channels: of an image.
@@ -147,31 +158,31 @@ class TappedModel(StagedModel):
         try:
             with in_mode(self, training=False), uncompiled(self):
                 try:
-                    outputs: Outputs = ask((LOOKED, channels, *sides))
+                    outputs: Outputs = ask((BATCH, channels, *sides))
                 except (NotImplementedError, RuntimeError):
                     # A network that cannot do without values: an operator that meta tensors do not have is
                     # the first, a value that is asked for (item(), a shape that depends on one) the second.
                     # A mistake of the network's own is a RuntimeError too, and comes again from here.
                     ask = lambda shape: self(torch.zeros(shape))  # noqa: E731
-                    outputs = ask((LOOKED, channels, *sides))
+                    outputs = ask((BATCH, channels, *sides))
                 shapes = self._shapes(outputs)
                 changed = watch.changed()
                 larger: dict[int, Shape | None] = {}
-                if undecided(list(shapes.values()), (LOOKED, channels, *sides)):
+                if undecided(list(shapes.values()), (BATCH, channels, *sides)):
                     try:  # some networks take images of one size only
-                        larger = self._shapes(ask((LOOKED, channels, 2 * sides[0], 3 * sides[1])))
+                        larger = self._shapes(ask((BATCH, channels, 2 * sides[0], 3 * sides[1])))
                     except Exception:
                         larger = self._shapes(None)
         finally:
             watch.raw = watch.on = False
             watch.clear()
         self.described = tuple(
-            self._describe(place, shape, larger.get(place), sides) for place, shape in shapes.items()
+            self._describe(index, shape, larger.get(index), sides) for index, shape in shapes.items()
         )
         self.stage_channels = tuple(tap.channels for tap in self.described)
         trained = self._changed_in_training(channels, sides)
         for hook in self._hooks:
-            hook.kept = {False: hook.place not in changed, True: hook.place not in trained}
+            hook.kept = {False: hook.index not in changed, True: hook.index not in trained}
         return outputs
 
     def _shapes(self, outputs: Outputs | None) -> dict[int, Shape | None]:
@@ -196,26 +207,26 @@ class TappedModel(StagedModel):
             with torch.random.fork_rng(devices=[]), torch.no_grad(), uncompiled(self):
                 twin = copy.deepcopy(self, bare)
                 twin._watch.raw = True
-                twin.train()(torch.empty(LOOKED, channels, *size, device="meta"))
+                twin.train()(torch.empty(BATCH, channels, *size, device="meta"))
         except Exception:
             return every
         return twin._watch.changed()
 
-    def _describe(self, place: int, shape: Shape | None, larger: Shape | None, image: Size) -> Described:
-        tap = self.taps[place] if self.taps else TapOptions(module="")
-        what = f"module '{tap}'" if self.taps else f"features[{place}] of its Outputs"
+    def _describe(self, index: int, shape: Shape | None, larger: Shape | None, image: Size) -> Described:
+        tap = self.taps[index] if self.taps else TapOptions(module="")
+        what = f"module '{tap}'" if self.taps else f"features[{index}] of its Outputs"
         if shape is None:
             raise UserError(f"{self.where}: {what} gives no tensor; expected {WORDS['NCHW']}, or tokens.")
-        layout = layout_of(shape, (LOOKED, 0, *image), larger, self.known_layout())
-        if tap.layout is not None and len(shape) == len(tap.layout) and shape[0] == LOOKED:
+        layout = layout_of(shape, (BATCH, 0, *image), larger, self.known_layout())
+        if tap.layout is not None and len(shape) == len(tap.layout) and shape[0] == BATCH:
             layout = tap.layout
-        gives = f"{self.where}: {what} gives {shape} for {LOOKED} images"
+        gives = f"{self.where}: {what} gives {shape} for {BATCH} images"
         if layout is None or tap.layout not in (None, layout):
-            told = f" of {image[0]} x {image[1]}, which is not {tap.layout}"
+            note = f" of {image[0]} x {image[1]}, which is not {tap.layout}"
             if tap.layout is None:
-                unknown = len(shape) == 4 and shape[0] == LOOKED
-                told = ", and nothing tells which of these are the channels: say layout" if unknown else ""
-            raise UserError(f"{gives}{told}; expected {WORDS['NCHW']}.")
+                unknown = len(shape) == 4 and shape[0] == BATCH
+                note = ", and nothing tells which of these are the channels: say layout" if unknown else ""
+            raise UserError(f"{gives}{note}; expected {WORDS['NCHW']}.")
         if not self.taps and layout != "NCHW":
             raise UserError(
                 f"{gives}, which is {WORDS[layout]}; expected {WORDS['NCHW']}: ray_kd.as_map(feature, "
@@ -226,7 +237,7 @@ class TappedModel(StagedModel):
         if grid is None:
             axis = layout.index("L")
             most = None if larger is None else larger[axis]
-            found = grid_of(shape[axis], image, most, tap, self.known_prefix(), self.known_stride(place))
+            found = grid_of(shape[axis], image, most, tap, self.known_prefix(), self.known_stride(index))
             if found is None:
                 raise UserError(
                     f"{gives} of {image[0]} x {image[1]}, which is {WORDS[layout]}, and it is not clear "
@@ -239,9 +250,9 @@ class TappedModel(StagedModel):
 
     def known_layout(self) -> Layout | None:
         """What the network says of its features: timm's have ``output_fmt`` if they are not (N, C, H, W)."""
-        told = getattr(self.net, "output_fmt", None)
-        told = getattr(told, "value", told)
-        return told if told in WORDS else None
+        layout = getattr(self.net, "output_fmt", None)
+        layout = getattr(layout, "value", layout)
+        return layout if layout in WORDS else None
 
     def known_prefix(self) -> int | None:
         """How many tokens come before those of the grid, as the network says: timm's have
@@ -249,7 +260,7 @@ class TappedModel(StagedModel):
         told = getattr(self.net, "num_prefix_tokens", None)
         return told if isinstance(told, int) else None
 
-    def known_stride(self, place: int) -> int | None:
+    def known_stride(self, index: int) -> int | None:
         """How many of an image's rows and columns a token of a tap stands for, as the network says."""
         return None
 
@@ -266,6 +277,12 @@ class TappedModel(StagedModel):
             own = name.removeprefix(prefix)
             state[f"{prefix}net.{names.get(own, own)}"] = state.pop(name)
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def _options(tap: str | Mapping[str, Any] | TapOptions, where: str) -> TapOptions:
+    if isinstance(tap, TapOptions):
+        return tap
+    return validate(TapOptions, {"module": tap} if isinstance(tap, str) else dict(tap), f"{where}: taps")
 
 
 def _no_such_module(tap: str, modules: Mapping[str, nn.Module], where: str) -> str:

@@ -111,7 +111,7 @@ class Watch:
     Attributes:
         on: whether a forward pass runs: what is called at another time (activations that are computed again
             for the backward pass) is not listened to.
-        raw: features are handed on in whatever layout they are, for a look at it.
+        raw: features are handed on in whatever layout they are, while the network is measured.
         training: whether the network trains.
         seen: by tap, what it hands on.
         calls: by tap, how often its module was called.
@@ -134,20 +134,20 @@ class Watch:
     def shapes(self) -> dict[int, Shape | None]:
         """By tap, the shape of what it handed on; None: that was no tensor."""
         return {
-            place: tuple(value.shape) if isinstance(value, Tensor) else None
-            for place, value in self.seen.items()
+            index: tuple(value.shape) if isinstance(value, Tensor) else None
+            for index, value in self.seen.items()
         }
 
     def changed(self) -> set[int]:
         """The taps whose tensors were changed in place since: such an operation raises a tensor's version."""
-        return {place for place, (value, was) in self.returned.items() if value._version != was}
+        return {index for index, (value, was) in self.returned.items() if value._version != was}
 
 
 class Tap:
     """A forward hook that hands on what a module returned in one of its calls.
 
     What follows may change that tensor in place, as ReLU does in torchvision's networks: where it does, or
-    where nobody has looked whether it does, a copy is handed on.
+    where it is not known whether it does, a copy is handed on.
 
     An object with its watch, not a closure: copied with the network, it belongs to the copy.
 
@@ -155,27 +155,27 @@ class Tap:
         kept: whether tensors stay as they were returned, by whether the network trains.
     """
 
-    def __init__(self, place: int, call: int | None, watch: Watch) -> None:
-        self.place, self.call, self.watch = place, call, watch
+    def __init__(self, index: int, call: int | None, watch: Watch) -> None:
+        self.index, self.call, self.watch = index, call, watch
         self.kept = {True: False, False: False}
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> None:
         watch = self.watch
         if not watch.on:
             return
-        count = watch.calls.get(self.place, 0)
-        watch.calls[self.place] = count + 1
+        count = watch.calls.get(self.index, 0)
+        watch.calls[self.index] = count + 1
         if count != (self.call or 0):
             return
         if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
             output = output[0]  # as blocks of transformers give their tokens, before attentions and sizes
         if not isinstance(output, Tensor):
-            watch.seen[self.place] = output
+            watch.seen[self.index] = output
         elif torch.compiler.is_compiling() or output.is_inference():  # neither tells versions
-            watch.seen[self.place] = output.clone()
+            watch.seen[self.index] = output.clone()
         else:
-            watch.returned[self.place] = (output, output._version)
-            watch.seen[self.place] = output if self.kept[watch.training] else output.clone()
+            watch.returned[self.index] = (output, output._version)
+            watch.seen[self.index] = output if self.kept[watch.training] else output.clone()
 
 
 def layout_of(
@@ -192,7 +192,7 @@ def layout_of(
     """
     if len(shape) not in (3, 4) or shape[0] != image[0]:
         return None
-    grown = [place for place in range(1, len(shape)) if larger is not None and larger[place] != shape[place]]
+    grown = [index for index in range(1, len(shape)) if larger is not None and larger[index] != shape[index]]
     if len(shape) == 3:
         return "NCL" if grown == [2] else "NLC" if grown == [1] else known or "NLC"
     # Which two neighbouring dimensions have the sides of the image; a side is rounded, hence "nearly".

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ray_kd.config.errors import UserError, nearest, unknown
 from ray_kd.config.registry import MODELS
@@ -16,7 +16,6 @@ from ray_kd.models.base import Preprocessing, State
 from ray_kd.models.library_model import LibraryModel, quarters
 from ray_kd.models.optional import optional, quiet_hub, read_json
 from ray_kd.models.taps import Size, TapOptions, TappedOptions
-from ray_kd.outputs import Outputs, as_outputs
 
 WHERE = "model timm"
 FROM_THE_HUB = "PRETRAINED"
@@ -83,17 +82,6 @@ class TimmClassifier(LibraryModel):
 
     def known_stride(self, place: int) -> int | None:
         return self.strides.get(self.taps[place].module)
-
-    def predict_extra(self, names: Set[str]) -> None:
-        net: Any = self.net
-        if hasattr(net, "set_distilled_training"):
-            net.set_distilled_training("distillation" in names)
-
-    def predict(self, image: Tensor) -> Outputs:
-        found = self.net(image)
-        if isinstance(found, tuple) and len(found) == 2:  # both heads, as they are trained
-            return Outputs(logits=found[0], extra={"distillation": found[1]})
-        return as_outputs(found, self.where)
 
     def published(self, weights: str) -> Callable[[], State]:
         name = self.options.model

@@ -71,12 +71,12 @@ def read_torch(data: bytes) -> Any:
 
 
 def _archive(data: bytes) -> zipfile.ZipFile | None:
-    """The archive that the bytes are, its checksums looked at; None: they are none."""
+    """The archive that the bytes are, its checksums verified; None: they are none."""
     if data[:4] != b"PK\x03\x04":
         return None
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
-        # PyTorch reads past a wrong checksum; where it was told to write none, all of them are 0.
+        # PyTorch reads past a wrong checksum; without checksums, all of them are 0.
         wrong = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
     except Exception as error:
         raise DamagedError("its archive cannot be opened: it was cut short, or copied as text") from error
@@ -86,7 +86,7 @@ def _archive(data: bytes) -> zipfile.ZipFile | None:
 
 
 def _record(data: bytes, archive: zipfile.ZipFile, name: str) -> bytes:
-    """The bytes of a record, whose checksum was looked at; as they lie in the file, if not compressed."""
+    """The bytes of a record, whose checksum was verified; as they lie in the file, if not compressed."""
     entry = archive.getinfo(name)
     if entry.compress_type != zipfile.ZIP_STORED:
         try:

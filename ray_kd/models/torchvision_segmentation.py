@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, nearest
 from ray_kd.config.registry import MODELS
+from ray_kd.models.backbone import Backbone
 from ray_kd.models.base import State
 from ray_kd.models.tapped import TappedModel, adapt_stem
 from ray_kd.models.taps import TapOptions, TappedOptions
@@ -61,7 +62,9 @@ class TorchvisionSegmentation(TappedModel):
         self.measure(channels, 64)
         if options.backbone_weights is not None:
             key = options.weights_key if options.weights is None else None
-            begin_with(Backbone(self, channels), options.backbone_weights, key=key)
+            part, classifier = net.get_submodule("backbone"), arch.partition("_")[2]
+            backbone = Backbone(part, classifier, "model torchvision_segmentation")
+            begin_with(backbone, options.backbone_weights, key=key)
 
     def predict(self, image: Tensor) -> Outputs:
         backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")
@@ -77,32 +80,6 @@ class TorchvisionSegmentation(TappedModel):
                 "with ImageNet's."
             )
         return torchvision_weights(self.arch, weights, "model torchvision_segmentation")
-
-
-class Backbone(TappedModel):
-    """The backbone of a segmentation network as the classifier that its weights were published for."""
-
-    def __init__(self, model: TorchvisionSegmentation, channels: int) -> None:
-        super().__init__(model.net.get_submodule("backbone"), (), "backbone_weights")
-        self.arch = model.arch.partition("_")[2]
-        self.mobile = self.arch.startswith("mobilenet")
-
-    @property
-    def surplus(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The classifier's head; of LR-ASPP also what lies behind the last tap."""
-        return ("fc.", "classifier.")
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        state = super().state_dict(*args, **kwargs)
-        return {f"features.{name}": value for name, value in state.items()} if self.mobile else state
-
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.mobile:
-            state_dict = {name.removeprefix("features."): value for name, value in state_dict.items()}
-        return super().load_state_dict(state_dict, *args, **kwargs)
-
-    def published(self, weights: str) -> Callable[[], State]:
-        return torchvision_weights(self.arch, weights, "model torchvision_segmentation: backbone_weights")
 
 
 def architectures() -> list[str]:
@@ -141,8 +118,8 @@ def _build(arch: str, classes: int, arguments: dict[str, Any]) -> nn.Module:
 
 def dilate(layer: nn.Sequential, first: int, rest: int) -> None:
     """Undo the stride of a layer of basic blocks: dilation ``first`` in its first block, then ``rest``."""
-    for place, block in enumerate(layer):
-        rate = rest if place else first
+    for index, block in enumerate(layer):
+        rate = rest if index else first
         for part in block.modules():
             if isinstance(part, nn.Conv2d):
                 part.stride = (1, 1)

@@ -39,12 +39,12 @@ class Entry:
     notes: tuple[str, ...] = ()
 
 
-def named_tensors(found: Any, place: str, model: nn.Module, key: str | None = None) -> Entry:
+def named_tensors(found: Any, source: str, model: nn.Module, key: str | None = None) -> Entry:
     """The weights in what a file holds that are meant for a network.
 
     Args:
         found: what the file holds.
-        place: the file, for messages.
+        source: the file, for messages.
         model: the network; the entry that fits it is meant, where no ``key`` says which.
         key: the entry that is meant, or what the names begin with that are.
 
@@ -56,11 +56,11 @@ def named_tensors(found: Any, place: str, model: nn.Module, key: str | None = No
     found_in = list(_entries(found, "", 0))
     if not found_in:
         raise UserError(
-            f"{place}: no weights in it: expected names with their tensors, a state_dict (or a mapping that "
+            f"{source}: no weights in it: expected names with their tensors, a state_dict (or a mapping that "
             f"holds one), got {_what(found)}."
         )
     if key is not None:
-        found_in = [_by_key(found_in, key, place)]
+        found_in = [_by_key(found_in, key, source)]
     entries = [_unwrapped(entry, own.keys()) for entry in found_in]
     scores = [_score(entry.state, own, surplus) for entry in entries]
     best = max(scores)
@@ -77,7 +77,7 @@ def named_tensors(found: Any, place: str, model: nn.Module, key: str | None = No
     if any(not _equal(chosen[0].state, other.state) for other in chosen[1:]):
         keys = [entry.key or "the file itself" for entry in chosen]
         raise UserError(
-            f"{place}: it holds weights for this network more than once, under "
+            f"{source}: it holds weights for this network more than once, under "
             f"{' and '.join(map(repr, keys))}; say which ones with weights_key "
             f"(weights_key: {chosen[-1].key})."
         )
@@ -147,7 +147,7 @@ def tensor_of(value: Any) -> Tensor | None:
         return None
 
 
-def _by_key(entries: list[Entry], key: str, place: str) -> Entry:
+def _by_key(entries: list[Entry], key: str, source: str) -> Entry:
     """The entry of that key, or the weights of an entry whose names begin with it."""
     for entry in entries:
         if key in (entry.key, entry.key.rpartition("/")[2]):
@@ -158,7 +158,7 @@ def _by_key(entries: list[Entry], key: str, place: str) -> Entry:
             return replace(entry, state=inner, notes=(f"of its names those that begin with '{key}.'",))
     names = {entry.key for entry in entries if entry.key}
     begin = {name.partition(".")[0] for entry in entries for name in entry.state if "." in name}
-    raise unknown("weights_key", key, names | begin, place)
+    raise unknown("weights_key", key, names | begin, source)
 
 
 def _unwrapped(entry: Entry, own: Any) -> Entry:

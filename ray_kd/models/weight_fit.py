@@ -44,7 +44,7 @@ class Fit:
 
     def __str__(self) -> str:
         count = len(self.loaded) + len(self.missing) + len(self.other) + len(self.unfit)
-        told = [
+        parts = [
             f"{len(self.loaded)} of {count} loaded" if self.whole else f"{len(self.loaded)} of {count} fit"
         ]
         shapes = [f"{name} {given}, here {own}" for name, (given, own) in self.other.items()]
@@ -55,8 +55,8 @@ class Fit:
             "of another kind than the network's fractions": self.unfit,
             "not needed": self.left_out,
         }
-        told += [f"{len(names)} {what} ({_some(names)})" for what, names in groups.items() if names]
-        return "; ".join(told)
+        parts += [f"{len(names)} {what} ({_some(names)})" for what, names in groups.items() if names]
+        return "; ".join(parts)
 
 
 def compare(model: nn.Module, state: State, fresh_head: bool = False, names_only: bool = False) -> Fit:
@@ -101,7 +101,7 @@ def compare(model: nn.Module, state: State, fresh_head: bool = False, names_only
     )
 
 
-def require(fit: Fit, model: nn.Module, place: str) -> None:
+def require(fit: Fit, model: nn.Module, source: str) -> None:
     """Refuse weights that do not fit as a whole, or are no numbers.
 
     Raises:
@@ -110,7 +110,7 @@ def require(fit: Fit, model: nn.Module, place: str) -> None:
     if not fit.whole:
         hint = reason(fit, model)
         raise UserError(
-            f"{place}: the weights do not fit {type(model).__name__}: {fit}.{f' {hint}' if hint else ''}"
+            f"{source}: the weights do not fit {type(model).__name__}: {fit}.{f' {hint}' if hint else ''}"
         )
     own = model.state_dict(keep_vars=True)
     # A buffer may hold infinities on purpose (a mask): then the freshly drawn one does too.
@@ -122,7 +122,7 @@ def require(fit: Fit, model: nn.Module, place: str) -> None:
     ]
     if broken:
         raise UserError(
-            f"{place}: {len(broken)} of {len(fit.loaded)} weights hold NaN or infinite values "
+            f"{source}: {len(broken)} of {len(fit.loaded)} weights hold NaN or infinite values "
             f"({_some(broken)}): the training that wrote them had failed. Expected finite numbers: take an "
             "earlier state of it."
         )
@@ -133,28 +133,27 @@ def reason(fit: Fit, model: nn.Module) -> str:
     own = {
         name: tuple(value.shape) for name, value in model.state_dict().items() if isinstance(value, Tensor)
     }
-    told = [_other_names(fit, own)]
+    reasons = [_other_names(fit, own)]
     if 2 * (len(fit.loaded) + len(fit.other)) >= len(own):
         heads = [name for name in fit.other if fit.last and name.startswith(fit.last)]
-        told.append(_other_shapes({n: shapes for n, shapes in fit.other.items() if n not in heads}, own))
+        reasons.append(_other_shapes({n: shapes for n, shapes in fit.other.items() if n not in heads}, own))
         (given, *_), (here, *_) = fit.other[heads[0]] if heads else ((0,), (0,))
         if given != here:
-            told.append(
+            reasons.append(
                 f"They are for {given} classes and this network is for {here}: "
                 "'head: fresh' leaves the last layer as it was drawn."
             )
-    return " ".join(text for text in told if text)
+    return " ".join(text for text in reasons if text)
 
 
 def _other_shapes(other: Shapes, own: dict[str, tuple[int, ...]]) -> str:
     if not other:
         return ""
     name, (given, here) = next(iter(other.items()))
-    places = [n for n in other if "pos_embed" in n or "position" in n]
-    if places and len(places) == len(other):
-        return (
-            f"They are for images of another size: the file has {other[places[0]][0][-2]} places for tokens."
-        )
+    positions = [n for n in other if "pos_embed" in n or "position" in n]
+    if positions and len(positions) == len(other):
+        count = other[positions[0]][0][-2]
+        return f"They are for images of another size: the file has positions for {count} tokens."
     first = next((n for n, shape in own.items() if len(shape) == 4), "")
     if list(other) == [first] and given[0] == here[0] and len(given) == 4:
         return f"They are for images of {given[1]} channels, and these have {here[1]}."

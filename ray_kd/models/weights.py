@@ -1,4 +1,4 @@
-"""Weights from files and from torchvision: read safely, fitted whole, and said clearly where they do not."""
+"""Weights from files and from torchvision: read safely, and loaded as a whole or refused with the reason."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOG = logging.getLogger(__name__)
 
 
 def begin_with(model: StagedModel, weights: str, fresh_head: bool = False, key: str | None = None) -> None:
-    """Load a model's weights from a file, or those that torchvision publishes; what is missing is said.
+    """Load a model's weights from a file, or those that torchvision publishes.
 
     On the meta device a file's names alone are held against the model's, whose classes and channels may be
     others than the run's; of published weights it is only asked whether there are any.
@@ -54,23 +54,23 @@ def begin_with(model: StagedModel, weights: str, fresh_head: bool = False, key: 
         fit_weights(model, own, weights, fresh_head, asked)
         return
     weights = weights_file(weights)
-    place = Path(weights)
-    if not place.is_file():
+    file = Path(weights)
+    if not file.is_file():
         raise UserError(
             f"weights: no file '{weights}'; expected a file (.safetensors, .pt, .pth), a folder that has one "
             "as Hugging Face's libraries write it, or a published name in capitals (IMAGENET1K_V2)."
         )
-    fit_weights(model, read_weights(place.read_bytes(), weights, model, key), weights, fresh_head, asked)
+    fit_weights(model, read_weights(file.read_bytes(), weights, model, key), weights, fresh_head, asked)
 
 
-def read_weights(data: bytes, place: str, model: nn.Module, key: str | None = None) -> State:
+def read_weights(data: bytes, source: str, model: nn.Module, key: str | None = None) -> State:
     """Those weights in the bytes of a .safetensors or .pt file that are meant for a network.
 
     Nothing in the file is executed.
 
     Args:
         data: the file's content.
-        place: the file, for messages.
+        source: the file, for messages.
         model: the network.
         key: the entry of the file that is meant; None: the one that fits.
 
@@ -78,24 +78,24 @@ def read_weights(data: bytes, place: str, model: nn.Module, key: str | None = No
         UserError: the file is damaged, holds no weights, or holds several that fit.
     """
     try:
-        found = _content(data, place)
+        found = _content(data, source)
     except DamagedError as error:
-        raise UserError(f"{place}: damaged, or no file of weights: {error}.") from error
-    entry = named_tensors(found, place, model, key)
-    told = [*([f"'{entry.key}' in it is read"] if entry.key else []), *entry.notes]
-    if told:
-        _say(f"{place}: {', '.join(told)}")
+        raise UserError(f"{source}: damaged, or no file of weights: {error}.") from error
+    entry = named_tensors(found, source, model, key)
+    notes = [*([f"'{entry.key}' in it is read"] if entry.key else []), *entry.notes]
+    if notes:
+        _warn_once(f"{source}: {', '.join(notes)}")
     return entry.state
 
 
-def _content(data: bytes, place: str) -> Any:
+def _content(data: bytes, source: str) -> Any:
     if not data:
         raise DamagedError("it is empty")
     if data.startswith(b"version https://git-lfs"):
         raise DamagedError("it is a pointer of Git LFS and not the file; 'git lfs pull' fetches that")
     if data.lstrip()[:1] == b"<":
         raise DamagedError("it is a web page: the download gave another thing than the file")
-    if place.endswith(".safetensors") or data[8:9] == b"{":
+    if source.endswith(".safetensors") or data[8:9] == b"{":
         return _safetensors(data)
     return read_torch(data)
 
@@ -117,20 +117,20 @@ def _safetensors(data: bytes) -> State:
 
 
 @lru_cache(maxsize=256)
-def _say(text: str) -> None:
-    """Once in a process, though a network is built again and again."""
+def _warn_once(text: str) -> None:
+    """Warn once in a process, though a network is built again and again."""
     LOG.warning(text)
 
 
 def fit_weights(
-    model: nn.Module, state: State, place: str, fresh_head: bool = False, asked: bool = False
+    model: nn.Module, state: State, source: str, fresh_head: bool = False, asked: bool = False
 ) -> None:
     """Load weights into a model, all of them.
 
     Args:
         model: whose ``last_layers`` and ``surplus`` say what may be left out, where it has them.
         state: weights by name.
-        place: where they come from, for messages.
+        source: where they come from, for messages.
         fresh_head: leave the last layers as they are.
         asked: only ask whether the names are the model's; load nothing.
 
@@ -138,11 +138,11 @@ def fit_weights(
         UserError: says what was loaded, what is missing, unexpected, or of another shape, and why.
     """
     fit = compare(model, state, fresh_head, names_only=asked)
-    require(fit, model, place)
+    require(fit, model, source)
     if asked:
         return
     model.load_state_dict(fit.given)
-    LOG.info("%s: %s", place, fit)
+    LOG.info("%s: %s", source, fit)
 
 
 def torchvision_weights(arch: str, weights: str, where: str) -> Callable[[], State]:

@@ -1,12 +1,9 @@
 """How knowledge flows from teacher to student: one file for each method."""
 
-from ray_kd.config.registry import PATHS
 from ray_kd.paths.base import Path
 from ray_kd.paths.create import create_path
 from ray_kd.paths.feature import AdaptedPath, FeaturePath, RelationPath
 from ray_kd.paths.logit import LogitPath
-
-register_path = PATHS.register
 
 __all__ = [
     "AdaptedPath",
@@ -15,5 +12,4 @@ __all__ = [
     "Path",
     "RelationPath",
     "create_path",
-    "register_path",
 ]

@@ -29,11 +29,10 @@ class AttentionTransfer(FeaturePath):
     teacher's :math:`\hat Q`, (N, H, W). Raw student features, no adapter.
 
     Source: Zagoruyko, Komodakis, ICLR 2017, arXiv 1612.03928, as the published Adaptive Distillation
-    code writes it (p = 2, static weight 1000). Deviation: where the two maps differ in size it is
-    always the student's that is brought to the teacher's, averaged where it is larger, its cells repeated
-    where it is smaller, before Q: the target must not depend on the student. Other code (RepDistiller,
-    the authors') averages the larger of the two, so where the student's is smaller it compares on the
-    student's grid: another value.
+    code writes it (p = 2, static weight 1000). Deviation: where the two maps differ in size,
+    the student's is always resized to the teacher's before Q (averaged if it is larger, its cells repeated
+    if it is smaller), since the target must not depend on the student. Other code (RepDistiller, the
+    authors') averages the larger of the two: another value where the student's map is smaller.
     """
 
     target_options: ClassVar[tuple[str, ...] | None] = ("power",)

@@ -1,13 +1,13 @@
 """The base of all paths: how knowledge flows from a teacher to a student.
 
-A path has two halves. ``target(teacher_outputs)`` keeps the smallest thing on the teacher's side that
-fixes the loss: it needs no gradient, so it can be stored. ``path(student_outputs, target, batch)``
-gives the loss, or one for each stage. What learns belongs to the path (adapters, a fusion): it trains
-with the student and never leaves with it.
+A path has two halves. ``target(teacher_outputs)`` returns the smallest tensors of the teacher that the
+loss needs. They need no gradient, so they can be stored. ``path(student_outputs, target, batch)`` returns
+the loss, or one loss for each stage. Modules that learn (adapters, a fusion) belong to the path: they train
+with the student, and are not part of the exported student.
 
-A new path implements ``target`` and ``losses``, or takes LogitPath, FeaturePath, PooledPath or
-AdaptedPath, which ask for less. Losses are computed in float32 at least, whatever autocast says;
-adapters follow autocast.
+A new path implements ``target`` and ``losses``, or subclasses LogitPath, FeaturePath, PooledPath or
+AdaptedPath, which need less. Losses are computed in float32 at least, even under autocast; adapters
+follow autocast.
 """
 
 from __future__ import annotations
@@ -40,10 +40,24 @@ class Path(nn.Module):
         seed: key of the path's random stream (its adapters, its draws).
 
     Attributes:
-        label: what the path is called in records.
+        label: the path's name in records.
         strength: factor on the losses, set by ``begin_epoch`` during a warm-up; 1 until it is called.
-        recording: False makes a forward leave the state of a ``stateful`` path as it is. A forward
-            without gradients never changes it. For probes, which look and must not touch.
+        recording: if False, a forward does not change the state of a ``stateful`` path, as probes need.
+            A forward without gradients never changes it.
+
+    Example:
+        >>> from ray_kd.plugin import Path, PathOptions, register_path
+        >>> class ExampleOptions(PathOptions):
+        ...     pass
+        >>> @register_path("example_norms")
+        ... class Example(Path):
+        ...     Options = ExampleOptions
+        ...     def target(self, teacher):
+        ...         return {self.label: teacher.logits.detach().norm(dim=1)}
+        ...     def losses(self, student, target, batch):
+        ...         return {self.label: (student.logits.norm(dim=1) - target[self.label]).pow(2).mean()}
+        >>> Example(ExampleOptions(label="norms"), student_channels=(), teacher_channels=()).keys
+        ('norms',)
     """
 
     name: ClassVar[str]
@@ -54,23 +68,23 @@ class Path(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     """Keys of the batch that the loss reads: label, sample, mask, image, boxes, box_label."""
     reads: ClassVar[tuple[str, ...]] = ("logits",)
-    """What the loss reads of the student's outputs, of a path without stages: logits, features, or
-    entries of ``extra``, where the outputs have them."""
+    """The student's outputs that the loss of a path without stages reads: logits, features, or entries of
+    ``extra``, if the outputs have them."""
     binds: ClassVar[bool] = False
     """Whether ``bind(teacher)`` has to be called before the first loss, stored targets or not."""
     traits: ClassVar[frozenset[Trait]] = frozenset()
-    """relational: the loss couples samples, so ranks gather. stateful: a forward in training changes
-    buffers that later losses read (``remembers`` says when). stochastic: the loss draws numbers. signed: it
-    may be negative."""
+    """relational: the loss couples samples, so ranks gather them. stateful: a forward in training changes
+    buffers that later losses read (``remembers`` says when). stochastic: the loss draws random numbers.
+    signed: it may be negative."""
     zero_at_teacher: ClassVar[bool] = True
-    """Whether the loss is 0 where the student's outputs are the teacher's (and adapters are off)."""
+    """Whether the loss is 0 if the student's outputs equal the teacher's (without adapters)."""
     degree: ClassVar[float | None] = None
-    """d where loss(c student, c teacher) = c^d loss(student, teacher) for c > 0 holds; None: no such law."""
+    """d if loss(c student, c teacher) = c^d loss(student, teacher) for all c > 0; None: no such d."""
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
     target_kind: ClassVar[str | None] = None
-    """What the target is; paths of one kind share what is stored. None: a kind of its own."""
+    """The kind of target; paths of one kind share a stored target. None: a kind of its own."""
     target_options: ClassVar[tuple[str, ...] | None] = None
-    """Options beside ``stages`` that change the target; None: all of the path's own, to be safe."""
+    """Options besides ``stages`` that change the target; None: all of the path's own options."""
     Options: ClassVar[type[PathOptions]] = PathOptions
 
     def __init__(
@@ -87,19 +101,24 @@ class Path(nn.Module):
         self.strength, self.recording = 1.0, True
         self.student_channels, self.teacher_channels = tuple(student_channels), tuple(teacher_channels)
         self.setup()
+        if options.stages is not None and not getattr(self, "stages", ()):
+            raise UserError(
+                f"path '{self.label}': stages: expected none, since it compares no single stages, got "
+                f"{options.stages}."
+            )
 
     def setup(self) -> None:
-        """Make what the path keeps (adapters, a memory) and refuse options that do not fit; called once,
-        at the end of construction. A subclass of a path with stages calls ``super().setup()`` first."""
+        """Create the path's modules (adapters, a memory) and refuse options that do not fit; called once, at
+        the end of construction. A subclass of a path with stages calls ``super().setup()`` first."""
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Names of the losses that ``forward`` returns."""
+        """The names of the losses that ``forward`` returns."""
         return (self.label,)
 
     @abstractmethod
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
-        """What of the teacher's outputs fixes the loss; rows are samples, no gradient."""
+        """The tensors of the teacher that the loss needs, by name; rows are samples, without gradient."""
 
     @abstractmethod
     def losses(
@@ -114,11 +133,11 @@ class Path(nn.Module):
 
         Args:
             student: the student's outputs, with gradients.
-            target: what ``target`` gave for the same samples, live or stored.
-            batch: holds at least what ``needs`` names.
+            target: the result of ``target`` for the same samples, live or stored.
+            batch: with at least the keys that ``needs`` names.
 
         Raises:
-            UserError: the outputs or the batch lack what the path needs.
+            UserError: the outputs or the batch lack a tensor that the path needs.
         """
         losses = self.losses(student, target, {} if batch is None else batch)
         if self.strength == 1:
@@ -127,14 +146,14 @@ class Path(nn.Module):
 
     @classmethod
     def needs_of(cls, task: str) -> tuple[str, ...]:
-        """Keys of the batch that the loss reads in a task."""
+        """The keys of the batch that the loss reads in a task."""
         return cls.needs
 
     def stored_as(self, entry: str) -> str:
-        """What an entry of the target is called in a store: the same for every path that has the same.
+        """The name of an entry of the target in a store: the same for all paths with the same target.
 
         Args:
-            entry: a key of what ``target`` gives; it begins with the path's label.
+            entry: a key of the result of ``target``; it begins with the path's label.
         """
         common = set(PathOptions.model_fields)
         own = self.options.model_dump(mode="json", exclude=common, exclude_defaults=True)
@@ -145,22 +164,14 @@ class Path(nn.Module):
         return (f"{kind}({told})" if told else kind) + entry.removeprefix(self.label)
 
     def bind(self, teacher: nn.Module) -> None:
-        """Take frozen parts of the teacher that the loss needs (its head, say); they are copied."""
-
-    def refuse_stages(self, compared: str) -> None:
-        """Raise a UserError where ``stages`` is set, in a path that compares no stages."""
-        if self.options.stages is not None:
-            raise UserError(
-                f"path '{self.label}': stages: expected none, since it compares {compared}, got "
-                f"{self.options.stages}."
-            )
+        """Copy frozen modules of the teacher that the loss needs, such as its head."""
 
     def remembers(self, *values: Tensor) -> bool:
-        """Whether this forward of a ``stateful`` path may change its state: in training, with gradients and
-        ``recording``, and where what it would remember is finite on every rank (waits for the device).
+        """Whether this forward of a ``stateful`` path changes its state: in training, with gradients and
+        ``recording``, if the values to remember are finite on every rank (waits for the device).
 
         Args:
-            values: what the loss and the memory are made from; every rank has to come here.
+            values: from which the loss and the memory are computed; every rank must call this.
         """
         if not (self.training and self.recording and torch.is_grad_enabled()):
             return False
@@ -168,7 +179,7 @@ class Path(nn.Module):
         return bool(all_rows(sound.view(1).float()).all())
 
     def begin_epoch(self, epoch: int) -> None:
-        """Called by the training loop before each epoch (0-based), after a resume too.
+        """Called by the training loop before each epoch (0-based), also after a resume.
 
         Warm-up: the losses of epoch e are scaled by min(1, (e + 1) / ``warmup_epochs``). An
         aggregator that undoes the scale of a loss (adaptive, inverse) undoes its warm-up as well.
@@ -178,10 +189,10 @@ class Path(nn.Module):
     def corrupted(
         self, target: Mapping[str, Tensor], batch: Mapping[str, Tensor], step: int
     ) -> Mapping[str, Tensor]:
-        """The target as ``options.corrupt`` spoils it on purpose; the training loop calls it each step.
+        """The target, corrupted as ``options.corrupt`` says; the training loop calls it in each step.
 
         Args:
-            target: what ``target`` gave for the batch, live or stored.
+            target: the result of ``target`` for the batch, live or stored.
             batch: holds sample, and label where samples have one class.
             step: optimizer steps taken so far.
         """
@@ -190,7 +201,7 @@ class Path(nn.Module):
         return corruption.corrupt(self.options.corrupt, target, batch, step, self.seed, self.label)
 
     def in_batch(self, batch: Mapping[str, Tensor], key: str) -> Tensor:
-        """An entry of the batch; the label as a class (N,), the largest share's where views mix samples.
+        """An entry of the batch; a label as a class (N,), of the largest share where views mix samples.
 
         Raises:
             UserError: the batch lacks it.
@@ -201,14 +212,14 @@ class Path(nn.Module):
 
 
 def exact(values: Tensor) -> AbstractContextManager[Any]:
-    """A context without autocast on the device of ``values``: losses subtract what is nearly equal."""
+    """A context without autocast on the device of ``values``, since losses subtract nearly equal numbers."""
     kind = values.device.type
     on = kind != "meta" and torch.is_autocast_enabled(kind)
     return torch.autocast(kind, enabled=False) if on else _NOTHING
 
 
 def full(values: Tensor) -> Tensor:
-    """The same values in float32 where they are in half precision."""
+    """The same values, in float32 if they are in half precision."""
     return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
@@ -223,10 +234,10 @@ def feature_of(outputs: Outputs, stage: int, label: str, channels: int | None = 
     """The feature map of a stage, or a UserError that says which path misses it.
 
     Args:
-        outputs: a network's.
+        outputs: of a network.
         stage: counted from 0.
         label: the path's.
-        channels: how many the feature has, where that is to be looked at.
+        channels: the expected number of channels; None: any.
     """
     if stage >= len(outputs.features):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Ground-truth-box imitation: the student's pyramid is the teacher's inside objects."""
+"""Ground-truth-box imitation: the student's pyramid imitates the teacher's inside objects."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class BoxMask(MaskedPath):
     r"""Ground-truth-box imitation: :math:`(A(F_s) - F_t)^2` where a position's centre lies in an object's
     box, mean over those positions and channels, one loss for each level.
 
-    The count of positions is that of all ranks; a batch without objects gives a connected zero. Boxes
-    of crowds are no objects. Target: the teacher's level.
+    Positions are counted over all ranks; a batch without objects has a loss of 0 with a graph. Boxes
+    of crowds are ignored. Target: the teacher's level.
 
     Source: the object half of DeFeat (Guo et al., CVPR 2021), with mask, mean and static weight 2 of
     LD's code (arXiv 2102.12252), where it is one of the regions of imitation. Deviations: DeFeat's
@@ -46,7 +46,7 @@ def inside(boxes: Tensor, there: Tensor, image: tuple[int, int], level: tuple[in
 
     Args:
         boxes: (N, M, 4), pixels.
-        there: which of them count, (N, M).
+        there: which of the boxes count, (N, M).
         image: height and width in pixels.
         level: height and width in cells.
     """

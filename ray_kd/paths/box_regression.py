@@ -1,4 +1,4 @@
-"""Box-regression distillation: the student's boxes are the teacher's."""
+"""Box-regression distillation: the student's boxes imitate the teacher's."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class BoxRegressionOptions(PathOptions):
 class BoxRegression(PredictionPath):
     r"""Box-regression distillation: :math:`1 - GIoU(b_s, b_t)`, mean over positives.
 
-    b are the boxes that student and teacher answer with at a position that is trained to find an
-    object. Positives are counted over all ranks; none give a connected zero. Target: the teacher's
-    decoded boxes (N, L, 4), in pixels, so that it serves any way of regression.
+    b are the boxes that student and teacher predict at a positive, a position that is trained to find
+    an object. Positives are counted over all ranks; without any the loss is 0, with a graph.
+    Target: the teacher's
+    decoded boxes (N, L, 4) in pixels, which do not depend on how a head encodes boxes.
 
-    Source: the loss is generalised IoU (Rezatofighi et al., CVPR 2019) with the teacher's box in the
-    object's place. No paper publishes a default weight; 1 here. Deviation: none to speak of.
+    Source: the loss is generalised IoU (Rezatofighi et al., CVPR 2019) with the teacher's box in place of
+    the object's. No paper publishes a default weight; it is 1 here. Deviation: none.
     """
 
     published_weight: ClassVar[float] = 1.0

@@ -1,4 +1,4 @@
-"""Channel-wise distillation: where in the image each channel looks, as a distribution over positions."""
+"""Channel-wise distillation: compares each channel's distribution over positions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ChannelWiseOptions(PathOptions):
     temperature: Annotated[float, Field(gt=0)] = 4.0
     """T: every channel is softmax(values / T) over positions."""
     adapter: Literal["conv"] | None = "conv"
-    """Of features: 1x1 convolution without bias where widths differ; None: widths are equal."""
+    """For features: 1x1 convolution without bias where widths differ; None: widths are equal."""
 
 
 @PATHS.register("channel_wise", source="Shu et al., ICCV 2021 (CWD), arXiv 2011.13256")
@@ -50,7 +50,6 @@ class ChannelWise(FeaturePath):
 
     def setup(self) -> None:
         if self.options.on == "logits":
-            self.refuse_stages("logits (on: features compares stages)")
             self.stages, self.stage_keys = (), ()
             return
         super().setup()
@@ -95,10 +94,10 @@ class ChannelWise(FeaturePath):
             ours, theirs = ours.log_softmax(dim=2), theirs.log_softmax(dim=2)
             found = F.kl_div(ours, theirs, reduction="sum", log_target=True)
             return found * (temperature**2 / (len(ours) * ours.shape[1]))
-        nobody = ignored.flatten(1).unsqueeze(1)
-        # The lowest number and not -inf: an image of ignored positions alone has a softmax all the same.
+        left_out = ignored.flatten(1).unsqueeze(1)
+        # The lowest number instead of -inf, so that an image with only ignored positions has a softmax.
         lowest = torch.finfo(ours.dtype).min
-        ours, theirs = (values.masked_fill(nobody, lowest).log_softmax(dim=2) for values in (ours, theirs))
-        found = (theirs.exp() * (theirs - ours).masked_fill(nobody, 0)).sum()
-        images = normaliser((~nobody).any(dim=2).sum()).to(found.dtype)
+        ours, theirs = (values.masked_fill(left_out, lowest).log_softmax(dim=2) for values in (ours, theirs))
+        found = (theirs.exp() * (theirs - ours).masked_fill(left_out, 0)).sum()
+        images = normaliser((~left_out).any(dim=2).sum()).to(found.dtype)
         return found * temperature**2 / (images * ours.shape[1])

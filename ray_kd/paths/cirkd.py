@@ -1,4 +1,4 @@
-"""Cross-image relations: how alike pixels of different images are, within a batch."""
+"""Cross-image relations: similarities of pixels of different images within a batch."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Cirkd(FeaturePath):
     over pairs and pixels. No adapter, any widths, no labels. Target: the teacher's normalised map.
 
     Source: Yang, Zhou, An, Jiang, Xu, Zhang, CVPR 2022, arXiv 2204.06986 and its code: tau 0.1, static weight
-    1. Deviations: with several ranks the pairs are those of all ranks' images, there of each rank's own;
-    a student map of another size is pooled to the teacher's. The matrices of pairs are never all in
-    memory: the gradient is computed with the loss, image by image.
+    1. Deviations: with several ranks the pairs are of all ranks' images (in the code of each rank's own);
+    a student map of another size is pooled to the teacher's. To save memory, the gradient is computed with
+    the loss, image by image.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)

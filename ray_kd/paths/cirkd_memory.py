@@ -1,4 +1,4 @@
-"""Cross-image relations through a memory: how alike pixels are to pixels and regions seen before."""
+"""Cross-image relations with a memory: similarities of pixels to pixels and regions of earlier batches."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class CirkdMemoryOptions(PathOptions):
     """Options of CIRKD through a memory."""
 
     temperature: Annotated[float, Field(gt=0)] = 0.1
-    """tau of the softmax over what is remembered."""
+    """tau of the softmax over the memory."""
     pixels: Annotated[int, Field(ge=256)] = 4096
-    """Remembered pixels, over all classes."""
+    """Number of remembered pixels, over all classes."""
     regions: Annotated[int, Field(ge=256)] = 1024
-    """Remembered regions, over all classes."""
+    """Number of remembered regions, over all classes."""
     per_class: Annotated[int, Field(ge=1)] = 16
-    """Most pixels of one class that an image adds to the memory."""
+    """The most pixels of one class that an image adds to the memory."""
     region: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the regions beside the pixels."""
+    """Weight of the term of regions relative to that of pixels."""
     adapter: Literal["projector"] | None = "projector"
     """1x1 convolution + BatchNorm + ReLU + 1x1 convolution, student channels -> teacher channels; None:
     widths are equal."""
@@ -45,15 +45,15 @@ class CirkdMemory(FeaturePath):
     For every labelled pixel p the KL divergence of teacher and student between
     :math:`softmax_m(\cos(f_p, v_m) / \tau)` over remembered teacher embeddings :math:`v_m`: of pixels, plus
     the same of regions (the mean embedding of a class in an image); mean over labelled pixels. The student
-    goes through a projector. Each class has a queue of its own; a batch joins it, image by image in the
-    order of sample ids, before its loss. Needs mask and sample ids. Target: the teacher's normalised map.
+    goes through a projector. Each class has its own queue; a batch is added before its loss, image by
+    image in the order of sample ids. Needs mask and sample ids. Target: the teacher's normalised map.
 
     Source: Yang, Zhou, An, Jiang, Xu, Zhang, CVPR 2022, arXiv 2204.06986 and its code: tau 0.1, 16 pixels of
     a class and image, static weight 0.1 of both terms. Deviations: the memory holds as many embeddings
-    as the code contrasts with (4096 pixels, 1024 regions) and all of them are used, there so many drawn
-    from up to 20000 and 2000 for each class, so nothing is random; rows never filled take no part, where
-    the code starts from random vectors; pixels to remember are evenly spaced over those of a class, there
-    drawn (by indices that miss the class); a student map of another size is pooled to the teacher's.
+    as the code contrasts with (4096 pixels, 1024 regions), and all of them are used (the code draws them
+    from up to 20000 and 2000 for each class), so nothing is random; empty rows are not used, where the
+    code starts from random vectors; pixels to remember are evenly spaced over those of a class (the code
+    draws them, by indices that miss the class); a student map of another size is pooled to the teacher's.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("segmentation",)
@@ -105,7 +105,7 @@ class CirkdMemory(FeaturePath):
         raise TypeError("the loss of a stage needs the mask and the memory; see losses")
 
     def _apart(self, student: Tensor, teacher: Tensor, remembered: Tensor) -> Tensor:
-        """The sum over rows (M, D) of the divergence between their similarities to what is remembered."""
+        """The sum over rows (M, D) of the divergence between their similarities to the memory."""
         ours, theirs = (
             (rows @ remembered.T / self.options.temperature).log_softmax(dim=1) for rows in (student, teacher)
         )
@@ -113,7 +113,7 @@ class CirkdMemory(FeaturePath):
 
     @torch.no_grad()
     def _remember(self, maps: Tensor, classes: Tensor, sample: Tensor, stage: int, count: int) -> None:
-        """Take in the pixels and regions of all ranks' images."""
+        """Add the pixels and regions of all ranks' images to the memory."""
         order = all_rows(sample).argsort()
         maps, classes = all_rows(maps)[order], all_rows(classes)[order]
         regions, pixels = regions_and_pixels(maps, classes, count, self.options.per_class)

@@ -1,4 +1,4 @@
-"""Class-logit distillation of dense detectors: every class is a question of yes or no."""
+"""Class-logit distillation of dense detectors: a Bernoulli distribution for each class."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ClassLogitOptions(PathOptions):
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """T: probabilities are sigmoid(z / T)."""
     where: Literal["positives", "teacher"] = "positives"
-    """Which positions count: those trained to find an object, equally; or all, each as much as the
-    teacher's largest class probability there."""
+    """Which positions count: those trained to find an object, equally; or all positions, weighted by the
+    teacher's largest class probability."""
 
 
 @PATHS.register("class_logit", source="Zheng et al., CVPR 2022 (LD), arXiv 2102.12252, for sigmoid logits")
@@ -31,15 +31,15 @@ class ClassLogit(PredictionPath):
     r"""Class-logit distillation: :math:`T^2 KL(\sigma(z_t/T) \| \sigma(z_s/T))` of each class's Bernoulli
     distribution, mean over classes, then over positives.
 
-    Dense detectors answer each class with a sigmoid, so each class is a distribution of its own. The
+    Dense detectors predict each class with a sigmoid, so each class has its own distribution. The
     mean over classes is the published reduction: the sum would be K times as large (80 for COCO).
     ``where: teacher`` takes the mean over all positions, weighted by the teacher's largest class
-    probability. Positives and weights are counted over all ranks; none give a connected zero. Target:
-    the teacher's logits (N, L, K).
+    probability. Positives and weights are summed over all ranks; without any the loss is 0, with a graph.
+    Target: the teacher's logits (N, L, K).
 
     Source: the classification half of LD's code (Zheng et al., CVPR 2022): T 2, static weight 10, on
-    positives, mean over classes. Deviations: there a softmax over the classes of a sigmoid head and a
-    mean over each level's positives of one rank, summed over levels; here one mean over all positives.
+    positives, mean over classes. Deviations: that code takes a softmax over the classes of a sigmoid head
+    and a mean over each level's positives of one rank, summed over levels; here it is one mean over all.
     """
 
     published_weight: ClassVar[float] = 10.0
@@ -65,7 +65,7 @@ class ClassLogit(PredictionPath):
 
     @torch.no_grad()
     def weights(self, student: Outputs, teacher: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-        """How much each position (N, L) counts."""
+        """The weight of each position (N, L)."""
         for name in self.needs:
             self.in_batch(batch, name)
         if self.options.where == "teacher":

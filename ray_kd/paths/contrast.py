@@ -15,7 +15,7 @@ class Contrast(nn.Module):
     """Contrastive loss of student against teacher vectors; see ``Crd`` for the formula.
 
     Args:
-        into, out: width of the student's and of the teacher's vectors.
+        into, out: widths of the student's and of the teacher's vectors.
         dimensions: of the common space, d.
         rows: of the memory; sample i has row i mod ``rows``.
         negatives: m.
@@ -51,7 +51,7 @@ class Contrast(nn.Module):
     def forward(self, ours: Tensor, theirs: Tensor, sample: Tensor, label: Tensor, remember: bool) -> Tensor:
         """Scalar loss of vectors (N, into) and (N, out) of samples (N,) with labels (N,).
 
-        ``remember`` makes the memory take in the embeddings; with several ranks those of all.
+        ``remember``: add the embeddings (of all ranks) to the memory.
         """
         ours = F.normalize(self.embed_student(ours), dim=1)
         theirs = F.normalize(self.embed_teacher(theirs), dim=1)
@@ -80,7 +80,7 @@ class Contrast(nn.Module):
 
     @torch.no_grad()
     def _admit(self, ours: Tensor, theirs: Tensor, sample: Tensor, label: Tensor) -> None:
-        """Give samples that have no row theirs."""
+        """Fill the rows of samples that are not in the memory."""
         row = sample % len(self.sample)
         known = (self.sample[row] == sample).unsqueeze(1)
         for memory, values in ((self.student, ours), (self.teacher, theirs)):

@@ -1,4 +1,4 @@
-"""Correlation congruence: a kernel's matrix of the batch is the teacher's."""
+"""Correlation congruence: compares kernel matrices of the batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Correlation(RelationPath):
     normalised x.
 
     Source: Peng et al., ICCV 2019, arXiv 1904.01802: gamma 0.4 and P = 2. Deviations: the instance
-    term (soft targets) is a path of its own; static weight 100, as public code of this form has it.
+    term (soft targets) is a separate path; static weight 100, as in public code of this form.
     RepDistiller's CC is another loss (products of neighbouring samples' differences, weight 0.02),
     which depends on the order of the batch.
     """

@@ -1,4 +1,4 @@
-"""Targets spoilt on purpose, for science: does a strategy notice that a path is worthless?
+"""Corrupt targets on purpose, to test whether a strategy detects that a path is worthless.
 
 A corruption acts on a target after it was produced, live or stored, and is a pure function of the
 target, the batch's samples, the seed and the step. With several ranks it acts on the global batch.
@@ -29,29 +29,29 @@ def corrupt(
     seed: int,
     name: str = "",
 ) -> dict[str, Tensor]:
-    """A path's target, spoilt.
+    """A corrupted target of a path.
 
     Args:
-        kind: ``shuffle``: a permutation of the batch, anew each step, that gives every sample the target
-            of one of another class; where one class has more than half of the batch, of any other.
-            ``shuffle_fixed``: the target of the sample that this sample likes best among those of another
-            class in the batch, by a liking for classes and then for samples that is fixed for the whole
-            run, so that the wrong class can be learnt by heart.
-            ``noise``: normal numbers with the batch's mean and standard deviation of each entry.
+        kind: ``shuffle``: a permutation of the batch, drawn in each step, that gives every sample the target
+            of a sample of another class; if one class has more than half of the batch, of any other sample.
+            ``shuffle_fixed``: the target of the sample of another class in the batch that this sample ranks
+            first; each sample ranks classes, and then samples, in a random order that is fixed for the whole
+            run, so that the wrong class can be memorised.
+            ``noise``: normal random numbers with the batch's mean and standard deviation of each entry.
         target: tensors whose rows are samples.
-        batch: ``sample`` ids (N,); ``label`` (N,), or shares (N, K) of which the largest counts, where
-            samples have classes, else any other sample may be a partner.
+        batch: with ``sample`` ids (N,), and, if samples have classes, ``label``: classes (N,) or shares
+            (N, K), of which the largest counts. Without classes any other sample may be a partner.
         step: optimizer steps taken so far.
         seed: the run's seed.
-        name: the path's name, so that two spoilt paths draw different numbers.
+        name: the path's name, so that two corrupted paths draw different numbers.
 
     Returns:
-        New tensors of the same shapes and kinds.
+        New tensors of the same shapes and dtypes.
     """
     sample = all_rows(batch["sample"])
     rows = {entry: all_rows(values) for entry, values in target.items()}
     if kind == "noise":
-        spoilt = {entry: _noise(values, sample, (seed, name, entry, step)) for entry, values in rows.items()}
+        changed = {entry: _noise(values, sample, (seed, name, entry, step)) for entry, values in rows.items()}
     else:
         label = batch.get("label")
         label = sample if label is None or label.dim() > 2 else all_rows(main_class(label))
@@ -59,15 +59,15 @@ def corrupt(
             partner = other_class(sample, label, seed, name, step)
         else:
             partner = favourite(sample, label, seed, name)
-        spoilt = {entry: values[partner] for entry, values in rows.items()}
-    return {entry: own_rows(values) for entry, values in spoilt.items()}
+        changed = {entry: values[partner] for entry, values in rows.items()}
+    return {entry: own_rows(values) for entry, values in changed.items()}
 
 
 def other_class(sample: Tensor, label: Tensor, seed: int, name: str, step: int) -> Tensor:
-    """A permutation (N,) that sends every sample to one of another class, where one exists.
+    """A permutation (N,) that maps every sample to one of another class, if that is possible.
 
-    Samples are lined up class after class, in a random order of classes and within each, and the line
-    is turned by at least the size of the largest class and at most N minus it.
+    Samples are ordered by class, with a random order of classes and within each, and the order is rotated
+    by at least the size of the largest class and at most N minus that size.
     """
     count = len(sample)
     by_id = sample.argsort()
@@ -88,9 +88,9 @@ def other_class(sample: Tensor, label: Tensor, seed: int, name: str, step: int) 
 
 
 def favourite(sample: Tensor, label: Tensor, seed: int, name: str) -> Tensor:
-    """For each sample the one of another class (N,) that it likes best among those in the batch."""
+    """For each sample, the sample of another class in the batch (N,) that it ranks first."""
     stream = key(seed, "shuffle_fixed", name)
-    # A liking is drawn for a pair (sample, class), and does not depend on which classes are here.
+    # A rank is drawn for a pair (sample, class), whichever classes are in the batch.
     pairs = sample[:, None] * 0x1000003 + label[None, :]
     liking = uniform(stream, "class", pairs.flatten(), 0, 1).view(len(sample), -1).double()
     liking = liking + uniform(stream, "sample", sample, 0, 1).T.double() * 2**-25
@@ -106,6 +106,6 @@ def _noise(values: Tensor, sample: Tensor, stream: tuple[int | str, ...]) -> Ten
     ordered[sample.argsort().cpu()] = noise
     spread, mean = torch.std_mean(values.to(torch.float32), dim=0, correction=0)
     drawn = mean + spread * ordered.to(values.device)
-    if not values.is_floating_point():  # a class, say: one that occurs
+    if not values.is_floating_point():  # such as a class: one that occurs
         drawn = drawn.round().clamp(values.min(), values.max())
     return drawn.to(values.dtype)

@@ -21,15 +21,15 @@ class CrdOptions(PathOptions):
     """Options of CRD."""
 
     dimensions: Annotated[int, Field(ge=1)] = 128
-    """Dimensions of the space both are embedded in."""
+    """Dimensions of the common space of both embeddings."""
     negatives: Annotated[int, Field(ge=1)] = 16384
-    """How many negatives each positive is set against (their weight, not their cost)."""
+    """How many negatives each positive is weighed against (a weight; it does not change the cost)."""
     temperature: Annotated[float, Field(gt=0)] = 0.07
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """How much of a remembered embedding stays when its sample comes again."""
+    """Fraction of a remembered embedding that is kept when its sample occurs again."""
     bank: Annotated[int, Field(ge=1)] = 16384
     """Rows of the memory; the source has one for each training sample. Sample i has row i mod bank, so
-    with fewer rows than samples the memory holds those seen last."""
+    with fewer rows than samples the memory holds the most recent ones."""
 
 
 @PATHS.register("crd", source="Tian et al., ICLR 2020, arXiv 1910.10699")
@@ -45,9 +45,9 @@ class Crd(FeaturePath):
 
     Source: Tian, Krishnan, Isola, ICLR 2020, arXiv 1910.10699, as in RepDistiller: m 16384, tau 0.07,
     momentum 0.5, static weight 0.8. Deviations: the expectation over negatives is taken over the whole
-    memory in place of m draws, so nothing is random; Z is :math:`e^{1/(2 d \tau^2)}`, what the code
-    measures on its random memory in the first step; a sample's row starts as its first embedding
-    and rows never filled are no negatives, where the code starts from random vectors. Where views mix
+    memory instead of m draws, so nothing is random; Z is :math:`e^{1/(2 d \tau^2)}`, the value that the
+    code measures on its random memory in the first step; a sample's row starts as its first embedding, and
+    empty rows are no negatives, where the code starts from random vectors. Where views mix
     samples, the label is the class of the largest share.
     """
 

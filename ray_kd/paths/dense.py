@@ -1,4 +1,4 @@
-"""What paths of segmentation share: masks and logits at another resolution, pixels as rows."""
+"""Shared by paths of segmentation: masks and logits at another resolution, pixels as rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def class_map(mask: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def resized(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits (N, K, H, W) at another ``size`` = (h, w), bilinear; as they are when equal."""
+    """Logits (N, K, H, W) resized to ``size`` = (h, w), bilinear; unchanged if the size is equal."""
     if logits.shape[-2:] == torch.Size(size):
         return logits
     return F.interpolate(logits, (size[0], size[1]), mode="bilinear", align_corners=False)

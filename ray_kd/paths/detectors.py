@@ -1,4 +1,4 @@
-"""What paths between detectors share: levels of a pyramid, answers at positions, ground-truth boxes."""
+"""Shared by paths between detectors: levels of a pyramid, predictions at positions, ground-truth boxes."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class LevelOptions(PathOptions):
 class LevelPath(FeaturePath):
     """A path between the levels of two detectors' pyramids, one loss for each level.
 
-    Pyramids mostly have equal widths, so published code compares them as they are; where widths
-    differ, the student's level goes through a 1x1 convolution with bias, as in FGD and MGD.
+    Most pyramids have equal widths, and published code compares them directly. If widths differ, the
+    student's level goes through a 1x1 convolution with bias, as in FGD and MGD.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
@@ -74,22 +74,19 @@ class MaskedPath(LevelPath):
 
 
 class PredictionPath(Path):
-    """A path between what two detectors answer at the same positions, or for the same proposals."""
+    """A path between the predictions of two detectors at the same positions, or for the same proposals."""
 
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
 
-    def setup(self) -> None:
-        self.refuse_stages("the answers of all levels")
-
     def like(self, target: Tensor, prediction: Tensor) -> Tensor:
-        """The teacher's answers in the student's dtype.
+        """The teacher's predictions in the student's dtype.
 
         Raises:
-            UserError: the two do not answer for the same positions.
+            UserError: the two do not have the same positions.
         """
         if target.shape[1:] != prediction.shape[1:]:
             raise UserError(
-                f"path '{self.label}': student and teacher answer for different positions or classes: "
+                f"path '{self.label}': student and teacher have different positions or classes: "
                 f"{tuple(prediction.shape[1:])} and {tuple(target.shape[1:])}. Both need the same levels, "
                 "anchors, classes and bins, and images of one size."
             )
@@ -97,21 +94,21 @@ class PredictionPath(Path):
 
 
 def head_of(outputs: Outputs, label: str) -> Any:
-    """The detection head, or a UserError that says which path misses it."""
+    """The detection head, or a UserError that names the path that needs it."""
     if outputs.head is None:
         raise UserError(f"path '{label}' needs a detector, and the outputs hold no head.")
     return outputs.head
 
 
 def two_stage(head: Any, label: str) -> Any:
-    """The head itself, or a UserError where it has no second stage."""
+    """The head, or a UserError if it has no second stage."""
     if not hasattr(head, "roi"):
         raise UserError(f"path '{label}' needs two-stage detectors, and {type(head).__name__} is none.")
     return head
 
 
 def extra_of(outputs: Outputs, name: str, label: str, hint: str) -> Tensor:
-    """An entry of ``extra``, or a UserError that says which path misses it."""
+    """An entry of ``extra``, or a UserError that names the path that needs it."""
     if name not in outputs.extra:
         raise UserError(
             f"path '{label}' needs '{name}' ({hint}), and the outputs hold {sorted(outputs.extra)}."
@@ -127,13 +124,13 @@ def objects(path: Path, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Sum of values times weights over the global sum of weights; a connected zero without any."""
+    """Sum of values times weights over the global sum of weights; 0 with a graph if there are none."""
     return (values * weight).sum() / normaliser(weight.sum())
 
 
 def level_masks(mask: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """What is chosen of all positions (N, L), level by level (N, H, W); a place with several anchors is
-    chosen where one of them is."""
+    """A mask of all positions (N, L) as masks of the levels (N, H, W); a point with several anchors is in the
+    mask if one of them is."""
     count = [height * width for height, width in sizes]
     anchors = mask.shape[1] // sum(count)
     parts = mask.split([places * anchors for places in count], dim=1)
@@ -141,7 +138,7 @@ def level_masks(mask: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
 
 
 def binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of Bernoulli distributions with these logits, entry by entry."""
+    """KL(teacher || student) of Bernoulli distributions with these logits, elementwise."""
     yes, no = F.logsigmoid(teacher), F.logsigmoid(-teacher)
     return yes.exp() * (yes - F.logsigmoid(student)) + no.exp() * (no - F.logsigmoid(-student))
 

@@ -1,4 +1,4 @@
-"""DIST: predictions correlate, within a sample and within a class."""
+"""DIST: correlations of predictions within a sample and within a class."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Dist(LogitPath):
 
     Source: Huang, You, Wang, Qian, Xu, NeurIPS 2022, arXiv 2205.10536: beta = gamma = 1, T 1, static
     weight 2. Deviations: :math:`1 - \rho` is computed as half the squared distance of the unit vectors,
-    never negative; a row or column without any variation counts 1/2 instead of 1. For
-    segmentation rows are pixels, as in its source's code, but ignored ones are left out.
+    never negative; a constant row or column counts 1/2 instead of 1. For segmentation, rows are
+    pixels, as in its source's code, but ignored ones are left out.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation")

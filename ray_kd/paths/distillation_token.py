@@ -51,9 +51,6 @@ class DistillationToken(Path):
     zero_at_teacher: ClassVar[bool] = False
     Options = DistillationTokenOptions
 
-    def setup(self) -> None:
-        self.refuse_stages("logits")
-
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
         return {self.label: logits_of(teacher, self.label).detach()}
 

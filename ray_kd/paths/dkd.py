@@ -1,4 +1,4 @@
-"""Decoupled knowledge distillation: the target class and the others, weighed apart."""
+"""Decoupled knowledge distillation: separate weights for the target class and the others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Dkd(LogitPath):
 
     Source: Zhao, Cui, Song, Qiu, Liang, CVPR 2022, arXiv 2203.08679: alpha 1, beta 8 (per pair), T 4,
     20 epochs of warm-up, static weight 1. Deviation: none; the other classes are selected instead of
-    masked by -1000, which is the same up to rounding. Where views mix samples, y is the class of the
+    masked with -1000, which is equal up to rounding. Where views mix samples, y is the class of the
     largest share.
     """
 
@@ -56,7 +56,7 @@ class Dkd(LogitPath):
 
 
 def decouple(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of (label, not label), (N, 2), and of the other classes alone, (N, K - 1)."""
+    """Log-probabilities of (label, not label), (N, 2), and among the other classes, (N, K - 1)."""
     label = label.unsqueeze(1)
     among = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = logits.gather(1, among + (among >= label))

@@ -19,11 +19,26 @@ from ray_kd.random_streams import forked
 
 
 class FeaturePath(Path):
-    """A path with one loss for each stage it attaches to, student stage i against teacher stage i."""
+    """A path with one loss for each stage it attaches to, student stage i against teacher stage i.
+
+    Example:
+        >>> from ray_kd.plugin import FeaturePath, PathOptions, create_path, register_path
+        >>> class ExampleOptions(PathOptions):
+        ...     pass
+        >>> @register_path("example_stages")
+        ... class Example(FeaturePath):
+        ...     Options = ExampleOptions
+        ...     def stage_target(self, feature):
+        ...         return feature.mean((1, 2, 3))
+        ...     def stage_loss(self, feature, target, stage):
+        ...         return (feature.mean((1, 2, 3)) - target).pow(2).mean()
+        >>> create_path("example_stages", student_channels=(4, 8), teacher_channels=(8, 16)).keys
+        ('example_stages/stage0', 'example_stages/stage1')
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "segmentation", "detection")
     default_stages: ClassVar[tuple[int, ...] | None] = None
-    """Stages its source attaches it to; None: all. Negative counts from the deepest."""
+    """Stages that its source uses; None: all. Negative numbers count from the deepest."""
 
     def setup(self) -> None:
         super().setup()
@@ -52,11 +67,11 @@ class FeaturePath(Path):
         self.adapters = nn.ModuleDict()
 
     def make_adapters(self, make: Callable[[int, int], nn.Module], where_equal: bool) -> None:
-        """Give stages an adapter, each from a random stream of its own; none where ``adapter`` is null.
+        """Create an adapter for each stage, each with its own random stream; none if ``adapter`` is null.
 
         Args:
-            make: a module from the student's and the teacher's channels.
-            where_equal: whether stages of equal widths get one too.
+            make: makes a module from the student's and the teacher's numbers of channels.
+            where_equal: whether stages of equal widths get an adapter too.
         """
         kind = self.options.adapter
         for stage in self.stages:
@@ -102,12 +117,12 @@ class FeaturePath(Path):
         return losses
 
     def adapt(self, feature: Tensor, stage: int) -> Tensor:
-        """The student's feature in the teacher's terms: through the stage's adapter, where it has one."""
+        """The student's feature after the stage's adapter, if it has one."""
         return self.adapters[str(stage)](feature) if str(stage) in self.adapters else feature
 
     @abstractmethod
     def stage_target(self, feature: Tensor) -> Tensor:
-        """What of a teacher's feature (N, C, H, W) fixes the loss."""
+        """The target of a stage from the teacher's feature (N, C, H, W)."""
 
     @abstractmethod
     def stage_loss(self, feature: Tensor, target: Tensor, stage: int) -> Tensor:
@@ -115,11 +130,11 @@ class FeaturePath(Path):
 
 
 class RelationPath(FeaturePath):
-    """A path between the relations of a batch's samples, by default those of the last stage.
+    """A path that compares relations between the samples of a batch, by default on the last stage.
 
-    Its target is the teacher's embedding of each sample, never the batch's matrix, so that it can be
-    stored and the matrix is that of the samples at hand. With several ranks the matrix is over the
-    samples of all of them: embeddings and targets are gathered, gradients included.
+    Its target is the teacher's embedding of each sample and not the batch's matrix, so that it can be stored
+    for any batch. With several ranks the matrix is over the samples of all ranks: embeddings and targets are
+    gathered, with gradients.
     """
 
     traits = frozenset({"relational"})
@@ -141,7 +156,7 @@ class RelationPath(FeaturePath):
 
 
 class AdaptedOptions(PathOptions):
-    """Options of a path that brings student features to the teacher's width."""
+    """Options of a path that adapts student features to the teacher's width."""
 
     adapter: Literal["conv_bn", "conv_bn_relu"] | None = "conv_bn"
     """1x1 convolution + BatchNorm (+ ReLU), student channels -> teacher channels; None: widths are equal."""
@@ -165,7 +180,7 @@ class AdaptedPath(FeaturePath):
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution that is one matrix product on a CPU, a third faster on small maps."""
+    """A 1x1 convolution, computed as one matrix product on a CPU: a third faster on small maps."""
 
     def forward(self, input: Tensor) -> Tensor:
         if input.device.type != "cpu":
@@ -187,7 +202,7 @@ def pooled(feature: Tensor) -> Tensor:
 
 
 def match_size(feature: Tensor, size: Sequence[int]) -> Tensor:
-    """A feature map (N, C, H, W) pooled (or repeated) to ``size`` = (H', W'); as it is when equal."""
+    """A feature map (N, C, H, W) pooled (or repeated) to ``size`` = (H', W'); unchanged if equal."""
     if feature.shape[-2:] == torch.Size(size):
         return feature
     return F.adaptive_avg_pool2d(feature, (size[0], size[1]))

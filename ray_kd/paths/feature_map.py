@@ -1,4 +1,4 @@
-"""Feature maps: the student's mean activations are the teacher's."""
+"""Feature maps: the student's mean activations imitate the teacher's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FeatureMap(AdaptedPath):
 
     Source: the feature-matching part of SRRL (Yang, Martinez, Bulat, Tzimiropoulos, ICLR 2021), on all
     stages and with static weight 1 as in the published Adaptive Distillation code. Deviation: none;
-    SRRL's own paper takes the last stage alone, with a ReLU (``stages: [3], adapter: conv_bn_relu``).
+    SRRL's own paper takes only the last stage, with a ReLU (``stages: [3], adapter: conv_bn_relu``).
     """
 
     target_kind: ClassVar[str | None] = "pooled"

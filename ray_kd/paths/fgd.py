@@ -1,4 +1,4 @@
-"""Focal and global distillation: objects and background apart, and what the whole image says."""
+"""Focal and global distillation: objects and background separately, and global relations."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ray_kd.random_streams import forked
 
 
 class Strengths(NamedTuple):
-    """What the terms of FGD are multiplied by, and the temperature of attention."""
+    """The factors of FGD's terms, and the temperature of attention."""
 
     alpha: float
     beta: float
@@ -41,7 +41,7 @@ class FgdOptions(LevelOptions):
     """Options of FGD."""
 
     preset: Literal["retinanet", "fcos", "two_stage"] = "retinanet"
-    """The kind of detector whose published values are taken where the next five say nothing."""
+    """The kind of detector whose published values are the defaults of the next five options."""
     alpha: Strength = None
     """Strength of the squared error inside objects."""
     beta: Strength = None
@@ -65,9 +65,9 @@ class Fgd(LevelPath):
     :math:`C` likewise over channels of the mean over positions, are attention; M is the inverse area of
     the smallest object on a position, 0 outside, B the inverse count of the background's positions; R
     adds to every position a learnt context (attention pooling, two 1x1 convolutions with LayerNorm and
-    ReLU between, the last starting at 0), one for the student and one for the teacher's side. Sums over
-    channels and positions, so its size grows with both. Boxes of crowds are no objects; images
-    without objects have background alone. Target: the teacher's level.
+    ReLU between, the last starting at 0), one for the student and one for the teacher's side. The loss
+    is a sum over channels and positions, so it grows with both. Boxes of crowds are ignored; images
+    without objects have only background. Target: the teacher's level.
 
     Source: Yang, Li, Jiang, Gong, Yuan, Zhao, Yuan, CVPR 2022, and its code; ``preset`` has the published
     (alpha, beta, gamma, lambda, tau) of RetinaNet, FCOS and two-stage detectors, so the static weight
@@ -128,7 +128,7 @@ class Fgd(LevelPath):
 
 
 class Relation(nn.Module):
-    """Adds to every position what attention pooling of the whole map says (GcNet's block)."""
+    """Adds the attention pooling of the whole map to every position (GcNet's block)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Relation(nn.Module):
         )
 
     def forward(self, feature: Tensor) -> Tensor:
-        """A map (N, C, H, W) with its context added."""
+        """A map (N, C, H, W) plus its context."""
         share = self.attention(feature).flatten(1).softmax(dim=1)
         context = torch.einsum("ncp,np->nc", feature.flatten(2), share)
         return cast(Tensor, feature + self.transform(context[:, :, None, None]))
@@ -165,7 +165,7 @@ def object_mask(boxes: Tensor, there: Tensor, level: tuple[int, int]) -> Tensor:
 
     Args:
         boxes: (N, M, 4), in cells.
-        there: which of them are objects, (N, M).
+        there: which of the boxes are objects, (N, M).
         level: height and width in cells.
     """
     low, high = boxes[..., :2].floor(), boxes[..., 2:].ceil()

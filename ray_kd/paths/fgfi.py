@@ -19,7 +19,7 @@ class FgfiOptions(LevelOptions):
     """Options of fine-grained feature imitation."""
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """An anchor is near an object where their IoU exceeds this share of the object's largest."""
+    """An anchor is near an object if their IoU exceeds this fraction of the object's largest IoU."""
 
 
 @PATHS.register("fgfi", source="Wang et al., CVPR 2019, arXiv 1906.03609")
@@ -29,13 +29,13 @@ class Fgfi(MaskedPath):
 
     A position is near an object if one of its anchors has an IoU with it above half of the largest
     that any anchor of any level has. Anchors are the ``priors`` of the student's head; an anchor-free
-    head has one prior box at each place. The count of positions is that of all ranks; a batch without
-    objects gives a connected zero. Target: the teacher's level.
+    head has one prior box at each point. Positions are counted over all ranks; a batch without objects
+    has a loss of 0, with a graph. Target: the teacher's level.
 
     Source: Wang, Yuan, Zhang, Feng, CVPR 2019, with mean and static weight 2 of LD's code (arXiv
     2102.12252) for pyramids. Deviations: the authors' own code, for one level, takes the sum over
     channels over twice the count, static weight 0.01, which is C / 2 times this loss; A is a 1x1
-    convolution where widths differ, there a 3x3 one with ReLU.
+    convolution where widths differ, in that code a 3x3 one with ReLU.
     """
 
     published_weight: ClassVar[float] = 2.0

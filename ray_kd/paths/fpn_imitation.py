@@ -1,4 +1,4 @@
-"""Feature imitation: every level of the student's pyramid is the teacher's."""
+"""Feature imitation: every level of the student's pyramid imitates the teacher's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FpnImitation(LevelPath):
 
     Source: FitNets' hint (Romero et al., arXiv 1412.6550) on every FPN level, as the code of LD
     (arXiv 2102.12252) takes it among its comparators, static weight 2. Deviation: A, a 1x1 convolution
-    where widths differ; equal widths are compared as they are, as there.
+    where widths differ; equal widths are compared directly, as in that code.
     """
 
     published_weight: ClassVar[float] = 2.0

@@ -1,4 +1,4 @@
-"""All ranks' samples on every rank, with gradients: what relational paths compare."""
+"""Gather all ranks' samples on every rank, with gradients, for relational paths."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def gathering_over(group: Any) -> Iterator[None]:
 
 
 def all_rows(values: Tensor) -> Tensor:
-    """The rows of every rank, rank after rank; ``values`` itself where there is one rank.
+    """The rows of every rank, rank after rank; ``values`` itself with one rank.
 
-    Every rank has to come here, with rows of the same shape and number. Gradients are right where
-    every rank computes the same loss from the gathered rows and gradients are averaged over ranks
-    afterwards, as relational paths and the training loop do: the backward needs no message then.
+    Every rank must call this, with rows of the same shape and number. Gradients are correct if every rank
+    computes the same loss from the gathered rows and gradients are averaged over ranks afterwards, as
+    relational paths and the training loop do; the backward then needs no communication.
 
     Args:
         values: (N, ...) of this rank.
@@ -44,11 +44,11 @@ def all_rows(values: Tensor) -> Tensor:
 
 
 def normaliser(count: Tensor) -> Tensor:
-    """What a rank divides a sum by so that the mean over ranks is the sum of all over the count of all.
+    """The divisor of a rank's sum with which the mean over ranks is the global sum over the global count.
 
     Args:
-        count: this rank's valid pixels or positive boxes, or the sum of their weights; every rank has
-            to come here.
+        count: this rank's valid pixels or positive boxes, or the sum of their weights; every rank must
+            call this.
 
     Returns:
         Without gradient, in float32 at least: the count over all ranks, at least 1, divided by the
@@ -80,8 +80,8 @@ def _ranks() -> Any:
 class _AllRows(torch.autograd.Function):
     """Concatenation over ranks.
 
-    The loss is the same on each of the W ranks, so the sum over ranks of its gradient with respect to
-    this rank's rows is W times the gradient that this rank knows; averaging over ranks divides by W.
+    The loss is the same on all W ranks, so the sum over ranks of its gradient with respect to this rank's
+    rows is W times the gradient that this rank computes; averaging over ranks divides by W.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""FitNets' hint: the student's middle layer regresses the teacher's."""
+"""FitNets' hint: a regression from the student's middle layer to the teacher's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Hint(AdaptedPath):
 
     Source: Romero et al., ICLR 2015, arXiv 1412.6550, in the form of the RepDistiller code (static
     weight 100, second stage, convolution + BatchNorm + ReLU). Deviations: trained together with the
-    task instead of in a stage before it, as there; a student map of another size is pooled to the
+    task and not in a stage before it, as in that code; a student map of another size is pooled to the
     teacher's, where that code uses a strided or transposed convolution.
     """
 

@@ -1,4 +1,4 @@
-"""Intra-class feature variation: how far each pixel lies from the middle of its class."""
+"""Intra-class feature variation: the similarity of each pixel to the mean of its class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Ifvd(FeaturePath):
     part of the teacher's outputs).
 
     Source: Wang, Zhou, Jiang, Bai, Xu, ECCV 2020, static weight 20 as in CIRKD's code. Deviations: the mean
-    is over labelled pixels, there over all of them, of which ignored ones count 0; a student map of
+    is over labelled pixels, in that code over all pixels, where ignored ones count 0; a student map of
     another size is pooled to the teacher's; the mask is read at the centres of the map's cells.
     """
 
@@ -71,7 +71,7 @@ class Ifvd(FeaturePath):
 def variation(feature: Tensor, classes: Tensor, count: int) -> Tensor:
     """The cosine (N, P) of each position's feature (N, C, P) with the mean of its class (N, P) in its image.
 
-    Classes outside 0 .. count - 1 have the mean 0, and cosine 0.
+    Classes outside 0 .. count - 1 have mean 0 and cosine 0.
     """
     among = torch.arange(count, device=classes.device)
     member = (classes.unsqueeze(1) == among[:, None]).to(feature.dtype)

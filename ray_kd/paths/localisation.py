@@ -1,4 +1,4 @@
-"""Localisation distillation: how sure the teacher is of each edge's place."""
+"""Localisation distillation: compares the distributions of each edge's position."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ray_kd.paths.detectors import (
 from ray_kd.paths.gather import normaliser
 
 IMAGES = 2
-"""Images over whose positives the source sums: a GPU's share of a batch."""
+"""Number of images over whose positives the source sums: a GPU's part of a batch."""
 HINT = "a distribution for each edge of a box"
 
 
@@ -35,10 +35,9 @@ class LocalisationOptions(PathOptions):
     temperature: Annotated[float, Field(gt=0)] = 10.0
     """T: distributions are softmax(bins / T)."""
     valuable: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the valuable localisation region beside the positives; 1 counts it as much, its source's
-    code has 0.25."""
+    """Weight of the valuable localisation region relative to the positives; its source's code has 0.25."""
     valuable_from: Annotated[float, Field(gt=-1, lt=1)] = 0.125
-    """Least DIoU of a position's prior box with an object for it to be of that region."""
+    """The least DIoU with an object for a position's prior box to be in that region."""
 
 
 @PATHS.register("localisation", version=2, source="Zheng et al., CVPR 2022 (LD), arXiv 2102.12252")
@@ -49,14 +48,14 @@ class Localisation(PredictionPath):
     Division by R (the mean over bins) is the published reduction; with 17 bins the sum would be 17 times
     as large. Positives are weighted by the student's largest class probability, without gradient, as in
     GFL's own box losses. With ``valuable`` the same loss is added on the valuable localisation region:
-    positions that are no positives and whose prior box has a DIoU of ``valuable_from`` or more with an
-    object, weighted by it. No positives give a connected zero. Target: the teacher's bins, logits
-    (N, L, 4, R).
+    positions that are not positive and whose prior box has a DIoU of ``valuable_from`` or more with an
+    object, weighted by that DIoU. Without positives the loss is 0, with a graph. Target: the
+    teacher's bins, logits (N, L, 4, R).
 
     Source: Zheng, Ye, Wang, Ren, Zuo, Cheng, CVPR 2022, and its code: T 10, static weight 0.25; its weight
     of the region is 0.25 as well. That code sums the weighted losses over the positives of the images on one
-    GPU, two in its configurations, and divides by nothing. Deviations: the sum is that over two images
-    whatever the batch and the number of ranks, so that the static weight means the published strength. The
+    GPU, two in its configurations, without a divisor. Deviations: the sum is scaled to two images for any
+    batch size and number of ranks, so that the static weight means the published strength. The
     region's upper bound, the threshold of ATSS, is replaced by "no positive", its lower one, a quarter
     of that, by 0.125.
     """
@@ -88,7 +87,7 @@ class Localisation(PredictionPath):
         return {self.label: loss}
 
     def summed(self, bins: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-        """The loss over the positions of positive weight (N, L), summed over those of two images."""
+        """The loss over the positions of positive weight (N, L), as a sum scaled to two images."""
         chosen = weight > 0
         divergence = tempered_divergence(bins[chosen], teacher[chosen], self.options.temperature)
         edges = divergence.mean(dim=-1) / bins.shape[-1]

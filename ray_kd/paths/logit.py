@@ -20,27 +20,36 @@ class LogitOptions(PathOptions):
     """Options of paths between logits."""
 
     standardise: bool = False
-    """Logit standardisation: each sample's logits, student's and teacher's, become (z - mean) / std."""
+    """Logit standardisation: replace each sample's logits of student and teacher by (z - mean) / std."""
 
 
 class LogitPath(Path):
     """A path whose target is the teacher's untempered logits (N, K), or (N, K, H, W) of segmentation.
 
     Dense logits are compared at the teacher's resolution, before any upsampling (a student's of another
-    size are resized, bilinear): every pixel is a row and, where it matters, its class the row's label.
-    Pixels whose class in the batch's mask is IGNORE are no rows; the mean is over those of all ranks.
+    size are resized, bilinear): every pixel is a row, with its class as label if the loss needs one. Pixels
+    whose class in the batch's mask is IGNORE are left out; the mean is over the pixels of all ranks.
 
     ``standardise`` is logit standardisation (Sun et al., CVPR 2024, arXiv 2403.01427):
     z <- (z - mean) / (std + 1e-7) for each sample, std over K - 1, before the loss. Its source
     publishes it with soft targets of temperature 2 and weight 9.
+
+    Example:
+        >>> from ray_kd.plugin import LogitOptions, LogitPath, create_path, register_path
+        >>> class ExampleOptions(LogitOptions):
+        ...     pass
+        >>> @register_path("example_logits")
+        ... class Example(LogitPath):
+        ...     Options = ExampleOptions
+        ...     def loss(self, student, teacher, batch):
+        ...         return (student - teacher).abs().mean()
+        >>> create_path("example_logits", student_channels=(), teacher_channels=()).keys
+        ('example_logits',)
     """
 
     target_kind: ClassVar[str | None] = "logits"
     target_options: ClassVar[tuple[str, ...] | None] = ()
     Options: ClassVar[type[PathOptions]] = LogitOptions
-
-    def setup(self) -> None:
-        self.refuse_stages("logits")
 
     def target(self, teacher: Outputs) -> dict[str, Tensor]:
         return {self.label: logits_of(teacher, self.label).detach()}
@@ -91,8 +100,8 @@ class LogitPath(Path):
     def loss(self, student: Tensor, teacher: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """Scalar loss of logits (N, K) against logits (N, K), a mean over rows.
 
-        Rows are samples, of all ranks where the path is relational; of segmentation pixels, and then
-        ``batch`` holds their classes as ``label`` (N,) and nothing else.
+        Rows are samples (of all ranks if the path is relational), or pixels for segmentation: then ``batch``
+        has only their classes as ``label`` (N,).
         """
 
 

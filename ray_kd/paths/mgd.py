@@ -1,4 +1,4 @@
-"""Masked generative distillation: from part of its own map the student generates the teacher's."""
+"""Masked generative distillation: the student's masked map generates the teacher's."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Mgd(LevelPath):
     r"""Masked generative distillation (MGD): :math:`\sum_{chw} (G(m \odot A(F_s)) - F_t)^2`, mean over
     samples, one loss for each level.
 
-    m masks each position with probability 0.65, all channels alike; G are two 3x3 convolutions with a
+    m masks each position with probability 0.65, for all channels; G are two 3x3 convolutions with a
     ReLU between, at the teacher's width. The sum over channels and positions makes the loss large and
     its static weight small. The mask is drawn from the seed, the epoch and the sample's id, so it is
-    the same on any rank and in a second forward of a step, and another in the next epoch. Target: the
+    the same on any rank and in a second forward of a step, but differs between epochs. Target: the
     teacher's level.
 
     Source: Yang, Li, Shao, Shi, Yuan, Yuan, ECCV 2022, and its code: masked 0.65, static weight 2e-5 for
@@ -82,7 +82,7 @@ class Mgd(LevelPath):
         return (feature - target.to(feature.dtype)).square().sum() / len(feature)
 
     def kept(self, sample: Tensor, stage: int, size: tuple[int, int]) -> Tensor:
-        """Whether each position of each sample stays, (N, 1, H, W)."""
+        """Whether each position of each sample is kept, (N, 1, H, W)."""
         stream = key(self.seed, "mask", self.label, stage)
         drawn = uniform(stream, "mask", sample, self.epoch, size[0] * size[1])
         return (drawn >= self.options.masked).view(-1, 1, *size)

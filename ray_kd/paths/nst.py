@@ -31,9 +31,9 @@ class Nst(AdaptedPath):
 
     Source: Huang, Wang, arXiv 1707.01219, in the form of the published Adaptive Distillation code
     (static weight 10), which is the polynomial-kernel Gramian without the MMD. Deviation: where
-    the two maps differ in size it is always the student's that is brought to the teacher's, averaged where
-    it is larger, its cells repeated where it is smaller, since the target must not depend on the student
-    (stored as half a Gramian it has no size, and nothing is resized). Other code averages the larger of the
+    the two maps differ in size, the student's is always resized to the teacher's (averaged if it is larger,
+    its cells repeated if it is smaller), since the target must not depend on the student (a target that is
+    half a Gramian has no size, and nothing is resized). Other code averages the larger of the
     two: another value where the student's map is smaller.
     """
 

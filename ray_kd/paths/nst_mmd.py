@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer as its paper has it: a maximum mean discrepancy."""
+"""Neuron selectivity transfer as in its paper: a maximum mean discrepancy."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class NstMmd(FeaturePath):
     plus that over student channels, minus twice that over mixed pairs, mean over samples. Since
     :math:`\sum_{ij} (x_i^T y_j)^2 = \langle X^T X, Y^T Y \rangle`, that is
     :math:`\| F_s^T F_s / C_s - F_t^T F_t / C_t \|^2`, HW x HW matrices: exactly 0 at best, no adapter,
-    any widths. Where HW is large the three sums over channels are used instead. The target is the
+    any widths. If HW is large, the three sums over channels are computed instead. The target is the
     smaller of the normalised features (C HW numbers) and half of the HW x HW matrix.
 
     Source: Huang, Wang, arXiv 1707.01219, in the form of the RepDistiller code (polynomial kernel of degree
-    2 without constant, static weight 50, all stages). Deviation: where the two maps differ in size it is
-    always the student's that is brought to the teacher's (of the same aspect ratio), averaged where it is
-    larger, its cells repeated where it is smaller, since the target must not depend on the student; that
-    code averages the larger of the two: another value where the student's map is smaller.
+    2 without constant, static weight 50, all stages). Deviation: where the two maps differ in size, the
+    student's is always resized to the teacher's of the same aspect ratio (averaged if it is larger, its cells
+    repeated if it is smaller), since the target must not depend on the student; that code averages the larger
+    of the two: another value where the student's map is smaller.
     """
 
     target_options: ClassVar[tuple[str, ...] | None] = ()

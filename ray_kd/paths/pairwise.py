@@ -1,4 +1,4 @@
-"""Pair-wise similarity: pixels that look alike to the teacher look alike to the student."""
+"""Pair-wise similarity: compares the similarities of pixels within each image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class PairwiseOptions(PathOptions):
     """Options of pair-wise similarity."""
 
     pool: Annotated[int, Field(ge=1)] = 2
-    """Maps are max-pooled over windows of pool x pool first; 1: as they are."""
+    """Maps are max-pooled over windows of pool x pool first; 1: no pooling."""
 
 
 @PATHS.register("pairwise", source="Liu et al., CVPR 2019 (SKD), arXiv 1903.04197")

@@ -1,4 +1,4 @@
-"""Pearson distillation: features that rise and fall with the teacher's, whatever their size."""
+"""Pearson distillation: correlation of the student's features with the teacher's, whatever their scale."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Pkd(LevelPath):
 
     Source: Cao, Zhang, Cheng, Wen, Zhao, Lin, Ouyang, NeurIPS 2022, and its code: static weight 10 for
     one-stage detectors, 6 for two-stage ones. Deviations: a student level of another size is pooled to the
-    teacher's, there resized bilinearly; a 1x1 convolution where widths differ, where it has none.
+    teacher's, in that code resized bilinearly; a 1x1 convolution where widths differ, which it lacks.
     """
 
     published_weight: ClassVar[float] = 10.0
@@ -40,15 +40,15 @@ class Pkd(LevelPath):
         feature = match_size(feature, target.shape[-2:])
         student, spread = standardised(feature)
         teacher, _ = standardised(target)
-        # Means and deviations of all ranks are constants in ``student``. The loss is blind to a
-        # shift of the mean, so it has no slope there; that of the deviation is put back below.
+        # Means and deviations of all ranks are constants in ``student``. The loss does not depend
+        # on the mean, so only the gradient of the deviation is missing; it is added below.
         own, wanted, apart = (
             all_rows(values.sum(dim=(2, 3))).sum(dim=0)
             for values in (student.square(), teacher.square(), (student - teacher).square())
         )
         count = all_rows(feature.new_ones(len(feature), 1)).sum() * feature[0, 0].numel()
         deviation = (own / (count - 1).clamp_min(1)).clamp_min(1e-24).sqrt() * (spread + TINY)
-        factor = (spread + TINY) / (deviation + TINY)  # 1, with the gradient of the deviation
+        factor = (spread + TINY) / (deviation + TINY)  # 1, but with the gradient of the deviation
         total = factor * apart + (factor - 1) * (factor * own - wanted)
         return (total / (2 * count)).mean()
 

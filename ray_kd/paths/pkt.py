@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: who is whose neighbour, as a distribution."""
+"""Probabilistic knowledge transfer: each sample's similarities to others, as a distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bounded memory of embeddings: for each class the last ones seen."""
+"""A bounded memory of embeddings: the most recent ones of each class."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ray_kd.outputs import IGNORE
 class Queues(nn.Module):
     """A ring of embeddings for each class, all of them in one table of fixed size.
 
-    How many classes there are is known when the first embeddings come: class k of K has the rows
-    k R // K .. (k + 1) R // K - 1 of R, up to the size of the smallest ring.
+    The number of classes is known from the first embeddings: class k of K has the rows k R // K ..
+    (k + 1) R // K - 1 of R, up to the size of the smallest ring.
 
     Args:
         rows: of the table, R.
@@ -29,7 +29,7 @@ class Queues(nn.Module):
 
     @torch.no_grad()
     def push(self, values: Tensor, classes: Tensor, count: int) -> None:
-        """Take in embeddings (M, D) of classes (M,), 0 .. count - 1, the later the newer."""
+        """Add embeddings (M, D) of classes (M,), 0 .. count - 1; later rows are newer."""
         size = len(self.table) // count
         order = classes.argsort(stable=True)
         values, classes = values[order], classes[order]
@@ -41,21 +41,21 @@ class Queues(nn.Module):
         self.written[:count] += pushed
 
     def filled(self, count: int) -> Tensor:
-        """The embeddings that are there (M, D), class after class."""
+        """The remembered embeddings (M, D), class after class."""
         size = len(self.table) // count
         there = torch.arange(size, device=self.table.device) < self.written[:count, None]
         return self.table[: count * size][there.flatten()]
 
 
 def place_in_run(ordered: Tensor) -> Tensor:
-    """For each entry of ordered numbers (M,) how many equal ones stand before it."""
+    """For each entry of sorted numbers (M,), how many equal ones precede it."""
     return torch.arange(len(ordered), device=ordered.device) - torch.searchsorted(ordered, ordered)
 
 
 def regions_and_pixels(
     maps: Tensor, classes: Tensor, count: int, most: int
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """What a memory takes in of maps (N, C, H, W) with classes (N, H, W).
+    """The embeddings that a memory adds from maps (N, C, H, W) with classes (N, H, W).
 
     Returns:
         The mean embedding of each class in each image, and at most ``most`` pixels of each class in each

@@ -1,4 +1,4 @@
-"""ReviewKD: deep student features, fused with shallow ones, teach the shallow stages."""
+"""ReviewKD: fuses deep student features into shallow ones before comparing stages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReviewOptions(PathOptions):
     """Options of ReviewKD."""
 
     width: Annotated[int, Field(ge=1)] | None = None
-    """Channels of what is handed from stage to stage; None: those of the student's deepest, at most 512."""
+    """Channels of the fused features; None: those of the student's deepest stage, at most 512."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 20
     """Epochs over which the loss rises linearly to its full size."""
 
@@ -32,14 +32,15 @@ class Review(FeaturePath):
     """ReviewKD: attention-based fusion (ABF) from deep to shallow, hierarchical context loss (HCL).
 
     Levels are the stages and, deepest, the pooled features (loss ``<label>/pooled``). At each level the
-    student's feature x goes through a 1x1 convolution; below the deepest, x and what the deeper level
-    handed up (y, resized) are summed with two sigmoid maps computed from both; the sum is handed on, and
-    a 3x3 convolution of it is compared with the teacher's. HCL is the MSE of the maps plus 1/2, 1/4, 1/8 of
-    the MSE of their poolings to 4x4, 2x2, 1x1, those smaller than the map alone, over the sum of weights.
+    student's feature x goes through a 1x1 convolution; except at the deepest level, x and the fused feature y
+    of the deeper level (resized) are summed with two sigmoid maps as weights, computed from both; the sum is
+    this level's fused feature, and a 3x3 convolution of it is compared with the teacher's. HCL is the MSE of
+    the maps plus 1/2, 1/4, 1/8 of the MSE of their poolings to 4x4, 2x2, 1x1 (only those smaller than the
+    map), over the sum of weights.
     Target: the teacher's maps, whose pooling is the deepest level's.
 
     Source: Chen, Liu, Zhao, Jia, CVPR 2021, arXiv 2104.09044 and its code: 20 epochs of warm-up, static
-    weight 1 (0.6 to 8 per pair). Deviation: the teacher's maps after their ReLU, there before it.
+    weight 1 (0.6 to 8 per pair). Deviation: the teacher's maps are taken after their ReLU, not before.
     """
 
     target_kind: ClassVar[str | None] = "feature"
@@ -88,11 +89,11 @@ class Review(FeaturePath):
 
 
 class Fusion(nn.Module):
-    """Attention-based fusion of a level's feature with what the deeper level handed up.
+    """Attention-based fusion of a level's feature with the fused feature of the deeper level.
 
     Args:
-        into, width, out: channels of the student's feature, of what is handed on, of the teacher's feature.
-        fuse: False for the deepest level, which is handed nothing.
+        into, width, out: channels of the student's feature, of fused features, of the teacher's feature.
+        fuse: False for the deepest level, which has no deeper one.
     """
 
     def __init__(self, into: int, width: int, out: int, fuse: bool) -> None:
@@ -104,7 +105,7 @@ class Fusion(nn.Module):
             nn.init.kaiming_uniform_(convolution.weight, a=1)  # type: ignore[arg-type]
 
     def forward(self, feature: Tensor, handed: Tensor | None, size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """What the teacher's feature of ``size`` = (H, W) is compared with, and what is handed on."""
+        """The feature to compare with the teacher's of ``size`` = (H, W), and the fused feature."""
         feature = self.narrow(feature)
         if self.attention is not None and handed is not None:
             handed = F.interpolate(handed, list(feature.shape[-2:]), mode="nearest")

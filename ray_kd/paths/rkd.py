@@ -20,7 +20,7 @@ class RkdOptions(PathOptions):
     distance: Annotated[float, Field(ge=0)] = 25.0
     """Weight of the distances of pairs."""
     angle: Annotated[float, Field(ge=0)] = 50.0
-    """Weight of the angles of triplets; their cost grows with the cube of the batch."""
+    """Weight of the angles of triplets, whose cost grows with the cube of the batch size."""
 
 
 @PATHS.register("rkd", source="Park et al., CVPR 2019, arXiv 1904.05068")
@@ -32,7 +32,7 @@ class Rkd(RelationPath):
     distance of different samples, of the student and of the teacher each. Target: the teacher's e.
 
     Source: Park, Kim, Lu, Cho, CVPR 2019, arXiv 1904.05068; weights as there and in RepDistiller, total
-    static weight 1. Deviation: two samples with the same embedding are at distance 0, there at 1e-6.
+    static weight 1. Deviation: two samples with the same embedding have distance 0, in that code 1e-6.
     """
 
     target_kind: ClassVar[str | None] = "pooled"

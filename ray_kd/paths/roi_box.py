@@ -1,4 +1,4 @@
-"""Two-stage box distillation: both heads correct the teacher's proposals alike."""
+"""Two-stage box distillation: the student's head imitates the teacher's box corrections of its proposals."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class RoiBoxOptions(PathOptions):
 @PATHS.register("roi_box", source="Chen et al., NeurIPS 2017 (Learning efficient object detection models)")
 class RoiBox(PredictionPath):
     r"""Two-stage box distillation: smooth L1 of the student's deltas against the teacher's, mean over the
-    four and over the teacher's proposals, weighted by how sure the teacher is of an object.
+    four and over the teacher's proposals, weighted by the teacher's probability of an object.
 
-    Deltas are those of the class that the teacher thinks likeliest, the background (class 0) left out;
-    the weight is its probability, and weights are summed over all ranks. Both heads answer for the
-    teacher's best n proposals. Target: the proposals (N, n, 4), the teacher's class logits (N, n, K + 1),
+    Deltas are those of the teacher's most probable class other than the background (class 0); the weight
+    is its probability, and weights are summed over all ranks. Both heads predict for the teacher's best n
+    proposals. Target: the proposals (N, n, 4), the teacher's class logits (N, n, K + 1),
     that class (N, n) and its deltas (N, n, 4).
 
     Source: the regression part of Chen, Choi, Yu, Han, Chandraker, NeurIPS 2017. Deviations: theirs
     pulls the student only where it is further from the object than the teacher by a margin, which
-    makes the teacher an upper bound and not a target; no default weight carries over, 1 here.
+    makes the teacher an upper bound and not a target; its weight does not carry over, and is 1 here.
     """
 
     published_weight: ClassVar[float] = 1.0
@@ -49,7 +49,7 @@ class RoiBox(PredictionPath):
         return {
             f"{self.label}/proposals": proposals,
             f"{self.label}/logits": logits.detach(),
-            f"{self.label}/class": chosen,  # two that are near would change places where logits are rounded
+            f"{self.label}/class": chosen,  # two close ones would swap if logits were rounded
             f"{self.label}/deltas": of_class(deltas, chosen).detach(),
         }
 
@@ -69,10 +69,10 @@ class RoiBox(PredictionPath):
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """Of logits (N, n, K + 1) the likeliest class but the background, (N, n)."""
+    """The most probable class other than the background (N, n) of logits (N, n, K + 1)."""
     return logits[..., 1:].argmax(dim=-1) + 1
 
 
 def of_class(deltas: Tensor, chosen: Tensor) -> Tensor:
-    """Of deltas (N, n, K + 1, 4) those of the class (N, n) of each, (N, n, 4)."""
+    """The deltas (N, n, 4) of each proposal's class (N, n), from deltas (N, n, K + 1, 4)."""
     return deltas.gather(2, chosen[..., None, None].expand(-1, -1, 1, 4)).squeeze(2)

@@ -1,4 +1,4 @@
-"""Two-stage class distillation: both heads say what the teacher's proposals show."""
+"""Two-stage class distillation: both heads classify the teacher's proposals."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class RoiLogit(PredictionPath):
     r"""Two-stage class distillation: :math:`T^2 KL(softmax(z_t/T) \| softmax(z_s/T))` over classes and
     background, mean over the teacher's proposals.
 
-    Both heads answer for the teacher's best n proposals (n is an option of the teacher), so that the
+    Both heads predict for the teacher's best n proposals (n is an option of the teacher), so that the
     target can be stored: the proposals (N, n, 4) and the teacher's class logits (N, n, K + 1).
-    Proposals without area are padding; the count is that of all ranks.
+    Proposals without area are padding; proposals are counted over all ranks.
 
     Source: the classification part of Chen, Choi, Yu, Han, Chandraker, NeurIPS 2017, T 1, static weight
-    1 beside the task's (their mu is 0.5). Deviations: there proposals are the student's, and the
-    background's term weighs 1.5, which makes the loss no divergence any more.
+    1 beside the task's (their mu is 0.5). Deviations: their proposals are the student's, and their
+    term of the background has weight 1.5, with which the loss is not a divergence.
     """
 
     published_weight: ClassVar[float] = 1.0

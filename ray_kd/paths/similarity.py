@@ -1,4 +1,4 @@
-"""Similarity preservation: samples that look alike to the teacher look alike to the student."""
+"""Similarity preservation: compares the similarities of the batch's samples."""
 
 from __future__ import annotations
 

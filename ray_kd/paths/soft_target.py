@@ -25,7 +25,7 @@ class SoftTarget(LogitPath):
     r"""Soft targets (ST, "KD"): :math:`T^2 \, KL(softmax(z_t/T) \| softmax(z_s/T))`, mean over samples.
 
     Source: Hinton, Vinyals, Dean, arXiv 1503.02531, in the form of the published Adaptive Distillation
-    code (T = 4, static weight 0.1). The target is the untempered logits, so T stays free. With
+    code (T = 4, static weight 0.1). The target is the untempered logits, which do not depend on T. With
     ``standardise: true, temperature: 2, weight: 9`` it is the KD of logit standardisation (Sun et al.,
     CVPR 2024, arXiv 2403.01427). Pixel by pixel, mean over labelled pixels, it is the KD of segmentation:
     ``temperature: 1, weight: 1`` in the code of CIRKD (Yang et al., CVPR 2022, arXiv 2204.06986), which

@@ -1,4 +1,4 @@
-"""Softmax regression: the teacher's own head reads the student's features."""
+"""Softmax regression: the teacher's head classifies the student's features."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class SoftmaxRegression(AdaptedPath):
 
     h_t is the teacher's frozen head, A the adapter; mean over samples and classes. The target is the
     teacher's logits (N, K). ``bind`` copies ``teacher.head``: a module that maps the pooled features
-    (N, C) of the teacher's last stage to its logits; it stays in evaluation mode. Where the teacher has
+    (N, C) of the teacher's last stage to its logits; it stays in evaluation mode. If the teacher has
     layers between its last tap and the pooling (``teacher.neck``: WRN, MobileNetV2), they are part of h_t.
 
     Source: Yang, Martinez, Bulat, Tzimiropoulos, *Knowledge distillation via softmax regression
@@ -50,7 +50,7 @@ class SoftmaxRegression(AdaptedPath):
         super().setup()
         if self.stages != (last,):
             raise UserError(
-                f"path '{self.label}': stages: expected [{last}], the last stage, which is what the "
+                f"path '{self.label}': stages: expected [{last}], the last stage, which the "
                 f"teacher's head reads; got {list(self.stages)}."
             )
         self.head = None

@@ -1,4 +1,4 @@
-"""Variational information distillation: the student predicts the teacher, and how surely."""
+"""Variational information distillation: the student predicts the teacher's features and their variance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class VidOptions(PathOptions):
     """Options of VID."""
 
     initial_variance: Annotated[float, Field(gt=0.01)] = 5.0
-    """The variance that training starts from."""
+    """The initial variance."""
 
 
 @PATHS.register("vid", source="Ahn et al., CVPR 2019, arXiv 1904.05835")
@@ -34,7 +34,7 @@ class Vid(FeaturePath):
 
     Source: Ahn, Hu, Damianou, Lawrence, Dai, CVPR 2019, arXiv 1904.05835, in the form of the authors'
     code that RepDistiller takes: hidden width that of the teacher, variance from 5, static weight 1.
-    Deviation: a student map of another size is pooled after the convolutions, there before them.
+    Deviation: a student map of another size is pooled after the convolutions, in that code before them.
     """
 
     target_kind: ClassVar[str | None] = "feature"

@@ -214,4 +214,7 @@ def _holder_is_dead(content: bytes) -> bool:
     match = _CONTENT.fullmatch(content.decode(errors="replace"))
     if match is None or match["host"] != socket.gethostname():
         return False
-    return not psutil.pid_exists(int(match["pid"]))
+    try:
+        return not psutil.pid_exists(int(match["pid"]))
+    except OverflowError:  # no process has such a number
+        return True

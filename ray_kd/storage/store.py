@@ -29,6 +29,12 @@ class Store:
 
     Raises:
         UserError: no pyarrow filesystem opens the URI.
+
+    Example:
+        >>> store = Store("results")
+        >>> store.write_json("notes/one.json", {"lr": 0.1})
+        >>> store.read_json("notes/one.json"), store.names("notes")
+        ({'lr': 0.1}, ['one.json'])
     """
 
     def __init__(self, uri: str | Path) -> None:

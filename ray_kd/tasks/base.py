@@ -40,6 +40,24 @@ class Task(ABC):
     Args:
         options: the task's own ``Options``.
         classes: how many classes there are.
+
+    Example:
+        >>> import torch
+        >>> from ray_kd.plugin import Options, Outputs, Task, register_task
+        >>> class ExampleOptions(Options):
+        ...     pass
+        >>> @register_task("example_task")
+        ... class Example(Task):
+        ...     Options, monitor = ExampleOptions, "hits"
+        ...     def loss(self, outputs, batch):
+        ...         return torch.nn.functional.cross_entropy(outputs.logits, batch["label"])
+        ...     def sums(self, outputs, batch, teacher):
+        ...         hits = outputs.logits.argmax(1) == batch["label"]
+        ...         return {"hits": hits.sum(), "count": torch.tensor(len(hits))}
+        ...     def metrics(self, sums):
+        ...         return {"hits": float(sums["hits"] / sums["count"])}
+        >>> Example(ExampleOptions(), classes=10).chance({"hits": 0.1}) is None
+        True
     """
 
     name: ClassVar[str]

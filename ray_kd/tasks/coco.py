@@ -36,8 +36,8 @@ def average_precision(truth: Sequence[Rows], found: Sequence[Rows], classes: int
         },
         print_function=_silent,
     )
-    answers = [entry for image, rows in enumerate(found) for entry in _detections(image, rows)]
-    judge = COCOeval_faster(known, known.loadRes(answers), "bbox", print_function=_silent)
+    detections = [entry for image, rows in enumerate(found) for entry in _detections(image, rows)]
+    judge = COCOeval_faster(known, known.loadRes(detections), "bbox", print_function=_silent)
     judge.evaluate()
     judge.accumulate()
     judge.summarize()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ray_kd.outputs import Outputs
+from ray_kd.outputs import Outputs, as_outputs
 from ray_kd.paths.base import Path
 from ray_kd.teacher.normalise import Renormalise
 
@@ -51,7 +50,7 @@ class LiveTeacher:
         """The teacher's outputs for the student's images (N, C, H, W)."""
         if self.renormalise is not None:
             images = self.renormalise(images)
-        return cast(Outputs, self.model(images))
+        return as_outputs(self.model(images), "teacher")
 
 
 class Teachers:

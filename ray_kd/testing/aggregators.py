@@ -22,6 +22,7 @@ class AggregatorConformance:
     """Subclass it and name your aggregator; pytest does the rest.
 
     Example:
+        >>> from ray_kd.plugin import AggregatorConformance
         >>> class TestMine(AggregatorConformance):
         ...     aggregator = "equal"
     """

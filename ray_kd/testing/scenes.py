@@ -68,10 +68,10 @@ class Scene:
         features, teacher = maps(self.student_channels), maps(self.teacher_channels)
         logits = self.student_logits(draw) * 2 * scale
         with torch.no_grad():
-            logits = 2 * self.predict(teacher[-1] / scale) * scale
+            teacher_logits = 2 * self.predict(teacher[-1] / scale) * scale
         extra = {name: (v * 2 * scale).to(device, dtype) for name, v in self.student_extra(seed).items()}
         self.student = leaves(Outputs(tuple(features), logits.to(device, dtype), extra), True)
-        self.teacher = leaves(Outputs(tuple(teacher), logits), teacher_grad)
+        self.teacher = leaves(Outputs(tuple(teacher), teacher_logits), teacher_grad)
         samples = torch.tensor([11, 3, 40, 7, 23, 5, 19, 30])
         self.batch = {
             name: values.to(device) for name, values in {"sample": samples, **self.labels(draw)}.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -12,6 +12,7 @@ from torch import nn
 
 from ray_kd.aggregation import Aggregator, create_aggregator
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import AggregatorOptions, PathOptions
 from ray_kd.config.spec import RunSpec
 from ray_kd.data import create_views
 from ray_kd.data.base import Dataset
@@ -49,11 +50,11 @@ class Parts:
     paths: nn.ModuleList
     aggregator: Aggregator
     judge: Callable[[str], TeacherPredictions] | None = None
-    """The answers of the teacher that fidelity is measured against, the first one, to a split by name."""
+    """The predictions of the first teacher, for fidelity, on a split by name."""
     stored: Callable[[str], TeacherPredictions] | None = None
-    """Where targets are stored: a teacher's answers to the validation split, by its name."""
+    """With stored targets: a teacher's predictions on the validation split, by the teacher's name."""
     reading: Reading | None = None
-    """What another process needs to read the batches and their targets, where they are streamed."""
+    """What another process needs to read the batches with their targets, if these are streamed."""
 
 
 def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | None = None) -> Parts:
@@ -69,7 +70,7 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     student = _student(spec, own, dataset)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     require_live(spec, own)
-    # A teacher whose answers are stored stays off the device: its frozen parts and its widths are read.
+    # A teacher of stored targets stays off the device: only its frozen modules and widths are read.
     place = torch.device("cpu") if stored else device
     teachers = {
         name: LiveTeacher(own.teacher, place, renormalisation(spec, name, dataset))
@@ -86,9 +87,7 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     if context.world > 1 and spec.training.sync_batchnorm:
         student, modules = synchronise(student, device), cast(nn.ModuleList, synchronise(modules, device))
     labels = {path.label: spec.teacher_of(path.options) for path in paths}
-    weights = {path.label: static_weight(path) for path in paths}
-    losses = [name for path in paths for name in path.keys]
-    aggregator = create_aggregator(spec.aggregation, names=losses, weights=weights, seed=spec.seed)
+    aggregator = aggregator_of(spec.aggregation, paths, spec.seed)
     targets: Teachers | StoredTargets
     judge: Callable[[str], TeacherPredictions] | None = None
     told: Callable[[str], TeacherPredictions] | None = None
@@ -136,19 +135,30 @@ def _live_predictions(
 
 def build_paths(spec: RunSpec, student: nn.Module, teachers: dict[str, LiveTeacher]) -> list[Path]:
     """The active paths of a run between its student and its teachers, bound."""
-    paths: list[Path] = []
-    for options in spec.active_paths():
-        teacher = teachers[spec.teacher_of(options)].model
-        path = create_path(
-            options,
-            student_channels=stage_channels(student),
-            teacher_channels=stage_channels(teacher),
-            seed=spec.seed,
-        )
-        with forked(spec.seed, "path", path.label):
-            path.bind(teacher)
-        paths.append(path)
-    return paths
+    return [
+        bound_path(options, student, teachers[spec.teacher_of(options)].model, spec.seed)
+        for options in spec.active_paths()
+    ]
+
+
+def bound_path(options: PathOptions, student: nn.Module, teacher: nn.Module, seed: int) -> Path:
+    """A path between two networks, with the parts of the teacher that it needs."""
+    path = create_path(
+        options,
+        student_channels=stage_channels(student),
+        teacher_channels=stage_channels(teacher),
+        seed=seed,
+    )
+    with forked(seed, "path", path.label):
+        path.bind(teacher)
+    return path
+
+
+def aggregator_of(options: AggregatorOptions, paths: Sequence[Path], seed: int) -> Aggregator:
+    """The aggregator of all losses of some paths, with the paths' static weights."""
+    names = [name for path in paths for name in path.keys]
+    weights = {path.label: static_weight(path) for path in paths}
+    return create_aggregator(options, names=names, weights=weights, seed=seed)
 
 
 def _student(spec: RunSpec, own: Own, dataset: Dataset) -> nn.Module:

@@ -56,11 +56,9 @@ def distill(
         classes: how many classes your own sets have; default: as ``own_dataset`` counts them.
         key: names your own objects, so that the run is found again; the same key with other objects is
             refused. Without a key every call trains a new run in a new folder.
-        fresh: start over even if the run has ended or has a saved state; a finished run is kept until its
-            replacement has finished.
-        context: where to run; default: this process, first GPU or CPU. Only the command line and sweeps
-            read ``tracking.wandb`` of the spec; here set ``context.track`` to
-            ``ray_kd.tracking.wandb.make_tracker(spec)`` or to your own ``Tracker``.
+        fresh: start over; a finished run is kept until its replacement has finished.
+        context: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` is not read: set
+            ``context.track`` to ``ray_kd.tracking.wandb.make_tracker(spec)``, or to your own ``Tracker``.
         cache: keeps datasets and teachers in memory between calls.
         on_epoch: called after each epoch with the spec of the run and the epoch's record.
 
@@ -70,6 +68,11 @@ def distill(
     Raises:
         UserError: the spec or the objects do not fit together.
         TrainingFailed: a loss became NaN or infinite; the summary says so too.
+
+    Example:
+        >>> run = {"dataset": "digits", "student": "digits_cnn", "training": {"epochs": 1}}
+        >>> distill(RunSpec.parse(run))["status"]
+        'finished'
     """
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
     context = context or local_context(spec)

@@ -1,4 +1,4 @@
-"""What an epoch's running sums come to: the means that the records hold, and whether they are finite."""
+"""Means over the steps of an epoch, which the records hold, and the check that they are finite."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from typing import Any
 import torch
 
 from ray_kd.config.errors import TrainingFailed
-from ray_kd.training.step import Step
+from ray_kd.training.engine import Engine
+
+CHECK_EVERY = 200
+"""Steps between two checks that the losses are finite; each check waits for the device."""
 
 
-def epoch_means(step: Step, epoch: int) -> tuple[list[float], list[dict[str, Any]]]:
-    """Means over the steps of an epoch (from 1): of all running sums, and a row for each path."""
-    aggregator = step.aggregator
-    taken = step.taken - (epoch - 1) * step.steps_per_epoch
-    means = [value / taken for value in step.sums.tolist()]
-    losses, weights, *measured = _parts(means[1:], len(step.names), len(aggregator.names))
+def epoch_means(engine: Engine, epoch: int, steps: int) -> tuple[list[float], list[dict[str, Any]]]:
+    """The mean of every running sum over an epoch's steps (epochs count from 1), and a row for each path."""
+    aggregator = engine.aggregator
+    means = [value / steps for value in engine.sums.tolist()]
+    losses, weights, *measured = _parts(means[1:], len(engine.names), len(aggregator.names))
     figures = aggregator.figures()
     rows = []
     for position, (name, members) in enumerate(aggregator.groups.items()):
@@ -35,30 +37,30 @@ def epoch_means(step: Step, epoch: int) -> tuple[list[float], list[dict[str, Any
     return means, rows
 
 
-def require_finite(step: Step, epoch: int) -> None:
-    """End the run when a loss is no longer finite, and say which.
+def require_finite(engine: Engine, epoch: int) -> None:
+    """End the training if a loss, a weight or a gradient is no longer finite.
 
     Args:
-        step: whose running sums are looked at.
-        epoch: epochs that are over.
+        engine: its running sums are checked.
+        epoch: epochs that are finished.
 
     Raises:
         TrainingFailed: names the losses, weights or gradients.
     """
-    if bool(torch.isfinite(step.sums).all()):
+    if bool(torch.isfinite(engine.sums).all()):
         return
-    names = ["the task loss", *(f"the loss of path '{name}'" for name in step.names)]
+    names = ["the task loss", *(f"the loss of path '{name}'" for name in engine.names)]
     for what in ("weight", "gradient norm", "cosine"):  # the last two where gradients are measured
-        names += [f"the {what} of path '{name}'" for name in step.aggregator.names]
-    broken = [name for name, value in zip(names, step.sums.tolist(), strict=False) if value - value != 0]
+        names += [f"the {what} of path '{name}'" for name in engine.aggregator.names]
+    broken = [name for name, value in zip(names, engine.sums.tolist(), strict=False) if value - value != 0]
     raise TrainingFailed(
-        f"{', '.join(broken)} became NaN or infinite in epoch {epoch + 1} (by step {step.taken}). "
+        f"{', '.join(broken)} became NaN or infinite in epoch {epoch + 1} (by step {engine.taken}). "
         "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."
     )
 
 
 def _parts(values: list[float], losses: int, names: int) -> list[list[float]]:
-    """Values side by side, cut into the losses' and then rows of one for each name."""
+    """The first ``losses`` values, and the others in rows of ``names`` values."""
     rest = values[losses:]
     return [
         values[:losses],

@@ -131,10 +131,10 @@ def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, 
             )
     channels = getattr(model, "stage_channels", None)
     given = tuple(feature.shape[1] if feature.dim() > 1 else 0 for feature in outputs.features)
-    for place, (feature, count) in enumerate(zip(outputs.features, channels or (), strict=False)):
+    for index, (feature, count) in enumerate(zip(outputs.features, channels or (), strict=False)):
         if feature.shape[1] != count and feature.shape[-1] == count:
             raise UserError(
-                f"{where}: features[{place}] has the shape {tuple(feature.shape)}, with its {count} channels "
+                f"{where}: features[{index}] has the shape {tuple(feature.shape)}, with its {count} channels "
                 "last; expected a feature map (N, C, H, W)."
             )
     if channels is not None and tuple(channels) != given and (channels or not given):

@@ -25,6 +25,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
+from ray_kd.data.sample_checks import SPLITS
 from ray_kd.models.create import draw_model
 from ray_kd.models.factory import FactoryOptions, find
 from ray_kd.models.tapped import TappedModel
@@ -33,7 +34,7 @@ from ray_kd.teacher.live import digest_of
 from ray_kd.training.network_checks import made
 from ray_kd.training.records import OBJECTS, read_summary
 
-LOOKED_AT = 32
+LABELS_KEPT = 32
 """Samples of a set, evenly spread, whose labels are kept."""
 NAMED = 3
 """Differences that a message names."""
@@ -101,9 +102,9 @@ def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Descrip
 def describe_dataset(dataset: Dataset) -> Description:
     """Own splits: type, length, a sample's shapes, and the classes of a few samples."""
     found: Description = {"classes": dataset.classes, "channels": dataset.channels}
-    for name in ("train", "validation", "test"):
+    for name in SPLITS:
         split = getattr(dataset, name)
-        index = torch.arange(0, len(split), max(1, -(-len(split) // LOOKED_AT)))
+        index = torch.arange(0, len(split), max(1, -(-len(split) // LABELS_KEPT)))
         batch = split.gather(index)
         given = type(split.split.dataset)
         columns = {key: value for key, value in batch.items() if key != "sample"}
@@ -155,16 +156,16 @@ def require_same(
     """
     if (own is None and not own_code(spec)) or not _is_taken_up(store, directory):
         return
-    place = store.path(directory)
-    start_over = "start over by fresh=True (--fresh), which takes its place once it has finished"
+    folder = store.path(directory)
+    start_over = "start over by fresh=True (--fresh), which takes its key_path once it has finished"
     try:
         known: Description = store.read_json(f"{directory}/{OBJECTS}")
     except FileNotFoundError:
         if own is None:
             return  # of a version that kept no such record; the spec alone tells it from others
         raise UserError(
-            f"distill: key '{own.key}' names a run ({place}) that has no record of its objects; nobody can "
-            f"say whether it is of these. Give them another key, or {start_over}."
+            f"distill: key '{own.key}' names a run ({folder}) that has no record of its objects: it is not "
+            f"known whether it was made of these. Give them another key, or {start_over}."
         ) from None
     found = dict(described or {})
     if "size" in known:
@@ -172,12 +173,12 @@ def require_same(
     changed = list(islice(differences(known, found), NAMED))
     if changed and own is not None:
         raise UserError(
-            f"distill: key '{own.key}' names a run of other objects ({place}): {'; '.join(changed)}. Give "
+            f"distill: key '{own.key}' names a run of other objects ({folder}): {'; '.join(changed)}. Give "
             f"these objects another key, or {start_over}."
         )
     if changed:
         raise UserError(
-            f"run '{spec.name}' is known ({place}), but code of your own makes another network now: "
+            f"run '{spec.name}' is known ({folder}), but code of your own makes another network now: "
             f"{'; '.join(changed)}. Raise the factory's 'revision' (a plug-in's 'version'), so that it is a "
             f"run of its own; or {start_over}."
         )
@@ -197,7 +198,7 @@ def differences(known: Any, found: Any, where: str = "") -> Iterator[str]:
     """What two descriptions differ in, in words."""
     if isinstance(known, dict) and isinstance(found, dict):
         for key in [*found, *(key for key in known if key not in found)]:
-            place = f"{where}.{key}".lstrip(".")
+            key_path = f"{where}.{key}".lstrip(".")
             if key == "module":
                 continue  # where a class was written changes nothing: a notebook's becomes a file's
             if key == "code":
@@ -205,9 +206,9 @@ def differences(known: Any, found: Any, where: str = "") -> Iterator[str]:
                 if any(None is not known[key][v] != found[key][v] is not None for v in same):
                     yield f"{where}: the code of its classes is another"
             elif key not in known or key not in found:
-                yield f"{place} {'is new' if key in found else 'is gone'}"
+                yield f"{key_path} {'is new' if key in found else 'is gone'}"
             else:
-                yield from differences(known[key], found[key], place)
+                yield from differences(known[key], found[key], key_path)
     elif known != found:
         if isinstance(known, list) and isinstance(found, list) and max(len(known), len(found)) > 6:
             pairs = zip_longest(known, found)

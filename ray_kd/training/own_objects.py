@@ -29,7 +29,7 @@ from ray_kd.training.process_cache import ProcessCache
 
 LOG = logging.getLogger(__name__)
 
-LOOKED_AT = 8
+FIRST = 8
 """Samples of each set that are read before anything trains."""
 COLUMNS = {"classification": "label", "segmentation": "mask", "detection": "box_label"}
 """Where each task has its classes."""
@@ -73,7 +73,7 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
     check_dataset(dataset, "distill", remedy)
     for name in SPLITS:
         split = getattr(dataset, name)
-        split.gather(torch.arange(min(LOOKED_AT, len(split))))
+        split.gather(torch.arange(min(FIRST, len(split))))
     return dataset
 
 
@@ -82,7 +82,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     alone, or a mapping, are wrapped in place.
 
     Raises:
-        UserError: a network that fails, or whose answers do not fit the data or each other.
+        UserError: a network that fails, or whose outputs do not fit the data or each other.
     """
     require_live(spec, own)
     task = spec.task.component_name
@@ -91,21 +91,22 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     shape = (int(channels), int(height), int(width))
     classes = data.classes_of(task)
     student = partial(create_model, spec.student, classes=classes, channels=shape[0], size=shape[1:])
-    own.student, said = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
+    own.student, outputs = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
     for name in spec.needed_teachers():
         options = spec.teachers[name].model
         taught = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
         make = partial(create_model, options, classes=classes, channels=taught[0], size=taught[1:])
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
-        teacher, answer = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
+        teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
         own.teacher = teacher if own.teacher is not None else None
-        if answer.logits is None or said.logits is None or task == "detection":
+        theirs, ours = teacher_outputs.logits, outputs.logits
+        if theirs is None or ours is None or task == "detection":
             continue
-        if answer.logits.shape[1] != said.logits.shape[1]:
+        if theirs.shape[1] != ours.shape[1]:
             raise UserError(
-                f"teacher '{name}' has logits for {answer.logits.shape[1]} classes, and the student for "
-                f"{said.logits.shape[1]}; expected the same classes. Give the teacher a last layer for them, "
-                "or pass a teacher that returns their logits alone."
+                f"teacher '{name}' has logits for {theirs.shape[1]} classes, and the student for "
+                f"{ours.shape[1]}; expected the same classes. Give the teacher a last layer for them, or "
+                "pass a teacher that returns their logits alone."
             )
     _require_features(spec, {"student": own.student, "teacher": own.teacher})
 
@@ -135,7 +136,7 @@ def _asked(
     task: str,
     classes: int | None,
 ) -> tuple[nn.Module | None, Outputs]:
-    """An own network (or the spec's, built without memory), wrapped if need be, and what it answers."""
+    """An own network (or the spec's, built without memory), wrapped if need be, and its outputs."""
     if given is None:
         with torch.device("meta"):
             model = make()
@@ -183,7 +184,7 @@ def _require_map(given: Any, name: str) -> None:
 
 def _first(split: MapSplit, column: str, name: str) -> dict[str, Tensor]:
     """The first samples of a set."""
-    batch = split.gather(torch.arange(min(LOOKED_AT, len(split))))
+    batch = split.gather(torch.arange(min(FIRST, len(split))))
     if column not in batch:
         others = ", ".join(key for key in batch if key not in ("image", "sample"))
         raise UserError(f"{name}: the task needs '{column}' of each sample; it has {others or 'nothing'}.")
@@ -248,7 +249,7 @@ def _width(spec: RunSpec, student: nn.Module, images: Tensor) -> int | None:
 
 
 def _count(known: list[Tensor], column: str) -> int:
-    """How many classes the known labels come to."""
+    """The number of classes: the largest known label and 1."""
     ignored = {"mask": IGNORE, "box_label": -1}.get(column)
     found = [values if ignored is None else values[values != ignored] for values in known]
     # What is no number is refused in its batch, with its sample.
@@ -267,13 +268,13 @@ def _say_new_classes(labels: Mapping[str, Tensor | None]) -> None:
                 LOG.warning("%s has classes that train does not have: %s", name, shown)
 
 
-def _require_classes(labels: Tensor, checks: SampleChecks, told: int | None) -> None:
+def _require_classes(labels: Tensor, checks: SampleChecks, given: int | None) -> None:
     """Whether the known labels of a set are classes from 0 on."""
     present = checks.whole_numbers(labels, "label").unique()
     largest = int(present[-1])
-    if told is None and largest == IGNORE and (len(present) < 2 or int(present[-2]) < IGNORE - 1):
+    if given is None and largest == IGNORE and (len(present) < 2 or int(present[-2]) < IGNORE - 1):
         checks = replace(checks, classes={"label": IGNORE})  # it names the sample
-    elif told is None and checks.where == "train" and int(present[0]) >= 1:
+    elif given is None and checks.where == "train" and int(present[0]) >= 1:
         raise UserError(
             f"train: label: expected classes from 0 on, got {int(present[0])} to {largest}. Subtract 1; "
             f"or, if class 0 is only missing here, say how many there are: classes={largest + 1}."

@@ -16,7 +16,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ray_kd.aggregation import create_aggregator
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
@@ -30,10 +29,10 @@ from ray_kd.models.weights import begin_with
 from ray_kd.outputs import Outputs, as_outputs
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.build import Parts, static_weight
+from ray_kd.training.build import Parts, aggregator_of
 from ray_kd.training.network_checks import Shape, made, naming_module, try_forward
 from ray_kd.training.object_records import Own
-from ray_kd.training.probing import looking
+from ray_kd.training.probing import training_mode
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext, resolve_precision
 
@@ -43,8 +42,8 @@ ImageShape = tuple[int, int, int]
 """Channels, height and width."""
 Asked = tuple[Shape, bool]
 """The shape of images that a network is sent, and whether in training mode."""
-LOOKED_AT = 8
-"""Samples on which the gradients' ways are looked at."""
+SAMPLES = 8
+"""Training samples with which the flow of gradients is checked."""
 
 
 def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | None = None) -> None:
@@ -132,11 +131,7 @@ def _build(spec: RunSpec, known: Widths, shape: ImageShape | None) -> None:
         make = partial(create_path, options, student_channels=student, teacher_channels=widths)
         paths.append(made(f"path '{options.label or options.component_name}'", make))
     with naming_module(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
-        aggregator = create_aggregator(
-            spec.aggregation,
-            names=[name for path in paths for name in path.keys],
-            weights={path.label: static_weight(path) for path in paths},
-        )
+        aggregator = aggregator_of(spec.aggregation, paths, spec.seed)
     between_features = [path.label for path in paths if isinstance(path, FeaturePath) and path.stages]
     if aggregator.tensor == "logits" and between_features:
         raise UserError(
@@ -158,14 +153,14 @@ def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
         return []
     channels, *size = shape
     shown = getattr(spec.views, "size", None) or size  # views of files have a size of their own
-    # BatchNorm sees the batch of all workers together, unless it is told not to; two samples are as many.
+    # BatchNorm sees the batch of all workers together where it is synchronised; two samples are enough.
     batch = min(2, training.batch_size if training.sync_batchnorm else training.batch_size // workers)
     asked = [((batch, channels, *shown), True), ((2, channels, *size), False)]
     return asked if tuple(shown) != tuple(size) else asked[:1]
 
 
 def asked_of_teacher(spec: RunSpec, name: str, shape: ImageShape | None = None) -> list[Asked]:
-    """What a teacher is asked: what its own training asks, and answers to the student's images."""
+    """What a teacher is asked: what its own training asks, and predictions for the student's images."""
     own = asked_of(spec.teacher_run(name), shape) if spec.teachers[name].weights is None else []
     for_student = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
     return [*own, *(asked for asked in for_student if asked[0][1:] not in [images[1:] for images, _ in own])]
@@ -179,7 +174,7 @@ def _widths(
     asked: list[Asked],
     weights_key: str | None = None,
 ) -> tuple[int, ...]:
-    """A network's channels; it is built, asked, and its weights looked for, once."""
+    """A network's channels; it is built and tried, and its weights are compared, once."""
     key = json.dumps([options.full(), weights, weights_key, asked], sort_keys=True, default=str)
     if key not in known:
         # The number of classes changes no stage, and without a size to ask about channels do not either.
@@ -188,12 +183,12 @@ def _widths(
         model = made(f"{where} ({options.component_name})", make)
         if weights is not None and weights != INITIAL:
             begin_with(model, weights, key=weights_key)
-        place = f"{where} ({options.component_name})"
+        named = f"{where} ({options.component_name})"
         ours = type(options).__module__.startswith("ray_kd.") and not isinstance(options, FactoryOptions)
         for images, training in asked:
-            found = try_forward(model, images, place, training=training, real=make, trusted=ours)
+            found = try_forward(model, images, named, training=training, real=make, trusted=ours)
             if found is not None or not ours:
-                as_outputs(found, place)
+                as_outputs(found, named)
         known[key] = stage_channels(model)
     return known[key]
 
@@ -213,7 +208,7 @@ def check_parts(
     """Ask all of it, in a process once for the same parts; every rank has to come here.
 
     Args:
-        own: a user's own objects among the parts; they are looked at every time.
+        own: a user's own objects among the parts; they are checked every time.
 
     Raises:
         UserError: a path without a target, an adapter or a student that no gradient reaches, a teacher no
@@ -266,7 +261,7 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
         UserError: names the path, and the parameter that no gradient reaches; or the module, or the path,
             that fails.
     """
-    batch = dict(next(in_order(parts.dataset.train, context.device, size=min(LOOKED_AT, most))))
+    batch = dict(next(in_order(parts.dataset.train, context.device, size=min(SAMPLES, most))))
     batch["view"] = torch.zeros_like(batch["sample"])
     with naming_module(None, "targets: a teacher or a path fails on the first batch"):
         targets = parts.targets.targets(batch)
@@ -275,24 +270,25 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
         if not targets.get(path.label):
             raise UserError(f"path '{path.label}' got no target from its teacher.")
     mixed = torch.autocast(context.device.type, dtype=dtype, enabled=dtype != torch.float32)
-    with looking(parts.student, parts.paths), mixed:
+    with training_mode(parts.student, parts.paths), mixed:
         with naming_module(parts.student, "student: its forward pass fails on the first batch"):
             outputs = cast(Outputs, parts.student(batch["image"]))
         with naming_module(parts.student, "task: its loss fails on the first batch"):
             parts.task.loss(outputs, batch)
         for path in paths:
             with naming_module(path, f"path '{path.label}': it fails on the first batch"):
-                _follow(path, outputs, targets[path.label], batch, parts.student)
+                require_gradients(path, path(outputs, targets[path.label], batch), parts.student)
 
 
-def _follow(
-    path: Path,
-    outputs: Outputs,
-    target: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
-    student: nn.Module,
-) -> None:
-    losses = path(outputs, target, batch)
+def require_gradients(path: Path, losses: Mapping[str, Tensor], student: nn.Module) -> None:
+    """Whether a path's losses are all there, and send a gradient to the student and to all it trains itself.
+
+    Args:
+        losses: of a batch, by name, with their graph, which is kept.
+
+    Raises:
+        UserError: names the path, and the loss or the parameter.
+    """
     missing = [key for key in path.keys if key not in losses]
     if missing:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Looking at losses without touching anything: no statistics, no random stream, no state."""
+"""Forward passes that leave no trace: no statistic, no random stream and no path's state changes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ray_kd.teacher.live import Targets
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
-    """Within the block BatchNorm uses batch statistics and keeps its own; random streams are put back after.
+    """Within the block BatchNorm uses batch statistics and updates none; after it generators are reset.
 
-    Forwards that run in two such blocks draw the same numbers. To be used without gradients, where no
-    path changes its state.
+    Forward passes in two such blocks draw the same numbers. Use it without gradients: paths change their
+    state only in forward passes with gradients.
     """
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = [norm.track_running_stats for norm in norms]
@@ -35,8 +35,24 @@ def untouched(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def looking(student: nn.Module, paths: nn.ModuleList) -> Iterator[None]:
-    """Within the block student and paths are in training mode; after it everything is as it was."""
+def keeping_statistics(module: nn.Module) -> Iterator[None]:
+    """Within the block BatchNorm updates its running statistics; after it they are reset.
+
+    For activations that are computed again during the backward pass: the second forward pass has to save the
+    same tensors as the first, and autograd must not notice that the buffers were written to.
+    """
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for buffer, value in kept:
+            buffer.data.copy_(value)
+
+
+@contextmanager
+def training_mode(student: nn.Module, paths: nn.ModuleList) -> Iterator[None]:
+    """Within the block student and paths are in training mode; after it modes and buffers are reset."""
     modules = nn.ModuleList([student, paths])
     modes = [(module, module.training) for module in modules.modules()]
     members = cast("list[Path]", paths)
@@ -59,9 +75,9 @@ def looking(student: nn.Module, paths: nn.ModuleList) -> Iterator[None]:
 
 
 def exchanged(targets: Targets, batch: Mapping[str, Tensor]) -> Targets:
-    """Targets with every sample's exchanged for the next one's, in the order of sample ids.
+    """Targets in which each sample has the target of the next sample, in the order of sample ids.
 
-    The order is that of the global batch, so that the exchange does not depend on the number of ranks.
+    The order is that of the global batch, so the result does not depend on the number of ranks.
     """
     sample = all_rows(batch["sample"])
     order = sample.argsort()

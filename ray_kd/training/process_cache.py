@@ -66,7 +66,7 @@ class ProcessCache:
         """A teacher's predictions for a split's evaluation batches, each computed once; those that do not fit
         into ``KEPT_BYTES`` are computed in each call."""
         # Objects are part of the key by id; the kept tuple keeps them alive.
-        key = ("answers", task.name, id(teacher), id(split), device, rank, world)
+        key = ("predictions", task.name, id(teacher), id(split), device, rank, world)
         kept: dict[int, Outputs] = self.once(key, lambda: ({}, teacher, split))[0]
 
         def predict(index: int, batch: Mapping[str, Tensor]) -> Outputs:

@@ -10,7 +10,7 @@ import copy
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save as safetensors_bytes
@@ -23,12 +23,11 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader
 from ray_kd.models.compiled import load_own_state
-from ray_kd.paths import Path
 from ray_kd.storage import Lock
 from ray_kd.training.build import Parts, build, step_key
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.distributed import agree
-from ray_kd.training.epoch_summary import epoch_means, require_finite
+from ray_kd.training.epoch_summary import CHECK_EVERY, epoch_means, require_finite
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.loaders import make_batches, make_loader
 from ray_kd.training.object_records import Own, describe_code, describe_own, require_same
@@ -37,9 +36,6 @@ from ray_kd.training.process_cache import ProcessCache, student_state
 from ray_kd.training.records import Records, describe_environment, now
 from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
-
-CHECK_EVERY = 200
-"""Steps between two checks that the losses are finite; each check waits for the device."""
 
 
 class Training:
@@ -144,11 +140,7 @@ class Training:
         batches.announce(self.epoch, first, training.epochs)
         while self.epoch < training.epochs:
             self._begin = time.perf_counter()
-            if first == 0:
-                step.sums = step.empty_sums()
-            parts.aggregator.begin_epoch(self._means)
-            for path in cast("list[Path]", parts.paths):
-                path.begin_epoch(self.epoch)
+            step.begin_epoch(self.epoch, self._means, resumed=first > 0)
             self._run_epoch(batches, parts, step, first)
             first = 0
             yield self._end_epoch(parts, step)
@@ -206,7 +198,8 @@ class Training:
             "step": step.taken,
             "learning_rate": step.optimizers[0].param_groups[0]["lr"],
         }
-        means, rows = epoch_means(step, self.epoch)
+        steps = step.taken - (self.epoch - 1) * step.steps_per_epoch
+        means, rows = epoch_means(step, self.epoch, steps)
         self._means = {row["path"]: row["loss"] for row in rows}
         train_loss = means[0] * training.task_weight + sum(row["loss"] * row["weight"] for row in rows)
         record["train"] = {"loss": train_loss, "task_loss": means[0]}

@@ -79,7 +79,7 @@ def test_only_finished_trials_enter(tmp_path: Path, status: str) -> None:
     expected = reference.ttest_rel([0.85, 0.88, 0.87], [0.8, 0.82, 0.81]).pvalue
     assert cell.versus.p == pytest.approx(expected)
     assert clean.cells[0].best == troubled.cells[0].best
-    assert any(f"3 of 4 trials are in the numbers; 1 {status}" in note for note in notes(troubled))
+    assert any(f"3 of 4 trials count; 1 {status}" in note for note in notes(troubled))
 
 
 def test_search_and_control_trials_never_enter(tmp_path: Path) -> None:
@@ -180,13 +180,13 @@ def test_equal_figures_have_p_one_and_a_note(tmp_path: Path) -> None:
     found = compared(tmp_path, {"student alone": base, "soft target": base})
     assert found.cells[1].versus is not None
     assert found.cells[1].versus.holm == 1.0
-    assert any("the same difference on every seed" in note for note in notes(found))
+    assert any("the difference is the same on every seed" in note for note in notes(found))
 
 
 def test_before_anything_finished_there_is_no_answer(tmp_path: Path) -> None:
     running = {(cell, seed): "running" for cell in TWO for seed in range(2)}
     root = make_records(tmp_path, strategies=TWO, seeds=2, epochs=4, statuses=running)
-    assert headline(compare_cells(read_records(root, "digits"))).startswith("There is no answer yet")
+    assert headline(compare_cells(read_records(root, "digits"))).startswith("No result yet")
 
 
 def test_doubling_gain_is_over_common_seeds_and_signed_by_the_mode() -> None:
@@ -226,4 +226,4 @@ def test_a_table_of_mixed_arithmetic_says_so(records: Records) -> None:
     trials.loc[trials["seed"] != 0, "precision"] = "float32"
     mixed = " ".join(notes(compare_cells(dataclasses.replace(records, trials=trials))))
     count = ((trials["phase"] == "compare") & (trials["status"] == "finished") & (trials["seed"] == 0)).sum()
-    assert f"Trials differ in their arithmetic ({count} in bfloat16, " in mixed
+    assert f"Trials ran in different precisions ({count} in bfloat16, " in mixed

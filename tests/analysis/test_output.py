@@ -163,7 +163,7 @@ def test_a_live_sweep_is_analysed_in_place(tmp_path: Path) -> None:
     running = {(cell, seed): "running" for cell in cells for seed in (0, 1)}
     root = make_records(tmp_path / "results", strategies=cells, statuses=running, seeds=2, epochs=6)
     analysis = analyze(str(root), "digits")
-    assert analysis.headline.startswith("There is no answer yet")
+    assert analysis.headline.startswith("No result yet")
     assert (root / "sweeps" / "digits" / "report.html").exists()
     assert "plots/comparison.png" not in analysis.files
     assert "plots/losses.png" in analysis.files

@@ -166,6 +166,7 @@ def test_a_full_disk(cli: Cli, run_file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("two_cpus")
 def test_a_trial_that_no_machine_could_hold(cli: Cli, sweep_file: Path, tmp_path: Path) -> None:
     """It is said at once, instead of waiting for a machine that never comes."""
     storage = tmp_path / "results"

@@ -14,6 +14,7 @@ from tests.cluster.faults import full_disk
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_cpus")
 def test_a_sweep_whose_trials_all_fail_says_so(cli: Cli, sweep_file: Path, tmp_path: Path) -> None:
     """The teacher fails too: whom it would have taught is blocked."""
     storage = tmp_path / "results"
@@ -24,8 +25,8 @@ def test_a_sweep_whose_trials_all_fail_says_so(cli: Cli, sweep_file: Path, tmp_p
     assert "  blocked: taught, seed 0 and 1 more: its teacher (" in said.err
     assert "failed: the task loss became NaN" in said.err
     last = said.out.strip().splitlines()[-1]
-    assert last.startswith("4 of 4 trials failed or have no teacher. Mend what the reasons above say, then: ")
-    command = shlex.split(last.partition("then: ")[2])
+    assert last.startswith("4 of 4 trials failed or have no teacher. Fix the reasons above, then run: ")
+    command = shlex.split(last.partition("then run: ")[2])
     assert command[:2] == ["ray-kd", "sweep"]
     assert command[2:] == [str(sweep_file), *changes, f"--storage={storage}", "--retry-failed"]
 

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 import yaml
 
-from ray_kd.cli.catalogue import KINDS, catalogue
+from ray_kd.cli.catalogue import catalogue
 from ray_kd.cli.main import VERBS, app
 from ray_kd.config.registry import REGISTRIES
 from ray_kd.config.spec import RunSpec
@@ -24,7 +24,7 @@ from tests.helpers import TINY
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name, _ in VERBS]
-LISTS = [["list"], *(["list", kind] for kind in KINDS), ["list", "run"], ["list", "sweep"]]
+LISTS = [["list"], *(["list", kind] for kind in REGISTRIES), ["list", "run"], ["list", "sweep"]]
 LIGHT = [["--help"], *([verb, "--help"] for verb in NAMES), *LISTS, ["list", "aggregators", "adaptive"]]
 
 PROBE = """
@@ -79,7 +79,7 @@ def test_every_verb_teaches_by_examples_that_work(verb: str, monkeypatch: pytest
             SweepSpec.load(context.params["file"], *(context.params["overrides"] or ()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REGISTRIES)
 def test_the_catalogue_says_what_the_code_registers(kind: str) -> None:
     items = {item.name: item for item in catalogue(kind)}
     registry = REGISTRIES[kind]
@@ -100,7 +100,7 @@ def test_the_catalogue_says_what_the_code_registers(kind: str) -> None:
         assert item.tasks == getattr(cls, "tasks", ())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", REGISTRIES)
 def test_a_table_shows_everything_within_80_columns(cli: Cli, kind: str) -> None:
     said = cli("list", kind)
     assert said.code == 0

@@ -61,7 +61,7 @@ def test_a_plan_is_printed_and_nothing_runs(cli: Cli, sweep_file: Path, tmp_path
     storage = tmp_path / "results"
     said = cli("sweep", sweep_file, "--plan", "--storage", storage, "seeds=[0,1,2]")
     assert said.code == 0
-    assert "6 trials, 0 of them ended already; 1 of 1 teachers to train." in said.out
+    assert "6 trials, of which 0 have ended; 1 of 1 teachers to train." in said.out
     cells = [line.split()[0] for line in said.out.splitlines() if line.endswith("3 to run")]
     assert cells == ["alone", "taught"]
     said = cli("sweep", sweep_file, "--plan", "--trials", "--storage", storage)
@@ -81,8 +81,8 @@ def test_a_plan_says_what_stored_targets_come_to(cli: Cli, sweep_file: Path, tmp
     said_all = " ".join(said.out.split())
     total = 360 * 20 + (359 + 539) * 40
     assert f"{total / 1000:.3g} kB of shards, and {total / 1000:.3g} kB for each machine's" in said_all
-    assert f"{2 * total / 1000:.3g} kB on one machine. The teacher answers for" in said_all
-    assert "live, in 2 trials, it would answer for" in said_all
+    assert f"{2 * total / 1000:.3g} kB on one machine. The teacher computes them in" in said_all
+    assert "a live teacher would need" in said_all
     assert "of the teacher's time." in said_all, "two trials show each view once, and ask twice"
     assert not storage.exists()
 

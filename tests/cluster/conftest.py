@@ -1,17 +1,13 @@
-"""Ray for the tests that need it: once for each module, two CPUs, quiet."""
+"""A process without Ray, for tests that join a cluster of their own."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
 
-@pytest.fixture(scope="module")
-def two_cpus() -> Iterator[None]:
-    """A local Ray of two CPUs, whatever the machine has."""
+@pytest.fixture
+def no_ray() -> None:
+    """This process has no Ray: what it calls next starts one, or joins the cluster that it is given."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
-    yield
-    ray.shutdown()
+    ray.shutdown()  # does nothing where there is none; ``two_cpus`` starts it again

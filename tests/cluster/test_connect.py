@@ -10,6 +10,7 @@ from tests.cluster.faults import REPOSITORY, Command, wait_for
 
 
 @pytest.mark.ray
+@pytest.mark.exhaustive
 def test_ray_that_takes_too_long_to_start_is_one_message(tmp_path: Path) -> None:
     file = str(REPOSITORY / "sweeps" / "digits.yaml")
     command = Command("sweep", file, "--storage", str(tmp_path), RAY_gcs_server_port_wait_time_s="0")

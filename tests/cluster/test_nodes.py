@@ -26,7 +26,7 @@ from ray_kd.training.distill import distill
 from tests.cluster.faults import Command, holder, lines, losses, records, wait_for
 from tests.helpers import TINY
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("no_ray")]
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,7 @@ def new_node(cluster: Any, cpus: int, prefix: Sequence[str] = ()) -> Iterator[st
         process.wait(timeout=30)
 
 
+@pytest.mark.exhaustive
 def test_nodes_that_are_not_ready_are_named_before_the_first_trial(
     cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +214,7 @@ def test_the_trial_of_a_dead_node_goes_on_on_another(cluster: Any, tmp_path: Pat
     assert losses(folders[identity]) == losses(tmp_path / "bare" / "runs" / identity)
 
 
+@pytest.mark.exhaustive
 def test_two_sweeps_train_their_teacher_once_though_its_trainer_dies(cluster: Any, tmp_path: Path) -> None:
     teacher = {**TINY["teacher"], "training": {"epochs": 150, "batch_size": 50}}
     base = {"teacher": teacher, "checkpoints": {"every_epochs": 1}}

@@ -29,8 +29,6 @@ from ray_kd.training.verify import verify
 from tests.cluster.faults import REPOSITORY, Command, wait_for
 from tests.helpers import TINY, TINY_SCENES
 
-pytestmark = pytest.mark.ray
-
 VIEWS = 40
 RUN: dict[str, Any] = {
     **TINY,
@@ -55,6 +53,8 @@ def actors(command: Command) -> list[psutil.Process]:
     return [process for process in command.left() if "TeacherActor" in " ".join(process.cmdline())]
 
 
+@pytest.mark.ray
+@pytest.mark.exhaustive
 def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_path: Path) -> None:
     file, storage = tmp_path / "run.yaml", tmp_path / "results"
     file.write_text(yaml.safe_dump(RUN))
@@ -76,7 +76,7 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
 
     code, said = Command("precompute", str(file), "--storage", str(storage)).end()
     assert code == 0, said
-    ours = r"tiny: (teacher's answers|waiting for)\b.*|\d+ shards stored\.|  .*targets/\w+|  check it: .*"
+    ours = r"tiny: (stored targets|waiting for)\b.*|\d+ shards stored\.|  .*targets/\w+|  check it: .*"
     assert not [line for line in said.splitlines() if not re.fullmatch(ours, line)], "Ray's own lines"
     assert (
         f"{VIEWS - len(before)} shards stored" in said or f"{VIEWS - len(before) + 2} shards stored" in said
@@ -90,6 +90,7 @@ def test_a_killed_teacher_and_a_killed_driver_cost_the_shards_they_were_at(tmp_p
     assert all(one.ok for one in verify(context.store, identity, context))
 
 
+@pytest.mark.ray
 @pytest.mark.usefixtures("two_cpus")
 def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path: Path) -> None:
     cells: dict[str, Any] = {
@@ -105,7 +106,7 @@ def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path:
     assert (first.finished, first.failed) == (8, 0), first.message()
     groups = {path.parent.name for path in tmp_path.glob("targets/*/*/group.json")}
     assert len(groups) == 2 * 3, (
-        "of each task one for the union of all paths; validation's and test's answers"
+        "of each task one for the union of all paths; validation's and test's predictions"
     )
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("targets/*/*/*.parquet")}
     assert len(written) == (3 + 2) + (2 + 2)
@@ -133,6 +134,7 @@ def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path:
     )
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_targets_are_stored(tmp_path: Path) -> None:
     file, storage = tmp_path / "run.yaml", tmp_path / "results"
     file.write_text(yaml.safe_dump({**RUN, "paths": ["hint"], "training": {"epochs": 2, "batch_size": 30}}))

@@ -100,6 +100,7 @@ def read_only_on_demand(folder: Path, sign: Path) -> list[str]:
     pytest.skip("this system lets no process have mounts of its own")
 
 
+@pytest.mark.exhaustive
 def test_a_storage_that_is_read_only_while_the_teacher_trains(tmp_path: Path) -> None:
     spec, storage, sign = sweep(3, teacher_epochs=300), tmp_path / "results", tmp_path / "read-only"
     file = tmp_path / "sweep.yaml"

@@ -108,6 +108,7 @@ def test_it_is_the_mapped_run_though_a_reader_is_killed_and_it_stops_in_an_epoch
     assert other.taken >= 8, "the first view's shard is whole"
 
 
+@pytest.mark.exhaustive
 def test_two_ranks_are_the_mapped_ones(tmp_path: Path) -> None:
     """Whose files a process beside each rank reads."""
     from ray_kd.cluster.train import run_distributed
@@ -122,6 +123,7 @@ def test_two_ranks_are_the_mapped_ones(tmp_path: Path) -> None:
     assert not (tmp_path / "stream" / "targets" / "mapped").exists()
 
 
+@pytest.mark.exhaustive
 def test_trials_of_a_sweep_and_a_command_on_another_filesystem(tmp_path: Path) -> None:
     run = files(tmp_path / "images", targets=targets("stream"))
     cells: dict[str, Any] = {"both": {}, "one": {"paths": ["soft_target"]}}

@@ -236,7 +236,7 @@ def test_resources_reach_every_trial_and_change_no_identity() -> None:
         ({"scheduler": "ashaa"}, ["scheduler", "Did you mean 'asha'?"]),
         ({"scheduler": {"name": "asha", "grace_epochs": 6}}, ["grace_epochs", "6"]),
         ({"search": {"trials": 0, "space": SPACE}}, ["search", "trials", "got 0"]),
-        ({"search": {"space": SPACE}}, ["search", "budget"]),
+        ({"search": {"space": SPACE}}, ["search", "number of trials"]),
         ({"search": {"trials": 2, "space": {}}}, ["search", "at least one key"]),
         (
             {"search": {"trials": 2, "space": SPACE, "cells": ["soft targets"]}},

@@ -17,6 +17,7 @@ from tests.models.grid import NETWORKS, QUICK, line, refused
 
 PAGE = Path(__file__).parents[2] / "docs" / "models.md"
 MARKED = re.compile(r"(<!-- table: networks and paths -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
+SLOW = (pytest.mark.slow, pytest.mark.exhaustive)
 HEAD = """| network | layout of its taps | strides | beside | as student | as teacher |
 |---|---|---|---|---|---|
 """
@@ -34,7 +35,7 @@ def on_the_page() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NETWORKS]
+    "name", [pytest.param(name, marks=() if name in QUICK else SLOW) for name in NETWORKS]
 )
 def test_the_page_says_what_works(name: str) -> None:
     assert line(name) in on_the_page()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ray_kd.boxes import giou, pairwise_iou
-from ray_kd.models.detection.anchor_points import centre_sampling, places
+from ray_kd.models.detection.anchor_points import anchor_points, centre_sampling
 from ray_kd.models.detection.distribution import distribution_focal, quality_focal
 from ray_kd.outputs import Outputs
 from tests.models.detection_scene import CLASSES, batch, detector
@@ -33,7 +33,7 @@ def test_images_of_any_size(size: tuple[int, int]) -> None:
 
 
 def test_a_place_takes_the_smallest_object_around_its_middle_that_its_level_is_for() -> None:
-    centres, strides = places(((4, 4), (2, 2)), (4, 8), torch.device("cpu"))
+    centres, strides = anchor_points(((4, 4), (2, 2)), (4, 8), torch.device("cpu"))
     limits = torch.tensor([[0.0, 10.5], [10.5, torch.inf]])[(strides == 8).long()]
     boxes = torch.tensor([[[0.0, 0, 12, 12], [4.0, 4, 12, 12], [0.0, 0, 16, 16], [1.0, 1, 9, 9]]])
     label = torch.tensor([[0, 1, 2, -1]])

@@ -87,7 +87,7 @@ def test_what_is_no_class_is_one_message_before_step_1(tmp_path: Path, door: str
 @pytest.mark.parametrize("door", DOORS)
 def test_classes_that_begin_at_1_are_seen(tmp_path: Path, door: str) -> None:
     """1..4 for 0..3: an output would never be right, and class 4 has none."""
-    with pytest.raises(UserError, match=r"train.*[Tt]ake 1 off"):
+    with pytest.raises(UserError, match=r"train.*[Ss]ubtract 1"):
         send(door, tmp_path, {"label": RIGHT + 1})
 
 

@@ -18,7 +18,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.config.spec import RunSpec
-from ray_kd.models import create_model, register_model
+from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.models.taps import TapOptions
 from ray_kd.training.preflight import check_run
@@ -303,7 +303,7 @@ class Registered(Own):
 def test_registered_networks_are_looked_at_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     MODELS.load()
     monkeypatch.setattr(MODELS, "_entries", {**MODELS._entries})  # for this test alone
-    register_model("registered_elsewhere", source="a user's own")(Registered)
+    MODELS.register("registered_elsewhere", source="a user's own")(Registered)
     spec = RunSpec.parse(
         {**TINY, "student": "registered_elsewhere", "paths": ["attention_transfer"], "storage": str(tmp_path)}
     )

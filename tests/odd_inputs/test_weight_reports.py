@@ -162,7 +162,7 @@ def test_images_of_another_size(tmp_path: Path) -> None:
 
     fit = compare(vit(8), vit(16).state_dict())
     assert "another size" in reason(fit, vit(8))
-    assert "17 places" in reason(fit, vit(8))
+    assert "17 tokens" in reason(fit, vit(8))
 
 
 def archive(**records: bytes | None) -> bytes:

@@ -13,7 +13,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.registry import PATHS
 from ray_kd.outputs import Outputs
 from ray_kd.paths import create_path
-from ray_kd.testing.scenes import Scene
+from ray_kd.testing.scenes import SCENES, Scene, tensors
 
 WIDTHS: dict[str, Any] = {"student_channels": (4, 6), "teacher_channels": (4, 6)}
 
@@ -161,3 +161,12 @@ def test_two_paths_of_one_kind_draw_different_adapters() -> None:
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     assert not all(torch.equal(ours, theirs) for ours, theirs in pairs)
     assert one.keys == ("a/stage0", "a/stage1")
+
+
+@pytest.mark.parametrize("task", SCENES)
+def test_student_and_teacher_of_a_scene_differ(task: str) -> None:
+    """A suite on outputs that are equal would see losses of 0, and pass what is wrong."""
+    scene = SCENES[task]()
+    # What the student alone has, the head of its distillation token, comes last.
+    for ours, theirs in zip(tensors(scene.student), tensors(scene.teacher), strict=False):
+        assert ours.shape != theirs.shape or not torch.allclose(ours, theirs)

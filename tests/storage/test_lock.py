@@ -130,6 +130,14 @@ def test_whatever_is_left_in_a_lock_it_expires(tmp_path: Path, name: str, conten
     assert os.listdir(tmp_path) == []
 
 
+def test_a_process_number_that_no_process_has_is_a_dead_holder(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write("lock", f"{socket.gethostname()}:{1 << 70}:0123abcd 1.000".encode())
+    mine = Lock(store, "lock", ttl=3600)
+    assert mine.acquire(timeout=20)
+    mine.release()
+
+
 def test_a_lock_that_is_cut_off_is_nobodys_death(tmp_path: Path) -> None:
     """The first digits of a process's number are those of another one."""
     store = Store(tmp_path)

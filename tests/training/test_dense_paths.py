@@ -14,7 +14,7 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model
 from ray_kd.training.distill import distill
 from ray_kd.training.process_cache import ProcessCache
-from tests.helpers import shifted
+from tests.helpers import daily, shifted
 from tests.training.runs import lines, weights
 
 
@@ -117,7 +117,7 @@ def test_every_path_in_one_run(tmp_path: Path, cache: ProcessCache, task: str, s
     assert not [row for row in rows if abs(row["loss"]) < 1e-6], "a loss that is 0, or 0 up to rounding"
 
 
-@pytest.mark.parametrize("name", AGGREGATORS.names())
+@pytest.mark.parametrize("name", daily(AGGREGATORS.names(), 8))
 @pytest.mark.parametrize("task", DENSE)
 def test_every_aggregator_by_path_and_by_layer(
     tmp_path: Path, cache: ProcessCache, task: str, name: str

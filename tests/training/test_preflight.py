@@ -261,7 +261,7 @@ def test_normalisation_by_channel_and_its_mistakes(tmp_path: Path) -> None:
     spec = with_weights(tmp_path, "initial", normalise={"mean": [0], "std": [1]})
     cache = ProcessCache()
     cache.dataset(spec.dataset, local_context(spec).device).mean = None
-    with pytest.raises(UserError, match="does not say what its images were normalised with"):
+    with pytest.raises(UserError, match="has no known normalisation"):
         parts_of(spec, cache)
 
 

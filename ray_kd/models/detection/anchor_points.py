@@ -1,4 +1,4 @@
-"""The places that a dense detector answers for, and which of them are to find which object."""
+"""The points at which a dense detector predicts, and the object that each point is to find."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=16)
-def places(
+def anchor_points(
     sizes: tuple[tuple[int, int], ...], strides: tuple[int, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Centres (L, 2) as (x, y) in pixels, and strides (L,), of all places: level by level, row by row."""
+    """Centres (L, 2) as (x, y) in pixels, and strides (L,), of all points: level by level, row by row."""
     centres, steps = [], []
     for (height, width), stride in zip(sizes, strides, strict=True):
         y, x = torch.meshgrid(
@@ -24,27 +24,27 @@ def places(
 
 
 def edge_distances(centres: Tensor, boxes: Tensor) -> Tensor:
-    """Distances to the left, top, right and bottom edge (..., 4), of places (..., 2) in boxes (..., 4)."""
+    """Distances to the left, top, right and bottom edge (..., 4), of points (..., 2) in boxes (..., 4)."""
     return torch.cat([centres - boxes[..., :2], boxes[..., 2:] - centres], -1)
 
 
 def boxes_around(centres: Tensor, distances: Tensor) -> Tensor:
-    """The inverse: boxes (..., 4) whose edges are ``distances`` (..., 4) away from places (..., 2)."""
+    """The inverse: boxes (..., 4) whose edges are ``distances`` (..., 4) away from points (..., 2)."""
     return torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], -1)
 
 
 def centre_sampling(
     centres: Tensor, strides: Tensor, limits: Tensor, boxes: Tensor, label: Tensor, radius: float
 ) -> Tensor:
-    """Which object each place is to find (FCOS, Tian et al., ICCV 2019, arXiv 1904.01355, with the
+    """Which object each point is to find (FCOS, Tian et al., ICCV 2019, arXiv 1904.01355, with the
     centre sampling of its journal form).
 
-    A place is for an object if it lies inside the box, at most ``radius`` strides from its centre, and its
+    A point is for an object if it lies inside the box, at most ``radius`` strides from its centre, and its
     largest distance to an edge lies within its level's limits. Of several objects it takes the smallest.
 
     Args:
-        centres, strides: of the places, (L, 2) and (L,).
-        limits: smallest (excluded) and largest distance to an edge that a place is for, (L, 2).
+        centres, strides: of the points, (L, 2) and (L,).
+        limits: smallest (excluded) and largest distance to an edge that a point is for, (L, 2).
         boxes, label: (N, M, 4) and (N, M), -1 where there is no object.
         radius: in strides.
 

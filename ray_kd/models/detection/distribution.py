@@ -1,4 +1,4 @@
-"""A dense head that answers with a distribution over each edge's place: generalised focal loss."""
+"""A dense head that predicts a distribution over each edge's position: generalised focal loss."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ray_kd.boxes import giou, iou
-from ray_kd.models.detection.anchor_points import boxes_around, centre_sampling, edge_distances, places
-from ray_kd.models.detection.head import Head, Parts, objects, tensor_of
+from ray_kd.models.detection.anchor_points import anchor_points, boxes_around, centre_sampling, edge_distances
+from ray_kd.models.detection.head import Head, Parts, matches, objects, tensor_of
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import full
 
@@ -23,18 +23,18 @@ BOX_WEIGHT, EDGE_WEIGHT = 2.0, 0.25
 class DistributionHead(Head):
     r"""Reads logits (N, L, K) and ``extra["bins"]`` (N, L, 4, R), logits over an edge's distance.
 
-    Bin r of an edge (left, top, right, bottom) says that it is r strides away from the place; the answer
-    is the distribution's mean. Loss, with sums over all places of all images of all ranks:
+    Bin r of an edge (left, top, right, bottom) says that it is r strides away from the point; the prediction
+    is the distribution's mean. Loss, with sums over all points of all images of all ranks:
 
     .. math:: \frac{\sum QFL}{P} + 2 \frac{\sum w (1 - GIoU)}{\sum w} + 0.25 \frac{\sum w\, DFL}{\sum w}
 
     P: positives; w: a positive's largest class probability, without gradient; QFL, quality focal loss:
-    :math:`|y - p|^2 BCE(p, y)`, y the IoU of the answer with its object at the object's class, else 0; DFL,
-    distribution focal loss: cross-entropy to the two bins around the true distance, mean of four edges.
-    A place's prior is the square of ``reach`` strides around it.
+    :math:`|y - p|^2 BCE(p, y)`, y the IoU of the prediction with its object at the object's class, else 0;
+    DFL, distribution focal loss: cross-entropy to the two bins around the true distance, mean of four edges.
+    A point's prior is the square of ``reach`` strides around it.
 
-    Source: Li et al., NeurIPS 2020, arXiv 2006.04388. Deviation: places are assigned by centre sampling
-    (``places.centre_sampling``) where the paper takes ATSS: it needs no anchors.
+    Source: Li et al., NeurIPS 2020, arXiv 2006.04388. Deviation: points are assigned by centre sampling
+    (``anchor_points.centre_sampling``) where the paper takes ATSS: it needs no anchors.
 
     Args:
         level_sizes: height and width of each level.
@@ -58,12 +58,13 @@ class DistributionHead(Head):
         image_size: tuple[int, int] | None = None,
         **selection: Any,
     ) -> None:
-        self.centres, self.strides = places(level_sizes, strides, device)
+        self.centres, self.strides = anchor_points(level_sizes, strides, device)
         self.radius = radius
         ends = [0.0, *(reach * stride for stride in strides[:-1]), torch.inf]
         count = [height * width for height, width in level_sizes]
         limits = torch.tensor([*pairwise(ends)], device=device)
-        self.limits = limits.repeat_interleave(torch.tensor(count, device=device), 0)
+        each = torch.tensor(count, device=device)
+        self.limits = limits.repeat_interleave(each, 0, output_size=sum(count))  # said, for the meta device
         half = (reach * self.strides / 2).unsqueeze(1).expand(-1, 4)
         if image_size is None:
             image_size = (level_sizes[0][0] * strides[0], level_sizes[0][1] * strides[0])
@@ -73,30 +74,25 @@ class DistributionHead(Head):
         bins = full(tensor_of(outputs, "bins"))
         return boxes_around(self.centres, self._distances(bins) * self.strides.unsqueeze(1))
 
-    def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
-        return self.assigned(batch) >= 0
-
     def assigned(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The object that each place is to find, (N, L); -1 for none."""
+        """The object that each point is to find, (N, L); -1 for none."""
         boxes, label = objects(batch)
         return centre_sampling(self.centres, self.strides, self.limits, boxes, label, self.radius)
 
     def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Parts:
         logits, bins = full(tensor_of(outputs, "logits")), full(tensor_of(outputs, "bins"))
         assigned = self.assigned(batch)
-        image, place = (assigned >= 0).nonzero(as_tuple=True)
-        chosen = assigned[image, place]
-        goal, label = batch["boxes"][image, chosen], batch["box_label"][image, chosen]
-        centres, strides, own = self.centres[place], self.strides[place].unsqueeze(1), bins[image, place]
-        answer = boxes_around(centres, self._distances(own) * strides)
+        image, point, goal, label = matches(assigned, batch)
+        centres, strides, own = self.centres[point], self.strides[point].unsqueeze(1), bins[image, point]
+        predicted = boxes_around(centres, self._distances(own) * strides)
         quality = torch.zeros_like(logits)
-        quality[image, place, label] = iou(answer.detach(), goal).to(quality.dtype)
-        weight = logits.detach()[image, place].sigmoid().amax(-1)
+        quality[image, point, label] = iou(predicted.detach(), goal).to(quality.dtype)
+        weight = logits.detach()[image, point].sigmoid().amax(-1)
         edges = distribution_focal(own, edge_distances(centres, goal) / strides).mean(-1)
         count = (assigned >= 0).sum()
         return {
             "class": (quality_focal(logits, quality).sum(), count),
-            "box": (BOX_WEIGHT * (weight * (1 - giou(answer, goal))).sum(), weight.sum()),
+            "box": (BOX_WEIGHT * (weight * (1 - giou(predicted, goal))).sum(), weight.sum()),
             "edge": (EDGE_WEIGHT * (weight * edges).sum(), weight.sum()),
         }
 

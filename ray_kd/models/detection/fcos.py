@@ -1,4 +1,4 @@
-"""How FCOS's tensors are read: one box at each place, and how near to its middle the place lies."""
+"""How FCOS's tensors are read: one box at each point, and how near to its middle the point lies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ray_kd.boxes import giou
 from ray_kd.models.detection.anchor_points import boxes_around, centre_sampling, edge_distances
-from ray_kd.models.detection.head import Head, Parts, objects, tensor_of
+from ray_kd.models.detection.head import Head, Parts, matches, objects, tensor_of
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import full
 
@@ -55,30 +55,25 @@ class FcosHead(Head):
         logits, centerness = (tensor_of(outputs, name).float() for name in ("logits", "centerness"))
         return (logits.sigmoid() * centerness.sigmoid()).sqrt()
 
-    def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
-        return self.assigned(batch) >= 0
-
     def assigned(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The object that each place is to find, (N, L); -1 for none."""
+        """The object that each point is to find, (N, L); -1 for none."""
         boxes, label = objects(batch)
         return centre_sampling(self.centres, self.strides, self.limits, boxes, label, RADIUS)
 
     def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Parts:
         logits, centerness = full(tensor_of(outputs, "logits")), full(tensor_of(outputs, "centerness"))
         assigned = self.assigned(batch)
-        image, place = (assigned >= 0).nonzero(as_tuple=True)
-        chosen = assigned[image, place]
-        goal = batch["boxes"][image, chosen]
+        image, point, goal, label = matches(assigned, batch)
         truth = torch.zeros_like(logits)
-        truth[image, place, batch["box_label"][image, chosen]] = 1
-        answer = self.boxes(outputs)[image, place]
-        sides = edge_distances(self.centres[place], goal).unflatten(-1, (2, 2))
+        truth[image, point, label] = 1
+        predicted = self.boxes(outputs)[image, point]
+        sides = edge_distances(self.centres[point], goal).unflatten(-1, (2, 2))
         middle = (sides.amin(1) / sides.amax(1)).prod(-1).sqrt().to(centerness.dtype)
-        near = F.binary_cross_entropy_with_logits(centerness[image, place, 0], middle, reduction="sum")
+        near = F.binary_cross_entropy_with_logits(centerness[image, point, 0], middle, reduction="sum")
         count = (assigned >= 0).sum()
         return {
             "class": (focal(logits, truth).sum(), count),
-            "box": ((1 - giou(answer, goal)).sum(), count),
+            "box": ((1 - giou(predicted, goal)).sum(), count),
             "centerness": (near, count),
         }
 

@@ -17,7 +17,7 @@ Parts = dict[str, tuple[Tensor, Tensor]]
 """Terms of a loss by name: a sum, and the count that it is to be divided by."""
 
 CANDIDATES = 1000
-"""Answers of a level that non-maximum suppression looks at, at most: the best."""
+"""Predictions of a level that non-maximum suppression looks at, at most: the best."""
 
 
 class Head(ABC):
@@ -27,7 +27,7 @@ class Head(ABC):
         level_sizes: height and width of each level.
         priors: the box (L, 4) that each position starts from.
         image_size: height and width in pixels; detections are cut off there.
-        least_score: answers with a lower score are no detections.
+        least_score: predictions with a lower score are no detections.
         overlap: IoU above which the lesser of two detections of a class is dropped.
         most: detections of an image, at most.
     """
@@ -48,8 +48,12 @@ class Head(ABC):
     @abstractmethod
     def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Parts: ...
 
-    @abstractmethod
-    def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor: ...
+    def assigned(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The object that each position is trained to find, (N, L); below 0: none."""
+        raise NotImplementedError
+
+    def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
+        return self.assigned(batch) >= 0
 
     @abstractmethod
     def boxes(self, outputs: Outputs) -> Tensor: ...
@@ -73,15 +77,15 @@ class Head(ABC):
     @property
     def counts(self) -> list[int]:
         """Positions of each level."""
-        places = [height * width for height, width in self.level_sizes]
-        return [count * (len(self.priors) // sum(places)) for count in places]
+        points = [height * width for height, width in self.level_sizes]
+        return [count * (len(self.priors) // sum(points)) for count in points]
 
     def scores(self, outputs: Outputs) -> Tensor:
         """How sure the detector is of each class at each position, (N, L, K) in [0, 1]."""
         return tensor_of(outputs, "logits").float().sigmoid()
 
     def select(self, boxes: Tensor, scores: Tensor, counts: Sequence[int]) -> dict[str, Tensor]:
-        """The best answers of each image, after non-maximum suppression class by class.
+        """The best predictions of each image, after non-maximum suppression class by class.
 
         Args:
             boxes: one for each position (N, L, 4), or for each of its classes (N, L, K, 4).
@@ -103,10 +107,17 @@ class Head(ABC):
             kept.append(index[best >= self.least_score] + start * classes)
             start += len(level)
         index = torch.cat(kept)
-        place, label, best = index // classes, index % classes, scores.flatten()[index]
-        found = boxes[place] if boxes.dim() == 2 else boxes[place, label]
+        point, label, best = index // classes, index % classes, scores.flatten()[index]
+        found = boxes[point] if boxes.dim() == 2 else boxes[point, label]
         keep = batched_nms(found, best, label, self.overlap)[: self.most]
         return {"boxes": found[keep], "scores": best[keep], "labels": label[keep]}
+
+
+def matches(assigned: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Image and number of each position that is to find an object, and the object's box and class."""
+    image, point = (assigned >= 0).nonzero(as_tuple=True)
+    chosen = assigned[image, point]
+    return image, point, batch["boxes"][image, chosen], batch["box_label"][image, chosen]
 
 
 def objects(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

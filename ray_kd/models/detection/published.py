@@ -1,16 +1,12 @@
-"""Published weights of detectors: the classes that COCO uses, and backbones of ImageNet's classifiers."""
+"""Published weights of detectors: the rows of the classes that COCO uses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from ray_kd.models.base import State
-from ray_kd.models.tapped import TappedModel
-from ray_kd.models.weights import torchvision_weights
 
 NUMBERS, USED = 91, 80
 """COCO numbers its categories up to 90, and uses 80 of those numbers."""
@@ -39,36 +35,3 @@ def of_coco(state: State, last_layers: Sequence[str], classes: int, background: 
             blocks = value.reshape(-1, NUMBERS, inner, *value.shape[1:])
             found[name] = blocks[:, torch.tensor(rows)].flatten(0, 2).contiguous()
     return found
-
-
-class Body(TappedModel):
-    """The backbone of a detector as the classifier that its weights were published for.
-
-    Args:
-        body: the backbone below its pyramid.
-        arch: the detector's.
-    """
-
-    surplus: ClassVar[tuple[str, ...]] = ("fc.", "classifier.")
-
-    def __init__(self, body: nn.Module, arch: str) -> None:
-        super().__init__(body, (), "backbone_weights")
-        self.arch = arch.partition("_")[2].removesuffix("_fpn")
-        self.before = "features." if self.arch.startswith("mobilenet") else ""
-        norms = [name for name in body.state_dict() if name.endswith("running_mean")]
-        self.counters = {
-            name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in norms
-        }
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Under the classifier's names, with the counters that frozen norms do without."""
-        own = super().state_dict(*args, **kwargs)
-        return {f"{self.before}{name}": value for name, value in {**self.counters, **own}.items()}
-
-    def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        own = self.net.state_dict()
-        named = {name.removeprefix(self.before): value for name, value in state_dict.items()}
-        return self.net.load_state_dict({name: value for name, value in named.items() if name in own})
-
-    def published(self, weights: str) -> Callable[[], State]:
-        return torchvision_weights(self.arch, weights, "model torchvision_detector: backbone_weights")

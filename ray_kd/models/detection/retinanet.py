@@ -1,4 +1,4 @@
-"""How RetinaNet's tensors are read: nine anchors at each place."""
+"""How RetinaNet's tensors are read: nine anchors at each point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_kd.models.detection.anchors import BOX_SCALES, box_coder, decode, matched
 from ray_kd.models.detection.fcos import focal
-from ray_kd.models.detection.head import Head, Parts, tensor_of
+from ray_kd.models.detection.head import Head, Parts, matches, tensor_of
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import full
 
@@ -29,9 +29,6 @@ class RetinaNetHead(Head):
     def boxes(self, outputs: Outputs) -> Tensor:
         return decode(full(tensor_of(outputs, "regression")), self.priors, BOX_SCALES)
 
-    def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
-        return self.assigned(batch) >= 0
-
     def assigned(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The object that each anchor is to find, (N, L); -1: none; -2: neither."""
         return matched(self.priors, batch, FOREGROUND, BACKGROUND)
@@ -39,15 +36,13 @@ class RetinaNetHead(Head):
     def parts(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Parts:
         logits, regression = full(tensor_of(outputs, "logits")), full(tensor_of(outputs, "regression"))
         assigned = self.assigned(batch)
-        image, place = (assigned >= 0).nonzero(as_tuple=True)
-        chosen = assigned[image, place]
+        image, point, goal, label = matches(assigned, batch)
         truth = torch.zeros_like(logits)
-        truth[image, place, batch["box_label"][image, chosen]] = 1
+        truth[image, point, label] = 1
         read = assigned > -2
-        goal = batch["boxes"][image, chosen].to(regression.dtype)
-        offsets = box_coder(BOX_SCALES).encode_single(goal, self.priors[place])
+        offsets = box_coder(BOX_SCALES).encode_single(goal.to(regression.dtype), self.priors[point])
         count = (assigned >= 0).sum()
         return {
             "class": (focal(logits[read], truth[read]).sum(), count),
-            "box": ((regression[image, place] - offsets).abs().sum(), count),
+            "box": ((regression[image, point] - offsets).abs().sum(), count),
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, cast
 
@@ -15,10 +16,12 @@ from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import StagedModel
 from ray_kd.models.detection.distribution import DistributionHead
+from ray_kd.models.layers import conv_bn
 from ray_kd.outputs import Outputs
 
+_conv = partial(conv_bn, inplace=False)
 FIRST_SCORE = 0.01
-"""What every class probability is before training, so that the many empty places do not drown the rest."""
+"""What every class probability is before training, so that the many empty points do not drown the rest."""
 
 
 class ScenesDetectorOptions(ModelOptions):
@@ -35,9 +38,9 @@ class ScenesDetectorOptions(ModelOptions):
     reach: Annotated[float, Field(gt=0)] = 4.0
     """A level finds objects whose farthest edge is at most so many strides away; the last all larger ones."""
     radius: Annotated[float, Field(gt=0)] = 1.5
-    """How far from an object's centre, in strides, a place is trained to find it."""
+    """How far from an object's centre, in strides, a point is trained to find it."""
     least_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Answers with a lower score are no detections."""
+    """Predictions with a lower score are no detections."""
     overlap: Annotated[float, Field(gt=0, le=1)] = 0.6
     """IoU above which the lesser of two detections of a class is dropped."""
     detections: Annotated[int, Field(ge=1)] = 100
@@ -48,7 +51,7 @@ class ScenesDetectorOptions(ModelOptions):
 class ScenesDetector(StagedModel):
     """Stages of 3x3 convolution, BatchNorm, ReLU at strides 2, 4, 8, ...; a feature pyramid (Lin et al., CVPR
     2017, arXiv 1612.03144) on all but the first; a head shared by its levels, one convolution with GroupNorm
-    deep, that answers class by class and with box distributions (``DistributionHead``).
+    deep, that predicts class by class, and boxes as distributions (``DistributionHead``).
 
     ``features`` are the pyramid's levels. Levels share the head and have no scale of their own.
     """
@@ -72,7 +75,9 @@ class ScenesDetector(StagedModel):
             for _ in range(2)
         )
         never = math.log(FIRST_SCORE / (1 - FIRST_SCORE))
-        self.head = nn.ModuleList([_answers(size, classes, never), _answers(size, 4 * options.bins, 0.0)])
+        self.head = nn.ModuleList(
+            [_last_layer(size, classes, never), _last_layer(size, 4 * options.bins, 0.0)]
+        )
 
     def forward(self, image: Tensor) -> Outputs:
         maps = [image]
@@ -103,13 +108,7 @@ class ScenesDetector(StagedModel):
         return Outputs(features, logits, {"bins": bins.unflatten(2, (4, options.bins))}, head)
 
 
-def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
-    )
-
-
-def _answers(channels: int, many: int, bias: float) -> nn.Conv2d:
+def _last_layer(channels: int, many: int, bias: float) -> nn.Conv2d:
     last = nn.Conv2d(channels, many, 3, padding=1)
     nn.init.normal_(last.weight, std=0.01)
     nn.init.constant_(cast(Tensor, last.bias), bias)
@@ -117,4 +116,4 @@ def _answers(channels: int, many: int, bias: float) -> nn.Conv2d:
 
 
 def _stage(before: int, after: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(_conv(before, after, 2), *(_conv(after, after) for _ in range(blocks - 1)))
+    return nn.Sequential(_conv(before, after, stride=2), *(_conv(after, after) for _ in range(blocks - 1)))

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
+from ray_kd.models.backbone import Backbone
 from ray_kd.models.base import StagedModel, State
 from ray_kd.models.detection.fcos import FcosHead
 from ray_kd.models.detection.head import Head
-from ray_kd.models.detection.published import Body, of_coco
+from ray_kd.models.detection.published import of_coco
 from ray_kd.models.detection.retinanet import RetinaNetHead
 from ray_kd.models.detection.two_stage import TwoStageHead
 from ray_kd.models.weights import begin_with, torchvision_weights
@@ -95,7 +96,9 @@ class TorchvisionDetector(StagedModel):
         self.stage_channels = (net.backbone.out_channels,) * levels
         if options.backbone_weights is not None:
             key = options.weights_key if options.weights is None else None
-            begin_with(Body(self.backbone.body, options.arch), options.backbone_weights, key=key)
+            classifier = options.arch.partition("_")[2].removesuffix("_fpn")
+            backbone = Backbone(self.backbone.body, classifier, "model torchvision_detector")
+            begin_with(backbone, options.backbone_weights, key=key)
 
     def published(self, weights: str) -> Callable[[], State]:
         if self.arch not in PUBLISHED:

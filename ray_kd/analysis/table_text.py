@@ -1,0 +1,40 @@
+"""The parts that every table has as text: Markdown and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from ray_kd.config import names
+
+
+def pipes(entries: Iterable[str]) -> str:
+    """One line of a Markdown table."""
+    return f"| {' | '.join(entries)} |"
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> list[str]:
+    """The lines of a Markdown table: names at the left, numbers at the right.
+
+    Args:
+        headings: a line feed divides a heading from its unit.
+        rows: the entries of each row, and whether the first two are bold.
+    """
+    lines = [pipes(heading.strip().replace("\n", "<br>") for heading in headings)]
+    lines.append(pipes(["---", *["---:"] * (len(headings) - 1)]))
+    for given, bold in rows:
+        entries = [names.markdown(entry) for entry in given]
+        lines.append(pipes([*(f"**{entry}**" if bold else entry for entry in entries[:2]), *entries[2:]]))
+    return lines
+
+
+def markdown_list(notes: Iterable[str]) -> list[str]:
+    """The lines of a Markdown list, with an empty one before and after."""
+    return ["", *(f"- {names.markdown(note)}" for note in notes), ""]
+
+
+def csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A CSV file with numbers at full precision; nan is empty."""
+    values = [[names.csv_text(value) for value in row] for row in rows]
+    return pd.DataFrame(values, columns=list(columns), dtype=object).to_csv(index=False, lineterminator="\n")

@@ -1,0 +1,141 @@
+"""What a user's loop leaves out, or hands over wrongly, is one message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ray_kd import Distiller, Outputs
+from ray_kd.config.errors import TrainingFailed, UserError
+from tests.training.loops import PATHS, Bare, Batch, Net, data, made, take, train, within
+
+
+def nested(distiller: Distiller, sgd: Any) -> None:
+    with distiller.step(sgd), distiller.step(sgd):
+        pass
+
+
+def own_step(distiller: Distiller, sgd: Any) -> None:
+    take(distiller, sgd)
+    sgd.step()
+
+
+def early(distiller: Distiller, sgd: Any) -> None:
+    with distiller.step(sgd) as step:
+        step(data()[0])
+        _ = step.weights
+
+
+def evaluated(distiller: Distiller, sgd: Any) -> None:
+    distiller.engine.student.eval()
+    take(distiller, sgd)
+
+
+def without(key: str) -> Batch:
+    return {name: value for name, value in data()[0].items() if name != key}
+
+
+MISUSE: dict[str, Callable[[Distiller, Any], object]] = {
+    "no epoch is under way": take,
+    "a step is under way; leave its block": lambda d, o: within(d, lambda: nested(d, o)),
+    "made no call": lambda d, o: within(d, lambda: d.step(o).__enter__().__exit__(None, None, None)),
+    "expected 'with distiller.step": lambda d, o: within(d, lambda: d.step(o)(data()[0])),
+    "got another SGD": lambda d, o: within(d, lambda: take(d, torch.optim.SGD(Net().parameters(), lr=0.1))),
+    "leave the call out": lambda d, o: within(d, lambda: own_step(d, o)),
+    "has its 4 steps already": lambda d, o: within(d, lambda: [take(d, o) for _ in range(5)]),
+    "epoch 1 ended after 1 steps, expected 4": lambda d, o: within(d, lambda: take(d, o)),
+    "epoch 1 ended after 0 steps": lambda d, o: within(d, lambda: None),
+    "got 3 epochs of 8 steps": lambda d, o: list(d.epochs(3)),
+    "call student.train": lambda d, o: within(d, lambda: evaluated(d, o)),
+    "once its block was left": lambda d, o: within(d, lambda: early(d, o)),
+    "a training has one": lambda d, o: d.optimizer(torch.optim.SGD, lr=0.1),
+    "expected a mapping": lambda d, o: within(d, lambda: take(d, o, (1, 2))),
+    r"task 'classification' needs batch\['label'\], got \['image', 'sample'\]": lambda d, o: within(
+        d, lambda: take(d, o, without("label"))
+    ),
+    "path 'crd' needs batch\\['sample'\\]": lambda d, o: within(d, lambda: take(d, o, without("sample"))),
+    "at least one sample": lambda d, o: within(
+        d, lambda: take(d, o, {k: v[:0] for k, v in data()[0].items()})
+    ),
+}
+
+
+@pytest.mark.parametrize("message", MISUSE)
+def test_misuse_is_one_message(message: str) -> None:
+    distiller, sgd = made(8, paths=["soft_target", "crd"])
+    with pytest.raises(UserError, match=message):
+        MISUSE[message](distiller, sgd)
+
+
+def test_a_step_needs_the_optimizer_and_a_state_no_open_step() -> None:
+    distiller = Distiller(Net(), Net(), steps=None, paths=PATHS)
+    with pytest.raises(UserError, match=r"expected what distiller\.optimizer"):
+        within(distiller, lambda: take(distiller, torch.optim.SGD(Net().parameters(), lr=0.1)))
+    sgd = distiller.optimizer(torch.optim.SGD, lr=0.1)
+    for _ in distiller.epochs(1):
+        with distiller.step(sgd) as step:
+            step(data()[0])
+            with pytest.raises(UserError, match="a step is under way"):
+                distiller.state_dict()
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "unknown precision 'bf16'": {"precision": "bf16"},
+    "paths.1: unknown path 'nts'. Did you mean 'nst'": {"paths": ["logits", "nts"]},
+    "paths: expected a list": {"paths": "logits"},
+    "paths.1: a path is called 'logits' already": {"paths": ["logits", "logits"]},
+    "there is no teacher": {"teacher": None},
+    "paths.0.teacher: unknown teacher 'big'": {"paths": [{"name": "logits", "teacher": "big"}]},
+    "expected 'teacher', one of a, b": {"teacher": {"a": Net(), "b": Net()}},
+    "aggregation: unknown aggregator": {"aggregation": "adaptiv"},
+    "teacher: expected a torch.nn.Module, got str": {"teacher": "resnet18"},
+    "got DataParallel": {"student": nn.DataParallel(Net())},
+    "say what the images' shape is": {"student": Bare(), "taps": {"student": ["inner.one"]}},
+    "no module 'inner.on'. Did you mean": {
+        "student": Bare(),
+        "taps": {"student": ["inner.on"]},
+        "image_shape": (1, 8, 8),
+    },
+    "compares feature maps, and the student has none": {"student": Bare(), "paths": ["nst"]},
+    "unknown network 'studnet'": {"taps": {"studnet": ["one"]}},
+    "normalise: expected 'student'": {"normalise": {"teacher": ([0.5], [0.5])}},
+    "parameters of its own": {"task_loss": nn.Linear(1, 1)},
+    "expected a function": {"task_loss": "mse"},
+    "path 'logits' is for": {"task": "detection"},
+    "steps: expected at least 1": {"steps": 0},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_does_not_fit_is_refused_when_it_is_made(message: str) -> None:
+    given = {"student": Net(), "teacher": Net(), "paths": ["logits"], "steps": 8, **WRONG[message]}
+    with pytest.raises(UserError, match=re.escape(message)):
+        Distiller(given.pop("student"), given.pop("teacher"), **given)
+
+
+def test_an_optimizer_that_is_no_sgd_is_refused_by_a_form_of_sgd() -> None:
+    distiller = Distiller(Net(), Net(), paths=PATHS, aggregation="dot", steps=8)
+    with pytest.raises(UserError, match=r"'dot' is a form of SGD: expected torch\.optim\.SGD, got AdamW"):
+        distiller.optimizer(torch.optim.AdamW, lr=0.1)
+
+
+def test_a_student_that_no_gradient_reaches_is_told_at_the_first_step() -> None:
+    class Cut(Net):
+        def forward(self, image: Tensor) -> Outputs:
+            outputs = super().forward(image)
+            return Outputs(tuple(feature.detach() for feature in outputs.features), outputs.logits)
+
+    distiller, sgd = made(8, paths=["nst"], student=Cut())
+    with pytest.raises(UserError, match="path 'nst': no gradient reaches the student"):
+        train(distiller, sgd, data(), 2)
+
+
+def test_losses_that_are_no_numbers_end_the_epoch() -> None:
+    distiller, sgd = made(2, paths=["logits"])
+    with pytest.raises(TrainingFailed, match=r"the task loss.*path 'logits'"):
+        train(distiller, sgd, [{**data()[0], "image": torch.full((12, 1, 8, 8), torch.nan)}] * 2, 1)
