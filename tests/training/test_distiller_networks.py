@@ -87,20 +87,19 @@ def test_tokens_and_a_distillation_token_of_networks_as_they_are() -> None:
     size = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": 4}
     student = timm.create_model("deit_tiny_distilled_patch16_224", **size)
     teacher = timm.create_model("vit_tiny_patch16_224", **size)
+    taps = ["blocks.0", "blocks.1"]
     distiller = Distiller(
         student,
         teacher,
         paths=["distillation_token", "nst", "similarity"],
-        taps={
-            "student": ["blocks.0", "blocks.1"],
-            "teacher": ["blocks.0", {"module": "blocks.1", "prefix": 1}],
-        },
+        taps={"student": taps, "teacher": [taps[0], {"module": taps[1], "prefix": 1}]},
         image_shape=(3, 16, 16),
         steps=1,
     )
     before = student.head_dist.weight.detach().clone()
     optimizer = distiller.optimizer(torch.optim.SGD, lr=0.1)
-    with distiller.step(optimizer) as step:
-        step({"image": torch.randn(8, 3, 16, 16), "label": torch.arange(8) % 4})
+    for _ in distiller.epochs(1):
+        with distiller.step(optimizer) as step:
+            step({"image": torch.randn(8, 3, 16, 16), "label": torch.arange(8) % 4})
     assert set(step.weights) == {"distillation_token", "nst", "similarity"}
     assert not torch.equal(student.head_dist.weight, before)
