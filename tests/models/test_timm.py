@@ -241,3 +241,21 @@ def test_a_path_that_reads_a_distillation_token_needs_one(tmp_path: Path) -> Non
     spec = tiny(tmp_path, paths=["distillation_token"])
     with pytest.raises(UserError, match=r"needs extra\['distillation'\]"):
         distill(spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("targets", ["live", "stored"])
+def test_a_run_between_networks_of_libraries(tmp_path: Path, targets: str) -> None:
+    """A ViT, built for images of 8 x 8, is trained here, and teaches a ResNet of transformers."""
+    pytest.importorskip("transformers")
+    sizes = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    spec = tiny(
+        tmp_path,
+        student={"name": "huggingface", "config": {"model_type": "resnet", **sizes}},
+        teacher={**TINY["teacher"], "model": {**VIT, "arguments": {**VIT["arguments"], "patch_size": 2}}},
+        paths=["soft_target", "nst", "similarity"],
+        targets=targets,
+    )
+    assert distill(spec)["status"] == "finished"
+    (environment,) = {file.read_text() for file in tmp_path.glob(f"runs/{spec.identity()}/environment.json")}
+    assert {"timm", "transformers"} <= json.loads(environment).keys()
