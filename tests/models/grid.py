@@ -13,8 +13,8 @@ from ray_kd.config.registry import PATHS
 from ray_kd.models import create_model
 from ray_kd.paths import create_path
 from ray_kd.teacher import LiveTeacher
-from tests.models import test_huggingface as hf
-from tests.models.test_timm import DEIT, SWIN, VIT
+from tests.models import small
+from tests.models.small import CONVNEXT, DEIT, RESNET, SEGFORMER, SWIN, VIT
 
 CLASSES, SAMPLES = 5, 8
 
@@ -45,11 +45,11 @@ def config(keys: dict[str, Any], task: str = "classification") -> dict[str, Any]
 
 
 REGISTERS = timm("vit_small_patch14_reg4_dinov2", patch_size=8, embed_dim=12, depth=4, num_heads=2)
-DINOV2 = {**hf.VIT, "model_type": "dinov2", "mlp_ratio": 1}
+DINOV2 = {**small.HF_VIT, "model_type": "dinov2", "mlp_ratio": 1}
 MOBILENET = {"model_type": "mobilenet_v2", "depth_multiplier": 0.25}
 PARTNERS: dict[str, dict[str, Any]] = {
     "a ViT": VIT,
-    "a ResNet": config(hf.RESNET),
+    "a ResNet": config(RESNET),
     "a CNN": {"name": "scenes_segnet", "width": 4},
 }
 NETWORKS: dict[str, Row] = {
@@ -66,16 +66,16 @@ NETWORKS: dict[str, Row] = {
     "timm levit_128s": Row(timm("levit_128s"), "a ResNet", side=64),
     "timm pvt_v2_b0": Row(timm("pvt_v2_b0"), "a ResNet"),
     "torchvision mobilenet_v3_small": Row({"name": "torchvision", "arch": "mobilenet_v3_small"}, "a ViT"),
-    "transformers vit": Row(config(hf.VIT), "a ResNet"),
-    "transformers deit": Row(config(hf.DEIT), "a ResNet"),
+    "transformers vit": Row(config(small.HF_VIT), "a ResNet"),
+    "transformers deit": Row(config(small.HF_DEIT), "a ResNet"),
     "transformers dinov2": Row(config(DINOV2), "a ResNet"),
-    "transformers swin": Row(config(hf.SWIN), "a ResNet"),
-    "transformers segformer": Row(config(hf.SEGFORMER), "a ViT"),
-    "transformers convnext": Row(config(hf.CONVNEXT), "a ViT"),
-    "transformers resnet": Row(config(hf.RESNET), "a ViT"),
+    "transformers swin": Row(config(small.HF_SWIN), "a ResNet"),
+    "transformers segformer": Row(config(SEGFORMER), "a ViT"),
+    "transformers convnext": Row(config(CONVNEXT), "a ViT"),
+    "transformers resnet": Row(config(RESNET), "a ViT"),
     "transformers mobilenet_v2": Row(config(MOBILENET), "a ViT"),
     "transformers segformer, segmentation": Row(
-        config(hf.SEGFORMER, "segmentation"), "a CNN", "segmentation", 64
+        config(SEGFORMER, "segmentation"), "a CNN", "segmentation", 64
     ),
     "transformers mobilenet_v2, segmentation": Row(
         config(MOBILENET, "segmentation"), "a CNN", "segmentation", 64

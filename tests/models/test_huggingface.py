@@ -16,35 +16,10 @@ from ray_kd.models import huggingface as module
 from ray_kd.models.huggingface import HuggingfaceModel, HuggingfaceOptions
 from ray_kd.training.preflight import check_task
 from tests.helpers import TINY, TINY_SCENES
+from tests.models import small
+from tests.models.small import CONVNEXT, RESNET, SEGFORMER
 
 transformers = pytest.importorskip("transformers")
-
-TOKENS = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16}
-VIT = {"model_type": "vit", **TOKENS, "patch_size": 8}
-DEIT = {**VIT, "model_type": "deit"}
-SWIN = {
-    "model_type": "swin",
-    "patch_size": 4,
-    "embed_dim": 8,
-    "depths": [1, 1],
-    "num_heads": [1, 2],
-    "window_size": 2,
-}
-SEGFORMER = {
-    "model_type": "segformer",
-    "hidden_sizes": [8, 8, 16, 16],
-    "depths": [1, 1, 1, 1],
-    "num_attention_heads": [1, 1, 2, 2],
-    "decoder_hidden_size": 16,
-}
-RESNET = {
-    "model_type": "resnet",
-    "embedding_size": 8,
-    "hidden_sizes": [8, 16, 16, 32],
-    "depths": [1, 1, 1, 1],
-    "layer_type": "basic",
-}
-CONVNEXT = {"model_type": "convnext", "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 
 
 def made(
@@ -62,9 +37,9 @@ def made(
 @pytest.mark.parametrize(
     ("config", "prefix", "strides"),
     [
-        (VIT, 1, [8, 8, 8, 8]),
-        (DEIT, 2, [8, 8, 8, 8]),
-        (SWIN, 0, [4, 8]),
+        (small.HF_VIT, 1, [8, 8, 8, 8]),
+        (small.HF_DEIT, 2, [8, 8, 8, 8]),
+        (small.HF_SWIN, 0, [4, 8]),
         (RESNET, 0, [4, 8, 16, 32]),
         (CONVNEXT, 0, [4, 8, 16, 32]),
         (SEGFORMER, 0, [4, 8, 16, 32]),
@@ -91,8 +66,8 @@ def test_a_segmentation_network_and_its_own_resolution() -> None:
 
 
 def test_logits_and_names_are_transformers_own() -> None:
-    model = made(VIT).eval()
-    config = transformers.ViTConfig(**{**VIT, "image_size": 32}, num_labels=5)
+    model = made(small.HF_VIT).eval()
+    config = transformers.ViTConfig(**{**small.HF_VIT, "image_size": 32}, num_labels=5)
     plain = transformers.ViTForImageClassification(config).eval()
     plain.load_state_dict(model.state_dict())
     image = torch.randn(2, 3, 32, 32)
@@ -105,12 +80,12 @@ def test_logits_and_names_are_transformers_own() -> None:
         ({"config": {"model_type": "vitt"}}, "model_type: vitt; expected vit, deit"),
         ({"config": {"hidden_size": 8}}, "model_type: None"),
         ({"config": "nowhere"}, "no file 'nowhere'; expected a folder or file of transformers"),
-        ({"config": VIT, "task": "segmentation"}, "no segmentation network of model_type vit"),
+        ({"config": small.HF_VIT, "task": "segmentation"}, "no segmentation network of model_type vit"),
         (
-            {"config": {**VIT, "patch_size": 64}},
+            {"config": {**small.HF_VIT, "patch_size": 64}},
             "no classification network|fails on images",
         ),
-        ({"model": "a/b", "config": VIT}, "expected neither beside it"),
+        ({"model": "a/b", "config": small.HF_VIT}, "expected neither beside it"),
         ({"config": {**SEGFORMER, "num_channels": 3}, "taps": ["segformer.stages.9"]}, "no module"),
     ],
 )
@@ -133,13 +108,13 @@ def test_without_a_network_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_package_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install 'ray-kd\[huggingface\]'"):
-        made(VIT)
+        made(small.HF_VIT)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> str:
     """A folder as transformers writes it."""
-    config = transformers.ViTConfig(**{**VIT, "image_size": 32}, num_labels=5)
+    config = transformers.ViTConfig(**{**small.HF_VIT, "image_size": 32}, num_labels=5)
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "vit")
     size = {"height": 32, "width": 32}
     transformers.ViTImageProcessor(size=size, image_mean=[0.1] * 3, image_std=[0.2] * 3).save_pretrained(
@@ -169,14 +144,14 @@ def test_identity_is_of_what_the_files_say(folder: str, tmp_path: Path) -> None:
     def identity(**options: Any) -> str:
         return RunSpec.parse({**TINY, "student": {"name": "huggingface", **options}}).identity()
 
-    first, mapping = identity(model=folder), identity(config=VIT)
+    first, mapping = identity(model=folder), identity(config=small.HF_VIT)
     Path(folder).rename(tmp_path / "moved")
     moved = str(tmp_path / "moved")
     assert identity(model=moved) == first
     assert identity(config=moved) != first
     (tmp_path / "moved" / "config.json").write_text((tmp_path / "moved" / "config.json").read_text() + "\n")
     assert identity(model=moved) != first
-    assert identity(config={**VIT, "hidden_size": 32}) != mapping
+    assert identity(config={**small.HF_VIT, "hidden_size": 32}) != mapping
     assert identity(config="someone/vit") == identity(config="hub:someone/vit") != mapping
 
 
@@ -194,7 +169,7 @@ def test_softmax_regression_reads_a_head_that_makes_the_logits() -> None:
         outputs = model(torch.randn(2, 3, 32, 32))
         found = model.head(outputs.features[-1].mean((2, 3)))
         assert torch.allclose(found, outputs.logits, atol=1e-4)
-    assert not hasattr(made(VIT), "head")
+    assert not hasattr(made(small.HF_VIT), "head")
 
 
 def test_every_layer_of_the_classes_is_known() -> None:

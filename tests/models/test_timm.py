@@ -24,20 +24,9 @@ from ray_kd.training.preflight import check_run
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext
 from tests.helpers import TINY, tiny
+from tests.models.small import DEIT, SWIN, VIT
 
 timm = pytest.importorskip("timm")
-
-VIT: dict[str, Any] = {
-    "name": "timm",
-    "model": "vit_tiny_patch16_224",
-    "arguments": {"patch_size": 4, "embed_dim": 12, "depth": 4, "num_heads": 2},
-}
-DEIT = {**VIT, "model": "deit_tiny_distilled_patch16_224"}
-SWIN: dict[str, Any] = {
-    "name": "timm",
-    "model": "swin_tiny_patch4_window7_224",
-    "arguments": {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]},
-}
 
 
 def made(
