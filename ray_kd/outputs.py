@@ -103,8 +103,8 @@ def as_outputs(found: Any, where: str) -> Outputs:
 
     Taken are Outputs as they are; logits alone; a mapping or an object with ``out`` or ``logits`` (those of
     torchvision, ``ModelOutput`` of transformers), whose auxiliary scores nobody reads; a tuple that holds one
-    tensor, the logits, and at most one list of tensors, the features; feature maps alone (a list of tensors
-    with different channels, as timm's ``features_only`` gives).
+    tensor, the logits, and at most one list of tensors, the features; feature maps alone (a list of them, as
+    timm's ``features_only`` gives, not all of the same channels).
 
     Raises:
         UserError: anything else, such as a tuple of several tensors: it is unknown which are the logits.
@@ -137,11 +137,12 @@ def _parts(found: Sequence[Any]) -> Outputs | None:
         return None
     if len(single) + len(several) != len(found):
         return None
+    maps = isinstance(found, list) and not several and all(part.dim() == 4 for part in single)
+    if maps:  # scores of several heads all have one channel for each class; feature maps differ
+        return Outputs(tuple(single)) if len({part.shape[1] for part in single}) > 1 else None
     if len(single) == 1 and len(several) <= 1:
         return Outputs(tuple(several[0]) if several else (), single[0])
-    maps = not several and all(part.dim() in (3, 4) for part in single)
-    distinct = maps and len({part.shape[1] for part in single}) == len(single) > 1
-    return Outputs(tuple(single)) if distinct else None
+    return None
 
 
 def _told(part: Any) -> str:

@@ -34,7 +34,7 @@ DENSE, AUXILIARY = torch.randn(2, 5, 8, 8), torch.randn(2, 5, 4, 4)
         ((SCORES, MAPS), SCORES, MAPS),
         ((tuple(MAPS), SCORES), SCORES, MAPS),
         (MAPS, None, MAPS),
-        (tuple(MAPS), None, MAPS),
+        ([MAPS[0], *MAPS], None, [MAPS[0], *MAPS]),
     ],
 )
 def test_what_has_one_reading_is_taken(found: Any, logits: Tensor | None, features: list[Tensor]) -> None:
@@ -50,6 +50,9 @@ def test_what_has_one_reading_is_taken(found: Any, logits: Tensor | None, featur
         ((SCORES, OTHERS), r"got tuple of 2 \(\[2, 5\], \[2, 5\]\): wrap it, and return Outputs"),
         ([DENSE, AUXILIARY], r"got list of 2 \(\[2, 5, 8, 8\], \[2, 5, 4, 4\]\)"),  # deep supervision
         ((SCORES, MAPS, MAPS), "got tuple of 3"),
+        ((DENSE, MAPS[1]), r"got tuple of 2 \(\[2, 5, 8, 8\], \[2, 6, 4, 4\]\)"),
+        ([DENSE], r"got list of 1 \(\[2, 5, 8, 8\]\)"),  # scores, or features_only with one stage
+        ([*MAPS, MAPS], "got list of 3"),
         ((SCORES, {"loss": 1}), r"\(\[2, 5\], dict\)"),
         ([], "got list of 0"),
         ({"last_hidden_state": MAPS[0]}, "got a mapping with last_hidden_state"),
@@ -72,3 +75,11 @@ def test_tokens_come_to_maps_by_hand() -> None:
         as_map(tokens)
     with pytest.raises(UserError, match=r"expected \(N, L, C\).*got \(2, 6, 3, 4\)"):
         as_map(maps)
+
+
+def test_what_libraries_return() -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("resnet18", features_only=True)
+    outputs = as_outputs(net(torch.randn(2, 3, 32, 32)), "teacher")
+    assert [feature.shape[1] for feature in outputs.features] == net.feature_info.channels()
+    assert outputs.logits is None
