@@ -112,7 +112,7 @@ class HuggingfaceModel(LibraryModel):
         parts = (head, nn.Sequential(norm, head) if head is not None and norm is not None else None)
         return self.pooled_head(parts)
 
-    def known_stride(self, place: int) -> int | None:
+    def known_stride(self, index: int) -> int | None:
         return self.patch if isinstance(self.patch, int) else None
 
     def published(self, weights: str) -> Callable[[], State]:
@@ -120,7 +120,6 @@ class HuggingfaceModel(LibraryModel):
             raise UserError(
                 f"{WHERE}: weights: expected a file, a folder or a name on the hub, got '{weights}'."
             )
-
         from_hub(weights, "config.json")
         place, _, revision = weights.removeprefix(HUB).partition("@")
         return lambda: read_folder(place, self.task, revision or None)
@@ -139,6 +138,8 @@ class HuggingfaceModel(LibraryModel):
                 place = from_hub(place, "preprocessor_config.json", local=True)
             except UserError:
                 return None
+        if not Path(place).exists():
+            return None
         folder = Path(place) if Path(place).is_dir() else Path(place).parent
         said = read_json(folder / "preprocessor_config.json")
         if "image_mean" not in said or "image_std" not in said or said.get("do_normalize") is False:

@@ -80,8 +80,8 @@ class TimmClassifier(LibraryModel):
         net: Any = self.net
         return self.pooled_head((net.get_classifier(), getattr(net, "head", None)))
 
-    def known_stride(self, place: int) -> int | None:
-        return self.strides.get(self.taps[place].module)
+    def known_stride(self, index: int) -> int | None:
+        return self.strides.get(self.taps[index].module)
 
     def published(self, weights: str) -> Callable[[], State]:
         name = self.options.model
@@ -91,14 +91,9 @@ class TimmClassifier(LibraryModel):
             )
         tags = tags_of(name)
         if "." not in name or not tags:
-            some = (
-                f"model: {name.partition('.')[0]}.{tags[0]}, say (tags: {', '.join(tags)})"
-                if tags
-                else "none"
-            )
-            raise UserError(
-                f"{WHERE}: weights: {FROM_THE_HUB} needs to know which of those published: {some}."
-            )
+            plain = name.partition(".")[0]
+            told = f", such as {plain}.{tags[0]} (tags: {', '.join(tags)})" if tags else "; timm knows none"
+            raise UserError(f"{WHERE}: weights: {FROM_THE_HUB} needs the tag of published weights{told}.")
         rest = {key: value for key, value in self.arguments.items() if key in ("in_chans", "img_size")}
         return lambda: fetch(name, rest)
 

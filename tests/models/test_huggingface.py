@@ -12,9 +12,8 @@ import torch
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.models import create_model
-from ray_kd.models import huggingface as module
 from ray_kd.models.huggingface import HuggingfaceModel, HuggingfaceOptions
-from ray_kd.training.preflight import check_task
+from ray_kd.training.preflight import check_run, check_task
 from tests.helpers import TINY, TINY_SCENES
 from tests.models import small
 from tests.models.small import CONVNEXT, RESNET, SEGFORMER
@@ -173,9 +172,24 @@ def test_softmax_regression_reads_a_head_that_makes_the_logits() -> None:
 
 
 def test_every_layer_of_the_classes_is_known() -> None:
-    """DPT's last layers are two, one of them auxiliary."""
-    net = torch.nn.Module()
-    config = transformers.SegformerConfig(**SEGFORMER, num_labels=5)
-    net = transformers.SegformerForSemanticSegmentation(config)
-    assert module._of_the_classes(net, config, "segmentation") == ("decode_head.classifier",)
-    assert config.num_labels == 5
+    """UperNet's last layers are two, one of them auxiliary."""
+    backbone = transformers.ConvNextConfig(
+        **{**CONVNEXT, "out_features": ["stage1", "stage2", "stage3", "stage4"]}, num_stages=4
+    )
+    config = {
+        "model_type": "upernet",
+        "backbone_config": backbone.to_dict(),
+        "hidden_size": 8,
+        "auxiliary_in_channels": 16,
+        "auxiliary_channels": 8,
+    }
+    model = made(config, (64, 64), task="segmentation")
+    assert model.last_layers == ("decode_head.classifier", "auxiliary_head.classifier")
+
+
+def test_a_folder_is_looked_at_before_anything_trains(folder: str) -> None:
+    deeper = {**small.HF_VIT, "num_hidden_layers": 6}
+    student = {"name": "huggingface", "config": deeper, "weights": folder, "head": "fresh"}
+    with pytest.raises(UserError, match="do not fit HuggingfaceModel.*of a network of another depth"):
+        check_run(RunSpec.parse({**TINY, "student": student}))
+    check_run(RunSpec.parse({**TINY, "student": {**student, "config": small.HF_VIT}}))
