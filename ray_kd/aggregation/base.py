@@ -36,7 +36,6 @@ class Aggregator(nn.Module):
     """Turns a task loss and named path losses into one update.
 
     Args:
-        options: the aggregator's own ``Options``.
         names: names of the losses in each call, ``path`` or ``path/stage``.
         weights: static weight w of each path or loss by name; 1 where absent.
         seed: key of the aggregator's random stream.

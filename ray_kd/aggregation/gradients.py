@@ -161,7 +161,6 @@ class Gradients:
 
         Args:
             vector: the direction, (P,).
-            jacobian: where it came from.
             factors: factor of each loss for the adapters; a negative one counts as 0, since an adapter
                 must not increase its own path's loss.
         """

@@ -30,9 +30,6 @@ def last_shared(losses: Sequence[Tensor], names: Sequence[str], parameters: Sequ
 
     Depth is the order in which the student registers its parameters. Modules with only biases or
     normalisation are skipped, since their gradients say little about the layer.
-
-    Raises:
-        UserError: the losses share no parameter, or none of them has a gradient.
     """
     found = [reached(loss) for loss in losses if loss.requires_grad]
     shared = set.intersection(*found) if found else set()

@@ -114,11 +114,7 @@ def analyze(
 
 
 def parts(only: str | Iterable[str] | None) -> set[str]:
-    """The chosen parts of an analysis; the default ones for None.
-
-    Raises:
-        UserError: an unknown part; names the nearest.
-    """
+    """The chosen parts of an analysis; the default ones for None."""
     listed = DEFAULT if only is None else [only] if isinstance(only, str) else only
     chosen = {name.strip() for text in listed for name in text.split(",")}
     for name in sorted(chosen.difference(PARTS)):
@@ -155,11 +151,7 @@ def _predictions(found: Analysis, root: Folder, strategy: str | None, images: in
 
 
 def only_sweep(storage: str | Path | Folder) -> str:
-    """The name of the one sweep of a storage.
-
-    Raises:
-        UserError: there is none, or there are several.
-    """
+    """The name of the one sweep of a storage."""
     root = Folder.open(storage)
     names = sweep_names(root)
     if len(names) == 1:

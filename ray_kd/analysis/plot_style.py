@@ -168,7 +168,6 @@ def arrow_beyond(
 
     Args:
         look: colour, size of the arrow and distance of the text from it, both in points.
-        more: further properties of the text.
     """
     colour, size, gap = look
     axes.plot(*([value] for value in at), "<" if left else ">", color=colour, markersize=size, clip_on=False)

@@ -37,11 +37,7 @@ def draw_plots(results: SweepResults) -> dict[str, list[Picture]]:
 
 
 def write_plots(results: SweepResults, drawn: dict[str, list[Picture]], folder: Folder) -> dict[str, str]:
-    """Write the figures into ``plots/``, those of a task into the task's own; returns the path of each file.
-
-    Raises:
-        UserError: ``folder`` cannot be written.
-    """
+    """Write the figures into ``plots/``, those of a task into the task's own; returns each file's path."""
     files = {}
     for task, pictures in drawn.items():
         place = f"{results.folders.get(task, '')}plots"
@@ -51,11 +47,7 @@ def write_plots(results: SweepResults, drawn: dict[str, list[Picture]], folder: 
 
 
 def write_pictures(pictures: list[Picture], out: str | Path | Folder) -> dict[str, str]:
-    """Write ``<name>.png`` and ``<name>.svg`` for each picture; returns the path of each file.
-
-    Raises:
-        UserError: ``out`` cannot be written.
-    """
+    """Write ``<name>.png`` and ``<name>.svg`` for each picture; returns the path of each file."""
     folder = Folder.open(out)
     contents: dict[str, bytes | str] = {}
     for picture in pictures:

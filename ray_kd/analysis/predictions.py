@@ -31,7 +31,6 @@ class Column:
     """The predictions of one network on the chosen images.
 
     Attributes:
-        title: name of the network.
         figure: its test metric, nan where there is none.
         mask: classes (N, H, W), of segmentation.
         boxes: of detection, for each image boxes (n, 4), labels (n,) and scores (n,), best first.
@@ -71,7 +70,6 @@ def predict(
     Both students are of the smallest seed that both finished; all weights are those best on validation.
 
     Args:
-        part: the records of one dense task.
         strategy: a cell's name; default: the cell with the best mean other than the baseline.
 
     Raises:

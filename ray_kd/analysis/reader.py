@@ -96,11 +96,7 @@ class Folder:
         return entries, torn
 
     def write(self, name: str, content: bytes | str) -> str:
-        """Write a file whole, or not at all; returns its full path.
-
-        Raises:
-            UserError: it cannot be written (a file in the way, no permission, disk full).
-        """
+        """Write a file whole, or not at all; returns its full path."""
         data = content.encode() if isinstance(content, str) else content
         self.store.write(f"{self.prefix}{name}", data)
         return self.where(name)

@@ -49,8 +49,6 @@ def tasks_report_html(
 
     Args:
         parts: the records and the figures of each task, in the order of ``across.gaps``.
-        pictures: the figures across tasks.
-        root, storage: as above.
     """
     heads, rows = across_headings(across), across_rows(across)
     lines = [("best" if one is across.best else "", entries) for one, entries in rows]

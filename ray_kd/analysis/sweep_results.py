@@ -41,11 +41,7 @@ class SweepResults:
 
 
 def sweep_results(records: Records) -> SweepResults:
-    """The statistics of the records of one sweep.
-
-    Raises:
-        UserError: as ``by_task`` and ``compare_cells``.
-    """
+    """The statistics of the records of one sweep."""
     parts = by_task(records)
     comparisons = {task: compare_cells(part) for task, part in parts.items()}
     plan = records.plan
@@ -67,9 +63,6 @@ def write_comparison(results: SweepResults, folder: Folder) -> dict[str, str]:
     """Write ``table.md`` and ``table.csv``; returns the path of each.
 
     With several tasks, these compare across tasks, and each task has its own pair in a folder of its name.
-
-    Raises:
-        UserError: ``folder`` cannot be written.
     """
     texts = {}
     for task, comparison in results.comparisons.items():

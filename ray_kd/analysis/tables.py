@@ -24,9 +24,6 @@ def write_tables(records: Records, out: str | Path | Folder) -> dict[str, str]:
 
     The plan of the sweep travels as schema metadata, so that the files alone are enough for statistics.
     Returns the path of each file.
-
-    Raises:
-        UserError: ``out`` cannot be written.
     """
     folder = Folder.open(out)
     plan = {} if records.plan is None else {_PLAN: json.dumps(dataclasses.asdict(records.plan)).encode()}
@@ -40,11 +37,7 @@ def write_tables(records: Records, out: str | Path | Folder) -> dict[str, str]:
 
 
 def read_tables(out: str | Path | Folder) -> Records:
-    """Read what ``write_tables`` wrote.
-
-    Raises:
-        UserError: a table is missing or is no Parquet file.
-    """
+    """Read what ``write_tables`` wrote."""
     folder = Folder.open(out)
     tables: dict[str, pa.Table] = {}
     for name in TABLES:

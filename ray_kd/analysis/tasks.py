@@ -22,9 +22,6 @@ def by_task(records: Records) -> dict[str, Records]:
     With several tasks, cells are named by their strategies: the cell ``detection, utility``, whose first
     half is the label of axis ``task``, is ``utility`` here. The metric ``monitor`` becomes the task's own.
     Runs whose task is unknown (a teacher that has not begun) are left out.
-
-    Raises:
-        UserError: the records have no plan.
     """
     plan, trials = records.plan, records.trials
     if plan is None:

@@ -53,9 +53,6 @@ def compose(records: Records, comparison: Comparison, root: Folder, entity: str)
 
     Headline and table are those of report.html. Curves follow where the trials were tracked, drawn
     by W&B from the sweep's runs, one line for each strategy.
-
-    Raises:
-        UserError: the extra is not installed.
     """
     _require_package()
     import wandb_workspaces.reports.v2 as wr

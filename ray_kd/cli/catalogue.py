@@ -49,11 +49,7 @@ class Item:
 
 
 def catalogue(kind: str, plugins: bool = False) -> list[Item]:
-    """Every component of a kind, by name; those of plug-ins, too, if asked for.
-
-    Raises:
-        UserError: an installed plug-in that cannot be imported, or registers a name that is taken.
-    """
+    """Every component of a kind, by name; those of plug-ins, too, if asked for."""
     others = [_described(cls) for cls in REGISTRIES[kind].from_plugins()] if plugins else []
     return sorted([*_built_in(kind), *others], key=lambda item: item.name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -77,3 +78,27 @@ def find_file(file: str) -> str:
             f"cannot read '{file}': No such file. Did you mean '{name}', which comes with ray-kd?"
         )
     return str(builtin_file(f"{name}.yaml"))
+
+
+class ProgressLine:
+    """One line on standard error that is redrawn on a terminal, else a line every five seconds."""
+
+    def __init__(self) -> None:
+        self.terminal, self._open = sys.stderr.isatty(), False
+        self.began = self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for another text."""
+        return time.monotonic() - self._last >= (0.2 if self.terminal else 5.0)
+
+    def show(self, text: str) -> None:
+        """Show a text."""
+        self._last, self._open = time.monotonic(), self.terminal
+        shown, end = (f"\r{text[:78]:<78}", "") if self.terminal else (text.rstrip(), "\n")
+        print(shown, end=end, file=sys.stderr, flush=True)
+
+    def end(self, last: str = "\n") -> None:
+        """Leave the line, or clear it with ``last``."""
+        if self._open:
+            print(end=last, file=sys.stderr, flush=True)
+            self._open = False

@@ -63,11 +63,7 @@ def new(
 
 
 def require_free(kind: str, name: str) -> None:
-    """Refuse a name that Python or a spec could not use, or that means something already.
-
-    Raises:
-        UserError: names the nearest name that is free.
-    """
+    """Refuse a name that Python or a spec could not use, or that means something already."""
     registered = {item.name for item in catalogue(f"{kind}s", plugins=bool(entry_points()))}
 
     def problem(name: str) -> str:

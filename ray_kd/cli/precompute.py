@@ -114,11 +114,7 @@ def verify(
 
 
 def read_specs(file: str, overrides: tuple[str, ...], storage: str | None) -> tuple[list[RunSpec], str]:
-    """The runs of a run or sweep file, with ``targets.source=stored`` set, and its name.
-
-    Raises:
-        UserError: as RunSpec.load and SweepSpec.load.
-    """
+    """The runs of a run or sweep file, with ``targets.source=stored`` set, and its name."""
     from ray_kd.config.spec import RunSpec
     from ray_kd.config.sweep import SweepSpec
     from ray_kd.config.yamlio import read_yaml

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ray_kd.cli.common import shown
+from ray_kd.cli.common import ProgressLine, shown
 
 if TYPE_CHECKING:
     from ray_kd.data.scan import ScanResult
@@ -38,47 +38,27 @@ def scan_dataset(file: str) -> None:
         raise typer.Exit(1) from error
     task = spec.task.component_name
     splits, classes = checked_splits(dataset), dataset.classes_of(task)
-    found, show = ScanResult(splits, classes), Progress()
+    found, show = ScanResult(splits, classes), ProgressLine()
     looked = scan(splits, default_readers(splits), task)
     stopped = False
     try:
         for some in looked:
             for one in some:
                 found.add(one)
-            show(found.read, found.total)
+            if show.due():
+                left = (time.monotonic() - show.began) / found.read * (found.total - found.read)
+                show.show(f"read {found.read:,} of {found.total:,} samples, {left:.0f} s left")
     except KeyboardInterrupt:
         stopped = True
     finally:
         looked.close()
-        show.end()
+        show.end(f"\r{'':<78}\r")
     _print(spec.dataset.component_name, found)
     if stopped:
         print(f"ray-kd: stopped after {found.read:,} of {found.total:,} samples.", file=sys.stderr)
         raise typer.Exit(130)
     if found.problems:
         raise typer.Exit(1)
-
-
-class Progress:
-    """Progress of a scan: one line that is redrawn on a terminal, else a line every five seconds."""
-
-    def __init__(self) -> None:
-        self.terminal, self._begin, self._last = sys.stderr.isatty(), time.monotonic(), time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last < (0.2 if self.terminal else 5.0):
-            return
-        self._last = now
-        left = (now - self._begin) / done * (total - done)
-        text = f"read {done:,} of {total:,} samples, {left:.0f} s left"
-        end = "" if self.terminal else "\n"
-        print(f"\r{text:<78}" if self.terminal else text, end=end, file=sys.stderr, flush=True)
-
-    def end(self) -> None:
-        """Clear the line."""
-        if self.terminal:
-            print(f"\r{'':<78}\r", end="", file=sys.stderr, flush=True)
 
 
 def _print(name: str, found: ScanResult) -> None:

@@ -61,12 +61,7 @@ def compare(
     retry: str,
     retry_failed: bool = False,
 ) -> None:
-    """Run a sweep, analyse it, and print where its files are and the next command.
-
-    Args:
-        again: the command that trains unfinished trials.
-        retry: the command that trains failed trials again.
-    """
+    """Run a sweep, analyse it, and print where its files are and the next command."""
     from rich.console import Console
 
     from ray_kd.analysis import analyze

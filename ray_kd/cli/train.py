@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, shown
+from ray_kd.cli.common import AddressOption, Overrides, ProgressLine, StorageOption, find_file, shown
 from ray_kd.config.names import one_line
 
 if TYPE_CHECKING:
@@ -149,11 +149,7 @@ def test_figures(summary: dict[str, Any]) -> str:
 
 
 def make_setting(spec: RunSpec) -> RunContext:
-    """The context of a run in this process, with a tracker if the run asks for one.
-
-    Raises:
-        UserError: the run's parts do not fit together, or W&B is asked for and not installed.
-    """
+    """The context of a run in this process, with a tracker if the run asks for one."""
     from ray_kd.training.preflight import check_run
     from ray_kd.training.run_context import local_context
 
@@ -169,11 +165,7 @@ def make_setting(spec: RunSpec) -> RunContext:
 
 @contextmanager
 def stop_on_signal(context: RunContext, then: str = RESUMES) -> Iterator[None]:
-    """Ctrl-C saves the state at the next step; a second one ends at once.
-
-    Args:
-        then: what the message says about the next command.
-    """
+    """Ctrl-C saves the state at the next step; a second one ends at once."""
 
     def ask(number: int, frame: Any) -> None:
         if context.stop.is_set():
@@ -190,41 +182,25 @@ def stop_on_signal(context: RunContext, then: str = RESUMES) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class Line:
-    """Progress: one line that is redrawn on a terminal, else a line every five seconds."""
+class Line(ProgressLine):
+    """The progress of training runs, one after the other."""
 
-    def __init__(self) -> None:
-        self.terminal, self._last, self._begin = sys.stderr.isatty(), 0.0, time.monotonic()
-        self._name, self._first, self._open = "", 0, False
+    _name, _first = "", 0
 
     def __call__(self, spec: RunSpec, record: dict[str, Any]) -> None:
         from ray_kd.config.registry import TASKS
 
-        now, total = time.monotonic(), spec.training.epochs
+        total, monitor = spec.training.epochs, TASKS.get(spec.task.component_name).monitor
         if spec.name != self._name:
             self.end()
-            self._name, self._begin, self._first, self._last = spec.name, now, record["epoch"], 0.0
-        done = record["epoch"] == total
-        if not done and now - self._last < (0.2 if self.terminal else 5.0):
+            self._name, self._first = spec.name, record["epoch"]
+            self.began, self._last = time.monotonic(), 0.0
+        done, since = record["epoch"] == total, record["epoch"] - self._first
+        if not done and not self.due():
             return
-        self._last = now
-        since = record["epoch"] - self._first
-        monitored = TASKS.get(spec.task.component_name).monitor
-        values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == monitored)
-        name = one_line(spec.name)
-        text = f"{name}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}  {values}"
+        values = "  ".join(f"val {n} {v:.4f}" for n, v in record.get("val", {}).items() if n == monitor)
+        text = f"{one_line(spec.name)}: epoch {record['epoch']}/{total}  loss {record['train']['loss']:.4f}"
+        text += f"  {values}"
         if since and not done:
-            text += f"  {(now - self._begin) / since * (total - record['epoch']):.0f} s left"
-        print(
-            f"\r{text[:78]:<78}" if self.terminal else text.rstrip(),
-            end="" if self.terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
-        self._open = self.terminal
-
-    def end(self) -> None:
-        """Close the line."""
-        if self._open:
-            print(file=sys.stderr)
-            self._open = False
+            text += f"  {(time.monotonic() - self.began) / since * (total - record['epoch']):.0f} s left"
+        self.show(text)

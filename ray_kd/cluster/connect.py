@@ -61,11 +61,7 @@ def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterat
 
 
 def _resolve(address: str | None) -> str | None:
-    """``host:port`` of the cluster to join; None: Ray is to be started here.
-
-    Raises:
-        UserError: ``auto`` finds no cluster, or ray-kd cannot work through such an address.
-    """
+    """``host:port`` of the cluster to join; None: Ray is to be started here."""
     if not address or address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address
     if not address or address == "local":

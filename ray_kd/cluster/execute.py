@@ -55,8 +55,6 @@ def execute(
     """Train the jobs of a trial queue.
 
     Args:
-        address: a running cluster to join, or None.
-        screen: where progress is shown, or None.
         started: called once it is certain that trials can run, before the first one.
 
     Raises:
@@ -96,11 +94,7 @@ def alive_nodes() -> list[Bundle]:
 
 
 def require_room(queue: TrialQueue, nodes: list[Bundle]) -> int:
-    """How many runs train at the same time, at most.
-
-    Raises:
-        UserError: no node is large enough for one of the runs.
-    """
+    """How many runs train at the same time, at most."""
     most, seen = 1, set()
     for job in queue.jobs.values():
         resources = job.spec.resources

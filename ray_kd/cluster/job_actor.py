@@ -160,11 +160,7 @@ class JobActor(Trainable):
 
 
 def parse(job: JobConfig) -> RunSpec:
-    """The run that a job trains.
-
-    Raises:
-        UserError: this node computes another identity for the run than the driver.
-    """
+    """The run that a job trains."""
     spec = RunSpec.parse(json.loads(job.spec))
     if spec.identity() != job.identity:
         raise UserError(

@@ -30,9 +30,6 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     Args:
         storage: where to look for runs that have ended; default: the base run's.
         trials: print a row for each trial instead of one for each cell.
-
-    Raises:
-        UserError: as ``SweepSpec.plan`` and ``check_plan``.
     """
     if storage is not None:
         sweep = sweep.model_copy(update={"base": {**sweep.base, "storage": storage}})
@@ -84,15 +81,7 @@ def _targets(specs: list[RunSpec]) -> list[RenderableType]:
 
 
 def targets_table(specs: list[RunSpec], name: str = "") -> RenderableType:
-    """Rows and bytes of stored targets and the teacher's time, which is measured on a few batches.
-
-    Args:
-        specs: all runs that read them.
-        name: of the run or sweep; printed before the sentences.
-
-    Raises:
-        UserError: none of the runs reads stored targets, or the data are missing.
-    """
+    """Rows and bytes of stored targets and the teacher's time, which is measured on a few batches."""
     works = gather_work(specs, local_context(specs[0]), ProcessCache(), trained=False)
     found = plan_targets(works, specs)
     table = Table(box=None, pad_edge=False, header_style="bold")

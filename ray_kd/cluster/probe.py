@@ -155,11 +155,7 @@ def _judge(
 
 
 def check_cluster(*specs: RunSpec) -> None:
-    """Probe every node for what the runs need, if the cluster has more than one node.
-
-    Raises:
-        UserError: names every node that fails, and what to do.
-    """
+    """Probe every node for what the runs need, if the cluster has more than one node."""
     if sum(node["Alive"] for node in ray.nodes()) < 2:
         return
     bad = [finding for finding in probe(*specs) if not finding.ok]

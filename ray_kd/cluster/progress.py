@@ -137,10 +137,6 @@ class Progress:
 
     Args:
         queue: the sweep's trial queue; read only in ``tick``, in the thread that changes it.
-        console: where to; None shows nothing.
-
-    Attributes:
-        notice: what the user should know, or None.
     """
 
     queue: TrialQueue
@@ -213,13 +209,7 @@ class Progress:
 
 
 class Counted:
-    """Shows how many shards of stored targets are computed: a line every few seconds.
-
-    Args:
-        name: of the run or sweep.
-        screen: where it is shown, or None.
-        every: seconds between lines.
-    """
+    """Shows how many shards of stored targets are computed: a line every few seconds."""
 
     def __init__(self, name: str, screen: Console | None, every: float = 5.0) -> None:
         self.name, self.screen, self.every = name, screen, every

@@ -25,7 +25,6 @@ class CellScheduler(FIFOScheduler):
     """Uses one of Tune's schedulers for each group of trials that may be compared with each other.
 
     Args:
-        queue: the trial queue that holds the jobs.
         job_of: the job of a Tune trial's id; None for a warm-up.
         on_error: called with the id of a Tune trial whose process failed, and the reason.
     """

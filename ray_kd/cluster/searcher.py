@@ -27,7 +27,6 @@ class QueueSearcher(Searcher):
     an actor, loads the dataset, and ends when there is a job for the actor.
 
     Args:
-        queue: the jobs of the sweep.
         configure: makes the Tune config of a job (False) or of a warm-up for it (True).
     """
 

@@ -43,9 +43,7 @@ def stream(
     """The loaded rows of requests, in their order; this process must be connected to Ray.
 
     Args:
-        reading: what the readers need to know of the run.
         requests: of the run, in the order of training; up to ``REQUESTS`` are taken ahead.
-        readers: number of reader actors.
 
     Raises:
         TrainingFailed: a reader died again and again.

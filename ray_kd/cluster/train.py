@@ -152,11 +152,7 @@ def run_distributed(
         spec: the run; its teachers must be trained.
         on_record: called with each epoch's record as it is written.
         stop: set it, and the workers save their state and end.
-        group: what W&B groups the run by.
         directory: where the run is written, from ``begin_anew``; default: ``runs/<identity>``.
-
-    Returns:
-        The run's summary.
 
     Raises:
         UserError: no node is large enough, or a worker raised it.

@@ -68,11 +68,7 @@ def identity_of(essence: dict[str, Any]) -> str:
 
 
 def require_whole_record(file: Path, data: dict[str, Any]) -> None:
-    """Refuse a run's own ``spec.yaml`` that was cut off, since it would describe another run.
-
-    Raises:
-        UserError: its last key is missing or incomplete.
-    """
+    """Refuse a run's own ``spec.yaml`` that was cut off, since it would describe another run."""
     if file.name != "spec.yaml" or not re.fullmatch("[0-9a-f]{16}", file.absolute().parent.name):
         return
     if list(data)[-1:] != ["storage"] or not file.read_bytes().endswith(b"\n"):

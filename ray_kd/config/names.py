@@ -31,14 +31,7 @@ def print_plain(console: Any, text: str) -> None:
 
 
 def require_name(name: str, what: str, kept: str = "") -> None:
-    """Refuse names that are empty or cannot be displayed.
-
-    Args:
-        kept: characters that are reserved in such a name.
-
-    Raises:
-        ValueError: the message says what is wrong.
-    """
+    """Refuse names that are empty or cannot be displayed."""
     if not one_line(name):
         raise ValueError(f"{what} needs a name")
     if len(name) > LONGEST:
@@ -52,11 +45,7 @@ def require_name(name: str, what: str, kept: str = "") -> None:
 
 
 def require_distinct(names: Iterable[str], what: str) -> None:
-    """Refuse names that look the same: equal once any whitespace counts as one space.
-
-    Raises:
-        ValueError: the message has both names.
-    """
+    """Refuse names that look the same: equal once any whitespace counts as one space."""
     seen: dict[str, str] = {}
     for name in names:
         shown = unicodedata.normalize("NFC", one_line(name))

@@ -144,7 +144,8 @@ def parse_component(registry: Registry, value: Any) -> Any:
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise ValueError(f"expected the name of a {registry.kind}, or a mapping with a 'name'")
+        article = "an" if registry.kind[0] == "a" else "a"
+        raise ValueError(f"expected the name of {article} {registry.kind}, or a mapping with a 'name'")
     rest = {key: entry for key, entry in value.items() if key != "name"}
     cls = registry.get(value["name"])
     return validate(cls.Options, rest, f"{registry.kind} '{cls.name}'")

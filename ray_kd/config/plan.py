@@ -65,7 +65,6 @@ class Plan:
         trials: search candidates, compared trials and controls that are known before the sweep starts.
         later: trials that are not known yet, by cell.
         teachers: the runs that train the teachers, each once.
-        cells: names of all cells, in order.
     """
 
     name: str
@@ -120,11 +119,7 @@ class TrialMaker:
         extra: Overrides | None = None,
         candidate: int | None = None,
     ) -> Trial:
-        """A trial of ``cell`` with ``extra`` overrides on top.
-
-        Raises:
-            UserError: the overrides make no valid run; the message names the cell.
-        """
+        """A trial of ``cell`` with ``extra`` overrides on top."""
         extra = extra or {}
         overrides = {**cell.overrides, **extra}
         parsed = self._spec(cell.name, overrides)

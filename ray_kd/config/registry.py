@@ -30,7 +30,6 @@ class Registry:
 
     Args:
         kind: what a user calls it ("path", "aggregator", ...); used in messages.
-        package: the package whose modules register the built-in ones.
     """
 
     kind: str
@@ -187,11 +186,7 @@ REGISTRIES = {
 
 
 def load_plugins(modules: list[str]) -> None:
-    """Import the modules that register a user's own components.
-
-    Raises:
-        UserError: a module that cannot be imported.
-    """
+    """Import the modules that register a user's own components."""
     for module in modules:
         try:
             importlib.import_module(module)

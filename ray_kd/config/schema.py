@@ -42,9 +42,6 @@ def json_schema(kind: str) -> Schema:
 
     Args:
         kind: ``run`` or ``sweep``.
-
-    Raises:
-        UserError: ``kind`` is neither.
     """
     if kind == "run":
         schema = _run_schema()

@@ -13,11 +13,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], data: Any, where: str) -> M:
-    """Validate ``data`` as a ``model``.
-
-    Raises:
-        UserError: the message has one line for each error, with its key.
-    """
+    """Validate ``data`` as a ``model``."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -48,11 +44,7 @@ def is_number(text: str) -> bool:
 
 
 def refuse_guesses(value: Any, kinds: frozenset[Any]) -> None:
-    """Refuse true for 1, 010 for 10, yes for true, and other values that pydantic would convert.
-
-    Raises:
-        ValueError: the message says what to write.
-    """
+    """Refuse true for 1, 010 for 10, yes for true, and other values that pydantic would convert."""
     if isinstance(value, (list, tuple)):
         for entry in value:
             refuse_guesses(entry, kinds)

@@ -100,11 +100,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def _check(node: yaml.Node, where: str, key: str, done: dict[int, bool]) -> None:
-    """Refuse values that readers of YAML understand differently, and keep keys as they are written.
-
-    Args:
-        done: the nodes seen so far, by id; False for the nodes that contain ``node``.
-    """
+    """Refuse values that readers of YAML understand differently, and keep keys as they are written."""
     if id(node) in done:
         if not done[id(node)]:
             raise UserError(f"{_at(where, key, node)} is an alias of a node that contains it.")
@@ -174,11 +170,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
 
 
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested mappings and lists, in place; missing mappings are created.
-
-    Raises:
-        UserError: the key goes into a plain value, or past the end of a list.
-    """
+    """Set a dotted key in nested mappings and lists, in place; missing mappings are created."""
     *parents, last = key.split(".")
     here: Any = data
     for depth, part in enumerate(parents):

@@ -28,11 +28,7 @@ class Batches:
     """Training batches: {image, label, sample, view}, the same for any number of ranks taken together.
 
     Args:
-        split: the training split.
-        views: the view policy.
         batch_size: samples in one step over all ranks.
-        seed: the run's seed, key of the order.
-        device: where batches go.
         rank, world: which share of each global batch is this rank's.
         loader: what reads ``split``; None: one that reads it here.
         order: how samples are shuffled; None: all of them.

@@ -119,9 +119,6 @@ class CIFAR100(CIFAR):
     """CIFAR-100 with its 100 fine classes; splits as CIFAR-10's.
 
     Normalised with the figures of Adaptive Distillation's published code (arXiv 2110.09674).
-
-    Raises:
-        UserError: as CIFAR-10.
     """
 
     Options = CIFAR100Options

@@ -63,11 +63,7 @@ def read(file: str) -> Content:
 def same_categories(
     file: str, own: Mapping[int, str | None], other: str, known: Mapping[int, str | None]
 ) -> None:
-    """Check that two files mean the same by each category id.
-
-    Raises:
-        UserError: an id in one of them only, or another name for one.
-    """
+    """Check that two files mean the same by each category id."""
     what = f"'{file}': its categories are not those of '{other}'"
     odd = sorted(own.keys() ^ known.keys())
     if odd:

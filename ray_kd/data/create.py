@@ -19,7 +19,6 @@ def create_dataset(options: Options, device: torch.device | None = None) -> Data
     """The dataset of these options; every batch of it is checked as it is read.
 
     Args:
-        options: the dataset's own ``Options``.
         device: where splits that lie in memory are to lie; None: the CPU.
 
     Raises:

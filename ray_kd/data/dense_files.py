@@ -84,12 +84,8 @@ class BoxedImages:
     """Images with any number of boxes each.
 
     Args:
-        annotations: their boxes.
         span: black and white of images of more than 8 bits (``FileOptions.range``).
         outside: what becomes of a box that reaches beyond its image by more than ``BEYOND``.
-
-    Raises:
-        UserError: boxes that do not fit into the image that was annotated; names the first.
     """
 
     def __init__(

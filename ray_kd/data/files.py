@@ -71,7 +71,6 @@ class Form:
     """What finished samples look like.
 
     Attributes:
-        size: height and width.
         mean, std: of channels scaled to [0, 1].
         fit: how an image of another size gets there: ``crop`` scales its short side to 8/7 of the size and
             takes the centre, as ImageNet is evaluated (256 and 224); ``letterbox`` scales it as a whole
@@ -172,10 +171,8 @@ class FileSplit:
     """Some of a source's samples (a ``RawSplit``).
 
     Args:
-        source: where they are read from.
         chosen: which of the source's samples (N,).
         first: id of the source's sample 0; ids are unique over the splits of a dataset.
-        form: what finished samples look like.
         training: boxes that stand for a crowd, which no detector is trained on, are left out; elsewhere
             they come with ``crowd`` and ``area``, which COCO's evaluation reads.
     """
@@ -250,14 +247,7 @@ class FileDataset(Dataset):
         classes: np.ndarray | None = None,
         validation: Source | None = None,
     ) -> None:
-        """Make the three splits.
-
-        Args:
-            train: a share of them validates, unless ``validation`` is given.
-            options: ``FileOptions`` with a ``size``.
-            fit: how an image of another size gets there; see ``Form``.
-            classes: the class of each training sample (N,), for even shares; None: seeded shares.
-        """
+        """Make the three splits."""
         most = max(getattr(source, "most", 0) for source in (train, test))
         form = Form(options.size, options.mean, options.std, fit, most)
         known = np.zeros(len(train)) if classes is None else classes

@@ -144,11 +144,7 @@ or, without train and val, <class>/*.jpg
         return bool(set(own) & set(names))
 
     def _other(self, folder: Path, names: list[str], span: tuple[float, float] | None) -> LabelledImages:
-        """The images of another folder with the same classes.
-
-        Raises:
-            UserError: its classes are not those of train.
-        """
+        """The images of another folder with the same classes."""
         if not folder.is_dir():
             wrong(self.name, str(folder.parent), f"lacks {folder.name}", self.tree)
         if (folder / "val_annotations.txt").is_file():

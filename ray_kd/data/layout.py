@@ -36,13 +36,7 @@ def require(name: str, root: str, needed: Sequence[str], tree: str, download: bo
     """Check that files or folders below a root exist.
 
     Args:
-        name: the dataset.
-        needed: paths below the root.
-        tree: what is expected below the root.
         download: whether ``download`` was asked for; None: the dataset cannot be downloaded.
-
-    Raises:
-        UserError: names what is missing, the tree, and the option to set.
     """
     lacking = missing(root, needed)
     if lacking:
@@ -71,11 +65,7 @@ def say_once(name: str, what: str) -> None:
 
 
 def fetch(name: str, root: str, needed: Sequence[str], download: Callable[[], object]) -> None:
-    """Download a dataset where something of it is missing; of several processes one does, others wait.
-
-    Raises:
-        UserError: the download failed.
-    """
+    """Download a dataset where something of it is missing; of several processes one does, others wait."""
     if not missing(root, needed):
         return
     Path(root).mkdir(parents=True, exist_ok=True)

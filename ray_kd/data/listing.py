@@ -68,9 +68,6 @@ def lines(file: str | Path) -> list[str]:
     """The lines of a text file that hold something, without what surrounds it.
 
     Windows' line ends, a byte order mark, and UTF-16 (which PowerShell's ``>`` writes) are read.
-
-    Raises:
-        UserError: it is no text.
     """
     data = Path(file).read_bytes()
     wide = data.startswith((b"\xff\xfe", b"\xfe\xff"))

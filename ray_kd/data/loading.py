@@ -48,7 +48,6 @@ class Request:
     """A batch to read.
 
     Attributes:
-        split: the name of the split.
         index: its samples (B,).
         view: which view of them, where the views act on raw samples; None: as evaluation sees them.
         shown: which view training shows of them; None: it is no training batch.
@@ -68,12 +67,7 @@ class Failure:
 
 
 class Rows(Dataset):
-    """What reads: the splits and the views, here or in a process.
-
-    Args:
-        splits: by name.
-        views: the views of training.
-    """
+    """What reads: the splits and the views, here or in a process."""
 
     def __init__(self, splits: Mapping[str, Split], views: Views) -> None:
         self.splits, self.views = dict(splits), views
@@ -87,11 +81,7 @@ class Rows(Dataset):
             return Failure(str(error))
 
     def read(self, request: Request) -> dict[str, Tensor]:
-        """The rows of a request: of files finished but not ready, of other splits as ``gather`` gives them.
-
-        Raises:
-            UserError: a file that is missing or damaged.
-        """
+        """The rows of a request: of files finished but not ready, else as ``gather`` gives them."""
         split = self.splits[request.split]
         if not is_raw(split):
             return split.gather(request.index)
@@ -115,9 +105,7 @@ class Loader:
     that ends.
 
     Args:
-        splits: by name.
         views: the views of training; they must be ``bind``-ed already.
-        device: where batches go.
         processes: how many read ahead; 0: none, batches are read here when they are asked for.
 
     Raises:

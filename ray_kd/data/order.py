@@ -11,11 +11,7 @@ from ray_kd.random_streams import generator
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Full batches in an epoch; the rest of a permutation is left for another epoch.
-
-    Raises:
-        UserError: fewer samples than one batch.
-    """
+    """Full batches in an epoch; the rest of a permutation is left for another epoch."""
     if samples < batch_size:
         raise UserError(
             f"training.batch_size: {batch_size} is more than the {samples} training samples there are; "

@@ -46,7 +46,6 @@ def check_dataset(dataset: Dataset, whose: str, remedy: str) -> Dataset:
     """Check every batch of a dataset from now on; its splits are wrapped in place.
 
     Args:
-        whose: the dataset, as messages name it.
         remedy: what to do where there are more classes than it says.
 
     Raises:
@@ -76,9 +75,7 @@ class SampleChecks:
     """What every sample of a split has to be like.
 
     Attributes:
-        where: the split, as messages name it.
         classes: how many there are, by column.
-        channels: of an image.
         normalised: the dataset has a mean and a std, so its images are normalised floats.
         remedy: what to do where there are more classes than it says.
     """
@@ -94,9 +91,6 @@ class SampleChecks:
 
         Args:
             numbers: which samples of the split these are, for messages.
-
-        Raises:
-            UserError: names the sample, the value, what was expected, and what to do.
         """
         found = dict(columns)
         if not isinstance(found.get("image"), Tensor):

@@ -36,10 +36,8 @@ class ScannedSample:
     """What was found in one sample.
 
     Attributes:
-        split: the split's name.
         where: the file it is read from, or its place in the split.
         problem: what would stop a run, and the row it is counted in; None: nothing.
-        remarks: what one should know.
         size: height and width of the image as it is read.
         content: a hash of the image's pixels.
         classes: how many objects, pixels or labels of each class.
@@ -58,7 +56,6 @@ class SampleScanner(TorchDataset):
     """Reads and checks samples, in this process or in one that reads ahead.
 
     Args:
-        splits: by name, as ``checked_splits`` gives them.
         task: its name, by which is known what of a sample it needs; None: whatever the sample has.
     """
 
@@ -119,9 +116,6 @@ def scan(
 
     Args:
         processes: how many read; 0: this one. They end when the iterator is closed.
-
-    Raises:
-        UserError: a process died.
     """
     scanner = SampleScanner(splits, task)
     plan = [
@@ -154,11 +148,7 @@ def scan(
 
 
 def count_classes(sample: dict[str, Tensor], task: str | None = None) -> Counter[int]:
-    """How many labels, objects or pixels of each class a sample has.
-
-    Raises:
-        UserError: it lacks what the task needs.
-    """
+    """How many labels, objects or pixels of each class a sample has."""
     needed = NEEDED.get(task or "") or next((name for name in NEEDED.values() if name in sample), None)
     if needed is None:
         return Counter()
@@ -189,12 +179,7 @@ class Finding:
 
 
 class ScanResult:
-    """All that was found, gathered.
-
-    Args:
-        splits: by name.
-        classes: how many classes the task has.
-    """
+    """All that was found, gathered."""
 
     def __init__(self, splits: Mapping[str, Split], classes: int) -> None:
         self.total, self.read, self.classes = sum(map(len, splits.values())), 0, classes

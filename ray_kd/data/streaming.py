@@ -24,7 +24,6 @@ class StreamLoader(Loader):
 
     Args:
         splits, views, device, processes: as ``Loader`` has them.
-        stream: what reads the training batches.
         carries: bytes of the targets of a sample.
     """
 

@@ -103,11 +103,7 @@ def to_image(image: Any, where: str) -> Tensor:
 
 
 def to_float(image: Tensor, where: str) -> Tensor:
-    """An image of any kind of numbers whose range is known, as float32; bytes and 16 bits over their maximum.
-
-    Raises:
-        UserError: integers of unknown range.
-    """
+    """An image of numbers whose range is known, as float32; bytes and 16 bits over their maximum."""
     if image.dtype == torch.float32:
         return image
     if image.is_floating_point() or image.dtype == torch.bool:

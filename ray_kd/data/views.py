@@ -20,9 +20,6 @@ from ray_kd.data.draws import uniform
 class Views:
     """The base of registered view policies.
 
-    Args:
-        options: the policy's own ``Options``.
-
     Example:
         >>> import torch
         >>> from ray_kd.plugin import ViewOptions, Views, register_view, uniform
@@ -56,18 +53,10 @@ class Views:
 
     @classmethod
     def check(cls, options: Any, task: str) -> None:
-        """Whether these options go with a task that is one of ``tasks``.
-
-        Raises:
-            UserError: they do not.
-        """
+        """Whether these options go with a task that is one of ``tasks``."""
 
     def bind(self, dataset: Dataset, task: str) -> None:
-        """Take what a dataset knows of all its samples: the number of classes, and mean and std.
-
-        Raises:
-            UserError: as ``check``.
-        """
+        """Take what a dataset knows of all its samples: the number of classes, and mean and std."""
         self.check(self.options, task)
         self.classes, self.mean, self.std = dataset.classes_of(task), dataset.mean, dataset.std
 

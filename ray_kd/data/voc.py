@@ -71,11 +71,7 @@ class VOC(FileDataset):
         return Files.below(options.root, files[0]), Files.below(options.root, files[1])
 
     def _names(self, file: Path) -> list[str]:
-        """What a list names, each once.
-
-        Raises:
-            UserError: one of them twice.
-        """
+        """What a list names, each once."""
         found = lines(file)
         # Some copies of SBD's list hold paths ("/JPEGImages/x.jpg /SegmentationClassAug/x.png").
         names = [Path(line.split()[0]).stem if line.startswith("/") else line for line in found]

@@ -23,11 +23,7 @@ def boxed(
     span: tuple[float, float] | None = None,
     outside: Literal["refuse", "clip"] = "refuse",
 ) -> BoxedImages:
-    """Images with the objects of their annotations.
-
-    Raises:
-        UserError: an annotation that is missing, damaged, or contradicts itself; names it and the object.
-    """
+    """Images with the objects of their annotations."""
     found, wrong = [], []
     for index in range(len(annotations)):
         try:

@@ -34,7 +34,6 @@ class Path(nn.Module):
     """One way for a teacher to teach a student.
 
     Args:
-        options: the path's own ``Options``.
         student_channels: channels of the student's stages, shallow to deep.
         teacher_channels: channels of the teacher's stages, matched 1:1 with the student's.
         seed: key of the path's random stream (its adapters, its draws).
@@ -201,11 +200,7 @@ class Path(nn.Module):
         return corruption.corrupt(self.options.corrupt, target, batch, step, self.seed, self.label)
 
     def in_batch(self, batch: Mapping[str, Tensor], key: str) -> Tensor:
-        """An entry of the batch; a label as a class (N,), of the largest share where views mix samples.
-
-        Raises:
-            UserError: the batch lacks it.
-        """
+        """An entry of the batch; a label as a class (N,), of the largest share where views mix samples."""
         if key not in batch:
             raise UserError(f"path '{self.label}' needs batch['{key}'], got {sorted(batch)}.")
         return main_class(batch[key]) if key == "label" else batch[key]
@@ -234,9 +229,7 @@ def feature_of(outputs: Outputs, stage: int, label: str, channels: int | None = 
     """The feature map of a stage, or a UserError that says which path misses it.
 
     Args:
-        outputs: of a network.
         stage: counted from 0.
-        label: the path's.
         channels: the expected number of channels; None: any.
     """
     if stage >= len(outputs.features):

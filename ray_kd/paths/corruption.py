@@ -41,12 +41,7 @@ def corrupt(
         target: tensors whose rows are samples.
         batch: with ``sample`` ids (N,), and, if samples have classes, ``label``: classes (N,) or shares
             (N, K), of which the largest counts. Without classes any other sample may be a partner.
-        step: optimizer steps taken so far.
-        seed: the run's seed.
         name: the path's name, so that two corrupted paths draw different numbers.
-
-    Returns:
-        New tensors of the same shapes and dtypes.
     """
     sample = all_rows(batch["sample"])
     rows = {entry: all_rows(values) for entry, values in target.items()}

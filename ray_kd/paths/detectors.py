@@ -79,11 +79,7 @@ class PredictionPath(Path):
     tasks: ClassVar[tuple[str, ...]] = ("detection",)
 
     def like(self, target: Tensor, prediction: Tensor) -> Tensor:
-        """The teacher's predictions in the student's dtype.
-
-        Raises:
-            UserError: the two do not have the same positions.
-        """
+        """The teacher's predictions in the student's dtype."""
         if target.shape[1:] != prediction.shape[1:]:
             raise UserError(
                 f"path '{self.label}': student and teacher have different positions or classes: "

@@ -63,9 +63,10 @@ class SoftmaxRegression(AdaptedPath):
     def bind(self, teacher: nn.Module) -> None:
         head = getattr(teacher, "head", None)
         if not isinstance(head, nn.Module):
+            kind = type(getattr(teacher, "net", teacher)).__name__  # with taps, the network within
             raise UserError(
-                f"path '{self.label}' needs the teacher's head: {type(teacher).__name__} has no module "
-                "'head' (pooled features of its last stage -> logits)."
+                f"path '{self.label}' needs the teacher's head: {kind} has no module 'head' (pooled features "
+                "of its last stage -> logits)."
             )
         self.head = copy.deepcopy(head).requires_grad_(False).eval()
         neck = getattr(teacher, "neck", None)

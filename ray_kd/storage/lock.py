@@ -37,8 +37,6 @@ class Lock:
     """A lock file that its holder renews; other processes wait, or take over an expired lock.
 
     Args:
-        store: where the lock file lies.
-        path: the lock file.
         ttl: seconds without renewal after which the lock counts as abandoned.
         on_wait: called with a sentence while another process holds the lock, at growing intervals; default:
             the log, which goes to standard error in a program that has not configured logging.

@@ -103,11 +103,7 @@ class Store:
                 stream.write(data)
 
     def append(self, path: str, record: dict[str, Any]) -> None:
-        """Append one JSON line to a local file, completely or not at all.
-
-        Raises:
-            UserError: as ``write``.
-        """
+        """Append one JSON line to a local file, completely or not at all."""
         full = self.path(path)
         with self._writing(path):
             try:
@@ -155,11 +151,7 @@ class Store:
             self._filesystem.delete_file(self.path(path))
 
     def move(self, path: str, to: str) -> None:
-        """Move a file to another path, replacing a file there.
-
-        Raises:
-            UserError: as ``write``.
-        """
+        """Move a file to another path, replacing a file there."""
         with self._writing(to):
             if self.is_local:
                 os.makedirs(os.path.dirname(self.path(to)), exist_ok=True)
@@ -175,11 +167,7 @@ class Store:
             self._filesystem.delete_dir(self.path(folder))
 
     def copy(self, path: str, to: str) -> None:
-        """Give a file a second name, replacing a file of that name; on a local disk it takes no space.
-
-        Raises:
-            UserError: as ``write``.
-        """
+        """Give a file a second name, replacing a file of that name; on a local disk it takes no space."""
         with self._writing(to):
             if not self.is_local:
                 self._filesystem.copy_file(self.path(path), self.path(to))
@@ -221,32 +209,20 @@ class Store:
         return True
 
     def touch(self, path: str) -> None:
-        """Set a file's date to now; on a disk this needs no free space.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
+        """Set a file's date to now; on a disk this needs no free space."""
         if self.is_local:
             os.utime(self.path(path))
         else:
             self.write(path, self.read(path))
 
     def modified(self, path: str) -> float:
-        """When a file was last written, in seconds since the epoch.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
+        """When a file was last written, in seconds since the epoch."""
         if self.is_local:
             return os.stat(self.path(path)).st_mtime
         return float(self._info(path).mtime.timestamp())
 
     def size(self, path: str) -> int:
-        """The bytes of a file.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
+        """The bytes of a file."""
         return os.stat(self.path(path)).st_size if self.is_local else int(self._info(path).size)
 
     def _info(self, path: str) -> Any:

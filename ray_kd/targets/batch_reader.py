@@ -23,7 +23,6 @@ class Reading:
     """What a process needs to know to read a run's training batches; it is pickled to other processes.
 
     Attributes:
-        run: the resolved spec.
         columns: the targets' columns, in the order of ``StoredTargets.columns``.
     """
 
@@ -37,14 +36,7 @@ class Reading:
 
 
 class Reader:
-    """Reads the rows of requests: the samples as ``Rows`` reads them, and their stored targets.
-
-    Args:
-        reading: of the run whose batches are read.
-
-    Raises:
-        UserError: the dataset cannot be read here.
-    """
+    """Reads the rows of requests: the samples as ``Rows`` reads them, and their stored targets."""
 
     def __init__(self, reading: Reading) -> None:
         spec = RunSpec.parse(reading.run)
@@ -53,11 +45,7 @@ class Reader:
         self.rows = Rows({"train": self.split}, create_views(spec, dataset))
 
     def __call__(self, request: Request) -> dict[str, Tensor]:
-        """The rows of a request of training samples; only the targets if the run has the dataset in memory.
-
-        Raises:
-            UserError: a shard or a file is missing or damaged.
-        """
+        """The rows of a request of training samples; only the targets if the dataset lies in memory."""
         rows = {} if isinstance(self.split, TensorSplit) else self.rows.read(request)
         index = ((request.shown or 0) * len(self.split) + request.index).numpy()
         return {**rows, **{carried_name(n): column.gather(index) for n, column in enumerate(self.columns)}}
@@ -75,11 +63,7 @@ def shard_columns(source: Source, held: HeldShards) -> dict[str, ShardColumn]:
 
 
 def require_near(spec: RunSpec, columns: Sequence[ShardColumn]) -> None:
-    """Refuse a data order in which each batch needs more shards than a reader keeps.
-
-    Raises:
-        UserError: the message says which settings work.
-    """
+    """Refuse a data order in which each batch needs more shards than a reader keeps."""
     groups = list({column.group.identity: column.group for column in columns}.values())
     held = spec.targets.held
     most = sum(spread(group, spec.training.order) for group in groups)

@@ -60,7 +60,6 @@ class Source:
 
     Attributes:
         views: how many views of each sample.
-        columns: the needed columns by name.
         entries: for each path's label, the column of each entry of its target; paths may share one.
     """
 
@@ -122,7 +121,6 @@ def sources(
 
     Args:
         teachers: modules of the needed teachers, trained or not; their outputs for a sample give the shapes.
-        paths: the run's active paths, bound.
     """
     task = create_task(spec, dataset)
     views = create_views(spec, dataset)
@@ -174,11 +172,7 @@ def compute(
     on_shard: OnShard | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> int:
-    """Compute the missing shards of a source in this process; returns how many they were.
-
-    Raises:
-        UserError: the disk is full, or the folder is not writable.
-    """
+    """Compute the missing shards of a source in this process; returns how many they were."""
     if not source.missing():
         return 0
     with Lock(source.store.root, f"{source.store.folder}/lock", on_wait=on_wait, what="stored targets"):
@@ -195,11 +189,7 @@ def compute(
 
 
 def prepare(source: Source, weights: str, work: Iterable[tuple[Group, Shard]]) -> None:
-    """Create the folders of the shards.
-
-    Raises:
-        UserError: the folder holds another teacher's targets.
-    """
+    """Create the folders of the shards."""
     source.store.begin(weights)
     for group in {group.identity: group for group, _ in work}.values():
         source.store.add(group)

@@ -16,14 +16,7 @@ from ray_kd.targets.shards import read_shard
 
 
 class HeldShards:
-    """The shards that were used last; a copy in another process begins empty.
-
-    Args:
-        most: how many shards are kept.
-
-    Attributes:
-        read: how many shards were read so far.
-    """
+    """The shards that were used last; a copy in another process begins empty."""
 
     def __init__(self, most: int) -> None:
         self.most, self.read = most, 0
@@ -33,11 +26,7 @@ class HeldShards:
         return HeldShards, (self.most,)
 
     def rows(self, store: TargetStore, group: Group, shard: Shard, names: Sequence[str]) -> dict[str, Tensor]:
-        """The columns of a shard, uint8 (rows, nbytes); calls for one group always pass the same ``names``.
-
-        Raises:
-            UserError: the shard is missing or damaged.
-        """
+        """The columns of a shard, uint8 (rows, nbytes); calls for one group pass the same ``names``."""
         key = (store.identity, group.identity, shard.name)
         if key not in self._kept:
             while len(self._kept) >= self.most:
@@ -52,9 +41,7 @@ class ShardColumn:
     """One column of a group, read like a ``MappedColumn``.
 
     Args:
-        name: of the column.
         names: the group's columns that are read together.
-        held: the shards in memory; shared by columns.
     """
 
     def __init__(
@@ -64,11 +51,7 @@ class ShardColumn:
         self.encoding = group.columns[name]
 
     def gather(self, index: np.ndarray) -> Tensor:
-        """The encoded rows at ``index`` (view * samples + place), uint8 (B, nbytes).
-
-        Raises:
-            UserError: a shard is missing or damaged.
-        """
+        """The encoded rows at ``index`` (view * samples + place), uint8 (B, nbytes)."""
         view, place = np.divmod(index, self.group.samples)
         part, row = np.divmod(place, self.group.rows)
         found = torch.empty(len(index), self.encoding.nbytes, dtype=torch.uint8)

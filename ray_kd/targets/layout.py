@@ -130,7 +130,6 @@ class TargetStore:
     """The targets of one teacher on one dataset under one view policy.
 
     Args:
-        store: the storage root.
         about: dataset, views, teacher and task of the targets; see ``targets.compute.about``.
     """
 
@@ -169,9 +168,6 @@ class TargetStore:
 
         Args:
             weights: digest of the teacher's weights.
-
-        Raises:
-            UserError: the stored targets were computed with other weights.
         """
         if self.files.exists("store.json"):
             self.require(weights)
@@ -179,11 +175,7 @@ class TargetStore:
             self.files.write_json("store.json", {**self.about, "weights": weights})
 
     def require(self, weights: str) -> None:
-        """Refuse targets of a teacher whose weights have changed since.
-
-        Raises:
-            UserError: says what to do.
-        """
+        """Refuse targets of a teacher whose weights have changed since."""
         try:
             known = self.files.read_json("store.json")["weights"]
         except (UserError, KeyError, TypeError):

@@ -31,9 +31,7 @@ class MappedColumn:
     """One column, open for reading.
 
     Args:
-        path: of the column's file.
         about: the content of its ``.json``: rows, nbytes, block_rows, blocks (a CRC-32 for each).
-        encoding: of its rows.
     """
 
     def __init__(self, path: str, about: dict[str, Any], encoding: Encoding) -> None:
@@ -78,11 +76,7 @@ def map_columns(
     """Columns of a group for at least ``views`` views; they are first copied to this node if needed.
 
     Args:
-        cache: a local folder.
         on_wait: called with a sentence while another process makes the copy; default: the log.
-
-    Raises:
-        UserError: a shard is missing or damaged, the disk is full.
     """
     found = _found(store, group, columns, views, cache)
     if len(found) < len(columns):

@@ -30,9 +30,6 @@ def write_shard(
     Args:
         samples: ids (B,).
         rows: encoded targets by column, uint8 (B, nbytes).
-
-    Raises:
-        UserError: the disk is full, or the folder is not writable.
     """
     arrays = [
         pa.array(samples.cpu().numpy(), pa.int64()),

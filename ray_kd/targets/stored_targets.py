@@ -37,7 +37,6 @@ class StoredTargets:
         ids: (N,) of the split's samples, in its order.
         views: how many views are stored.
         entries: for each path's label, the column of each entry of its target.
-        device: of the returned targets.
     """
 
     def __init__(
@@ -58,11 +57,7 @@ class StoredTargets:
         )
 
     def targets(self, batch: Mapping[str, Tensor]) -> Targets:
-        """The target of each path, by its label, for the batch's samples under its views.
-
-        Raises:
-            UserError: a sample or a view is not stored, or a block is damaged.
-        """
+        """The target of each path, by its label, for the batch's samples under its views."""
         if self.columns and carried_name(0) in batch:
             encoded = [batch[carried_name(number)] for number in range(len(self.columns))]
         else:

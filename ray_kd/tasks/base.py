@@ -37,10 +37,6 @@ class Task(ABC):
     A task whose metrics are computed from sums over samples implements ``sums`` and ``metrics``; other
     metrics need a ``meter`` of their own.
 
-    Args:
-        options: the task's own ``Options``.
-        classes: how many classes there are.
-
     Example:
         >>> import torch
         >>> from ray_kd.plugin import Options, Outputs, Task, register_task

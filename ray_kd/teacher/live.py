@@ -30,7 +30,6 @@ class LiveTeacher:
 
     Args:
         model: any module that returns Outputs for images.
-        device: of its weights and outputs.
         renormalise: changes the student's images to the model's normalisation; None: it is the same.
     """
 
@@ -57,8 +56,6 @@ class Teachers:
     """The targets of every path from its teacher; each teacher runs once for each batch.
 
     Args:
-        teachers: live teachers by name.
-        paths: the active paths.
         names: which teacher each path learns from, by the path's label.
     """
 

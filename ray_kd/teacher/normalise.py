@@ -44,11 +44,6 @@ class Renormalise:
 def renormalisation(spec: RunSpec, name: str, dataset: Dataset) -> Renormalise | None:
     """What changes the student's images to the normalisation of teacher ``name``; None if it is the same.
 
-    Args:
-        spec: the student's run.
-        name: one of its teachers.
-        dataset: of the student.
-
     Raises:
         UserError: the student's dataset has no known normalisation, or the numbers of channels differ.
     """

@@ -5,6 +5,7 @@ One scene for each task, in ``SCENES``: a path is tested on those of all tasks t
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,8 +33,6 @@ class Scene:
     has more tensors.
 
     Args:
-        seed: of the random numbers.
-        dtype, device: of all tensors.
         scale: factor on all features and logits.
         teacher_grad: the teacher's outputs ask for gradients, to see that they get none.
     """
@@ -108,27 +107,24 @@ class Scene:
 
     def rows(self, index: Any) -> Scene:
         """The same scene with some of its samples, or in another order."""
-        scene = self._like()
-        scene.student = leaves(self.change(self.student, lambda values: values[index]), True)
-        scene.teacher = self.change(self.teacher, lambda values: values[index]).detach()
+        scene = self._with(lambda outputs: self.change(outputs, lambda values: values[index]))
         scene.batch = {key: values[index] for key, values in self.batch.items()}
         return scene
 
     def as_teacher(self) -> Scene:
         """The same scene with a student that says what the teacher says."""
-        scene = self._like()
+        scene = self._with(lambda outputs: outputs)
         with torch.no_grad():
             scene.teacher = replace(self.teacher, logits=self.predict(self.teacher.features[-1]))
             extra = {name: self.predict(self.teacher.features[-1]) for name in self.student_extra(0)}
         scene.student = leaves(replace(scene.teacher, extra={**scene.teacher.extra, **extra}), True)
-        scene.student_channels, scene.batch = self.teacher_channels, self.batch
+        scene.student_channels = self.teacher_channels
         return scene
 
     def in_half(self) -> Scene:
         """The same scene with a student in bfloat16, as autocast leaves it."""
-        scene = self._like()
+        scene = self._with(lambda outputs: outputs)
         scene.student = leaves(self.change(self.student, lambda values: values.bfloat16()), True)
-        scene.teacher, scene.batch = self.teacher, self.batch
         return scene
 
     def ignored(self) -> Scene | None:
@@ -136,9 +132,10 @@ class Scene:
         better; None: the task knows no such place."""
         return None
 
-    def _like(self) -> Scene:
-        scene = object.__new__(type(self))
-        scene.dtype, scene.device, scene.teacher_model = self.dtype, self.device, self.teacher_model
+    def _with(self, change: Callable[[Outputs], Outputs]) -> Scene:
+        """The same scene with both sides changed, cut off from what made them."""
+        scene = copy.copy(self)
+        scene.student, scene.teacher = leaves(change(self.student), True), change(self.teacher).detach()
         return scene
 
 
@@ -173,7 +170,6 @@ class SegmentationScene(Scene):
         return {"mask": mask}
 
     def ignored(self) -> Scene | None:
-        scene = self._like()
         nobody = self.batch["mask"][:, 2::4, 2::4].unsqueeze(1) == IGNORE
 
         def elsewhere(outputs: Outputs) -> Outputs:
@@ -181,9 +177,7 @@ class SegmentationScene(Scene):
             logits = torch.where(nobody, outputs.logits.flip(0) * 3 - 1, outputs.logits)
             return replace(outputs, logits=logits)
 
-        scene.student, scene.teacher = leaves(elsewhere(self.student), True), elsewhere(self.teacher).detach()
-        scene.batch = self.batch
-        return scene
+        return self._with(elsewhere)
 
 
 class DetectionScene(Scene):
@@ -245,7 +239,6 @@ class DetectionScene(Scene):
 
     def ignored(self) -> Scene | None:
         """Other answers at all places that are not trained to find an object."""
-        scene = self._like()
         head = self.student.head
         assert head is not None
         found = head.positives(self.student, self.batch)
@@ -257,9 +250,7 @@ class DetectionScene(Scene):
             bins = torch.where(found[..., None, None], bins, bins.flip(0) * 3 - 1)
             return replace(outputs, logits=logits, extra={**outputs.extra, "bins": bins})
 
-        scene.student, scene.teacher = leaves(elsewhere(self.student), True), elsewhere(self.teacher).detach()
-        scene.batch = self.batch
-        return scene
+        return self._with(elsewhere)
 
 
 class TwoStageHead(DistributionHead):

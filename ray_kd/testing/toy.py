@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ray_kd.aggregation import Aggregator, Gradients, Update
+from ray_kd.training.step import create_optimizers
 
 STAGED = ("hint", "attention/stage0", "attention/stage1", "soft")
 ON_LOGITS = ("soft", "margin/a", "margin/b", "square")
@@ -31,14 +32,9 @@ class Toy(nn.Module):
 
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.student = nn.ModuleDict(
-                {
-                    "stem": nn.Linear(6, 8),
-                    "deep": nn.Linear(8, 8),
-                    "head": nn.Linear(8, 5),
-                    "spare": nn.Linear(2, 2),
-                }
-            ).to(device, dtype)
+            sizes = {"stem": (6, 8), "deep": (8, 8), "head": (8, 5), "spare": (2, 2)}
+            layers = {name: nn.Linear(*size) for name, size in sizes.items()}
+            self.student = nn.ModuleDict(layers).to(device, dtype)
             self.adapter = nn.Linear(8, 7).to(device, dtype)
         self.image, self.hint, self.teacher = random(16, 6), random(16, 7), 2 * random(16, 5)
         self.maps, self.label = (random(16, 8), random(16, 8)), torch.arange(16, device=device) % 5
@@ -49,8 +45,6 @@ class Toy(nn.Module):
         """The task loss and the named path losses on the batch (or some of its rows).
 
         Args:
-            names: of the losses.
-            rows: which samples.
             exchange: every sample gets the targets of the one so many places on.
         """
         stem = torch.tanh(self.student["stem"](self.image[rows]))
@@ -92,9 +86,6 @@ class Loop:
     """The training loop that aggregators are written for, as short as it can be.
 
     Args:
-        aggregator: under test.
-        toy: what it trains.
-        names: losses of the toy.
         lr: learning rate; 0 keeps the losses as they are.
     """
 
@@ -102,17 +93,8 @@ class Loop:
         self, aggregator: Aggregator, toy: Toy, names: Iterable[str] = STAGED, lr: float = 0.05
     ) -> None:
         self.aggregator, self.toy, self.names = aggregator, toy, tuple(names)
-        main: list[dict[str, Any]] = [{"params": toy.trained()}]
-        own: list[dict[str, Any]] = []
-        for group in aggregator.param_groups():
-            (main if group.get("optimizer") == "main" else own).append(
-                {key: value for key, value in group.items() if key != "optimizer"}
-            )
-        rule = aggregator.optimizer_rule() or torch.optim.SGD
-        self.optimizers: list[torch.optim.Optimizer] = [rule(main, lr=lr, momentum=0.9)]
-        if own:
-            kind = torch.optim.Adam if any("betas" in group for group in own) else torch.optim.SGD
-            self.optimizers.append(kind(own, lr=0.1))
+        groups = [{"params": toy.trained()}]
+        self.optimizers = create_optimizers(torch.optim.SGD, groups, aggregator, "", lr=lr, momentum=0.9)
         self.taken = 0
 
     def step(self, change: Callable[[Tensor, dict[str, Tensor]], None] | None = None) -> Update:
@@ -141,12 +123,11 @@ class Loop:
     def _again(
         self, change: Callable[[Tensor, dict[str, Tensor]], None] | None, exchange: int = 0
     ) -> dict[str, Tensor]:
-        losses: dict[str, Tensor]
         with torch.no_grad():
             task, losses = self.toy(self.names, exchange=exchange)
             if change is not None:
                 change(task, losses)
-        return losses
+        return cast("dict[str, Tensor]", losses)
 
     def _means(self) -> Mapping[str, float]:
         with torch.no_grad():

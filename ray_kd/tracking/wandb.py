@@ -21,11 +21,7 @@ LOG = logging.getLogger(__name__)
 
 
 def require_wandb(spec: RunSpec) -> None:
-    """Check that wandb is installed if a run asks for it; nothing is imported.
-
-    Raises:
-        UserError: the run asks for wandb, and it is not installed.
-    """
+    """Check that wandb is installed if a run asks for it; nothing is imported."""
     if spec.tracking.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError(
             f"tracking.wandb: '{spec.tracking.wandb}' needs the package wandb, which is not installed; "

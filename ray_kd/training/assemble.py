@@ -14,6 +14,7 @@ from ray_kd.aggregation import Aggregator
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.options import PathOptions, parse_component
 from ray_kd.config.registry import PATHS, TASKS, Registry
+from ray_kd.models.base import StagedModel, stage_channels
 from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path
@@ -21,18 +22,25 @@ from ray_kd.teacher import LiveTeacher
 from ray_kd.teacher.normalise import Renormalise, Statistics
 from ray_kd.training.build import bound_path
 from ray_kd.training.engine import TaskLoss
+from ray_kd.training.network_checks import naming_module, require_apart
 from ray_kd.training.preflight import ImageShape
 
 TASK_NEEDS = {"classification": ("label",), "segmentation": ("mask",), "detection": ("boxes", "box_label")}
 """What of the batch a task's loss reads."""
 
 
-def parsed(registry: Registry, value: Any, where: str) -> Any:
-    """The options of a component that is given by its name, by a mapping, or as options.
+def require_numbers(steps: int | None, clip: float | None, task_weight: float) -> None:
+    """Refuse numbers with which nothing could train."""
+    if steps is not None and not (isinstance(steps, int) and steps > 0):
+        raise UserError(f"steps: expected a whole number of at least 1, or None, got {steps}.")
+    if clip is not None and not clip > 0:
+        raise UserError(f"clip: expected a norm over 0, or None, got {clip}.")
+    if not task_weight >= 0:
+        raise UserError(f"task_weight: expected a number of at least 0, got {task_weight}.")
 
-    Raises:
-        UserError: none of these, a name nobody registered, or an option that is unknown or of the wrong kind.
-    """
+
+def parsed(registry: Registry, value: Any, where: str) -> Any:
+    """The options of a component that is given by its name, by a mapping, or as options."""
     try:
         return parse_component(registry, value)
     except UserError as error:
@@ -45,7 +53,8 @@ def as_network(net: Any, taps: Sequence[Any], image_shape: ImageShape | None, wh
     """A user's network as one that returns Outputs and says by ``stage_channels`` what its features are.
 
     Raises:
-        UserError: it is no module, or wrapped by DDP; a tap that does not exist, or without ``image_shape``.
+        UserError: it is no module, or wrapped by DDP; a tap that does not exist, or without ``image_shape``,
+            or an ``image_shape`` that is none.
     """
     if not isinstance(net, nn.Module):
         raise UserError(f"{where}: expected a torch.nn.Module, got {type(net).__name__}.")
@@ -54,6 +63,8 @@ def as_network(net: Any, taps: Sequence[Any], image_shape: ImageShape | None, wh
             f"{where}: expected the network itself, got {type(net).__name__}; where a process group exists, "
             "Distiller applies DistributedDataParallel: hand over what is wrapped (.module)."
         )
+    if isinstance(taps, str):
+        raise UserError(f"{where}: taps: expected a list of modules, got '{taps}'; write ['{taps}'].")
     if not taps and hasattr(net, "stage_channels"):
         return net
     if taps and image_shape is None:
@@ -62,14 +73,22 @@ def as_network(net: Any, taps: Sequence[Any], image_shape: ImageShape | None, wh
             "the channels of each tap can be counted."
         )
     model = TappedModel(net, taps, where)
+    for part in ("head", "neck"):  # what a path may bind; outside the modules, which have it already
+        if isinstance(getattr(net, part, None), nn.Module):
+            object.__setattr__(model, part, getattr(net, part))
     model.stage_channels = ()
-    if image_shape is not None:
+    if image_shape is None:
+        return model
+    if len(image_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in image_shape):
+        raise UserError(f"image_shape: expected (channels, height, width), got {image_shape}.")
+    with naming_module(model, f"{where}: its forward pass fails on images of shape {list(image_shape)}"):
         model.measure(image_shape[0], image_shape[1:])
     return model
 
 
 def live_teachers(
     given: Any,
+    student: nn.Module,
     taps: Mapping[str, Sequence[Any]],
     image_shape: ImageShape | None,
     normalise: Mapping[str, Statistics] | None,
@@ -78,7 +97,8 @@ def live_teachers(
     """Teachers by name, frozen, in evaluation mode; one without a name is called ``teacher``.
 
     Raises:
-        UserError: as ``as_network``; ``normalise`` names no network, or leaves out the student.
+        UserError: as ``as_network``; a teacher shares weights with the student; ``normalise`` names no
+            network, or leaves out the student.
     """
     named = dict(given) if isinstance(given, Mapping) else {} if given is None else {"teacher": given}
     for what, mapping in (("normalise", normalise or {}), ("taps", taps)):
@@ -93,6 +113,7 @@ def live_teachers(
     found = {}
     for name, net in named.items():
         model = as_network(net, taps.get(name, ()), image_shape, "teacher" if name == "teacher" else name)
+        require_apart(student, model, name)
         way = None
         if normalise and name in normalise and normalise[name] != normalise["student"]:
             way = Renormalise(normalise["student"], normalise[name])
@@ -153,7 +174,14 @@ def paths_between(
             raise UserError(f"{where}: a path is called '{label}' already; give one of them another label.")
         names[label] = teacher = _teacher_of(options, teachers, where)
         net = teachers[teacher].model
-        paths.append(bound_path(options, student, net, seed))
+        try:
+            paths.append(bound_path(options, student, net, seed))
+        except UserError as error:
+            bare = not (stage_channels(student) and stage_channels(net))
+            hint = " taps=[...] of the Distiller names modules that give feature maps." if bare else ""
+            raise UserError(f"{where}: {error}{hint}") from None
+    if isinstance(student, StagedModel):
+        student.predict_extra({entry for path in paths for entry in path.reads})
     return paths, names
 
 
@@ -183,6 +211,37 @@ def needs_of(task: str | None, paths: Sequence[Path], aggregator: Aggregator) ->
     if aggregator.probes and paths:
         needs.setdefault("sample", f"aggregator '{aggregator.name}'")
     return needs
+
+
+def on_device(batch: Any, needs: Mapping[str, str], device: torch.device) -> dict[str, Any]:
+    """A batch with its tensors on a device.
+
+    Raises:
+        UserError: it is no mapping, or lacks one of ``needs``, which says who needs each key.
+    """
+    if not isinstance(batch, Mapping):
+        raise UserError(
+            f"step(batch): expected a mapping with 'image', 'label' ..., got {type(batch).__name__}."
+        )
+    for key, who in needs.items():
+        if key not in batch:
+            raise UserError(f"step(batch): {who} needs batch['{key}'], got {sorted(batch)}.")
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def require_known(student: nn.Module, trained: Sequence[nn.Parameter]) -> None:
+    """Refuse weights that train, and that the optimizer was not given."""
+    known = set(trained)
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad and parameter not in known:
+            raise UserError(
+                f"distiller.epochs: the student's '{name}' would never train: it is new, or was unfrozen, "
+                "since the Distiller was made. Make the Distiller after that; what is to be frozen for some "
+                "epochs only, freeze after it."
+            )
 
 
 def join_ranks(

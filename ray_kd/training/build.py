@@ -172,9 +172,6 @@ def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], data
     """Whether features of a user's own networks are laid out as paths read them; two sizes of images tell.
 
     Where a network takes neither blank images nor another size, each batch's shapes are all that tells.
-
-    Raises:
-        UserError: names the feature and its layout.
     """
     if not any(isinstance(path, FeaturePath) and path.stages for path in paths):
         return

@@ -23,10 +23,6 @@ class StoreCheckpoints:
     """Keeps ``checkpoints/last.pt`` in a run's directory, written atomically, and the state before it.
 
     A run whose ``last.pt`` is damaged resumes from ``before.pt``.
-
-    Args:
-        store: the storage root.
-        directory: the run's directory.
     """
 
     def __init__(self, store: Store, directory: str) -> None:
@@ -88,11 +84,7 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 
 
 def from_bytes(data: bytes, place: str) -> dict[str, Any]:
-    """A state from bytes; nothing in it is executed.
-
-    Raises:
-        UserError: the state is damaged.
-    """
+    """A state from bytes; nothing in it is executed."""
     try:
         state: dict[str, Any] = read_torch(data)
         if not isinstance(state["taken"], int) or not isinstance(state["epoch"], int):

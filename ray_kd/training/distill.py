@@ -129,7 +129,6 @@ def begin_anew(
     """Prepare a run to train: delete its summary and state if it ended without finishing.
 
     Args:
-        fresh: start over, however the run ended and whatever state it has.
         on_wait: called with a sentence while another process trains the run, which this call waits for.
 
     Returns:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import AGGREGATORS
-from ray_kd.models.base import StagedModel
 from ray_kd.teacher import Teachers
 from ray_kd.teacher.normalise import Statistics
 from ray_kd.training.assemble import (
@@ -19,8 +18,11 @@ from ray_kd.training.assemble import (
     join_ranks,
     live_teachers,
     needs_of,
+    on_device,
     parsed,
     paths_between,
+    require_known,
+    require_numbers,
     task_loss_of,
 )
 from ray_kd.training.build import aggregator_of, step_key
@@ -37,18 +39,17 @@ Taps = Sequence[Any] | Mapping[str, Sequence[Any]]
 class Distiller:
     """Distils a teacher into a student, in a training loop of your own.
 
-    It calls every hook that a path or an aggregator has, so that all of them work in your loop as they do in
-    ``ray_kd.distill``; what the loop leaves out (an epoch's end, a step, an optimizer's group) is an error.
+    It calls every hook that a path or an aggregator has, as ``ray_kd.distill`` does; what the loop leaves out
+    (an epoch's end, a step, an optimizer's group) is an error.
 
     Args:
         student: any module that takes images (N, C, H, W) and returns logits, a mapping with ``logits`` or
             ``out``, or ``ray_kd.Outputs``. It stays your object, and its ``state_dict`` its own.
         teacher: the same, trained; or several by name. It is frozen and kept in evaluation mode. None: the
             student learns from labels alone.
-        paths: what ``ray_kd.create_path`` knows, each by name or as ``{"name": ..., option: value}``.
-        aggregation: what ``ray_kd.create_aggregator`` knows, by name or as a mapping.
-        steps: optimizer steps of the whole training, against which every epoch is checked; None: not known
-            beforehand, so that an epoch may have any number of them.
+        paths: each by name or as ``{"name": ..., option: value}``; ``ray-kd list paths`` names them.
+        aggregation: likewise, one of ``ray-kd list aggregators``.
+        steps: optimizer steps of the whole training, against which every epoch is checked; None: not known.
         task: whose loss on labels is minimised: classification, segmentation or detection.
         task_loss: a function of (``Outputs``, batch) that takes its place; a scalar, the mean over samples.
         task_weight: factor on the task loss.
@@ -63,7 +64,7 @@ class Distiller:
             and ``GradScaler`` are applied; the teacher answers in float32.
         clip: the largest norm of the student's gradient; None: no clipping.
         sync_batchnorm: whether several processes normalise over the global batch.
-        seed: of adapters, dropout, and what paths and aggregators draw.
+        seed: of all that is drawn: adapters, dropout, paths, aggregators.
         device: where to train; default: where the student is.
 
     Where a ``torch.distributed`` process group exists, its ranks train together: weights are rank 0's,
@@ -125,20 +126,17 @@ class Distiller:
     ) -> None:
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
-        if steps is not None and steps < 1:
-            raise UserError(f"steps: expected at least 1, or None, got {steps}.")
+        require_numbers(steps, clip, task_weight)
         several = dist.is_available() and dist.is_initialized()
         world, self._rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
         taps = taps if isinstance(taps, Mapping) else {"student": taps, "teacher": taps}
         own = as_network(student, taps.get("student", ()), image_shape, "student")
         place = next((parameter.device for parameter in own.parameters()), "cpu")
         self.device = torch.device(place if device is None else device)
-        teachers = live_teachers(teacher, taps, image_shape, normalise, self.device)
+        teachers = live_teachers(teacher, own, taps, image_shape, normalise, self.device)
         name, loss = task_loss_of(task, task_loss)
         fits = name if task_loss is None else None
         members, teacher_of = paths_between(paths, own, teachers, fits, seed)
-        if isinstance(own, StagedModel):
-            own.predict_extra({entry for path in members for entry in path.reads})
         self.aggregator = aggregator_of(parsed(AGGREGATORS, aggregation, "aggregation"), members, seed)
         self.paths = nn.ModuleList(members)
         if world > 1:
@@ -185,6 +183,11 @@ class Distiller:
         """
         if self.engine.optimizers:
             raise UserError("distiller.optimizer: it was made already; a training has one.")
+        if not callable(make):
+            got = f"expected a class (torch.optim.SGD), got an object, {type(make).__name__}"
+            raise UserError(
+                f"distiller.optimizer: {got}: the Distiller makes the optimizer of all that trains."
+            )
         made = [{**group, "params": list(group["params"])} for group in groups]
         grouped = {parameter for group in made for parameter in group["params"]}
         if not grouped <= set(self.engine.trained):
@@ -201,7 +204,7 @@ class Distiller:
     def _require_updating(self, *_: Any) -> None:
         if not self._updating:
             raise UserError(
-                "optimizer.step(): distiller.step takes it when its block is left; leave the call out."
+                "optimizer.step(): distiller.step takes it when its block ends; leave the call out."
             )
 
     def epochs(self, count: int) -> Iterator[int]:
@@ -227,6 +230,7 @@ class Distiller:
             self._end_epoch()  # a state of its last step was loaded
         try:
             while self.epoch < count:
+                require_known(self._student, self.engine.trained)
                 self.engine.begin_epoch(self.epoch, self._means, resumed=self.steps_in_epoch > 0)
                 yield self.epoch
                 if self._loop is not loop or self._open is not None:
@@ -293,17 +297,7 @@ class Distiller:
             self.engine.begin()
 
     def _add(self, batch: Mapping[str, Any]) -> Tensor | None:
-        if not isinstance(batch, Mapping):
-            raise UserError(
-                f"step(batch): expected a mapping with 'image', 'label' ..., got {type(batch).__name__}."
-            )
-        for key, who in self._needs.items():
-            if key not in batch:
-                raise UserError(f"step(batch): {who} needs batch['{key}'], got {sorted(batch)}.")
-        placed = {
-            key: value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
-            for key, value in batch.items()
-        }
+        placed = on_device(batch, self._needs, self.device)
         return self.engine.add(placed, self._targets.targets(placed))
 
     def _update(self, optimizer: Any) -> Taken:
@@ -330,16 +324,26 @@ class Distiller:
             raise UserError("distiller.state_dict: a step is under way; leave its block first.")
         names = ("epoch", "last_epoch", "_means", "_begun")
         own = {name.lstrip("_"): getattr(self, name) for name in names}
-        return {**self.engine.state(), **own, "before": self.engine.before}
+        return {**self.engine.state(), **own, "before": self.engine.before, "made": self._made()}
+
+    def _made(self) -> dict[str, Any]:
+        optimizers = [type(optimizer).__name__ for optimizer in self.engine.optimizers]
+        return {"losses": self.engine.names, "aggregator": self.aggregator.name, "optimizers": optimizers}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a ``state_dict``, in a Distiller made in the same way.
 
         Raises:
-            UserError: the optimizer is not made yet.
+            UserError: the optimizer is not made yet; paths, aggregator or optimizer are others.
         """
-        if len(self.engine.optimizers) != len(state["optimizers"]):
+        if not self.engine.optimizers:
             raise UserError("distiller.load_state_dict: make the optimizer first, with distiller.optimizer.")
+        for what, now in self._made().items():
+            if state["made"][what] != now:
+                raise UserError(
+                    "distiller.load_state_dict: expected the state of a Distiller made in the same way; "
+                    f"{what}: expected {now}, got {state['made'][what]}."
+                )
         self.engine.load_state(state)
         self.engine.before = state["before"]
         self.epoch, self.last_epoch = state["epoch"], state["last_epoch"]

@@ -69,9 +69,7 @@ class Engine:
 
     Args:
         student: returns Outputs, or what ``as_outputs`` reads.
-        paths: the active paths.
         aggregator: made for the paths' losses.
-        task_loss: the loss on labels.
         device, world: where, and how many processes train together.
         precision: of forward passes: auto, float32, bfloat16 or float16.
         task_weight: factor on the task loss.
@@ -81,8 +79,6 @@ class Engine:
         optimizers: the main one, and those of what an aggregator trains by itself; set by whoever makes them.
         figures: of the last step: task loss, raw losses, effective weights, and what gradients told.
         sums: running sums of them over the epoch's steps.
-        taken: optimizer steps so far.
-        seen: the batches of the step that is under way.
         before: the last step's batch and targets, where the aggregator probes.
     """
 
@@ -201,11 +197,7 @@ class Engine:
                 raise UserError(f"path '{path.label}' remembers the batches that it has seen: {one}.")
 
     def finish(self) -> Update:
-        """Update from the losses of the step's batches, step every optimizer, call every hook.
-
-        Returns:
-            What the aggregator decided.
-        """
+        """Update from the losses of the step's batches, step every optimizer, call every hook."""
         task_loss, losses = self._mean([(seen.task_loss, seen.losses) for seen in self.seen])
         if self.world > 1:
             reduced = reduce_losses([task_loss, *losses.values()], self.world)

@@ -38,15 +38,7 @@ def epoch_means(engine: Engine, epoch: int, steps: int) -> tuple[list[float], li
 
 
 def require_finite(engine: Engine, epoch: int) -> None:
-    """End the training if a loss, a weight or a gradient is no longer finite.
-
-    Args:
-        engine: its running sums are checked.
-        epoch: epochs that are finished.
-
-    Raises:
-        TrainingFailed: names the losses, weights or gradients.
-    """
+    """End the training if a loss, a weight or a gradient is no longer finite."""
     if bool(torch.isfinite(engine.sums).all()):
         return
     names = ["the task loss", *(f"the loss of path '{name}'" for name in engine.names)]
@@ -55,7 +47,8 @@ def require_finite(engine: Engine, epoch: int) -> None:
     broken = [name for name, value in zip(names, engine.sums.tolist(), strict=False) if value - value != 0]
     raise TrainingFailed(
         f"{', '.join(broken)} became NaN or infinite in epoch {epoch + 1} (by step {engine.taken}). "
-        "A smaller learning rate, gradient clipping (optimizer.clip) or a smaller weight may help."
+        "A smaller learning rate, gradient clipping (optimizer.clip; clip= of a Distiller) or a smaller "
+        "weight may help."
     )
 
 

@@ -31,7 +31,6 @@ def evaluate(
 
     Args:
         predictions: the teacher's predictions for each evaluation batch, for fidelity; None: no teacher.
-        loader: reads the split ahead; None: it is read in this process.
     """
     was_training = student.training
     student.eval()

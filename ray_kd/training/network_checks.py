@@ -19,11 +19,7 @@ Made = TypeVar("Made")
 
 
 def made(where: str, make: Callable[[], Made]) -> Made:
-    """What ``make`` builds, on the meta device, or in memory where building needs values.
-
-    Raises:
-        UserError: it cannot be built.
-    """
+    """What ``make`` builds, on the meta device, or in memory where building needs values."""
     try:
         with torch.device("meta"):
             return make()
@@ -48,13 +44,8 @@ def try_forward(
     Nothing of it changes: no weight, no statistic, no mode, no random stream.
 
     Args:
-        where: begins messages.
-        training: in training mode.
         real: the same network in memory, where ``model`` lies on the meta device.
         trusted: its code is ray-kd's: where the meta device alone cannot do it, None is the answer.
-
-    Raises:
-        UserError: the forward pass fails.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: compiling it would take minutes
     try:
@@ -76,7 +67,6 @@ def naming_module(model: nn.Module | None, what: str) -> Iterator[None]:
 
     Args:
         model: whose modules are named; None: of the first network that was running.
-        what: begins the message.
     """
 
     try:
@@ -105,6 +95,17 @@ def failing_module(error: BaseException, model: nn.Module | None) -> str | None:
         return None
     name = names[id(found)].removeprefix("net.") if names[id(found)] != "net" else ""
     return f"'{name}' ({type(found).__name__})" if name else type(found).__name__
+
+
+def require_apart(student: nn.Module, teacher: nn.Module, name: str) -> None:
+    """Refuse a teacher that has weights of the student: it is frozen, so that these would never train."""
+    trained = {id(parameter) for parameter in student.parameters() if parameter.requires_grad}
+    shared = [key for key, parameter in teacher.named_parameters() if id(parameter) in trained]
+    if shared:
+        raise UserError(
+            f"teacher '{name}' shares weights with the student ('{shared[0].removeprefix('net.')}' ...), and "
+            "a teacher is frozen; expected a network of its own: copy.deepcopy(student)."
+        )
 
 
 def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, where: str) -> Outputs:

@@ -53,11 +53,7 @@ class Own:
 
 
 def require_live(spec: RunSpec, own: Own) -> None:
-    """Whether a run of own objects asks its teacher itself: what they are, no store of targets can know.
-
-    Raises:
-        UserError: it reads stored targets of an own teacher or dataset.
-    """
+    """Whether a run of own objects asks its teacher itself: what they are, no store of targets can know."""
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     if stored and (own.teacher is not None or own.dataset is not None):
         raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
@@ -78,11 +74,7 @@ def describe_own(own: Own | None) -> Description:
 
 
 def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Description:
-    """A network: class, layers and shapes of tensors; its weights are what training changes.
-
-    Args:
-        builders: functions whose code it comes from.
-    """
+    """A network: class, layers and shapes of tensors; its weights are what training changes."""
     if type(model) is TappedModel:  # what a network that returns logits alone is wrapped in
         model = model.net
     model = getattr(model, "_orig_mod", model)
@@ -144,16 +136,7 @@ def require_same(
     described: Description | None = None,
     own: Own | None = None,
 ) -> None:
-    """Refuse to take up a run, ended or left, that was made of other objects or by other code.
-
-    Args:
-        directory: the run's.
-        described: this call's own objects, as ``describe_own`` describes them; None: it has none.
-        own: the objects.
-
-    Raises:
-        UserError: says what differs, and what to do.
-    """
+    """Refuse to take up a run, ended or left, that was made of other objects or by other code."""
     if (own is None and not own_code(spec)) or not _is_taken_up(store, directory):
         return
     folder = store.path(directory)
@@ -185,11 +168,7 @@ def require_same(
 
 
 def require_same_runs(store: Store, specs: Iterable[RunSpec]) -> None:
-    """The same for many runs without own objects.
-
-    Raises:
-        UserError: as ``require_same``.
-    """
+    """The same for many runs without own objects."""
     for spec in specs:
         require_same(store, f"runs/{spec.identity()}", spec)
 

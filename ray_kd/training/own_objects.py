@@ -22,7 +22,7 @@ from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.training.network_checks import check_outputs, try_forward
+from ray_kd.training.network_checks import check_outputs, require_apart, try_forward
 from ray_kd.training.object_records import Own, require_live
 from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher
 from ray_kd.training.process_cache import ProcessCache
@@ -41,7 +41,6 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
     Args:
         classes: how many there are; None: as the labels say where the sets have them beside the samples, else
             as many as the student has logits for, else the training samples are read once for their labels.
-        student: the user's own, if it is one.
 
     Raises:
         UserError: a set that is none, is empty or has no length, or a first batch that is not right.
@@ -99,6 +98,8 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
         own.teacher = teacher if own.teacher is not None else None
+        if own.student is not None and own.teacher is not None:
+            require_apart(own.student, own.teacher, name)
         theirs, ours = teacher_outputs.logits, outputs.logits
         if theirs is None or ours is None or task == "detection":
             continue
@@ -112,11 +113,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
 
 
 def _require_features(spec: RunSpec, networks: Mapping[str, nn.Module | None]) -> None:
-    """Whether no path compares features of a network that returns none.
-
-    Raises:
-        UserError: names the path and the network.
-    """
+    """Whether no path compares features of a network that returns none."""
     for options in spec.active_paths():
         kind = PATHS.get(options.component_name)
         for who, model in networks.items():
@@ -155,11 +152,7 @@ def _asked(
 
 
 def _require_map(given: Any, name: str) -> None:
-    """Whether something is a map-style dataset with samples in it.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Whether something is a map-style dataset with samples in it."""
     kind = type(given).__name__
     if isinstance(given, DataLoader):
         raise UserError(f"{name}: expected a dataset, got a DataLoader; pass what it reads: loader.dataset.")

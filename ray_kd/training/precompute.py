@@ -109,11 +109,7 @@ def precompute(
     on_shard: OnShard | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> int:
-    """Compute the missing stored targets of runs in this process; returns the number of shards.
-
-    Raises:
-        UserError: a teacher is not trained, or the disk is full.
-    """
+    """Compute the missing stored targets of runs in this process; returns the number of shards."""
     done = 0
     for work in gather_work(specs, context, cache or ProcessCache()):
         done += compute(work.source, work.dataset, work.views, work.task, work.load, on_shard, on_wait)
@@ -146,10 +142,8 @@ class TargetPlan:
         rows: cells of a table: target, split, shape, stored as, bytes of a row, rows, bytes in all.
         total: bytes of all shards.
         copied: bytes of a machine's memory-mapped copy; 0 if all runs stream.
-        missing: shards that are not stored yet.
         teacher: seconds that the teacher needs to compute them on this machine.
         live: seconds that the teacher would need in all trials without stored targets.
-        trials: how many trials read them.
     """
 
     rows: Sequence[tuple[str, ...]]
@@ -180,12 +174,7 @@ class TargetPlan:
 
 
 def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
-    """Estimate the stored targets of runs; the teacher is measured on a few batches.
-
-    Args:
-        works: from ``gather_work``.
-        specs: all runs that read them.
-    """
+    """Estimate the stored targets of runs; the teacher is measured on a few batches."""
     rows, total, copied, teacher, live = [], 0, 0, 0.0, 0.0
     students = [spec for spec in specs if spec.active_paths()]
     mapped = any(not spec.targets.streamed for spec in students)

@@ -63,11 +63,7 @@ def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | No
 
 
 def check_plan(plan: Plan) -> None:
-    """The same for every trial that is known beforehand, each network and each combination of parts once.
-
-    Raises:
-        UserError: names the cell.
-    """
+    """The same for every trial that is known beforehand, each network and each combination of parts once."""
     seen, known = set[str](), Widths()
     for trial in plan.trials:
         parts = json.dumps(essence_of_parts(trial.spec), sort_keys=True)
@@ -225,11 +221,7 @@ def check_parts(
 
 
 def check_teachers(spec: RunSpec, parts: Parts, context: RunContext, cache: ProcessCache) -> None:
-    """Whether every teacher, unless it is wrong on purpose, beats chance on validation samples.
-
-    Raises:
-        UserError: names the teacher, its figure and what guessing gives.
-    """
+    """Whether every teacher, unless it is wrong on purpose, beats chance on validation samples."""
     for name, live in parts.teachers.items():
         if spec.teachers[name].on_purpose:
             continue
@@ -252,14 +244,7 @@ def check_gradients(parts: Parts, context: RunContext, most: int, dtype: torch.d
     Looked at with one forward and one backward for each path on a few training samples without views.
 
     Args:
-        parts: the run's.
-        context: where.
         most: samples that this rank has in a step.
-        dtype: of the run's forward passes.
-
-    Raises:
-        UserError: names the path, and the parameter that no gradient reaches; or the module, or the path,
-            that fails.
     """
     batch = dict(next(in_order(parts.dataset.train, context.device, size=min(SAMPLES, most))))
     batch["view"] = torch.zeros_like(batch["sample"])
@@ -285,9 +270,6 @@ def require_gradients(path: Path, losses: Mapping[str, Tensor], student: nn.Modu
 
     Args:
         losses: of a batch, by name, with their graph, which is kept.
-
-    Raises:
-        UserError: names the path, and the loss or the parameter.
     """
     missing = [key for key in path.keys if key not in losses]
     if missing:

@@ -40,20 +40,12 @@ class ProcessCache:
         return self.once(("dataset", options.full(), device), lambda: create_dataset(options, device))
 
     def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
-        """A trained teacher.
-
-        Raises:
-            UserError: it is not trained yet.
-        """
+        """A trained teacher."""
         key = ("teacher", teacher_key(spec, name), store.uri, device)
         return self.once(key, lambda: self.fresh_teacher(spec, name, store, device))
 
     def fresh_teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
-        """A trained teacher that is not kept.
-
-        Raises:
-            UserError: it is not trained yet, or the user's code now makes another network.
-        """
+        """A trained teacher that is not kept."""
         if spec.teachers[name].weights is None:
             require_same_runs(store, [spec.teacher_run(name)])
         dataset = self.dataset(spec.dataset, device)

@@ -32,7 +32,6 @@ class Records:
     """Writes a run's directory.
 
     Args:
-        store: the storage root.
         directory: the run's directory, ``runs/<identity>``, or ``fresh`` in it.
     """
 
@@ -104,9 +103,6 @@ class Records:
         """Write the summary, as the last file: if it exists, the run has ended.
 
         The summary of a finished run is not replaced.
-
-        Returns:
-            The summary in the folder.
         """
         earlier = self.summary()
         if summary["status"] != "finished" and earlier is not None and earlier["status"] == "finished":

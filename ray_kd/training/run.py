@@ -42,8 +42,6 @@ class Training:
     """One run.
 
     Args:
-        spec: what to train.
-        context: storage, device and ranks.
         cache: datasets and teachers that this process keeps from run to run; default: none.
         own: a user's model or dataset objects, which replace the spec's.
         identity: overrides the spec's identity (needed when ``own`` changes what is trained).
@@ -51,8 +49,6 @@ class Training:
         on_wait: called with a sentence while another process trains the same run; default: the log.
 
     Attributes:
-        identity: 16 hexadecimal digits.
-        directory: the run's folder below the storage.
         lock: keeps other processes from training the run; ``epochs`` acquires it if it is not held yet.
         stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
     """
@@ -168,11 +164,7 @@ class Training:
                 self._leave(f"stopped in epoch {self.epoch + 1} after {step.taken} steps")
 
     def _must_stop(self) -> bool:
-        """Whether any rank was asked to stop; several ranks check rarely, since a check needs communication.
-
-        Raises:
-            UserError: rank 0 raised it since the last check.
-        """
+        """Whether any rank was asked to stop; several ranks check rarely, since they communicate."""
         return agree(self.stop_requested.is_set(), self._error, self.context.world, self.context.device)
 
     def _lead(self, write: Callable[[], object]) -> None:

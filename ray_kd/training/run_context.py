@@ -57,11 +57,8 @@ class RunContext:
     """The context of a run.
 
     Attributes:
-        store: the storage root.
-        device: where tensors live.
         rank, world: number of this process, and how many train together.
         checkpoints: keeps states; None: ``checkpoints/last.pt`` of the run's directory.
-        track: a tracker, or None.
         stream: reads the batches of a run with streamed targets; None: this process reads them.
         stop: if set, the run saves its state at the next step and ends.
     """
@@ -83,11 +80,8 @@ class RunContext:
 
 def default_device() -> torch.device:
     """The first GPU, else the CPU."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    there = torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if there else torch.device("cpu")
 
 
 def local_context(spec: RunSpec) -> RunContext:

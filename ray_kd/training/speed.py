@@ -35,7 +35,6 @@ class Speed:
         model: training steps on a batch that is already in memory.
         processes: loader processes; 0: the worker reads itself, and the model waits meanwhile.
         in_memory: whether the training images lie in memory.
-        device: where the model trains.
         batch_bytes: size of a batch in shared memory.
     """
 
@@ -71,9 +70,6 @@ def measure(spec: RunSpec, context: RunContext, seconds: float = SECONDS) -> Spe
 
     Teachers run with their initial weights, so that none has to be trained; with stored targets they are
     left out.
-
-    Raises:
-        UserError: the run cannot be set up, or a file cannot be read.
     """
     torch.set_num_threads(spec.training.threads)
     teachers = {

@@ -37,11 +37,7 @@ class Step(Engine):
         self.optimizers = make_optimizers(spec.optimizer, self.trained, self.aggregator)
 
     def __call__(self, batch: Mapping[str, Tensor], targets: Targets) -> None:
-        """Take one optimizer step on a batch.
-
-        Raises:
-            UserError: the batch is empty.
-        """
+        """Take one optimizer step on a batch."""
         rate = learning_rate(
             self.spec.schedule,
             self.spec.optimizer.lr,
@@ -59,11 +55,7 @@ class Step(Engine):
 def make_optimizers(
     options: Optimizer, trained: list[nn.Parameter], aggregator: Aggregator
 ) -> list[torch.optim.Optimizer]:
-    """A run's main optimizer for student and adapters, and one for what its aggregator trains by itself.
-
-    Raises:
-        UserError: the aggregator brings its own form of SGD, and the run asks for another optimizer.
-    """
+    """A run's main optimizer for student and adapters, and one for what its aggregator trains by itself."""
     settings: dict[str, Any] = {"lr": options.lr, "weight_decay": options.weight_decay, "fused": True}
     make: type[torch.optim.Optimizer] = torch.optim.SGD
     if options.name == "adamw":
@@ -85,10 +77,6 @@ def create_optimizers(
         make: the main optimizer's class, which an aggregator's own form of SGD takes the place of.
         groups: what it updates, as ``torch.optim`` has them; the aggregator's are added.
         expected: ends the message where an aggregator that is a form of SGD meets another optimizer.
-        **settings: the main optimizer's.
-
-    Raises:
-        UserError: the aggregator is a form of SGD, and ``make`` is not.
     """
     rule = aggregator.optimizer_rule()
     if rule is not None and make is not torch.optim.SGD:

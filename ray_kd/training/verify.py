@@ -34,7 +34,6 @@ class Verified:
     """The result for one column.
 
     Attributes:
-        rows: how many rows were computed again.
         difference: from the live teacher, in the row where it is largest relative to the allowed one.
         allowed: the largest difference that the precision allows in that row.
     """
@@ -53,7 +52,6 @@ def verify(
     """Compare a random sample of every column with the live teacher, and verify every shard.
 
     Args:
-        identity: the store's folder below ``targets/``.
         samples: how many rows of each group are computed again.
 
     Raises:

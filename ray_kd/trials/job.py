@@ -17,7 +17,6 @@ class Job:
     Attributes:
         trial: the first planned trial that it serves; None: a teacher.
         needs: identities of the teachers that it loads.
-        epoch: the last epoch reported.
         value, best: the last validation metric, and the best one so far.
         waits: a sentence that says what the started job waits for; None: nothing.
     """

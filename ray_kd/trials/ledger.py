@@ -53,12 +53,7 @@ class Outcome:
 
 
 class Ledger:
-    """The files of a sweep below ``sweeps/<name>``.
-
-    Args:
-        store: the storage root.
-        name: the sweep's name.
-    """
+    """The files of a sweep below ``sweeps/<name>``."""
 
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.folder = store, f"sweeps/{name}"
@@ -149,11 +144,7 @@ class Ledger:
         self.keep(path, (json.dumps(value, indent=2) + "\n").encode())
 
     def flush(self) -> None:
-        """Write the files that could not be written before.
-
-        Raises:
-            EnvironmentFault: they still cannot be written.
-        """
+        """Write the files that could not be written before."""
         for path in list(self._unwritten):
             self.store.write(path, self._unwritten[path])
             del self._unwritten[path]

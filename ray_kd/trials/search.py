@@ -33,13 +33,7 @@ class Candidate:
 
 @dataclass
 class CellSearch:
-    """The candidates of one cell, up to the search's budget.
-
-    Args:
-        cell: the cell that is searched.
-        search: its search.
-        mode: whether the metric is to be maximised (max) or minimised (min).
-    """
+    """The candidates of one cell, up to the search's budget."""
 
     cell: Cell
     search: Search

@@ -32,7 +32,6 @@ class TrialQueue:
     """The jobs of a sweep, and which of them is next.
 
     Args:
-        sweep: the sweep.
         plan: the sweep's plan; candidates and winners are added to it as they become known.
         ledger: the sweep's ledger, after ``load``.
         slots: how many jobs may be active at the same time.

@@ -58,7 +58,9 @@ def test_two_workers_go_on_after_ctrl_c_and_train_as_one(
     assert state is not None
     assert state["epoch"] == len(before), "whatever number of workers goes on finds where it stopped"
 
-    main(list(words))
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert not ended.value.code
     assert f"last (epoch {EPOCHS})" in capsys.readouterr().out
     # Seconds are part of a line: it went on from where it had stopped, and trained none of them anew.
     assert lines(folder)[: len(before)] == before

@@ -190,6 +190,6 @@ def test_every_layer_of_the_classes_is_known() -> None:
 def test_a_folder_is_looked_at_before_anything_trains(folder: str) -> None:
     deeper = {**small.HF_VIT, "num_hidden_layers": 6}
     student = {"name": "huggingface", "config": deeper, "weights": folder, "head": "fresh"}
-    with pytest.raises(UserError, match="do not fit HuggingfaceModel.*of a network of another depth"):
+    with pytest.raises(UserError, match=r"do not fit HuggingfaceModel.*of a network of another depth"):
         check_run(RunSpec.parse({**TINY, "student": student}))
     check_run(RunSpec.parse({**TINY, "student": {**student, "config": small.HF_VIT}}))

@@ -105,6 +105,15 @@ def test_a_teacher_of_a_thousand_classes_for_four(tmp_path: Path) -> None:
         distill(run, student=net(), teacher=net(classes=1000), **sets())
 
 
+def test_a_network_cannot_teach_itself(tmp_path: Path) -> None:
+    """A teacher is frozen: what it shares with the student would never train."""
+    run = spec(tmp_path, teacher={**TINY["teacher"], "at_chance": "go_on"}, paths=["soft_target"])
+    both = net()
+    with pytest.raises(UserError, match="shares weights with the student"):
+        distill(run, student=both, teacher=both, **sets())
+    assert all(parameter.requires_grad for parameter in both.parameters())
+
+
 def test_a_student_of_too_few_classes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"student \(Net\): its logits are for 3 classes, .* has 4"):
         distill(spec(tmp_path), student=net(classes=3), **sets())

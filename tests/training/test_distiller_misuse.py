@@ -84,6 +84,7 @@ def test_a_step_needs_the_optimizer_and_a_state_no_open_step() -> None:
                 distiller.state_dict()
 
 
+ONE, WHOLE = Net(), Bare()
 WRONG: dict[str, dict[str, Any]] = {
     "unknown precision 'bf16'": {"precision": "bf16"},
     "paths.1: unknown path 'nts'. Did you mean 'nst'": {"paths": ["logits", "nts"]},
@@ -93,6 +94,7 @@ WRONG: dict[str, dict[str, Any]] = {
     "paths.0.teacher: unknown teacher 'big'": {"paths": [{"name": "logits", "teacher": "big"}]},
     "expected 'teacher', one of a, b": {"teacher": {"a": Net(), "b": Net()}},
     "aggregation: unknown aggregator": {"aggregation": "adaptiv"},
+    "aggregation: expected the name of an aggregator": {"aggregation": ["fixed"]},
     "teacher: expected a torch.nn.Module, got str": {"teacher": "resnet18"},
     "got DataParallel": {"student": nn.DataParallel(Net())},
     "say what the images' shape is": {"student": Bare(), "taps": {"student": ["inner.one"]}},
@@ -102,12 +104,21 @@ WRONG: dict[str, dict[str, Any]] = {
         "image_shape": (1, 8, 8),
     },
     "compares feature maps, and the student has none": {"student": Bare(), "paths": ["nst"]},
+    "taps=[...] of the Distiller names": {"student": Bare(), "paths": ["nst"]},
     "unknown network 'studnet'": {"taps": {"studnet": ["one"]}},
     "normalise: expected 'student'": {"normalise": {"teacher": ([0.5], [0.5])}},
     "parameters of its own": {"task_loss": nn.Linear(1, 1)},
     "expected a function": {"task_loss": "mse"},
     "path 'logits' is for": {"task": "detection"},
-    "steps: expected at least 1": {"steps": 0},
+    "steps: expected a whole number of at least 1": {"steps": 0},
+    "of at least 1, or None, got 6.5": {"steps": 6.5},
+    "clip: expected a norm over 0, or None, got -1": {"clip": -1},
+    "task_weight: expected a number of at least 0, got -1": {"task_weight": -1},
+    "expected (channels, height, width), got (8, 8)": {"student": Bare(), "image_shape": (8, 8)},
+    "fails on images of shape [3, 8, 8] in module": {"student": Bare(), "image_shape": (3, 8, 8)},
+    "expected a list of modules, got 'inner.one'; write ['inner.one']": {"taps": "inner.one"},
+    "teacher 'teacher' shares weights with the student": {"student": ONE, "teacher": ONE},
+    "teacher 'small' shares weights": {"student": WHOLE, "teacher": {"small": WHOLE.inner}},
 }
 
 
@@ -122,6 +133,39 @@ def test_an_optimizer_that_is_no_sgd_is_refused_by_a_form_of_sgd() -> None:
     distiller = Distiller(Net(), Net(), paths=PATHS, aggregation="dot", steps=8)
     with pytest.raises(UserError, match=r"'dot' is a form of SGD: expected torch\.optim\.SGD, got AdamW"):
         distiller.optimizer(torch.optim.AdamW, lr=0.1)
+
+
+def test_an_optimizer_is_handed_over_as_its_class() -> None:
+    distiller = Distiller(Net(), Net(), paths=PATHS, steps=8)
+    with pytest.raises(UserError, match=r"expected a class \(torch\.optim\.SGD\), got an object, SGD"):
+        distiller.optimizer(torch.optim.SGD(Net().parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_layer_that_the_optimizer_does_not_know_is_named(taken: int) -> None:
+    student = Net(1)
+    distiller, sgd = made(4, paths=["logits"], student=student)
+    epochs = distiller.epochs(4)
+    for _ in range(taken):
+        next(epochs)
+        take(distiller, sgd)
+    student.head = nn.Linear(6, 10)
+    with pytest.raises(UserError, match=r"the student's 'head\.weight' would never train"):
+        next(epochs)
+
+
+def test_a_state_of_another_training_is_refused() -> None:
+    state = made(8)[0].state_dict()
+    for others, message in (
+        ({"paths": ["logits"]}, r"losses: expected \('logits',\), got"),
+        ({"aggregation": "dwa"}, "aggregator: expected dwa, got fixed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            made(8, **others)[0].load_state_dict(state)
+    distiller = Distiller(Net(1), Net(2), paths=PATHS, steps=8)
+    distiller.optimizer(torch.optim.AdamW, lr=0.1)
+    with pytest.raises(UserError, match=r"optimizers: expected \['AdamW'\], got \['SGD'\]"):
+        distiller.load_state_dict(state)
 
 
 def test_a_student_that_no_gradient_reaches_is_told_at_the_first_step() -> None:

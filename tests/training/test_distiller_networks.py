@@ -31,6 +31,18 @@ def test_features_of_plain_modules_by_taps() -> None:
     assert_same(ends[1], ends[2])
 
 
+def test_a_head_that_a_path_binds_is_found_in_a_network_with_taps() -> None:
+    ends = []
+    for taps in ((), ["first", "second"]):
+        student = Net(1)
+        distiller = Distiller(
+            student, Net(2), paths=["softmax_regression"], steps=8, taps=taps, image_shape=(1, 8, 8)
+        )
+        train(distiller, distiller.optimizer(torch.optim.SGD, lr=0.05), data(), 2)
+        ends.append(student.state_dict())
+    assert_same(ends[0], ends[1])
+
+
 def test_logits_alone_and_several_teachers() -> None:
     paths = [{"name": "soft_target", "teacher": "a"}, {"name": "logits", "teacher": "b"}]
     distiller = Distiller(Bare(1), {"a": Bare(2), "b": Net(3)}, paths=paths, steps=8)
