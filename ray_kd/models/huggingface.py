@@ -17,7 +17,7 @@ from ray_kd.config.files import HUB, known_weights
 from ray_kd.config.registry import MODELS
 from ray_kd.data.files import Size as ImageSize
 from ray_kd.models.base import Preprocessing, State
-from ray_kd.models.library_model import LibraryModel, quarters
+from ray_kd.models.library_model import LibraryModel, pooled_head, quarters
 from ray_kd.models.optional import optional, quiet_hub, read_json
 from ray_kd.models.tapped import last_linear
 from ray_kd.models.taps import Size, TapOptions, TappedOptions
@@ -110,7 +110,7 @@ class HuggingfaceModel(LibraryModel):
         net: Any = self.net
         head, norm = getattr(net, "classifier", None), getattr(net.base_model, "layernorm", None)
         parts = (head, nn.Sequential(norm, head) if head is not None and norm is not None else None)
-        return self.pooled_head(parts)
+        return pooled_head(self, self.channels, parts)
 
     def known_stride(self, index: int) -> int | None:
         return self.patch if isinstance(self.patch, int) else None

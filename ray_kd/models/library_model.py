@@ -49,24 +49,25 @@ class LibraryModel(TappedModel):
                 "another patch size or depth in its arguments or its configuration."
             ) from error
 
-    def pooled_head(self, parts: Iterable[nn.Module | None]) -> nn.Module:
-        """The first of some parts that gives the network's logits for the pooled features of its last tap.
 
-        It is found by trying it on two random images in evaluation mode, since names do not tell whether
-        anything (a norm, a convolution, the choice of a class token) lies between the tap and the head.
+def pooled_head(model: TappedModel, channels: int, parts: Iterable[object]) -> nn.Module:
+    """The first of some parts that gives a network's logits for the pooled features (N, C) of its last tap.
 
-        Raises:
-            AttributeError: none does.
-        """
-        device = next(self.parameters()).device
-        if self.described and device.type != "meta":
-            image = torch.randn(2, self.channels, *self.described[-1].image, generator=torch.Generator())
-            with in_mode(self, training=False):
-                outputs = self(image.to(device))
-                for head in _heads(parts):
-                    if _same(head, outputs.features[-1].mean(dim=(2, 3)), outputs.logits):
-                        return head
-        raise AttributeError(f"{self.where} has no head on the pooled features of its last tap")
+    It is found by trying it on two random images in evaluation mode, since names do not tell whether anything
+    (a norm, a convolution, the choice of a class token) lies between the tap and the head.
+
+    Raises:
+        AttributeError: none does.
+    """
+    device = next(model.parameters()).device
+    if model.described and device.type != "meta":
+        image = torch.randn(2, channels, *model.described[-1].image, generator=torch.Generator())
+        with in_mode(model, training=False):
+            outputs = model(image.to(device))
+            for head in _heads(parts):
+                if _same(head, outputs.features[-1].mean(dim=(2, 3)), outputs.logits):
+                    return head
+    raise AttributeError(f"{model.where} has no head on the pooled features of its last tap")
 
 
 def _same(head: nn.Module, pooled: Tensor, logits: Tensor | None) -> bool:

@@ -13,7 +13,7 @@ from ray_kd.config.errors import UserError, nearest, unknown
 from ray_kd.config.registry import MODELS
 from ray_kd.data.files import Size as ImageSize
 from ray_kd.models.base import Preprocessing, State
-from ray_kd.models.library_model import LibraryModel, quarters
+from ray_kd.models.library_model import LibraryModel, pooled_head, quarters
 from ray_kd.models.optional import optional, quiet_hub, read_json
 from ray_kd.models.taps import Size, TapOptions, TappedOptions
 
@@ -78,7 +78,7 @@ class TimmClassifier(LibraryModel):
     def head(self) -> nn.Module:  # type: ignore[override]
         """The classifier on the pooled last tap, of networks that have nothing else between."""
         net: Any = self.net
-        return self.pooled_head((net.get_classifier(), getattr(net, "head", None)))
+        return pooled_head(self, self.channels, (net.get_classifier(), getattr(net, "head", None)))
 
     def known_stride(self, index: int) -> int | None:
         return self.strides.get(self.taps[index].module)

@@ -115,3 +115,12 @@ def test_tokens_and_a_distillation_token_of_networks_as_they_are() -> None:
             step({"image": torch.randn(8, 3, 16, 16), "label": torch.arange(8) % 4})
     assert set(step.weights) == {"distillation_token", "nst", "similarity"}
     assert not torch.equal(student.head_dist.weight, before)
+
+
+def test_a_head_that_reads_a_class_token_is_no_head_of_the_pooled_tap() -> None:
+    timm = pytest.importorskip("timm")
+    size = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": 4}
+    student, teacher = (timm.create_model("vit_tiny_patch16_224", **size) for _ in range(2))
+    options = {"taps": ["blocks.1"], "image_shape": (3, 16, 16), "steps": 1}
+    with pytest.raises(UserError, match="needs the teacher's head"):
+        Distiller(student, teacher, paths=["softmax_regression"], **options)
