@@ -26,7 +26,7 @@ FLOORS = [
     ["tasks", "teacher"],
     ["targets"],
     ["training", "trials"],
-    ["cluster", "tracking", "analysis"],
+    ["cluster", "tracking", "analysis", "export"],
     ["cli"],
 ]
 """From the ground up, as in docs/architecture.md."""

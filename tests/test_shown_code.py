@@ -34,6 +34,10 @@ PAGES = [
 ]
 
 NOT_RUN = {
+    (
+        "docs/export.md",
+        "python",
+    ): "it exports a sweep: tests/cli/test_export.py does the same; imports are tried",
     ("docs/tracking.md", "python"): "it needs W&B's service: tests/tracking runs the same; imports are tried",
     ("docs/utility.md", "python"): "a step of the reader's own loop, networks and data; imports are tried",
     ("docs/reference.md", "yaml"): "every key of a file: tests/config/test_reference.py holds it true",

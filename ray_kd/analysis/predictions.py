@@ -16,11 +16,10 @@ from ray_kd.analysis.run_files import parse_spec
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
-from ray_kd.models.create import draw_model, fitting
-from ray_kd.models.weights import fit_weights, read_weights
 from ray_kd.outputs import Outputs
 from ray_kd.tasks.segmentation import upsampled
 from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.trained import trained_student
 
 DENSE = ("segmentation", "detection")
 """Tasks whose predictions are pictures."""
@@ -100,7 +99,7 @@ def predict(
         best = max((sign * value for _, value in comparison.teachers), default=float("nan")) * sign
         columns.append(_column("teacher", best, task, teacher.outputs(batch["image"]), batch))
     for title, (identity, own) in specs.items():
-        outputs = _student(own, identity, data, root)(batch["image"])
+        outputs = trained_student(own, identity, data, root.store)(batch["image"])
         value = {**baseline.seeds} if title == baseline.name else {**others[chosen].seeds}
         columns.append(_column(title, value[seed], task, outputs, batch))
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (data.mean, data.std))
@@ -117,17 +116,6 @@ def _spec(trials: pd.DataFrame, root: Folder, cell: str, seed: int) -> tuple[str
     mine = trials[(trials["cell"] == cell) & (trials["seed"] == seed) & (trials["phase"] == "compare")]
     identity = str(mine.iloc[0]["identity"])
     return identity, RunSpec.parse(parse_spec(root.text(f"runs/{identity}/spec.yaml")), where=identity)
-
-
-def _student(spec: RunSpec, identity: str, data: Dataset, root: Folder) -> torch.nn.Module:
-    """The student of a run as it was exported."""
-    model = draw_model(spec.student, **fitting(spec.student, spec, data), seed=spec.seed)
-    place = f"runs/{identity}/best.safetensors"
-    content = root.read(place)
-    if content is None:
-        raise UserError(f"{root.where(place)} is missing: a run keeps its weights until they are deleted.")
-    fit_weights(model, read_weights(content, place, model), place)
-    return model.eval()
 
 
 @torch.no_grad()

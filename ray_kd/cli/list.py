@@ -15,7 +15,16 @@ from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import REGISTRIES, entry_points, load_plugins
 
 FILES = ("run", "sweep")
+Split = Annotated[
+    str | None, typer.Option("--split", help="Of a dataset: the samples of this split.", show_default=False)
+]
+Every = Annotated[bool, typer.Option("--all", help="With --split: all of them, not the first 20.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option("--plugin", metavar="MODULE", help="A module of yours to list, too.", show_default=False),
+]
 KNOWN = (*REGISTRIES, *FILES, "reference")
+Schema = Annotated[bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")]
 
 
 def list_things(
@@ -23,17 +32,12 @@ def list_things(
         str | None, typer.Argument(help=f"One of: {', '.join(KNOWN)}.", show_default=False)
     ] = None,
     name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
-    overrides: Overrides = None,
+    options: Overrides = None,
     taps: Annotated[bool, typer.Option("--taps", help="Of a model: its taps; options: KEY=VALUE.")] = False,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")
-    ] = False,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--plugin", metavar="MODULE", help="A module of yours to list, too.", show_default=False
-        ),
-    ] = None,
+    schema: Schema = False,
+    split: Split = None,
+    every: Every = False,
+    plugin: Plugins = None,
 ) -> None:
     """What there is to combine, and every key of a file.
 
@@ -50,8 +54,17 @@ def list_things(
       ray-kd list run --schema > run.schema.json   for an editor to complete keys:
           begin run.yaml with   # yaml-language-server: $schema=run.schema.json
       ray-kd list reference                        the page docs/reference.md
+      ray-kd list datasets digits labels=400 --split train   its samples
     """
     load_plugins(plugin or [])
+    if taps:
+        show_taps(kind, name, options or [])
+        return
+    if split is not None or options or every:
+        from ray_kd.cli.samples import list_samples
+
+        list_samples(kind, name, options or [], split, every)
+        return
     plugins = bool(plugin or entry_points())
     if kind is None:
         _overview(plugins)
@@ -72,9 +85,6 @@ def list_things(
     found = {item.name: item for item in items}
     if name not in found:
         raise unknown(kind.removesuffix("s"), name, found)
-    if taps or overrides:
-        show_taps(kind, name, taps, overrides or ())
-        return
     _explain(kind, found[name])
 
 

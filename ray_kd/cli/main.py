@@ -13,9 +13,11 @@ import typer
 from ray_kd.cli.analyze import analyze, report
 from ray_kd.cli.demo import demo
 from ray_kd.cli.doctor import doctor
+from ray_kd.cli.export import export
 from ray_kd.cli.list import list_things
 from ray_kd.cli.new import new
 from ray_kd.cli.precompute import precompute, verify
+from ray_kd.cli.prune import prune
 from ray_kd.cli.status import status
 from ray_kd.cli.sweep import sweep
 from ray_kd.cli.train import teacher, train
@@ -32,6 +34,7 @@ Start here:
   ray-kd sweep SWEEP.yaml --plan               what a comparison would train
   ray-kd sweep SWEEP.yaml                      train what it still lacks
   ray-kd list aggregators adaptive             explain one method
+  ray-kd export SWEEP --best --to DIR          take the best student out
 
 Every verb explains itself: ray-kd train --help
 """
@@ -46,6 +49,8 @@ VERBS: list[tuple[str, Callable[..., None]]] = [
     ("status", status),
     ("analyze", analyze),
     ("report", report),
+    ("export", export),
+    ("prune", prune),
     ("list", list_things),
     ("new", new),
     ("doctor", doctor),

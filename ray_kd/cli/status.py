@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ray_kd.cli.common import shown
+from ray_kd.cli.export import best_lines
 
 
 def status(
@@ -19,7 +20,8 @@ def status(
 
     Prints a row for each cell, while the sweep runs or after it; below, each
     failed trial with its reason and the path of its traceback, and the reasons
-    of trials that are blocked (their teacher failed) or unfinished.
+    of trials that are blocked (their teacher failed) or unfinished; then the
+    best student by validation, and the command that exports it.
 
     Examples:
       ray-kd status
@@ -33,7 +35,8 @@ def status(
     from ray_kd.analysis.pipeline import only_sweep
     from ray_kd.config.ending import STATES, Ending
 
-    trials = read_records(storage, sweep or only_sweep(storage)).trials
+    sweep = sweep or only_sweep(storage)
+    trials = read_records(storage, sweep).trials
     always = ("finished", "running", "failed", "missing")
     states = [state for state in STATES if state in always or (trials["status"] == state).any()]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -53,5 +56,7 @@ def status(
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
         for row in rest.itertuples():
             print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
+    for line in best_lines(trials, sweep, storage):
+        print(line)
     if (trials["status"] == Ending.UNFINISHED.value).any():
         print("The command that started the sweep trains the unfinished trials.")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, say_left_out, shown, typed
+from ray_kd.cli.export import best_lines
 from ray_kd.config.errors import UserError
 
 
@@ -78,6 +79,8 @@ def compare(
     Console().print(found.table)
     print(f"\ntables, plots and report: {shown(f'{result.storage}/sweeps/{result.name}')}")
     print(f"  open {shown(f'{result.storage}/sweeps/{result.name}/report.html')}")
+    for line in best_lines(found.records.trials, result.name, result.storage):
+        print(line)
     if result.exit_code:
         lost = f"{result.failed + result.blocked} of {result.total} trials failed or have no teacher"
         print(f"{lost}. Fix the reasons above, then run: {retry}")

@@ -10,20 +10,19 @@ from ray_kd.config.registry import MODELS
 from ray_kd.config.yamlio import apply_overrides
 
 
-def show_taps(kind: str, name: str, taps: bool, overrides: Iterable[str]) -> None:
+def show_taps(kind: str | None, name: str | None, overrides: Iterable[str]) -> None:
     """Print a network's taps, and what images it is for.
 
     Args:
         kind: of the component, which has to be models.
         name: of a registered model.
-        taps: whether they were asked for.
         overrides: its options as key=value; ``size`` and ``channels`` are those of the images, 32 and 3.
 
     Raises:
-        UserError: it is no model, or only its options were given.
+        UserError: it is no model.
     """
-    if kind != "models" or not taps:
-        raise UserError(f"list {kind} {name}: --taps, and options as key=value beside it, are of models.")
+    if kind != "models" or name is None:
+        raise UserError("list --taps: expected a model: ray-kd list models NAME KEY=VALUE ... --taps.")
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -109,6 +109,13 @@ class TensorSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def classes_in(self, index: int) -> list[int]:
+        """The classes of a sample that has one, or boxes."""
+        named = [
+            self.columns[name][index].flatten() for name in ("label", "box_label") if name in self.columns
+        ]
+        return sorted({int(label) for labels in named for label in labels if label >= 0})
+
     @property
     def images(self) -> Tensor:
         """All images (N, C, H, W)."""
@@ -174,6 +181,7 @@ class Dataset:
             test is read once, at the end of a run.
         classes: how many classes there are.
         channels: channels of an image.
+        class_names: what the classes are called, in their order; None: not known.
         mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
 
     Example:
@@ -205,6 +213,7 @@ class Dataset:
     test: Split
     classes: int
     channels: int
+    class_names: tuple[str, ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -225,3 +234,7 @@ class Dataset:
     def classes_of(self, task: str) -> int:
         """How many classes a network for a task tells apart, the background of a segmentation included."""
         return self.classes
+
+    def class_names_of(self, task: str) -> tuple[str, ...] | None:
+        """What the classes of ``classes_of`` are called, in their order; None: not known."""
+        return self.class_names

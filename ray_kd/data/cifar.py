@@ -53,7 +53,7 @@ class CIFAR(Dataset):
         self.train = self._split(given, 0, train)
         self.test = self._split(self._read(made, options, False), len(labels))
         self.validation = self._split(given, 0, held) if options.validation else self.test
-        self.classes, self.channels = len(given.classes), 3
+        self.classes, self.channels, self.class_names = len(given.classes), 3, tuple(given.classes)
 
     def _read(self, made: Any, options: Any, train: bool) -> Any:
         try:

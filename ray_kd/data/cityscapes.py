@@ -50,7 +50,9 @@ gtFine/val/<city>/*_gtFine_labelIds.png
 
         # Every label of Cityscapes has a number; the licence plate's, -1, is 255 in a file.
         numbers = {kind.id % 256: kind.train_id % 256 for kind in datasets.Cityscapes.classes}
-        self.classes = len(set(numbers.values()) - {IGNORE})
+        named = {kind.train_id % 256: kind.name for kind in datasets.Cityscapes.classes}
+        self.class_names = tuple(named[number] for number in sorted(named) if number != IGNORE)
+        self.classes = len(self.class_names)
         table = table_of(numbers)
         train, test = (
             MaskedImages(*self._files(options, split), table, options.range) for split in ("train", "val")

@@ -64,7 +64,9 @@ annotations/
         given = [self._read(options.root, part) for part in (options.train, options.test)]
         files = [os.path.join(options.root, _file(part)) for part in (options.train, options.test)]
         same_categories(files[1], given[1].categories, files[0], given[0].categories)
-        self.classes = len(given[0].categories)
+        called = given[0].categories
+        self.classes = len(called)
+        self.class_names = tuple(called[number] or str(number) for number in sorted(called))
         train, test = (
             self._boxed(options, *both) for both in zip((options.train, options.test), given, strict=True)
         )

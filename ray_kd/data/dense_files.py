@@ -117,6 +117,10 @@ class BoxedImages:
     def paths(self, index: int) -> tuple[str, ...]:
         return (self.images[index],)
 
+    def classes_in(self, index: int) -> list[int]:
+        rows = slice(self._ends[index - 1] if index else 0, self._ends[index])
+        return np.unique(self._objects["label"][rows]).tolist()
+
     def raw(self, index: int) -> dict[str, Any]:
         from torchvision import tv_tensors
 

@@ -68,5 +68,5 @@ class Digits(Dataset):
         for split, index in parts.items():
             chosen = torch.from_numpy(np.sort(index))
             setattr(self, split, TensorSplit(images[chosen], labels[chosen], chosen))
-        self.classes, self.channels = 10, 1
+        self.classes, self.channels, self.class_names = 10, 1, tuple("0123456789")
         self.mean, self.std = (0.5,), (0.5,)

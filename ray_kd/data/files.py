@@ -180,7 +180,7 @@ class FileSplit:
     def __init__(
         self, source: Source, chosen: Tensor, first: int, form: Form, training: bool = False
     ) -> None:
-        self.source, self.chosen, self.training = source, chosen, training
+        self.source, self.chosen, self.form, self.training = source, chosen, form, training
         self.ids, self.size = chosen + first, form.size
         self.fit, self.finish, self.ready = form.fit_size, form.finish, form.ready
 
@@ -190,6 +190,11 @@ class FileSplit:
     def paths(self, index: int) -> tuple[str, ...]:
         """The files that a sample is read from, its image first."""
         return self.source.paths(int(self.chosen[index]))
+
+    def classes_in(self, index: int) -> list[int]:
+        """The classes of a sample, as far as they are known without its image."""
+        known = getattr(self.source, "classes_in", None)
+        return [] if known is None else known(int(self.chosen[index]))
 
     def raw(self, index: int) -> dict[str, Any]:
         sample = self.source.raw(int(self.chosen[index]))

@@ -51,6 +51,9 @@ class LabelledImages:
     def paths(self, index: int) -> tuple[str, ...]:
         return (self.files[index],)
 
+    def classes_in(self, index: int) -> list[int]:
+        return [int(self.labels[index])]
+
     def raw(self, index: int) -> dict[str, Any]:
         return {"image": read_image(self.files[index], self.span), "label": int(self.labels[index])}
 
@@ -101,7 +104,7 @@ or, without train and val, <class>/*.jpg
             order = stratified_order(train.labels, options.seed, f"{self.name} test")
             count = round(len(order) * options.test)
             test, train = train.part(np.sort(order[:count])), train.part(np.sort(order[count:]))
-        self.classes = len(names)
+        self.classes, self.class_names = len(names), tuple(names)
         self.fill(train, test, options, "crop", train.labels, validation)
 
     def _folder(self, folder: Path, span: tuple[float, float] | None) -> tuple[LabelledImages, list[str]]:

@@ -56,12 +56,15 @@ class Scenes(Dataset):
         ):
             setattr(self, split, _split(options, split, pools[split], used, first))
             first += there
-        self.classes, self.channels = 10, options.channels
+        self.classes, self.channels, self.class_names = 10, options.channels, tuple("0123456789")
         self.mean, self.std = (MEAN,) * options.channels, (STD,) * options.channels
 
     def classes_of(self, task: str) -> int:
         """Ten digits, and the background where pixels are classified."""
         return 11 if task == "segmentation" else 10
+
+    def class_names_of(self, task: str) -> tuple[str, ...]:
+        return ("background", *"0123456789") if task == "segmentation" else tuple("0123456789")
 
 
 def _digits(seed: int) -> dict[str, tuple[Tensor, Tensor]]:

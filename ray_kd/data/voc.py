@@ -116,7 +116,7 @@ VOCdevkit/VOC2012/
         folder = "SegmentationClassAug" if options.train == "trainaug" else None
         train = MaskedImages(*self._listed(options, options.train, folder), table, options.range)
         test = MaskedImages(*self._listed(options, "val"), table, options.range)
-        self.classes = len(CLASSES) + 1
+        self.classes, self.class_names = len(CLASSES) + 1, ("background", *CLASSES)
         self.fill(train, test, options)
 
 
@@ -153,5 +153,5 @@ VOCdevkit/VOC2012/
             boxed(*self._listed(options, name), CLASSES, options.range, options.outside)
             for name in ("train", "val")
         )
-        self.classes = len(CLASSES)
+        self.classes, self.class_names = len(CLASSES), tuple(CLASSES)
         self.fill(train, test, options)

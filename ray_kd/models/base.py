@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -33,6 +33,22 @@ class Preprocessing:
         size = "" if self.size is None else f" of {self.size[0]} x {self.size[1]}"
         mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
         return f"images{size}, mean {mean}, deviation {std}"
+
+
+@dataclass(frozen=True)
+class LibraryCall:
+    """How a library builds the same network without ray-kd: whoever has the weights can load them there.
+
+    Attributes:
+        function: its full name, torchvision.models.get_model.
+        arguments: what it is called with, by name; JSON. ``config``, a mapping, becomes a configuration of
+            transformers.
+        channels: of an image, where the first convolution is another than the library's; None: it is not.
+    """
+
+    function: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    channels: int | None = None
 
 
 class StagedModel(nn.Module):
@@ -94,6 +110,14 @@ class StagedModel(nn.Module):
 
     def own_weights(self, place: str) -> State | None:
         """The weights in a folder of the format of the network's library, if that is what lies there."""
+        return None
+
+    def raw(self, image: Tensor) -> Outputs:
+        """The tensors alone, as an exported student gives them: no head that reads them, no suppression."""
+        return self(image)
+
+    def library_call(self) -> LibraryCall | None:
+        """How to build this network, under these names of weights, without ray-kd; None: nobody else does."""
         return None
 
     def published(self, weights: str) -> Callable[[], State]:

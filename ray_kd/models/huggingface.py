@@ -16,7 +16,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.files import HUB, known_weights
 from ray_kd.config.registry import MODELS
 from ray_kd.data.files import Size as ImageSize
-from ray_kd.models.base import Preprocessing, State
+from ray_kd.models.base import LibraryCall, Preprocessing, State
 from ray_kd.models.library_model import LibraryModel, pooled_head, quarters
 from ray_kd.models.optional import optional, quiet_hub, read_json
 from ray_kd.models.tapped import last_linear
@@ -99,6 +99,9 @@ class HuggingfaceModel(LibraryModel):
         if getattr(config, "image_size", None) is not None:
             config.image_size = self.size[0] if self.size[0] == self.size[1] else self.size
         net = build(config, options.task)
+        self._call = LibraryCall(
+            f"transformers.{AUTO[options.task]}.from_config", {"config": config.to_dict()}
+        )
         where = f"{WHERE} ({config.model_type})"
         super().__init__(net, tuple(default_taps(net)) if options.taps is None else options.taps, where)
         self.last_layers = _of_the_classes(net, config, options.task)
@@ -111,6 +114,9 @@ class HuggingfaceModel(LibraryModel):
         head, norm = getattr(net, "classifier", None), getattr(net.base_model, "layernorm", None)
         parts = (head, nn.Sequential(norm, head) if head is not None and norm is not None else None)
         return pooled_head(self, self.channels, parts)
+
+    def library_call(self) -> LibraryCall:
+        return self._call
 
     def known_stride(self, index: int) -> int | None:
         return self.patch if isinstance(self.patch, int) else None

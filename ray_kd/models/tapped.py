@@ -118,6 +118,9 @@ class TappedModel(StagedModel):
         if hasattr(net, "set_distilled_training"):
             net.set_distilled_training("distillation" in names)
 
+    def raw(self, image: Tensor) -> Outputs:
+        return self.predict(image)
+
     def as_map(self, index: int, feature: Any, image: Size) -> Tensor:
         """What a tap handed on, for images of a height and width, as a feature map (N, C, H, W)."""
         known = self.described[index] if self.described else None
@@ -301,11 +304,12 @@ def last_linear(net: nn.Module) -> tuple[str, ...]:
     return tuple(names[-1:])
 
 
-def adapt_stem(net: nn.Module, channels: int) -> None:
-    """Give the first convolution the number of channels that images have, its weights drawn anew."""
+def adapt_stem(net: nn.Module, channels: int) -> bool:
+    """Give the first convolution the number of channels that images have, its weights drawn anew; whether it
+    had another."""
     name, first = next((n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d))
     if first.in_channels == channels:
-        return
+        return False
     new = nn.Conv2d(
         channels,
         first.out_channels,
@@ -317,3 +321,4 @@ def adapt_stem(net: nn.Module, channels: int) -> None:
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     parent, _, last = name.rpartition(".")
     setattr(net.get_submodule(parent), last, new)
+    return True

@@ -12,7 +12,7 @@ from torch import nn
 from ray_kd.config.errors import UserError, nearest, unknown
 from ray_kd.config.registry import MODELS
 from ray_kd.data.files import Size as ImageSize
-from ray_kd.models.base import Preprocessing, State
+from ray_kd.models.base import LibraryCall, Preprocessing, State
 from ray_kd.models.library_model import LibraryModel, pooled_head, quarters
 from ray_kd.models.optional import optional, quiet_hub, read_json
 from ray_kd.models.taps import Size, TapOptions, TappedOptions
@@ -61,6 +61,8 @@ class TimmClassifier(LibraryModel):
         if card.fixed_input_size:
             self.arguments.setdefault("img_size", self.size)
         net = build(options.model, num_classes=classes, **self.arguments)
+        named = {"model_name": options.model, "num_classes": classes, **self.arguments}
+        self._call = LibraryCall("timm.create_model", named)
         taps, self.strides = default_taps(net)
         where = f"{WHERE} ({options.model})"
         if options.model.startswith(OUT_OF_PLACE):
@@ -79,6 +81,9 @@ class TimmClassifier(LibraryModel):
         """The classifier on the pooled last tap, of networks that have nothing else between."""
         net: Any = self.net
         return pooled_head(self, self.channels, (net.get_classifier(), getattr(net, "head", None)))
+
+    def library_call(self) -> LibraryCall:
+        return self._call
 
     def known_stride(self, index: int) -> int | None:
         return self.strides.get(self.taps[index].module)

@@ -10,7 +10,7 @@ from torch import nn
 
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import MODELS
-from ray_kd.models.base import State
+from ray_kd.models.base import LibraryCall, State
 from ray_kd.models.tapped import TappedModel, adapt_stem, last_linear
 from ray_kd.models.taps import TapOptions, TappedOptions
 from ray_kd.models.weights import torchvision_weights
@@ -69,9 +69,11 @@ class TorchvisionClassifier(TappedModel):
     def __init__(self, options: TorchvisionOptions, classes: int, channels: int) -> None:
         arch = options.arch
         net = build(arch, classifiers(), {"num_classes": classes, **options.arguments}, "model torchvision")
-        adapt_stem(net, channels)
+        adapted = adapt_stem(net, channels)
         super().__init__(net, default_taps(arch) if options.taps is None else options.taps, f"model {arch}")
         self.arch = arch
+        arguments = {"name": arch, "weights": None, "num_classes": classes, **options.arguments}
+        self._call = LibraryCall("torchvision.models.get_model", arguments, channels if adapted else None)
         self.last_layers = last_linear(net)
         self.measure(channels, int(options.arguments.get("image_size", 224)))
 
@@ -89,6 +91,9 @@ class TorchvisionClassifier(TappedModel):
 
     def known_prefix(self) -> int | None:
         return 1 if self.arch.startswith("vit") else None
+
+    def library_call(self) -> LibraryCall:
+        return self._call
 
     def published(self, weights: str) -> Callable[[], State]:
         return torchvision_weights(self.arch, weights, "model torchvision")

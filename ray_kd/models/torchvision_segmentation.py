@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ray_kd.config.errors import UserError, nearest
 from ray_kd.config.registry import MODELS
 from ray_kd.models.backbone import Backbone
-from ray_kd.models.base import State
+from ray_kd.models.base import LibraryCall, State
 from ray_kd.models.tapped import TappedModel, adapt_stem
 from ray_kd.models.taps import TapOptions, TappedOptions
 from ray_kd.models.torchvision_classifier import build
@@ -53,9 +53,13 @@ class TorchvisionSegmentation(TappedModel):
     def __init__(self, options: TorchvisionSegmentationOptions, classes: int, channels: int) -> None:
         arch = options.arch
         net = _build(arch, classes, options.arguments)
-        adapt_stem(net, channels)
+        adapted = adapt_stem(net, channels)
         super().__init__(net, default_taps(arch) if options.taps is None else options.taps, f"model {arch}")
         self.arch = arch
+        given = {"weights": None, "weights_backbone": None, "num_classes": classes, **options.arguments}
+        self._call = LibraryCall(
+            "torchvision.models.get_model", {"name": arch, **given}, channels if adapted else None
+        )
         lraspp = arch.startswith("lraspp")
         last = ("low_classifier", "high_classifier") if lraspp else (str(len(net.classifier) - 1),)  # type: ignore[arg-type]
         self.last_layers = tuple(f"classifier.{name}" for name in last)
@@ -70,6 +74,9 @@ class TorchvisionSegmentation(TappedModel):
         backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")
         features = backbone(image)
         return Outputs(logits=classifier(features if self.arch.startswith("lraspp") else features["out"]))
+
+    def library_call(self) -> LibraryCall | None:
+        return None if self.arch in SMALL else self._call
 
     def published(self, weights: str) -> Callable[[], State]:
         if self.arch in SMALL:

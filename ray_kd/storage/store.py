@@ -5,6 +5,7 @@ A file is written completely or not at all. Only local files can be appended to.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -142,6 +143,24 @@ class Store:
 
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """The bytes of every file in a folder and in those within it, by path below the root, sorted."""
+        found: dict[str, int] = {}
+        if self.is_local:
+            for place, _, names in os.walk(self.path(folder)):
+                for name in names:
+                    full = os.path.join(place, name)
+                    with contextlib.suppress(FileNotFoundError):  # gone since the folder was listed
+                        found[os.path.relpath(full, self.root)] = os.lstat(full).st_size
+        else:
+            from pyarrow import fs
+
+            selector = fs.FileSelector(self.path(folder), allow_not_found=True, recursive=True)
+            for info in self._filesystem.get_file_info(selector):
+                if info.is_file:
+                    found[info.path.removeprefix(f"{self.root}/")] = int(info.size)
+        return dict(sorted(found.items()))
 
     def delete(self, path: str) -> None:
         """Delete a file, if it exists."""

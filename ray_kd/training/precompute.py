@@ -10,6 +10,7 @@ import torch
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
+from ray_kd.config.words import sized, spell
 from ray_kd.data import create_views
 from ray_kd.data.base import Dataset
 from ray_kd.data.views import Views
@@ -202,19 +203,3 @@ def plan_targets(works: list[Work], specs: list[RunSpec]) -> TargetPlan:
             live += each * many
     missing = sum(len(shards) for work in works for _, shards in work.source.missing())
     return TargetPlan(rows, total, copied, missing, teacher, live, len(students))
-
-
-def sized(count: float) -> str:
-    """A number of bytes as text."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def spell(seconds: float) -> str:
-    """Seconds as text."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:.3g} h"

@@ -16,8 +16,11 @@ import torch
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
+from ray_kd.data.base import Dataset
+from ray_kd.data.sample_checks import SPLITS
 from ray_kd.storage import Store, tell_once, whole_lines, whole_summary
 from ray_kd.storage.store import json_line
+from ray_kd.targets.layout import ids_digest
 from ray_kd.version import __version__
 
 LIBRARIES = ("ray", "timm", "transformers")
@@ -39,13 +42,19 @@ class Records:
         self.store, self.directory = store, directory
 
     def start(
-        self, spec: RunSpec, environment: dict[str, Any], keep_epochs: int, objects: dict[str, Any]
+        self,
+        spec: RunSpec,
+        environment: dict[str, Any],
+        keep_epochs: int,
+        data: dict[str, Any],
+        objects: dict[str, Any],
     ) -> None:
-        """Write the resolved spec, the environment, and the user's objects and code; drop the records of
-        epochs that will run again."""
+        """Write the resolved spec, the environment, the data, and the user's objects and code; drop the
+        records of epochs that will run again."""
         self.store.delete(f"{self.directory}/summary.json")  # a damaged one
         self.store.write(f"{self.directory}/spec.yaml", spec.to_yaml().encode())
         self.store.write_json(f"{self.directory}/environment.json", environment)
+        self.store.write_json(f"{self.directory}/dataset.json", data)
         if objects:
             self.store.write_json(f"{self.directory}/{OBJECTS}", objects)
         for name in ("epochs", "paths"):
@@ -177,6 +186,20 @@ def describe_environment(device: torch.device, precision: str) -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "host": socket.gethostname(),
         "commit": _commit(),
+    }
+
+
+def describe_data(dataset: Dataset, task: str) -> dict[str, Any]:
+    """What a run reads: classes, what images look like, and which samples (by digest) each split holds."""
+    names = dataset.class_names_of(task)
+    splits = {name: getattr(dataset, name) for name in SPLITS}
+    return {
+        "classes": dataset.classes_of(task),
+        "class_names": None if names is None else list(names),
+        "image": list(dataset.train.gather(torch.tensor([0]))["image"].shape[1:]),
+        "mean": None if dataset.mean is None else list(dataset.mean),
+        "std": None if dataset.std is None else list(dataset.std),
+        "splits": {name: {"samples": len(s), "ids": ids_digest(s.ids)} for name, s in splits.items()},
     }
 
 

@@ -33,7 +33,7 @@ from ray_kd.training.loaders import make_batches, make_loader
 from ray_kd.training.object_records import Own, describe_code, describe_own, require_same
 from ray_kd.training.preflight import check_parts
 from ray_kd.training.process_cache import ProcessCache, student_state
-from ray_kd.training.records import Records, describe_environment, now
+from ray_kd.training.records import Records, describe_data, describe_environment, now
 from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
 
@@ -127,10 +127,10 @@ class Training:
             targets = parts.targets.targets(batch)
             step.corrupt(batch, targets, step.taken - 1)
             step.remember(batch, targets)
-        environment = describe_environment(context.device, step.precision)
-        environment["workers"] = context.world
+        environment = {**describe_environment(context.device, step.precision), "workers": context.world}
         made = {**self._described, **describe_code(self.spec, parts.task.classes, parts.dataset.channels)}
-        self._lead(lambda: self.records.start(self.spec, environment, self.epoch, made))
+        data = describe_data(parts.dataset, parts.task.name)
+        self._lead(lambda: self.records.start(self.spec, environment, self.epoch, data, made))
         self._must_stop()
         step.module.train()
         batches.announce(self.epoch, first, training.epochs)

@@ -180,7 +180,7 @@ def test_a_models_taps_are_printed(cli: Cli) -> None:
     assert "24 x 2 x 2" in said.out
     assert "for images of 8 x 8 with 1 channels" in said.out
     said = cli("list", "paths", "nst", "--taps")
-    assert (said.code, "are of models" in said.err) == (2, True)
+    assert (said.code, "expected a model" in said.err) == (2, True)
     assert cli("list", "models", "digits_cnn", "width=4").code == 2
 
 

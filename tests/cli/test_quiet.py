@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -61,7 +62,15 @@ def test_a_sweep_says_only_what_it_does_and_tracks_each_trial(sweep_file: Path, 
     assert code == 0, err
     only(err, PROGRESS, SWEPT)
     table, _, places = out.partition("tables, plots and report: ")
-    assert places.split() == ["results/sweeps/small", "open", "results/sweeps/small/report.html"]
+    lines = places.splitlines()
+    assert lines[:2] == ["results/sweeps/small", "  open results/sweeps/small/report.html"]
+    assert lines[2].startswith("best student by validation: “")
+    command = shlex.split(lines[3])
+    assert command == ["ray-kd", "export", "small", "--best", "--to=exported/small"]
+    code, said, err = run(tmp_path, *command[1:])
+    assert (code, err) == (0, "")
+    assert "exported: exported/small" in said
+    assert (tmp_path / "exported" / "small" / "student.pt2").exists()
     assert max(map(len, table.splitlines())) <= 80
     assert not re.search(r"warn|wandb|\(pid=|Traceback", out, flags=re.IGNORECASE)
 

@@ -49,3 +49,15 @@ LIBRARIES = {"timm": "timm", "huggingface": "transformers"}
 def is_installed(model: str) -> bool:
     """Whether the package that a model needs is there."""
     return model not in LIBRARIES or importlib.util.find_spec(LIBRARIES[model]) is not None
+
+
+def rebuilt(model: Any) -> Any:
+    """The same network by its library's own call, with the model's weights, as one does without ray-kd."""
+    import json
+
+    from ray_kd.export.check import build
+
+    call = model.library_call()
+    network = build(call.function, json.loads(json.dumps(call.arguments)), call.channels)
+    network.load_state_dict(model.state_dict())
+    return network.eval()

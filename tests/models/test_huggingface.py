@@ -193,3 +193,11 @@ def test_a_folder_is_looked_at_before_anything_trains(folder: str) -> None:
     with pytest.raises(UserError, match=r"do not fit HuggingfaceModel.*of a network of another depth"):
         check_run(RunSpec.parse({**TINY, "student": student}))
     check_run(RunSpec.parse({**TINY, "student": {**student, "config": small.HF_VIT}}))
+
+
+def test_its_library_builds_the_same_network() -> None:
+    networks = (RESNET, "classification"), (small.HF_VIT, "classification"), (SEGFORMER, "segmentation")
+    for config, task in networks:
+        model = made(config, channels=1, task=task).eval()
+        image = torch.randn(2, 1, 32, 32)
+        assert torch.equal(small.rebuilt(model)(image).logits, model(image).logits)

@@ -24,7 +24,7 @@ from ray_kd.training.preflight import check_run
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext
 from tests.helpers import TINY, tiny
-from tests.models.small import DEIT, SWIN, VIT
+from tests.models.small import DEIT, SWIN, VIT, rebuilt
 
 timm = pytest.importorskip("timm")
 
@@ -252,3 +252,10 @@ def test_a_run_between_networks_of_libraries(tmp_path: Path, targets: str) -> No
     assert distill(spec)["status"] == "finished"
     (environment,) = {file.read_text() for file in tmp_path.glob(f"runs/{spec.identity()}/environment.json")}
     assert {"timm", "transformers"} <= json.loads(environment).keys()
+
+
+def test_its_library_builds_the_same_network() -> None:
+    for options in ({"name": "timm", "model": "mobilenetv3_small_050"}, VIT):
+        model = made(options, channels=1).eval()
+        image = torch.randn(2, 1, 32, 32)
+        assert torch.equal(rebuilt(model)(image), model(image).logits)

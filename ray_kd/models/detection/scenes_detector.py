@@ -79,7 +79,7 @@ class ScenesDetector(StagedModel):
             [_last_layer(size, classes, never), _last_layer(size, 4 * options.bins, 0.0)]
         )
 
-    def forward(self, image: Tensor) -> Outputs:
+    def raw(self, image: Tensor) -> Outputs:
         maps = [image]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -93,9 +93,12 @@ class ScenesDetector(StagedModel):
             torch.cat([last(tower(level)).flatten(2) for level in features], 2).transpose(1, 2)
             for tower, last in zip(self.towers, cast(nn.ModuleList, self.head), strict=True)
         )
-        options = self.options
-        head = DistributionHead(
-            tuple((level.shape[2], level.shape[3]) for level in features),
+        return Outputs(features, logits, {"bins": bins.unflatten(2, (4, self.options.bins))})
+
+    def forward(self, image: Tensor) -> Outputs:
+        outputs, options = self.raw(image), self.options
+        outputs.head = DistributionHead(
+            tuple((level.shape[2], level.shape[3]) for level in outputs.features),
             self.strides,
             image.device,
             image_size=(image.shape[2], image.shape[3]),
@@ -105,7 +108,7 @@ class ScenesDetector(StagedModel):
             overlap=options.overlap,
             most=options.detections,
         )
-        return Outputs(features, logits, {"bins": bins.unflatten(2, (4, options.bins))}, head)
+        return outputs
 
 
 def _last_layer(channels: int, many: int, bias: float) -> nn.Conv2d:

@@ -12,7 +12,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import ModelOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.models.backbone import Backbone
-from ray_kd.models.base import StagedModel, State
+from ray_kd.models.base import LibraryCall, StagedModel, State
 from ray_kd.models.detection.fcos import FcosHead
 from ray_kd.models.detection.head import Head
 from ray_kd.models.detection.published import of_coco
@@ -80,7 +80,7 @@ class TorchvisionDetector(StagedModel):
         if channels != 3:
             raise UserError(f"model torchvision_detector: expected images of 3 channels, got {channels}.")
         self.arch, self.kind, self.kept = options.arch, options.arch.partition("_")[0], options.proposals
-        self.classes = classes
+        self.classes, self.frozen = classes, options.frozen_norm
         net = _build(options.arch, classes, options.frozen_norm)
         self.backbone = net.backbone
         if self.kind == "fasterrcnn":
@@ -109,35 +109,48 @@ class TorchvisionDetector(StagedModel):
         get = torchvision_weights(self.arch, weights, "model torchvision_detector")
         return lambda: of_coco(get(), self.last_layers, self.classes, int(self.kind == "fasterrcnn"))
 
-    def forward(self, image: Tensor) -> Outputs:
-        from torchvision.models.detection.image_list import ImageList
+    def library_call(self) -> LibraryCall | None:
+        if self.frozen or self.arch not in PUBLISHED:
+            return None
+        classes = self.classes + int(self.kind == "fasterrcnn")
+        arguments = {"name": self.arch, "weights": None, "weights_backbone": None, "num_classes": classes}
+        return LibraryCall("torchvision.models.get_model", arguments)
 
+    def raw(self, image: Tensor) -> Outputs:
+        """Of Faster R-CNN: of its proposal network, since its second stage is asked about what is left after
+        non-maximum suppression."""
         features = list(self.backbone(image).values())
-        size = (image.shape[2], image.shape[3])
-        priors = self.anchors(ImageList(image, [size]), features)[0]
-        about: tuple[Any, ...] = (tuple((f.shape[2], f.shape[3]) for f in features), priors, size)
         if self.kind == "fasterrcnn":
-            return self._two_stage(features, about)
+            from torchvision.models.detection.rpn import concat_box_prediction_layers
+
+            objectness, regression = concat_box_prediction_layers(*self.rpn.head(features))
+            count = features[0].shape[0]
+            extra = {
+                "objectness": objectness.reshape(count, -1, 1),
+                "regression": regression.reshape(count, -1, 4),
+            }
+            return Outputs(tuple(features), None, extra)
         found = self.head(features)
-        head: Head = (FcosHead if self.kind == "fcos" else RetinaNetHead)(*about, **self.selection)
         extra = {"regression": found["bbox_regression"]}
         if self.kind == "fcos":
             extra["centerness"] = found["bbox_ctrness"]
-        return Outputs(tuple(features), found["cls_logits"], extra, head)
+        return Outputs(tuple(features), found["cls_logits"], extra)
 
-    def _two_stage(self, features: list[Tensor], about: tuple[Any, ...]) -> Outputs:
-        from torchvision.models.detection.rpn import concat_box_prediction_layers
+    def forward(self, image: Tensor) -> Outputs:
+        from torchvision.models.detection.image_list import ImageList
 
-        objectness, regression = concat_box_prediction_layers(*self.rpn.head(features))
-        count = len(features[0])
-        extra = {
-            "objectness": objectness.reshape(count, -1, 1),
-            "regression": regression.reshape(count, -1, 4),
-        }
-        head = TwoStageHead(self.rpn, self.roi_heads, *about, **self.selection)
-        outputs = Outputs(tuple(features), None, extra, head)
+        outputs = self.raw(image)
+        features, size = outputs.features, (image.shape[2], image.shape[3])
+        priors = self.anchors(ImageList(image, [size]), list(features))[0]
+        about: tuple[Any, ...] = (tuple((f.shape[2], f.shape[3]) for f in features), priors, size)
+        if self.kind != "fasterrcnn":
+            head: Head = (FcosHead if self.kind == "fcos" else RetinaNetHead)(*about, **self.selection)
+            outputs.head = head
+            return outputs
+        stages = TwoStageHead(self.rpn, self.roi_heads, *about, **self.selection)
+        outputs.head = stages
         if not self.training:
-            extra["proposals"] = head.proposals(outputs, self.kept)
+            outputs.extra["proposals"] = stages.proposals(outputs, self.kept)
         return outputs
 
 

@@ -1,0 +1,101 @@
+"""A run on record, as far as its export needs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ray_kd.analysis.reader import Folder
+from ray_kd.analysis.run_files import Row, read_runs
+from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
+from ray_kd.storage import Store
+from ray_kd.training.object_records import own_code, require_same
+from ray_kd.training.records import OBJECTS, find_summary, read_whole
+
+
+@dataclass(frozen=True)
+class ToExport:
+    """A finished run.
+
+    Attributes:
+        file: the file of its weights, without its ending.
+        epoch: of these weights.
+        metric: the figure that chose the best epoch.
+        recorded: that figure of these weights on the test split.
+        device: where the run was measured: cpu, cuda.
+        paths: its record of paths, epoch by epoch.
+        teachers: what is known of each, in words.
+    """
+
+    identity: str
+    spec: RunSpec
+    file: str
+    epoch: int
+    metric: str
+    recorded: float
+    device: str
+    paths: list[Row]
+    teachers: dict[str, str]
+
+
+def read_run(store: Store, identity: str, last: bool = False) -> ToExport:
+    """A run that can be exported.
+
+    Raises:
+        UserError: it has not finished, its record is damaged, or objects of the user's own, which no file
+            can build anew, are part of it.
+    """
+    directory = f"runs/{identity}"
+    files = read_runs(Folder(store), [identity])[identity]
+    summary = files.summary
+    if summary is None or summary["status"] != "finished":
+        state = "has not finished" if summary is None else f"is {summary['status']} ({summary.get('reason')})"
+        raise UserError(f"export: run {identity} {state}; expected a finished run.")
+    if not files.spec:
+        raise UserError(f"export: {store.path(f'{directory}/spec.yaml')} is missing or damaged.")
+    spec = RunSpec.parse(files.spec, where=f"run {identity}")
+    _require_its_own_spec(store, directory, spec)
+    require_same(store, directory, spec)
+    figures: dict[str, Any] = summary["last" if last else "best"]
+    metric = str(summary["monitor"])
+    return ToExport(
+        identity,
+        spec,
+        "student" if last else "best",
+        int(figures["epoch"]),
+        metric,
+        float(figures["test"][metric]),
+        str(files.environment.get("device", "cpu")).partition(":")[0],
+        files.paths,
+        {name: _teacher(store, spec, name) for name in spec.needed_teachers()},
+    )
+
+
+def _require_its_own_spec(store: Store, directory: str, spec: RunSpec) -> None:
+    """Refuse a run whose student or dataset was an object handed to ``distill``."""
+    objects = read_whole(store, f"{directory}/{OBJECTS}") or {}
+    own = [part for part in ("student", "dataset") if part in objects and part not in own_code(spec)]
+    if own:
+        raise UserError(
+            f"export: the {' and the '.join(own)} of this run were objects handed to distill(): no "
+            f"file can build them anew. The weights are {store.path(directory)}/best.safetensors, under your "
+            "network's own names: load them there."
+        )
+
+
+def _teacher(store: Store, spec: RunSpec, name: str) -> str:
+    """What is known of a teacher."""
+    teacher = spec.teachers[name]
+    options = teacher.model.model_dump(mode="json", exclude_defaults=True)
+    model = " ".join([teacher.model.component_name, *(f"{key}={value}" for key, value in options.items())])
+    if teacher.weights is not None:
+        return f"{model}, weights {teacher.weights}"
+    try:
+        identity = spec.teacher_run(name).identity()
+    except UserError:  # a file that it began with is gone
+        return model
+    summary = find_summary(store, identity) or {}
+    metric, test = summary.get("monitor"), (summary.get("best") or {}).get("test") or {}
+    figure = f", test {metric} {test[metric]:.4f}" if metric in test else ""
+    return f"{model}, run {identity}{figure}"
