@@ -114,21 +114,24 @@ class Registry:
             UserError: an entry point that cannot be imported, or registers a name that is taken.
         """
         self._load_built_in()
-        self._once("plug-ins", entry_points(), _load_entry_point)
+        self._once("plug-ins", entry_points, _load_entry_point)
 
     def _load_built_in(self) -> None:
-        package = importlib.import_module(self.package)
-        names = [f"{self.package}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
-        self._once("built-in", names, importlib.import_module)
+        self._once("built-in", self._modules, importlib.import_module)
 
-    def _once(self, what: str, things: Iterable[Any], load: Callable[[Any], object]) -> None:
-        """Load them unless that was done, or is being done; after an error the next call tries again."""
+    def _modules(self) -> list[str]:
+        package = importlib.import_module(self.package)
+        return [f"{self.package}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
+
+    def _once(self, what: str, find: Callable[[], Iterable[Any]], load: Callable[[Any], object]) -> None:
+        """Find and load them unless that was done, or is being done; after an error the next call tries
+        again."""
         if what in self._loaded:
             return
         self._loaded.add(what)
         try:
-            for thing in things:
-                load(thing)
+            for found in find():
+                load(found)
         except BaseException:
             self._loaded.discard(what)
             raise

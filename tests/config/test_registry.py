@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ray_kd.config import registry
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import AggregatorOptions
-from ray_kd.config.registry import AGGREGATORS, load_plugins
+from ray_kd.config.registry import AGGREGATORS, PATHS, load_plugins
 from ray_kd.plugin import Aggregator, register_aggregator
 from tests.helpers import registries_restored
 
@@ -137,3 +138,12 @@ def test_the_public_module_needs_no_pytest_and_its_suites_say_that_they_do() -> 
     done = subprocess.run([sys.executable, "-c", WITHOUT_PYTEST], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "the suites of ray_kd.plugin need pytest: pip install pytest\n"
+
+
+def test_installed_packages_are_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every key of every spec asks a registry: it must not read the environment's metadata again."""
+    PATHS.get("nst")
+    monkeypatch.setattr(registry, "entry_points", lambda: pytest.fail("it looked again"))
+    monkeypatch.setattr("pkgutil.iter_modules", lambda path: pytest.fail("it looked again"))
+    assert PATHS.get("nst").name == "nst"
+    assert "nst" in PATHS.names()
