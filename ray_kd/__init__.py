@@ -12,6 +12,7 @@ _WHERE = {
     "Outputs": "ray_kd.outputs",
     "RunSpec": "ray_kd.config.spec",
     "SweepSpec": "ray_kd.config.sweep",
+    "as_map": "ray_kd.outputs",
     "create_aggregator": "ray_kd.aggregation",
     "create_path": "ray_kd.paths",
     "distill": "ray_kd.training.distill",
@@ -24,6 +25,7 @@ __all__ = [
     "RunSpec",
     "SweepSpec",
     "__version__",
+    "as_map",
     "create_aggregator",
     "create_path",
     "distill",
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from ray_kd.cluster.sweep import run_sweep
     from ray_kd.config.spec import RunSpec
     from ray_kd.config.sweep import SweepSpec
-    from ray_kd.outputs import Outputs
+    from ray_kd.outputs import Outputs, as_map
     from ray_kd.paths import create_path
     from ray_kd.training.distill import distill
     from ray_kd.training.distiller import Distiller

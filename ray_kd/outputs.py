@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -12,6 +12,13 @@ from ray_kd.config.errors import UserError
 
 IGNORE = 255
 """The class of an unlabelled pixel; every loss and metric ignores it."""
+Layout = Literal["NCHW", "NHWC", "NLC", "NCL"]
+WORDS: dict[str, str] = {
+    "NCHW": "a feature map (N, C, H, W)",
+    "NHWC": "(N, H, W, C), its channels last as Swin's are",
+    "NLC": "(N, L, C), tokens as a ViT's are",
+    "NCL": "(N, C, L), without height and width",
+}
 
 
 def main_class(label: Tensor) -> Tensor:
@@ -92,22 +99,88 @@ LOGITS = ("out", "logits")
 
 
 def as_outputs(found: Any, where: str) -> Outputs:
-    """What a network returned as Outputs: logits alone, a mapping that holds them, or Outputs as they are.
+    """What a network returned as Outputs.
+
+    Taken are Outputs as they are; logits alone; a mapping or an object with ``out`` or ``logits`` (those of
+    torchvision, ``ModelOutput`` of transformers), whose auxiliary scores nobody reads; a tuple that holds one
+    tensor, the logits, and at most one list of tensors, the features; feature maps alone (a list of them, as
+    timm's ``features_only`` gives, not all of the same channels).
 
     Raises:
-        UserError: anything else, above all a tuple, since it is unknown which of its parts are the logits.
+        UserError: anything else, such as a tuple of several tensors: it is unknown which are the logits.
     """
     if isinstance(found, Outputs):
         return found
     expected = "expected a network that returns logits, a mapping with 'out' or 'logits', or ray_kd.Outputs"
+    if isinstance(found, Tensor):
+        return Outputs(logits=found)
     if isinstance(found, Mapping):
         named = next((found[name] for name in LOGITS if isinstance(found.get(name), Tensor)), None)
-        if named is None:
-            keys = ", ".join(map(str, found)) or "nothing"
-            raise UserError(f"{where}: {expected}; got a mapping with {keys}.")
+        got = f"a mapping with {', '.join(map(str, found)) or 'nothing'}"
+    else:
+        named, got = getattr(found, "logits", None), type(found).__name__
+    if isinstance(named, Tensor):
         return Outputs(logits=named)
-    named = found if isinstance(found, Tensor) else getattr(found, "logits", None)
-    if not isinstance(named, Tensor):
-        parts = f" of {len(found)}: wrap it, and return Outputs" if isinstance(found, (tuple, list)) else ""
-        raise UserError(f"{where}: {expected}; got {type(found).__name__}{parts}.")
-    return Outputs(logits=named)
+    if isinstance(found, (tuple, list)):
+        taken = _parts(found)
+        if taken is not None:
+            return taken
+        got += f" of {len(found)} ({', '.join(map(_told, found))}): wrap it, and return Outputs"
+    raise UserError(f"{where}: {expected}; got {got}.")
+
+
+def _parts(found: Sequence[Any]) -> Outputs | None:
+    """A tuple or list as Outputs, where only one reading is possible."""
+    single = [part for part in found if isinstance(part, Tensor)]
+    several = [part for part in found if isinstance(part, (tuple, list)) and part]
+    if any(not isinstance(part, Tensor) for parts in several for part in parts):
+        return None
+    if len(single) + len(several) != len(found):
+        return None
+    maps = isinstance(found, list) and not several and all(part.dim() == 4 for part in single)
+    if maps:  # scores of several heads all have one channel for each class; feature maps differ
+        return Outputs(tuple(single)) if len({part.shape[1] for part in single}) > 1 else None
+    if len(single) == 1 and len(several) <= 1:
+        return Outputs(tuple(several[0]) if several else (), single[0])
+    return None
+
+
+def _told(part: Any) -> str:
+    return str(list(part.shape)) if isinstance(part, Tensor) else type(part).__name__
+
+
+def as_map(
+    feature: Tensor, layout: Layout = "NLC", prefix: int = 0, grid: Sequence[int] | None = None
+) -> Tensor:
+    """A feature as the map (N, C, H, W) that paths compare: tokens in their places, channels second.
+
+    Args:
+        feature: (N, L, C) tokens row by row, (N, H, W, C), (N, C, L), or a map as it is.
+        layout: which of these it is.
+        prefix: tokens before those of the grid (class token, distillation token, registers); left out.
+        grid: height and width; None: of tokens, a square.
+
+    Raises:
+        UserError: the feature has another number of dimensions, or the tokens do not fill the grid.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.zeros(2, 1 + 14 * 14, 192)  # of a ViT, with a class token
+        >>> as_map(tokens, prefix=1).shape
+        torch.Size([2, 192, 14, 14])
+    """
+    if feature.dim() != len(layout):
+        raise UserError(f"as_map: expected {WORDS[layout]}, got {tuple(feature.shape)}.")
+    if layout == "NCHW":
+        return feature
+    if layout == "NHWC":
+        return feature.permute(0, 3, 1, 2)
+    tokens = (feature.mT if layout == "NLC" else feature)[:, :, prefix:]
+    count = tokens.shape[2]
+    height, width = (round(count**0.5),) * 2 if grid is None else grid
+    if height * width != count or not count:
+        raise UserError(
+            f"as_map: expected {height} x {width} tokens after prefix {prefix}, got {count}: say how many "
+            "come before those of the grid (prefix), and its height and width (grid)."
+        )
+    return tokens.unflatten(2, (height, width))

@@ -10,6 +10,7 @@ import typer
 
 from ray_kd.cli.catalogue import Item, catalogue
 from ray_kd.cli.common import Overrides
+from ray_kd.cli.taps import show_taps
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import REGISTRIES, entry_points, load_plugins
 
@@ -23,6 +24,7 @@ Plugins = Annotated[
     typer.Option("--plugin", metavar="MODULE", help="A module of yours to list, too.", show_default=False),
 ]
 KNOWN = (*REGISTRIES, *FILES, "reference")
+Schema = Annotated[bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")]
 
 
 def list_things(
@@ -31,9 +33,8 @@ def list_things(
     ] = None,
     name: Annotated[str | None, typer.Argument(help="Explain this one.", show_default=False)] = None,
     options: Overrides = None,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="With run or sweep: a JSON schema, for editors.")
-    ] = False,
+    taps: Annotated[bool, typer.Option("--taps", help="Of a model: its taps; options: KEY=VALUE.")] = False,
+    schema: Schema = False,
     split: Split = None,
     every: Every = False,
     plugin: Plugins = None,
@@ -48,6 +49,7 @@ def list_things(
       ray-kd list paths
       ray-kd list aggregators adaptive
       ray-kd list paths --plugin my_package
+      ray-kd list models timm model=convnext_atto size=64 --taps
       ray-kd list run                              every key of a run, explained
       ray-kd list run --schema > run.schema.json   for an editor to complete keys:
           begin run.yaml with   # yaml-language-server: $schema=run.schema.json
@@ -55,6 +57,9 @@ def list_things(
       ray-kd list datasets digits labels=400 --split train   its samples
     """
     load_plugins(plugin or [])
+    if taps:
+        show_taps(kind, name, options or [])
+        return
     if split is not None or options or every:
         from ray_kd.cli.samples import list_samples
 

@@ -12,6 +12,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Trial
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.models.describe import image_notes
 from ray_kd.storage import Store
 from ray_kd.targets.compute import same_targets
 from ray_kd.training.object_records import require_same_runs
@@ -64,7 +65,7 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     text = f"{plan.size} trials, of which {done} have ended; "
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
     longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
-    notes = [Text(f"Note: {note}", style="dim") for note in (*plan.notes, *longer)]
+    notes = [Text(f"Note: {note}", style="dim") for note in (*plan.notes, *longer, *image_notes(specs))]
     return Group(table, Text(), Text(text), *notes, *_targets(specs))
 
 

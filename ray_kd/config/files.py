@@ -12,10 +12,31 @@ from typing import Any
 
 from ray_kd.config.errors import UserError
 
+HUB = "hub:"
+"""What the name of a model on Hugging Face's hub begins with."""
+
 
 def is_published(weights: str) -> bool:
-    """Whether ``weights`` is a published name such as IMAGENET1K_V2, and not a file."""
-    return re.fullmatch(r"[A-Z][A-Z0-9_]*", weights) is not None
+    """Whether ``weights`` is a published name such as IMAGENET1K_V2, or one on a hub, and not a file."""
+    return weights.startswith(HUB) or re.fullmatch(r"[A-Z][A-Z0-9_]*", weights) is not None
+
+
+IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
+"""What Hugging Face's libraries call the weights in a folder that they write."""
+
+
+def weights_file(weights: str) -> str:
+    """The file that weights lie in: the one given, or the one in a folder as timm and transformers write it.
+
+    Raises:
+        UserError: a folder without such a file.
+    """
+    if not Path(weights).is_dir():
+        return weights
+    for name in IN_A_FOLDER:
+        if (Path(weights) / name).is_file():
+            return str(Path(weights) / name)
+    raise UserError(f"weights: expected {' or '.join(IN_A_FOLDER)} in the folder '{weights}', got neither.")
 
 
 def known_weights(weights: str, where: str) -> str:
@@ -26,6 +47,7 @@ def known_weights(weights: str, where: str) -> str:
     """
     if is_published(weights):
         return weights
+    weights = weights_file(weights)
     try:
         status = os.stat(weights)
         return _digest(weights, status.st_mtime_ns, status.st_size)

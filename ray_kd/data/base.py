@@ -226,6 +226,11 @@ class Dataset:
         height, width = (size, size) if isinstance(size, int) else size
         return int(getattr(options, "channels", 3)), int(height), int(width)
 
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, as its first training sample has them."""
+        height, width = self.train.gather(torch.tensor([0]))["image"].shape[2:]
+        return int(height), int(width)
+
     def classes_of(self, task: str) -> int:
         """How many classes a network for a task tells apart, the background of a segmentation included."""
         return self.classes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,6 +13,26 @@ from ray_kd.config.options import ModelOptions, Options
 from ray_kd.outputs import Outputs
 
 State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What images a network's weights were trained on.
+
+    Attributes:
+        mean: of each channel, of images in [0, 1].
+        std: their standard deviation.
+        size: height and width; None: not said.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    size: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        size = "" if self.size is None else f" of {self.size[0]} x {self.size[1]}"
+        mean, std = (", ".join(f"{value:.4g}" for value in values) for values in (self.mean, self.std))
+        return f"images{size}, mean {mean}, deviation {std}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,8 @@ class StagedModel(nn.Module):
     Options: ClassVar[type[Options]] = ModelOptions
     last_layers: tuple[str, ...] = ("head",)
     """Modules, by name, whose size is the number of classes: what ``head: fresh`` leaves as drawn."""
+    sized: ClassVar[bool] = False
+    """Whether it takes the size of its images ((height, width) or None) after options, classes, channels."""
     surplus: ClassVar[tuple[str, ...]] = ()
     """Prefixes of names that published weights have and this network does without."""
     stages: nn.Sequential
@@ -82,6 +104,13 @@ class StagedModel(nn.Module):
         if neck is not None:
             image = neck(image)
         return Outputs(tuple(features), self.head(image.mean(dim=(2, 3))))
+
+    def predict_extra(self, names: Set[str]) -> None:
+        """Give those entries of ``Outputs.extra`` in training that a run's paths read, where it has them."""
+
+    def own_weights(self, place: str) -> State | None:
+        """The weights in a folder of the format of the network's library, if that is what lies there."""
+        return None
 
     def raw(self, image: Tensor) -> Outputs:
         """The tensors alone, as an exported student gives them: no head that reads them, no suppression."""
@@ -102,6 +131,11 @@ class StagedModel(nn.Module):
             "(.safetensors, .pt, .pth) or null. Models 'torchvision' and 'torchvision_segmentation' know "
             "torchvision's names."
         )
+
+    @classmethod
+    def preprocessing(cls, options: Any, weights: str | None = None) -> Preprocessing | None:
+        """What images the weights in ``weights`` or its options were trained on; None: nobody says."""
+        return None
 
 
 def stage_channels(model: nn.Module) -> tuple[int, ...]:

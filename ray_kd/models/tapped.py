@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -11,21 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError, nearest
+from ray_kd.config.validation import validate
 from ray_kd.models.base import StagedModel
 from ray_kd.models.blank import ask_on_meta, in_mode
 from ray_kd.models.compiled import MARK, is_compiled, uncompiled
 from ray_kd.models.taps import (
-    WORDS,
-    Layout,
+    Described,
     Shape,
+    Size,
     Tap,
     TapOptions,
     Watch,
-    channels_of,
+    grid_of,
     layout_of,
+    sizes_of,
     undecided,
 )
-from ray_kd.outputs import Outputs, as_outputs
+from ray_kd.outputs import WORDS, Layout, Outputs, as_map, as_outputs
 
 BATCH = 2
 """Images in the blank batch that a network is measured with."""
@@ -43,17 +45,16 @@ class TappedModel(StagedModel):
         where: the key that names them, for messages.
 
     Attributes:
-        tap_layouts: the layout of what each tap returns, once ``measure`` has found it out.
+        described: what ``measure`` found out about each tap.
     """
 
-    layouts: tuple[Layout, ...] = ("NCHW",)
-    """Layouts that ``as_map`` brings to feature maps."""
-
-    def __init__(self, net: nn.Module, taps: Sequence[str | TapOptions], where: str) -> None:
+    def __init__(
+        self, net: nn.Module, taps: Sequence[str | Mapping[str, Any] | TapOptions], where: str
+    ) -> None:
         super().__init__()
-        options = [TapOptions(module=tap) if isinstance(tap, str) else tap for tap in taps]
+        options = [_options(tap, where) for tap in taps]
         self.net, self.taps, self.where = net, tuple(options), where
-        self.tap_layouts: tuple[Layout, ...] = ()
+        self.described: tuple[Described, ...] = ()
         self._watch = Watch()
         modules = {n.replace(MARK, ""): part for n, part in net.named_modules(remove_duplicate=False)}
         self._hooks = [Tap(index, tap.call, self._watch) for index, tap in enumerate(options)]
@@ -74,7 +75,8 @@ class TappedModel(StagedModel):
         if self.taps:
             features = self._handed_on()
             if not watch.raw:
-                features = [self.as_map(index, feature) for index, feature in enumerate(features)]
+                size = (image.shape[2], image.shape[3])
+                features = [self.as_map(index, feature, size) for index, feature in enumerate(features)]
                 watch.clear()
             outputs.features = tuple(features)
         return outputs
@@ -106,27 +108,46 @@ class TappedModel(StagedModel):
 
     def predict(self, image: Tensor) -> Outputs:
         """What the network gives, its features aside."""
-        return as_outputs(self.net(image), self.where)
+        found = self.net(image)
+        if isinstance(found, tuple) and len(found) == 2 and getattr(self.net, "distilled_training", False):
+            return Outputs(logits=found[0], extra={"distillation": found[1]})  # the two heads of timm's DeiT
+        return as_outputs(found, self.where)
+
+    def predict_extra(self, names: Set[str]) -> None:
+        net: Any = self.net
+        if hasattr(net, "set_distilled_training"):
+            net.set_distilled_training("distillation" in names)
 
     def raw(self, image: Tensor) -> Outputs:
         return self.predict(image)
 
-    def as_map(self, index: int, feature: Any) -> Tensor:
-        """What a tap handed on as a feature map (N, C, H, W)."""
-        dims = len(self.tap_layouts[index]) if self.tap_layouts else 4
-        if not isinstance(feature, Tensor) or feature.dim() != dims:
+    def as_map(self, index: int, feature: Any, image: Size) -> Tensor:
+        """What a tap handed on, for images of a height and width, as a feature map (N, C, H, W)."""
+        known = self.described[index] if self.described else None
+        layout: Layout = known.layout if known is not None else "NCHW"
+        if not isinstance(feature, Tensor) or feature.dim() != len(layout):
             shape = tuple(feature.shape) if isinstance(feature, Tensor) else type(feature).__name__
             raise UserError(
-                f"{self.where}: module '{self.taps[index]}' gives {shape}, expected {WORDS['NCHW']}."
+                f"{self.where}: module '{self.taps[index]}' gives {shape}, expected {WORDS[layout]}."
             )
-        return feature
+        if known is None or len(layout) == 4:
+            return as_map(feature, layout)
+        tokens = feature.shape[layout.index("L")]
+        grid = known.grid_of(tokens - known.prefix, image)
+        if grid is None:
+            raise UserError(
+                f"{self.where}: module '{self.taps[index]}' gives {tokens} tokens for an image of "
+                f"{image[0]} x {image[1]}, {known.prefix} before the others, which fill no grid; it is "
+                f"{known.grid[0]} x {known.grid[1]} for {known.image[0]} x {known.image[1]}."
+            )
+        return as_map(feature, layout, known.prefix, grid)
 
-    def measure(self, channels: int, size: int) -> Outputs:
-        """Find out the layout and the channels of every tap, with blank images on the meta device.
+    def measure(self, channels: int, size: int | Size) -> Outputs:
+        """Find out layout, channels and grid of every tap, with blank images on the meta device.
 
         Args:
             channels: of an image.
-            size: its height and width; no number of channels depends on it.
+            size: its height and width, or its side; no number of channels depends on it.
 
         Returns:
             The outputs, on the meta device.
@@ -134,34 +155,35 @@ class TappedModel(StagedModel):
         Raises:
             UserError: a tap took no part, is called more than once, or gives no feature map.
         """
-        watch = self._watch
+        watch, sides = self._watch, (size, size) if isinstance(size, int) else size
         ask: Callable[[tuple[int, ...]], Any] = partial(ask_on_meta, self)
         watch.raw = True
         try:
             with in_mode(self, training=False), uncompiled(self):
                 try:
-                    outputs: Outputs = ask((BATCH, channels, size, size))
+                    outputs: Outputs = ask((BATCH, channels, *sides))
                 except (NotImplementedError, RuntimeError):
                     # A network that cannot do without values: an operator that meta tensors do not have is
                     # the first, a value that is asked for (item(), a shape that depends on one) the second.
                     # A mistake of the network's own is a RuntimeError too, and comes again from here.
                     ask = lambda shape: self(torch.zeros(shape))  # noqa: E731
-                    outputs = ask((BATCH, channels, size, size))
+                    outputs = ask((BATCH, channels, *sides))
                 shapes = self._shapes(outputs)
                 changed = watch.changed()
                 larger: dict[int, Shape | None] = {}
-                if undecided(list(shapes.values()), BATCH):  # some networks take images of one size only
-                    try:
-                        larger = self._shapes(ask((BATCH, channels, 2 * size, 3 * size)))
+                if undecided(list(shapes.values()), (BATCH, channels, *sides)):
+                    try:  # some networks take images of one size only
+                        larger = self._shapes(ask((BATCH, channels, 2 * sides[0], 3 * sides[1])))
                     except Exception:
                         larger = self._shapes(None)
         finally:
             watch.raw = watch.on = False
             watch.clear()
-        found = [self._describe(index, shape, larger.get(index)) for index, shape in shapes.items()]
-        self.tap_layouts = tuple(layout for layout, _ in found)
-        self.stage_channels = tuple(count for _, count in found)
-        trained = self._changed_in_training(channels, size)
+        self.described = tuple(
+            self._describe(index, shape, larger.get(index), sides) for index, shape in shapes.items()
+        )
+        self.stage_channels = tuple(tap.channels for tap in self.described)
+        trained = self._changed_in_training(channels, sides)
         for hook in self._hooks:
             hook.kept = {False: hook.index not in changed, True: hook.index not in trained}
         return outputs
@@ -172,7 +194,7 @@ class TappedModel(StagedModel):
             return self._watch.shapes()
         return {} if outputs is None else {i: tuple(f.shape) for i, f in enumerate(outputs.features)}
 
-    def _changed_in_training(self, channels: int, size: int) -> set[int]:
+    def _changed_in_training(self, channels: int, size: Size) -> set[int]:
         """The taps whose tensors are changed in place while the network trains; all, where nothing tells.
 
         Asked of a copy without memory, so that neither statistics nor streams of the network notice.
@@ -188,28 +210,62 @@ class TappedModel(StagedModel):
             with torch.random.fork_rng(devices=[]), torch.no_grad(), uncompiled(self):
                 twin = copy.deepcopy(self, bare)
                 twin._watch.raw = True
-                twin.train()(torch.empty(BATCH, channels, size, size, device="meta"))
+                twin.train()(torch.empty(BATCH, channels, *size, device="meta"))
         except Exception:
             return every
         return twin._watch.changed()
 
-    def _describe(self, index: int, shape: Shape | None, larger: Shape | None) -> tuple[Layout, int]:
-        tap = self.taps[index] if self.taps else None
-        what = f"module '{tap}'" if tap is not None else f"features[{index}] of its Outputs"
-        layout = None if shape is None else layout_of(shape, BATCH, larger, self.known_layout())
-        if shape is None or layout not in self.layouts:
-            gives = "no tensor" if shape is None else f"{shape} for {BATCH} images"
-            note = f", which is {WORDS[layout]}" if layout else ""
-            if shape is not None and len(shape) == 4 and layout is None and shape[0] == BATCH:
-                note = ", and its shape does not tell which of these are the channels: set another image_size"
-            raise UserError(f"{self.where}: {what} gives {gives}{note}; expected {WORDS['NCHW']}.")
-        return layout, channels_of(shape, layout)
+    def _describe(self, index: int, shape: Shape | None, larger: Shape | None, image: Size) -> Described:
+        tap = self.taps[index] if self.taps else TapOptions(module="")
+        what = f"module '{tap}'" if self.taps else f"features[{index}] of its Outputs"
+        if shape is None:
+            raise UserError(f"{self.where}: {what} gives no tensor; expected {WORDS['NCHW']}, or tokens.")
+        layout = layout_of(shape, (BATCH, 0, *image), larger, self.known_layout())
+        if tap.layout is not None and len(shape) == len(tap.layout) and shape[0] == BATCH:
+            layout = tap.layout
+        gives = f"{self.where}: {what} gives {shape} for {BATCH} images"
+        if layout is None or tap.layout not in (None, layout):
+            note = f" of {image[0]} x {image[1]}, which is not {tap.layout}"
+            if tap.layout is None:
+                unknown = len(shape) == 4 and shape[0] == BATCH
+                note = ", and nothing tells which of these are the channels: say layout" if unknown else ""
+            raise UserError(f"{gives}{note}; expected {WORDS['NCHW']}.")
+        if not self.taps and layout != "NCHW":
+            raise UserError(
+                f"{gives}, which is {WORDS[layout]}; expected {WORDS['NCHW']}: ray_kd.as_map(feature, "
+                f"'{layout}') makes one."
+            )
+        channels, grid = sizes_of(shape, layout)
+        prefix = 0
+        if grid is None:
+            axis = layout.index("L")
+            most = None if larger is None else larger[axis]
+            found = grid_of(shape[axis], image, most, tap, self.known_prefix(), self.known_stride(index))
+            if found is None:
+                raise UserError(
+                    f"{gives} of {image[0]} x {image[1]}, which is {WORDS[layout]}, and it is not clear "
+                    f"which tokens form a grid: say how many come before it, {{module: {tap.module}, "
+                    f"prefix: 1}}, or its rows and columns, {{module: {tap.module}, grid: [4, 4]}}."
+                )
+            prefix, grid = found
+        fixed = tap.grid is not None
+        return Described(tap.module, tap.call or 0, layout, channels, prefix, grid, image, fixed)
 
     def known_layout(self) -> Layout | None:
         """What the network says of its features: timm's have ``output_fmt`` if they are not (N, C, H, W)."""
         layout = getattr(self.net, "output_fmt", None)
         layout = getattr(layout, "value", layout)
         return layout if layout in WORDS else None
+
+    def known_prefix(self) -> int | None:
+        """How many tokens come before those of the grid, as the network says: timm's have
+        ``num_prefix_tokens``."""
+        told = getattr(self.net, "num_prefix_tokens", None)
+        return told if isinstance(told, int) else None
+
+    def known_stride(self, index: int) -> int | None:
+        """How many of an image's rows and columns a token of a tap stands for, as the network says."""
+        return None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own."""
@@ -224,6 +280,12 @@ class TappedModel(StagedModel):
             own = name.removeprefix(prefix)
             state[f"{prefix}net.{names.get(own, own)}"] = state.pop(name)
         super()._load_from_state_dict(state, prefix, *rest)
+
+
+def _options(tap: str | Mapping[str, Any] | TapOptions, where: str) -> TapOptions:
+    if isinstance(tap, TapOptions):
+        return tap
+    return validate(TapOptions, {"module": tap} if isinstance(tap, str) else dict(tap), f"{where}: taps")
 
 
 def _no_such_module(tap: str, modules: Mapping[str, nn.Module], where: str) -> str:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from ray_kd.config.options import ModelOptions, Strict
+from ray_kd.outputs import Layout
 
-Layout = Literal["NCHW", "NHWC", "NLC", "NCL"]
 Shape = tuple[int, ...]
-WORDS: dict[str, str] = {
-    "NCHW": "a feature map (N, C, H, W)",
-    "NHWC": "(N, H, W, C), its channels last as Swin's are",
-    "NLC": "(N, L, C), tokens as a ViT's are",
-    "NCL": "(N, C, L), without height and width",
-}
+Size = tuple[int, int]
+"""Height and width."""
 
 
 class TapOptions(Strict):
@@ -29,6 +26,16 @@ class TapOptions(Strict):
     """The module's path in the network, such as layer2.0.relu."""
     call: Annotated[int, Field(ge=0)] | None = None
     """Which of its calls in a forward pass, counted from 0; None: it is called once."""
+    layout: Layout | None = None
+    """The order of the dimensions of what it returns; None: found by looking."""
+    prefix: Annotated[int, Field(ge=0)] | None = None
+    """How many tokens come before those of the grid (class token, registers); None: found by looking."""
+    grid: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Rows and columns of its tokens, the same for every image; None: found by looking."""
+
+    @model_serializer(mode="wrap")
+    def _what_is_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
 
     def __str__(self) -> str:
         return self.module if self.call is None else f"{self.module}, call {self.call}"
@@ -44,6 +51,57 @@ class TappedOptions(ModelOptions):
     def essence(self) -> dict[str, Any]:
         found = super().essence()
         return {**found, "reading": self.reading} if getattr(self, "taps", None) else found
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known about a tap.
+
+    Attributes:
+        module: its path in the network.
+        call: which of its calls in a forward pass.
+        layout: the order of the dimensions of what it returns.
+        channels: how many there are.
+        prefix: tokens before those of the grid; they are left out of the map.
+        grid: height and width, for an image of the size that was looked at.
+        image: that size.
+        fixed: the grid is the same for images of every size.
+    """
+
+    module: str
+    call: int
+    layout: Layout
+    channels: int
+    prefix: int
+    grid: Size
+    image: Size
+    fixed: bool = False
+
+    @property
+    def stride(self) -> str:
+        """How many of the image's rows and columns lie between two of the grid, as a table shows it."""
+        rows, columns = (f"{a / b:g}" for a, b in zip(self.image, self.grid, strict=True))
+        return rows if rows == columns else f"{rows} x {columns}"
+
+    def grid_of(self, tokens: int, image: Size) -> Size | None:
+        """Rows and columns of so many tokens (without the prefix) of an image; None: they fill no grid."""
+        if self.fixed or image == self.image:
+            return self.grid if self.grid[0] * self.grid[1] == tokens else None
+        exact = [now * cells / then for now, cells, then in zip(image, self.grid, self.image, strict=True)]
+        return filled(tokens, exact[0], exact[1])
+
+
+def filled(tokens: int, rows: float, columns: float) -> Size | None:
+    """The grid of so many tokens that has about so many rows and columns; None: there is none, or several.
+
+    What does not go into whole cells is cut off or padded, so each side is within one of what it should be.
+    """
+    found = [
+        (row, tokens // row)
+        for row in {math.floor(rows), math.ceil(rows)}
+        if row > 0 and tokens % row == 0 and tokens and abs(tokens // row - columns) < 1
+    ]
+    return found[0] if len(found) == 1 else None
 
 
 @dataclass
@@ -109,6 +167,8 @@ class Tap:
         watch.calls[self.index] = count + 1
         if count != (self.call or 0):
             return
+        if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+            output = output[0]  # as blocks of transformers give their tokens, before attentions and sizes
         if not isinstance(output, Tensor):
             watch.seen[self.index] = output
         elif torch.compiler.is_compiling() or output.is_inference():  # neither tells versions
@@ -119,24 +179,24 @@ class Tap:
 
 
 def layout_of(
-    shape: Shape, batch: int, larger: Shape | None = None, known: Layout | None = None
+    shape: Shape, image: Shape, larger: Shape | None = None, known: Layout | None = None
 ) -> Layout | None:
     """How a feature is laid out; None: it is no feature, or nothing tells.
 
     Args:
-        shape: the feature's, for a batch of square images.
-        batch: how many images there were.
+        shape: the feature's.
+        image: that of the images it is of, (N, C, H, W).
         larger: its shape for images of another size, which is what tells where a shape alone does not (of
             C = H = W, say).
         known: what the network says of itself; asked last.
     """
-    if len(shape) not in (3, 4) or shape[0] != batch:
+    if len(shape) not in (3, 4) or shape[0] != image[0]:
         return None
     grown = [index for index in range(1, len(shape)) if larger is not None and larger[index] != shape[index]]
     if len(shape) == 3:
         return "NCL" if grown == [2] else "NLC" if grown == [1] else known or "NLC"
-    # Which two dimensions are as square as the image?
-    first, last = shape[1] == shape[2], shape[2] == shape[3]
+    # Which two neighbouring dimensions have the sides of the image; a side is rounded, hence "nearly".
+    first, last = (abs(a * image[3] - b * image[2]) < max(image[2:]) for a, b in (shape[1:3], shape[2:]))
     if grown:
         first, last = 3 not in grown, 1 not in grown
     if first == last:
@@ -144,11 +204,61 @@ def layout_of(
     return "NCHW" if last else "NHWC"
 
 
-def undecided(shapes: Sequence[Shape | None], batch: int) -> bool:
+def undecided(shapes: Sequence[Shape | None], image: Shape) -> bool:
     """Whether images of another size have to tell how a feature is laid out."""
-    return any(shape is not None and (len(shape) == 3 or layout_of(shape, batch) is None) for shape in shapes)
+    return any(shape is not None and (len(shape) == 3 or layout_of(shape, image) is None) for shape in shapes)
 
 
-def channels_of(shape: Shape, layout: Layout) -> int:
-    """How many channels a feature of this shape and layout has."""
-    return shape[{"NCHW": 1, "NHWC": 3, "NLC": 2, "NCL": 1}[layout]]
+def grid_of(
+    tokens: int,
+    image: Size,
+    larger: int | None,
+    tap: TapOptions,
+    prefix: int | None,
+    stride: int | None,
+) -> tuple[int, Size] | None:
+    """How many tokens come first, and rows and columns of the others; None: nothing tells, or not everything
+    that tells says the same.
+
+    Args:
+        tokens: how many there are in all.
+        image: height and width of the images they are of.
+        larger: how many there are for images of twice the height and three times the width, if that is known.
+        tap: what its options say.
+        prefix: what the network says of itself.
+        stride: how many of the image's rows and columns a token stands for, if the network says so.
+    """
+    if tap.grid is not None:
+        first = tokens - tap.grid[0] * tap.grid[1]
+        return (first, tap.grid) if first >= 0 and tap.prefix in (None, first) else None
+    if tap.prefix is not None:
+        told = [{tap.prefix}]
+    else:
+        told = [set() if prefix is None else {prefix}]
+        if stride is not None:
+            cells = [math.prod(f(side / stride) for side in image) for f in (math.ceil, math.floor)]
+            told.append(next(({tokens - count} for count in cells if count <= tokens), set()))
+        if larger is not None and larger != tokens:  # six times the cells, and as many tokens before them
+            told.append({tokens - (larger - tokens) // 5} if (larger - tokens) % 5 == 0 else set())
+    fit = [{first for first in firsts if _grid(tokens - first, image)} for firsts in told]
+    common = set.intersection(*(firsts for firsts in fit if firsts)) if any(fit) else set()
+    if len(common) != 1:
+        return None
+    (first,) = common
+    found = _grid(tokens - first, image)
+    return None if found is None or first < 0 else (first, found)
+
+
+def _grid(tokens: int, image: Size) -> Size | None:
+    """The grid of so many tokens whose cells are as square as its pixels."""
+    rows = math.sqrt(max(tokens, 0) * image[0] / image[1])
+    return filled(tokens, rows, rows * image[1] / image[0])
+
+
+def sizes_of(shape: Shape, layout: Layout) -> tuple[int, Size | None]:
+    """Channels, and height and width where there are any."""
+    if layout == "NCHW":
+        return shape[1], (shape[2], shape[3])
+    if layout == "NHWC":
+        return shape[3], (shape[1], shape[2])
+    return shape[2] if layout == "NLC" else shape[1], None

@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import MODELS
 from ray_kd.models.base import LibraryCall, State
 from ray_kd.models.tapped import TappedModel, adapt_stem, last_linear
-from ray_kd.models.taps import Layout, TapOptions, TappedOptions
+from ray_kd.models.taps import TapOptions, TappedOptions
 from ray_kd.models.weights import torchvision_weights
+from ray_kd.outputs import Layout
 
 TAPS = {
     "resnet": ("layer1", "layer2", "layer3", "layer4"),
@@ -88,21 +89,8 @@ class TorchvisionClassifier(TappedModel):
             return "NLC"
         return "NHWC" if self.arch.startswith("swin") else "NCHW"
 
-    @property
-    def layouts(self) -> tuple[Layout, ...]:  # type: ignore[override]
-        """Those of its family beside feature maps."""
-        own = self.known_layout()
-        return ("NCHW",) if own is None or own == "NCHW" else ("NCHW", own)
-
-    def as_map(self, index: int, feature: Any) -> Tensor:
-        found = super().as_map(index, feature)
-        layout = self.tap_layouts[index] if self.tap_layouts else "NCHW"
-        if layout == "NHWC":
-            return found.permute(0, 3, 1, 2)
-        if layout == "NLC":  # the class token comes first, the others row by row
-            side = round((found.shape[1] - 1) ** 0.5)
-            return found[:, 1:].transpose(1, 2).unflatten(2, (side, side))
-        return found
+    def known_prefix(self) -> int | None:
+        return 1 if self.arch.startswith("vit") else None
 
     def library_call(self) -> LibraryCall:
         return self._call

@@ -14,7 +14,7 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.config.files import is_published
+from ray_kd.config.files import is_published, weights_file
 from ray_kd.models.base import StagedModel, State
 from ray_kd.models.pickles import DamagedError
 from ray_kd.models.torch_files import read_torch
@@ -49,11 +49,16 @@ def begin_with(model: StagedModel, weights: str, fresh_head: bool = False, key: 
         if not asked:
             fit_weights(model, get(), weights, fresh_head=fresh_head)
         return
+    own = model.own_weights(weights)
+    if own is not None:
+        fit_weights(model, own, weights, fresh_head, asked)
+        return
+    weights = weights_file(weights)
     file = Path(weights)
     if not file.is_file():
         raise UserError(
-            f"weights: no file '{weights}'; expected a file (.safetensors, .pt, .pth) or a name that "
-            "torchvision publishes, in capitals (IMAGENET1K_V2)."
+            f"weights: no file '{weights}'; expected a file (.safetensors, .pt, .pth), a folder that has one "
+            "as Hugging Face's libraries write it, or a published name in capitals (IMAGENET1K_V2)."
         )
     fit_weights(model, read_weights(file.read_bytes(), weights, model, key), weights, fresh_head, asked)
 

@@ -239,9 +239,11 @@ def feature_of(outputs: Outputs, stage: int, label: str, channels: int | None = 
         )
     feature = outputs.features[stage]
     if channels is not None and (feature.dim() != 4 or feature.shape[1] != channels):
-        last = feature.shape[-1] == channels
+        last = feature.shape[-1] == channels and feature.dim() in (3, 4)
+        layout = "NLC" if feature.dim() == 3 else "NHWC"
+        told = f", whose channels come last: ray_kd.as_map(feature, '{layout}') makes one" if last else ""
         raise UserError(
             f"path '{label}': stage {stage}: expected a feature map (N, C, H, W) of {channels} channels, got "
-            f"{tuple(feature.shape)}{', whose channels come last' if last else ''}."
+            f"{tuple(feature.shape)}{told}."
         )
     return feature

@@ -44,8 +44,10 @@ class SoftmaxRegression(AdaptedPath):
     head: nn.Module | None
 
     def setup(self) -> None:
-        super().setup()
         last = min(len(self.student_channels), len(self.teacher_channels)) - 1
+        if last >= 0:  # where the teacher has more stages, its head still reads the last of them
+            self.teacher_channels = (*self.teacher_channels[:last], self.teacher_channels[-1])
+        super().setup()
         if self.stages != (last,):
             raise UserError(
                 f"path '{self.label}': stages: expected [{last}], the last stage, which the "

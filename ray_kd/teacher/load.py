@@ -7,13 +7,14 @@ from safetensors.torch import load as safetensors_of
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.data.base import Dataset
 from ray_kd.models import StagedModel, create_model
-from ray_kd.models.create import draw_model
+from ray_kd.models.create import draw_model, fitting
 from ray_kd.models.weights import begin_with, fit_weights, read_weights
 from ray_kd.storage import Store, tell_once
 
 
-def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels: int) -> StagedModel:
+def load_teacher(spec: RunSpec, name: str, store: Store, dataset: Dataset) -> StagedModel:
     """Teacher ``name`` of a run, with the weights that were best on validation.
 
     A teacher of permuted labels has its last weights: validation, whose labels are not permuted, would
@@ -23,7 +24,9 @@ def load_teacher(spec: RunSpec, name: str, store: Store, classes: int, channels:
         UserError: the teacher is not trained yet, or its weights are damaged or do not fit the model.
     """
     teacher = spec.teachers[name]
-    size = {"classes": classes, "channels": channels, "seed": teacher.seed}
+    run = spec if teacher.weights is not None else spec.teacher_run(name)
+    own = run.dataset.full() == spec.dataset.full()
+    size = {**fitting(teacher.model, run, dataset, own), "seed": teacher.seed}
     if teacher.weights == INITIAL:
         return create_model(teacher.model, **size)
     model = draw_model(teacher.model, **size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
+from ray_kd.config.registry import MODELS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
+from ray_kd.models.base import StagedModel
 
+LOG = logging.getLogger(__name__)
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 
@@ -48,6 +52,14 @@ def renormalisation(spec: RunSpec, name: str, dataset: Dataset) -> Renormalise |
         return None
     where = f"teachers.{name}.normalise"
     if dataset.mean is None or dataset.std is None:
+        if spec.teachers[name].normalise is None:
+            LOG.warning(
+                "%s is said by the weights of its model, and dataset '%s' does not say what its images were "
+                "normalised with: they are handed on as they are.",
+                where,
+                spec.dataset.component_name,
+            )
+            return None
         raise UserError(
             f"{where}: dataset '{spec.dataset.component_name}' has no known normalisation "
             "(mean, std), so its images cannot be changed to the teacher's."
@@ -69,7 +81,9 @@ def _of_teacher(spec: RunSpec, name: str) -> Statistics | None:
     if teacher.normalise is not None:
         return teacher.normalise.mean, teacher.normalise.std
     if teacher.weights is not None:
-        return None
+        model = MODELS.get(teacher.model.component_name)
+        said = model.preprocessing(teacher.model, teacher.weights) if issubclass(model, StagedModel) else None
+        return None if said is None else (said.mean, said.std)
     theirs, ours = (_said(options) for options in (spec.teacher_run(name).dataset, spec.dataset))
     return None if theirs == ours else theirs
 

@@ -58,6 +58,7 @@ class ModelConformance:
             self.model,
             classes=self.classes if classes is None else classes,
             channels=self.image[0],
+            size=self.image[1:],
             seed=seed,
             **{**self.options, **options},
         )

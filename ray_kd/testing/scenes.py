@@ -68,7 +68,8 @@ class Scene:
         logits = self.student_logits(draw) * 2 * scale
         with torch.no_grad():
             teacher_logits = 2 * self.predict(teacher[-1] / scale) * scale
-        self.student = leaves(Outputs(tuple(features), logits.to(device, dtype)), True)
+        extra = {name: (v * 2 * scale).to(device, dtype) for name, v in self.student_extra(seed).items()}
+        self.student = leaves(Outputs(tuple(features), logits.to(device, dtype), extra), True)
         self.teacher = leaves(Outputs(tuple(teacher), teacher_logits), teacher_grad)
         samples = torch.tensor([11, 3, 40, 7, 23, 5, 19, 30])
         self.batch = {
@@ -87,6 +88,11 @@ class Scene:
     def student_logits(self, draw: torch.Generator) -> Tensor:
         """Random logits in float64."""
         return torch.randn(self.count, self.classes, generator=draw, dtype=torch.float64)
+
+    def student_extra(self, seed: int) -> dict[str, Tensor]:
+        """Random entries of the student's ``extra`` in float64: here the head of a distillation token."""
+        draw = torch.Generator().manual_seed(seed + 500)
+        return {"distillation": torch.randn(self.count, self.classes, generator=draw, dtype=torch.float64)}
 
     def labels(self, draw: torch.Generator) -> dict[str, Tensor]:
         """What the batch holds beside the samples' ids."""
@@ -110,7 +116,8 @@ class Scene:
         scene = self._with(lambda outputs: outputs)
         with torch.no_grad():
             scene.teacher = replace(self.teacher, logits=self.predict(self.teacher.features[-1]))
-        scene.student = leaves(scene.teacher, True)
+            extra = {name: self.predict(self.teacher.features[-1]) for name in self.student_extra(0)}
+        scene.student = leaves(replace(scene.teacher, extra={**scene.teacher.extra, **extra}), True)
         scene.student_channels = self.teacher_channels
         return scene
 
@@ -149,6 +156,9 @@ class SegmentationScene(Scene):
 
     def student_logits(self, draw: torch.Generator) -> Tensor:
         return torch.randn(self.count, self.classes, *self.sizes[-1], generator=draw, dtype=torch.float64)
+
+    def student_extra(self, seed: int) -> dict[str, Tensor]:
+        return {}
 
     def labels(self, draw: torch.Generator) -> dict[str, Tensor]:
         height, width = self.sizes[-1]

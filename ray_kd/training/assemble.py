@@ -14,7 +14,8 @@ from ray_kd.aggregation import Aggregator
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.options import PathOptions, parse_component
 from ray_kd.config.registry import PATHS, TASKS, Registry
-from ray_kd.models.base import stage_channels
+from ray_kd.models.base import StagedModel, stage_channels
+from ray_kd.models.library_model import pooled_head
 from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path
@@ -82,7 +83,12 @@ def as_network(net: Any, taps: Sequence[Any], image_shape: ImageShape | None, wh
     if len(image_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in image_shape):
         raise UserError(f"image_shape: expected (channels, height, width), got {image_shape}.")
     with naming_module(model, f"{where}: its forward pass fails on images of shape {list(image_shape)}"):
-        model.measure(image_shape[0], image_shape[1])
+        model.measure(image_shape[0], image_shape[1:])
+    if taps and hasattr(model, "head") and not hasattr(model, "neck"):
+        try:
+            pooled_head(model, image_shape[0], [model.head])
+        except AttributeError:  # it reads something else, a class token say
+            object.__delattr__(model, "head")
     return model
 
 
@@ -180,6 +186,8 @@ def paths_between(
             bare = not (stage_channels(student) and stage_channels(net))
             hint = " taps=[...] of the Distiller names modules that give feature maps." if bare else ""
             raise UserError(f"{where}: {error}{hint}") from None
+    if isinstance(student, StagedModel):
+        student.predict_extra({entry for path in paths for entry in path.reads})
     return paths, names
 
 

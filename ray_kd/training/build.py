@@ -19,7 +19,8 @@ from ray_kd.data.base import Dataset
 from ray_kd.data.create import as_trained
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
-from ray_kd.models.base import stage_channels
+from ray_kd.models.base import StagedModel, stage_channels
+from ray_kd.models.create import fitting
 from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path, create_path
@@ -66,7 +67,7 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     device = context.device
     dataset = as_trained(spec, own.dataset or cache.dataset(spec.dataset, device))
     task, views = create_task(spec, dataset), create_views(spec, dataset)
-    student = _student(spec, own, task, dataset)
+    student = _student(spec, own, dataset)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     require_live(spec, own)
     # A teacher of stored targets stays off the device: only its frozen modules and widths are read.
@@ -78,6 +79,8 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
         for name in spec.needed_teachers()
     }
     paths = build_paths(spec, student, teachers)
+    if isinstance(student, StagedModel):
+        student.predict_extra({name for path in paths for name in path.reads})
     networks = {"student": student, **{name: teacher.model for name, teacher in teachers.items()}}
     _look_at_features(networks, paths, dataset)
     modules = nn.ModuleList(paths)
@@ -158,11 +161,11 @@ def aggregator_of(options: AggregatorOptions, paths: Sequence[Path], seed: int) 
     return create_aggregator(options, names=names, weights=weights, seed=seed)
 
 
-def _student(spec: RunSpec, own: Own, task: Task, dataset: Dataset) -> nn.Module:
+def _student(spec: RunSpec, own: Own, dataset: Dataset) -> nn.Module:
     # A network may have a length (or, compiled, refuse to have one): only None is none.
     if own.student is not None:
         return own.student
-    return create_model(spec.student, classes=task.classes, channels=dataset.channels, seed=spec.seed)
+    return create_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
 
 
 def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], dataset: Dataset) -> None:

@@ -53,7 +53,8 @@ class Distiller:
         task: whose loss on labels is minimised: classification, segmentation or detection.
         task_loss: a function of (``Outputs``, batch) that takes its place; a scalar, the mean over samples.
         task_weight: factor on the task loss.
-        taps: modules whose outputs are the feature maps, by path in the network, shallow to deep: one list
+        taps: modules whose outputs are the feature maps, by path in the network, shallow to deep, or as
+            ``{"module": "blocks.3", "prefix": 1}`` where a layout has to be said (docs/models.md): one list
             for both networks, or ``{"student": [...], "teacher": [...]}``. Networks that return feature
             maps in ``Outputs`` and count their channels in ``stage_channels`` need none.
         image_shape: channels, height and width of the images; needed with ``taps``.

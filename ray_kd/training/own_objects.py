@@ -89,12 +89,12 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     channels, height, width = data.train.gather(torch.tensor([0]))["image"].shape[1:]
     shape = (int(channels), int(height), int(width))
     classes = data.classes_of(task)
-    student = partial(create_model, spec.student, classes=classes, channels=shape[0])
+    student = partial(create_model, spec.student, classes=classes, channels=shape[0], size=shape[1:])
     own.student, outputs = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
     for name in spec.needed_teachers():
         options = spec.teachers[name].model
         taught = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
-        make = partial(create_model, options, classes=classes, channels=taught[0])
+        make = partial(create_model, options, classes=classes, channels=taught[0], size=taught[1:])
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
         own.teacher = teacher if own.teacher is not None else None
@@ -146,6 +146,8 @@ def _asked(
     if given is not None and not isinstance(found, Outputs):
         model = TappedModel(given, (), where)
         model.stage_channels = ()
+        if outputs.features:
+            model.measure(images[1], (images[2], images[3]))
     return (None if given is None else model), outputs
 
 

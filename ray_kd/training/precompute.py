@@ -15,6 +15,7 @@ from ray_kd.data import create_views
 from ray_kd.data.base import Dataset
 from ray_kd.data.views import Views
 from ray_kd.models import create_model
+from ray_kd.models.create import fitting
 from ray_kd.targets.compute import (
     OnShard,
     Source,
@@ -65,15 +66,15 @@ def gather_work(
     lists = []
     for spec in chosen:
         dataset = cache.dataset(spec.dataset, context.device)
-        size = {"classes": dataset.classes_of(spec.task.component_name), "channels": dataset.channels}
         place = torch.device("cpu")
         teachers = {
             name: cache.teacher(spec, name, context.store, place)
             if trained
-            else LiveTeacher(create_model(spec.teachers[name].model, **size), place)
+            else _fresh(spec, name, dataset, place)
             for name in spec.needed_teachers()
         }
-        paths = build_paths(spec, create_model(spec.student, **size), teachers)
+        student = create_model(spec.student, **fitting(spec.student, spec, dataset))
+        paths = build_paths(spec, student, teachers)
         modules = {name: teacher.model for name, teacher in teachers.items()}
         found = sources(spec, dataset, modules, paths, context.store)
         for source in found:
@@ -91,10 +92,15 @@ def _work(source: Source, spec: RunSpec, context: RunContext, cache: ProcessCach
     def load() -> LiveTeacher:
         if trained:
             return cache.teacher(spec, name, context.store, context.device)
-        size = {"classes": dataset.classes_of(spec.task.component_name), "channels": dataset.channels}
-        return LiveTeacher(create_model(spec.teachers[name].model, **size), context.device)
+        return _fresh(spec, name, dataset, context.device)
 
     return Work(source, spec, dataset, create_views(spec, dataset), create_task(spec, dataset), load)
+
+
+def _fresh(spec: RunSpec, name: str, dataset: Dataset, device: torch.device) -> LiveTeacher:
+    """A teacher that was not trained: it says the shapes of its targets and how long it takes."""
+    options = spec.teachers[name].model
+    return LiveTeacher(create_model(options, **fitting(options, spec, dataset)), device)
 
 
 def precompute(

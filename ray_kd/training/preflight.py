@@ -97,6 +97,8 @@ def check_task(spec: RunSpec) -> None:
     for where, registry, options in parts:
         name = options.component_name
         tasks = registry.get(name).tasks
+        if registry is MODELS and task in tasks and getattr(options, "task", task) != task:
+            raise UserError(f"{where}.task: expected {task}, the run's, got {options.task}.")  # type: ignore[attr-defined]
         if task not in tasks:
             fit = [other for other in registry.names() if task in registry.get(other).tasks]
             raise UserError(
@@ -179,8 +181,8 @@ def _widths(
     key = json.dumps([options.full(), weights, weights_key, asked], sort_keys=True, default=str)
     if key not in known:
         # The number of classes changes no stage, and without a size to ask about channels do not either.
-        channels = asked[0][0][1] if asked else 3
-        make = partial(create_model, options, classes=10, channels=channels)
+        channels, size = (asked[0][0][1], asked[0][0][2:]) if asked else (3, None)
+        make = partial(create_model, options, classes=10, channels=channels, size=size)
         model = made(f"{where} ({options.component_name})", make)
         if weights is not None and weights != INITIAL:
             begin_with(model, weights, key=weights_key)

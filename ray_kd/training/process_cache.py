@@ -49,8 +49,7 @@ class ProcessCache:
         if spec.teachers[name].weights is None:
             require_same_runs(store, [spec.teacher_run(name)])
         dataset = self.dataset(spec.dataset, device)
-        classes = dataset.classes_of(spec.task.component_name)
-        model = load_teacher(spec, name, store, classes, dataset.channels)
+        model = load_teacher(spec, name, store, dataset)
         return LiveTeacher(model, device, renormalisation(spec, name, dataset))
 
     def predictions(

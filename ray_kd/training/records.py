@@ -23,6 +23,8 @@ from ray_kd.storage.store import json_line
 from ray_kd.targets.layout import ids_digest
 from ray_kd.version import __version__
 
+LIBRARIES = ("ray", "timm", "transformers")
+"""Packages whose version is kept where a run loaded them."""
 OBJECTS = "objects.json"
 """Lists the user's objects and code in a run; see ``training.object_records``."""
 BESIDE = "fresh"
@@ -171,13 +173,13 @@ def _epoch_of(entry: dict[str, Any]) -> int | None:
 
 def describe_environment(device: torch.device, precision: str) -> dict[str, Any]:
     """The environment of a run: versions, commit, device."""
-    ray = sys.modules.get("ray")
+    loaded = {name: getattr(sys.modules.get(name), "__version__", None) for name in LIBRARIES}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "ray_kd": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "ray": getattr(ray, "__version__", None),
+        **{name: version for name, version in loaded.items() if version is not None or name == "ray"},
         "device": str(device),
         "device_name": name,
         "precision": precision,

@@ -6,7 +6,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.models import StagedModel
-from ray_kd.models.create import draw_model
+from ray_kd.models.create import draw_model, fitting
 from ray_kd.models.weights import fit_weights, read_weights
 from ray_kd.storage import Store
 
@@ -23,8 +23,7 @@ def trained_student(
     Raises:
         UserError: its weights are missing, damaged, or do not fit the network.
     """
-    size = {"classes": dataset.classes_of(spec.task.component_name), "channels": dataset.channels}
-    model = draw_model(spec.student, **size, seed=spec.seed)
+    model = draw_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
     path = f"runs/{identity}/{file}.safetensors"
     place = store.path(path)
     try:

@@ -18,7 +18,9 @@ from ray_kd.cli.main import VERBS, app
 from ray_kd.config.registry import REGISTRIES
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.models.describe import image_notes
 from tests.cli.conftest import Cli
+from tests.helpers import TINY
 
 ROOT = Path(__file__).parents[2]
 NAMES = [name for name, _ in VERBS]
@@ -166,3 +168,34 @@ def test_a_typo_is_met_with_the_nearest_word(cli: Cli, arguments: list[str], say
     assert said.code == 2
     assert says in said.err
     assert said.out == ""
+
+
+def test_a_models_taps_are_printed(cli: Cli) -> None:
+    said = cli("list", "models", "torchvision", "arch=swin_t", "size=64", "--taps")
+    assert said.code == 0
+    assert ["0", "features.1", "96", "x", "16", "x", "16", "4", "N", "x", "H", "x", "W", "x", "C"] in [
+        line.split() for line in said.out.splitlines()
+    ]
+    said = cli("list", "models", "digits_cnn", "size=8", "channels=1", "--taps")
+    assert "24 x 2 x 2" in said.out
+    assert "for images of 8 x 8 with 1 channels" in said.out
+    said = cli("list", "paths", "nst", "--taps")
+    assert (said.code, "expected a model" in said.err) == (2, True)
+    assert cli("list", "models", "digits_cnn", "width=4").code == 2
+
+
+def test_what_images_a_network_is_for_is_shown(cli: Cli) -> None:
+    pytest.importorskip("timm")
+    said = cli("list", "models", "timm", "model=vit_tiny_patch16_224", "size=[32,64]", "--taps")
+    assert "192 x 2 x 4" in said.out
+    assert "1 before the grid" in said.out
+    assert "made for images of 224 x 224, mean 0.5, 0.5, 0.5, deviation 0.5, 0.5, 0.5" in said.out
+
+
+def test_a_plan_says_what_images_a_network_was_made_for() -> None:
+    pytest.importorskip("timm")
+    student = {"name": "timm", "model": "resnet18"}
+    spec = RunSpec.parse({**TINY, "student": student, "paths": ["soft_target"]})
+    (note,) = image_notes([spec, spec])
+    assert note.startswith("student (timm) was made for images of 224 x 224, mean 0.485")
+    assert image_notes([RunSpec.parse(TINY)]) == []

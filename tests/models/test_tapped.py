@@ -111,7 +111,7 @@ def test_the_maps_of_a_vit_are_its_tokens_in_their_places() -> None:
     with torch.device("meta"):
         model = create_model("torchvision", classes=5, channels=3, arch="vit_b_32")
     tokens = torch.randn(2, 1 + 4, 7)
-    feature = model.as_map(0, tokens)
+    feature = model.as_map(0, tokens, (64, 64))
     assert feature.shape == (2, 7, 2, 2)
     assert torch.equal(feature[0, :, 1, 0], tokens[0, 1 + 2])
 

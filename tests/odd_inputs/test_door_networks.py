@@ -43,6 +43,7 @@ class Answers(nn.Module):
             "tuple": (logits, outputs.features[0]),
             "other mapping": {"scores": logits},
             "nothing": None,
+            "logits and features": (logits, [*outputs.features]),
             "features alone": Outputs(outputs.features),
             "a map of logits": outputs.features[0],
         }[self.form]
@@ -57,6 +58,15 @@ def test_logits_are_taken_alone_or_out_of_a_mapping(tmp_path: Path, form: str) -
     kept = load_file(tmp_path / "odd" / "runs" / summary["identity"] / "student.safetensors")
     assert kept.keys() == student.state_dict().keys(), "it is saved under its own names"
     assert all(torch.equal(kept[name], value) for name, value in student.state_dict().items())
+
+
+def test_features_are_taken_beside_logits(tmp_path: Path) -> None:
+    options = {"teacher": {**TINY["teacher"], "at_chance": "go_on"}, "paths": ["attention_transfer"]}
+    plain, odd = (
+        figures(distill(spec(tmp_path / name, **options), student=student, teacher=net(), **sets()))
+        for name, student in (("plain", net()), ("odd", Answers("logits and features")))
+    )
+    assert plain == odd
 
 
 @pytest.mark.parametrize("form", ["bare", "out", "logits"])

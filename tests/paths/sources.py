@@ -1,7 +1,6 @@
 """What each path's source computes, with the source's own reduction: written from its code's reductions.
 
-Every function takes a path and a scene and gives the loss that the source's static weight multiplies, the sum
-over stages where there are several. What learns is taken from the path.
+Each gives the loss that the source's weight multiplies, summed over stages; what learns is the path's.
 """
 
 from __future__ import annotations
@@ -325,6 +324,7 @@ SOURCES: dict[str, Source] = {
     "correlation": last_pooled(correlation),
     "crd": crd,
     "dist": on_logits(dist),
+    "distillation_token": lambda _, x: F.cross_entropy(*x.student.extra.values(), x.teacher.logits.argmax(1)),
     "dkd": on_logits(dkd),
     "feature_map": over_stages(lambda s, t: F.mse_loss(s.mean((2, 3)), t.mean((2, 3)))),
     "fgd": fgd,

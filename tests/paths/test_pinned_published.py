@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ray_kd import Outputs, create_path
+from ray_kd.config.errors import UserError
 from ray_kd.config.registry import PATHS
 from ray_kd.paths.logit import LogitPath
 from tests.paths.numbers import K, N, draw, losses, make, softmax
@@ -96,3 +97,28 @@ def test_nst_adapter_is_a_normalised_linear_map() -> None:
     plain = {"features": adapted["features"], "logits": student["logits"]}
     wanted = losses(make("nst", plain, teacher, adapter=None), plain, teacher)
     assert losses(path, student, teacher) == pytest.approx(wanted)
+
+
+def test_distillation_token() -> None:
+    """The class token's head is left alone; the other learns the teacher's class, or its probabilities."""
+    head = np.random.default_rng(5).normal(size=(N, K))
+    student = Outputs(logits=torch.zeros(N, K), extra={"distillation": torch.tensor(head)})
+    teacher = Outputs(logits=torch.tensor(TEACHER["logits"]))
+    hard = soft = 0.0
+    for z_d, z_t in zip(head, TEACHER["logits"], strict=True):
+        hard -= np.log(softmax(z_d)[np.argmax(z_t)])
+        p, q = softmax(z_t / 3), softmax(z_d / 3)
+        soft += 9 * sum(p[k] * np.log(p[k] / q[k]) for k in range(K))
+    for labels, wanted in (("hard", hard / N), ("soft", soft / N)):
+        path = create_path("distillation_token", student_channels=(), teacher_channels=(), labels=labels)
+        assert float(path(student, path.target(teacher))["distillation_token"]) == pytest.approx(wanted)
+    with pytest.raises(UserError, match="deit_tiny_distilled_patch16_224"):
+        path(teacher, path.target(teacher))
+
+
+def test_softmax_regression_is_for_the_teachers_last_stage_however_many_it_has() -> None:
+    model = torch.nn.Module()
+    model.head = torch.nn.Linear(5, K).double()
+    path = make("softmax_regression", draw(1, (3,), (4,)), TEACHER, model)
+    assert [name for name, _ in path.named_parameters() if name.startswith("adapters.0")]
+    assert losses(path, draw(1, (3,), (4,)), TEACHER)[0] > 0

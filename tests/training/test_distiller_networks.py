@@ -91,3 +91,36 @@ def test_half_precision_needs_nothing_of_the_loop(precision: str, aggregation: s
     for name, value in state_of(whole[0]).items():
         torch.testing.assert_close(state_of(half[0])[name], value, rtol=0.1, atol=0.02)
     assert ends[0].task_loss != ends[1].task_loss
+
+
+def test_tokens_and_a_distillation_token_of_networks_as_they_are() -> None:
+    """timm's own networks: a ViT's tokens as maps, a layout said by hand, and DeiT's two heads."""
+    timm = pytest.importorskip("timm")
+    size = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": 4}
+    student = timm.create_model("deit_tiny_distilled_patch16_224", **size)
+    teacher = timm.create_model("vit_tiny_patch16_224", **size)
+    taps = ["blocks.0", "blocks.1"]
+    distiller = Distiller(
+        student,
+        teacher,
+        paths=["distillation_token", "nst", "similarity"],
+        taps={"student": taps, "teacher": [taps[0], {"module": taps[1], "prefix": 1}]},
+        image_shape=(3, 16, 16),
+        steps=1,
+    )
+    before = student.head_dist.weight.detach().clone()
+    optimizer = distiller.optimizer(torch.optim.SGD, lr=0.1)
+    for _ in distiller.epochs(1):
+        with distiller.step(optimizer) as step:
+            step({"image": torch.randn(8, 3, 16, 16), "label": torch.arange(8) % 4})
+    assert set(step.weights) == {"distillation_token", "nst", "similarity"}
+    assert not torch.equal(student.head_dist.weight, before)
+
+
+def test_a_head_that_reads_a_class_token_is_no_head_of_the_pooled_tap() -> None:
+    timm = pytest.importorskip("timm")
+    size = {"img_size": 16, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "num_classes": 4}
+    student, teacher = (timm.create_model("vit_tiny_patch16_224", **size) for _ in range(2))
+    options = {"taps": ["blocks.1"], "image_shape": (3, 16, 16), "steps": 1}
+    with pytest.raises(UserError, match="needs the teacher's head"):
+        Distiller(student, teacher, paths=["softmax_regression"], **options)
