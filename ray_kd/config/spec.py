@@ -24,75 +24,12 @@ from ray_kd.config.options import (
 from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
 from ray_kd.config.targets import Targets, TargetsField
 from ray_kd.config.tracking import Tracking
+from ray_kd.config.training import Count, NotNegative, Optimizer, Positive, Schedule, Training
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
 
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-
 INITIAL = "initial"
 """The value of ``weights`` of an untrained teacher."""
-
-
-class Optimizer(Strict):
-    """How the student (and the paths' adapters) are updated."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """SGD's momentum; AdamW's first beta."""
-    nesterov: bool = False
-    weight_decay: NotNegative = 1e-4
-    clip: Positive | None = None
-    """Largest norm of the student's gradient; None: no clipping."""
-
-
-class Schedule(Strict):
-    """The learning rate as a function of the optimizer step."""
-
-    name: Literal["constant", "step", "cosine", "poly"] = "cosine"
-    milestones: tuple[Count, ...] = ()
-    """``step``: the epochs after which the learning rate is multiplied by ``gamma``."""
-    gamma: Positive = 0.2
-    """step: the factor at each milestone."""
-    power: Positive = 0.9
-    """poly: the exponent."""
-    warmup_epochs: NotNegative = 0.0
-    """Epochs over which the learning rate rises linearly from 0."""
-
-
-class Order(Strict):
-    """A data order that shuffles a few blocks of consecutive samples at a time."""
-
-    block: Count
-    """Consecutive samples in a block."""
-    window: Count
-    """Blocks, drawn from the whole set, whose samples are shuffled together."""
-
-
-class Training(Strict):
-    """Length, batch size and other settings of the training loop."""
-
-    epochs: Count = 20
-    batch_size: Count = 64
-    """Samples in one optimizer step, over all ranks."""
-    task_weight: NotNegative = 1.0
-    """Factor on the task loss; 0: pure distillation."""
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of forward passes; auto (one identity): half precision on a GPU, float32 on a CPU."""
-    threads: Count = 1
-    """CPU threads of one worker; part of the identity, since it changes the last bits."""
-    evaluate_every: Count = 1
-    """Epochs between evaluations on validation data; the last epoch is always evaluated."""
-    labels: Literal["given", "permuted"] = "given"
-    """permuted: the training labels are permuted once among the samples (keyed by the seed), for a teacher
-    that is wrong on purpose. Validation and test labels are not permuted."""
-    order: Order | None = None
-    """{block: 1000, window: 8}: in each epoch 8 blocks of 1000 consecutive samples are shuffled together,
-    then the next 8, for datasets too large for random access; None: all samples are shuffled together."""
-    sync_batchnorm: bool = True
-    """BatchNorm of several workers normalises over the global batch, as one worker would."""
 
 
 class Checkpoints(Strict):
@@ -212,11 +149,12 @@ class RunSpec(Strict):
         for label in self.targets.precisions:
             if label not in labels:
                 raise ValueError(str(unknown("path", label, labels, "targets.precisions")).rstrip("."))
-        if self.training.batch_size % self.resources.workers:
-            raise ValueError(
-                f"training.batch_size: {self.training.batch_size} samples cannot be divided equally among "
-                f"{self.resources.workers} workers (resources.workers)"
+        size, workers, parts = self.training.batch_size, self.resources.workers, self.training.accumulate
+        if size % (workers * parts):
+            among = f"{workers} workers (resources.workers)" + (
+                f" in {parts} parts each (training.accumulate)" if parts > 1 else ""
             )
+            raise ValueError(f"training.batch_size: {size} samples cannot be divided equally among {among}")
         return self
 
     def teacher_of(self, path: Any, where: str = "paths") -> str:
@@ -257,7 +195,7 @@ class RunSpec(Strict):
         return RunSpec.model_validate(
             {
                 "name": f"{self.name}-{name}",
-                "task": self.task,
+                "task": {**self.task.full(), **getattr(self.task, "teacher_options", dict)()},
                 "dataset": full,
                 "views": teacher.views,
                 "student": teacher.model,

@@ -15,7 +15,7 @@ from ray_kd.config.names import require_distinct, require_name
 from ray_kd.config.options import Strict
 from ray_kd.config.plan import Plan, make_plan
 from ray_kd.config.space import Space
-from ray_kd.config.spec import Count, NotNegative, Positive
+from ray_kd.config.training import Count, NotNegative, Positive
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
 

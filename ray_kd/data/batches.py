@@ -8,7 +8,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from ray_kd.config.spec import Order
+from ray_kd.config.training import Order
 from ray_kd.data.base import Split, TensorSplit
 from ray_kd.data.loading import CARRIED, Loader, Request
 from ray_kd.data.order import epoch_order, steps_per_epoch

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.spec import Order
+from ray_kd.config.training import Order
 from ray_kd.random_streams import generator
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.spec import Order, RunSpec
+from ray_kd.config.spec import RunSpec
+from ray_kd.config.training import Order
 from ray_kd.data.base import TensorSplit
 from ray_kd.data.create import as_trained, create_dataset, create_views
 from ray_kd.data.loading import Request, Rows

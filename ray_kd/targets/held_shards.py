@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ray_kd.config.spec import Order
+from ray_kd.config.training import Order
 from ray_kd.targets.layout import Group, Shard, TargetStore
 from ray_kd.targets.shards import read_shard
 

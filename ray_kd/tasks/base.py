@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
+from pydantic import Field
 from torch import Tensor
 
 from ray_kd.config.options import Options as AnyOptions
@@ -17,6 +18,20 @@ AddUp = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Sums tensors over ranks; float64 on the CPU."""
 GatherObjects = Callable[[Any], list[Any]]
 """Gathers every rank's picklable object, in the order of ranks."""
+
+
+class SmoothingOptions(AnyOptions):
+    """Options of tasks whose labels are classes."""
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Label smoothing (Szegedy et al., CVPR 2016, arXiv 1512.00567) of the training loss: the share of a
+    label that goes to all classes alike. Metrics, ``loss`` among them, are of the labels as they are. A
+    teacher that is trained for the run trains without it, and teaches better so (Müller et al., NeurIPS 2019,
+    arXiv 1906.02629)."""
+
+    def teacher_options(self) -> dict[str, Any]:
+        """What differs for the run of a teacher."""
+        return {"smoothing": 0.0}
 
 
 class Meter(Protocol):

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_kd.config.options import Options
 from ray_kd.config.registry import TASKS
 from ray_kd.outputs import Outputs
 from ray_kd.paths.base import logits_of
-from ray_kd.tasks.base import Task
+from ray_kd.tasks.base import SmoothingOptions, Task
 from ray_kd.tasks.fidelity import calibration_error, calibration_sums, fidelity_metrics, fidelity_sums
 
 
-class ClassificationOptions(Options):
+class ClassificationOptions(SmoothingOptions):
     """Options of classification."""
 
 
@@ -37,7 +36,8 @@ class Classification(Task):
     Options = ClassificationOptions
 
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
-        return F.cross_entropy(logits_of(outputs, self.name), batch["label"])
+        smoothing = self.options.smoothing
+        return F.cross_entropy(logits_of(outputs, self.name), batch["label"], label_smoothing=smoothing)
 
     def sums(
         self, outputs: Outputs, batch: Mapping[str, Tensor], teacher: Outputs | None

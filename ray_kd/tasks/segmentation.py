@@ -9,16 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ray_kd.config.options import Options
 from ray_kd.config.registry import TASKS
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.base import full, logits_of
 from ray_kd.paths.gather import normaliser
-from ray_kd.tasks.base import Task
+from ray_kd.tasks.base import SmoothingOptions, Task
 from ray_kd.tasks.fidelity import fidelity_metrics, fidelity_sums
 
 
-class SegmentationOptions(Options):
+class SegmentationOptions(SmoothingOptions):
     """Options of semantic segmentation."""
 
 
@@ -42,7 +41,8 @@ class Segmentation(Task):
     def loss(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         mask = batch["mask"]
         logits = upsampled(logits_of(outputs, self.name), mask)
-        total = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
+        smoothing = self.options.smoothing
+        total = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
         return total / normaliser((mask != IGNORE).sum())
 
     def sums(

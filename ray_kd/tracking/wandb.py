@@ -106,7 +106,7 @@ class WandbTracker:
     def epoch(self, record: dict[str, Any], paths: list[dict[str, Any]]) -> None:
         """Log an epoch."""
         row = {"epoch": record["epoch"], "learning_rate": record["learning_rate"]}
-        for part in ("train", "val"):
+        for part in ("train", "val", "val_raw"):
             row |= {f"{part}/{name}": value for name, value in record.get(part, {}).items()}
         for path in paths:
             row |= {

@@ -52,6 +52,19 @@ class Distilled(nn.Module):
         return losses
 
 
+def require_accumulation(aggregator: Aggregator, paths: Iterable[Path]) -> None:
+    """Raise UserError if a step of several batches would not be the step of one large batch."""
+    one = "expected one batch in a step, got a second"
+    if aggregator.tier == 2 and aggregator.losses:
+        raise UserError(
+            f"aggregator '{aggregator.name}' needs the gradient of every loss over the whole batch, "
+            f"so all activations at once: {one}. Aggregators that need loss values alone can accumulate."
+        )
+    for path in paths:
+        if "stateful" in path.traits:
+            raise UserError(f"path '{path.label}' remembers the batches that it has seen: {one}.")
+
+
 @dataclass
 class Seen:
     """A batch of the step that is under way, its targets, and the losses on it."""
@@ -165,7 +178,7 @@ class Engine:
         if len(batch["image"]) == 0:
             raise UserError("a training step: expected a batch of at least one sample, got an empty one.")
         if self.seen:
-            self._require_accumulation()
+            require_accumulation(self.aggregator, self.paths)
         self.corrupt(batch, targets, self.taken)
         with self.autocast():
             if not self.seen:
@@ -183,18 +196,6 @@ class Engine:
             self.gradients.evaluate = partial(self.probe, batch, targets)
         self.seen.append(Seen(batch, targets, task_loss, losses))
         return None if logits is None else logits.detach()
-
-    def _require_accumulation(self) -> None:
-        """Refuse a step's second batch where the result would not be that of one large batch."""
-        one = "expected one batch in a step, got a second"
-        if self.gradients is not None:
-            raise UserError(
-                f"aggregator '{self.aggregator.name}' needs the gradient of every loss over the whole batch, "
-                f"so all activations at once: {one}. Aggregators that need loss values alone can accumulate."
-            )
-        for path in self.paths:
-            if "stateful" in path.traits:
-                raise UserError(f"path '{path.label}' remembers the batches that it has seen: {one}.")
 
     def finish(self) -> Update:
         """Update from the losses of the step's batches, step every optimizer, call every hook."""

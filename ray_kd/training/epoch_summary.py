@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,6 +36,11 @@ def epoch_means(engine: Engine, epoch: int, steps: int) -> tuple[list[float], li
             row["cosine"] = measured[1][position] / measured[2][position]
         rows.append(row)
     return means, rows
+
+
+def validated(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures on validation in an epoch's record: of the weights that count, and of the raw ones."""
+    return {"val": record.get("val"), **{key: record[key] for key in ("val_raw",) if key in record}}
 
 
 def require_finite(engine: Engine, epoch: int) -> None:

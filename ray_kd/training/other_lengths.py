@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ray_kd.config.files import identity_of
-from ray_kd.config.spec import RunSpec, Training
+from ray_kd.config.spec import RunSpec
+from ray_kd.config.training import Training
 from ray_kd.storage import Store
 from ray_kd.training.records import find_summary
 

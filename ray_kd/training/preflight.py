@@ -30,6 +30,7 @@ from ray_kd.outputs import Outputs, as_outputs
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.build import Parts, aggregator_of
+from ray_kd.training.engine import require_accumulation
 from ray_kd.training.network_checks import Shape, made, naming_module, try_forward
 from ray_kd.training.object_records import Own
 from ray_kd.training.probing import training_mode
@@ -128,6 +129,11 @@ def _build(spec: RunSpec, known: Widths, shape: ImageShape | None) -> None:
         paths.append(made(f"path '{options.label or options.component_name}'", make))
     with naming_module(None, f"aggregation ({spec.aggregation.component_name}): it cannot be built"):
         aggregator = aggregator_of(spec.aggregation, paths, spec.seed)
+    if spec.training.accumulate > 1:
+        try:
+            require_accumulation(aggregator, paths)
+        except UserError as error:
+            raise UserError(f"training.accumulate: {spec.training.accumulate}: {error}") from None
     between_features = [path.label for path in paths if isinstance(path, FeaturePath) and path.stages]
     if aggregator.tensor == "logits" and between_features:
         raise UserError(
@@ -150,7 +156,8 @@ def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
     channels, *size = shape
     shown = getattr(spec.views, "size", None) or size  # views of files have a size of their own
     # BatchNorm sees the batch of all workers together where it is synchronised; two samples are enough.
-    batch = min(2, training.batch_size if training.sync_batchnorm else training.batch_size // workers)
+    together = training.batch_size // training.accumulate
+    batch = min(2, together if training.sync_batchnorm else together // workers)
     asked = [((batch, channels, *shown), True), ((2, channels, *size), False)]
     return asked if tuple(shown) != tuple(size) else asked[:1]
 
@@ -195,7 +202,8 @@ def essence_of_parts(spec: RunSpec) -> list[Any]:
     paths = [path.essence() for path in spec.active_paths()]
     views = [spec.views.essence(), *(teacher.views.essence() for teacher in spec.teachers.values())]
     about = [spec.task.essence(), spec.dataset.essence(), views]
-    return [about, spec.student.essence(), teachers, paths, spec.aggregation.essence()]
+    how = [spec.aggregation.essence(), spec.training.accumulate]
+    return [about, spec.student.essence(), teachers, paths, *how]
 
 
 def check_parts(

@@ -10,6 +10,7 @@ import copy
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -26,13 +27,14 @@ from ray_kd.models.compiled import load_own_state
 from ray_kd.storage import Lock
 from ray_kd.training.build import Parts, build, step_key
 from ray_kd.training.checkpoints import StoreCheckpoints
+from ray_kd.training.compiling import as_written
 from ray_kd.training.distributed import agree
-from ray_kd.training.epoch_summary import CHECK_EVERY, epoch_means, require_finite
+from ray_kd.training.epoch_summary import CHECK_EVERY, epoch_means, require_finite, validated
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.loaders import make_batches, make_loader
 from ray_kd.training.object_records import Own, describe_code, describe_own, require_same
 from ray_kd.training.preflight import check_parts
-from ray_kd.training.process_cache import ProcessCache, student_state
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.records import Records, describe_data, describe_environment, now
 from ray_kd.training.run_context import RunContext
 from ray_kd.training.step import Step
@@ -116,6 +118,7 @@ class Training:
         self._loader = make_loader(self.spec, parts, context)
         batches = make_batches(self.spec, parts, context, self._loader)
         step = self._step = Step(self.spec, parts, context, batches.steps)
+        step.module.train()
         first = self._resume(step)
         if context.world == 1 and not step.taken and self.records.summary() is not None:
             self._parts = None  # another process has ended the run and deleted its state meanwhile
@@ -123,7 +126,7 @@ class Training:
         if not step.taken:
             check_parts(self.spec, parts, context, self.cache, self.own)
         elif parts.aggregator.probes:
-            batch = batches.before(self.epoch, first)
+            batch = step.ready(batches.before(self.epoch, first), parts.targets.targets)
             targets = parts.targets.targets(batch)
             step.corrupt(batch, targets, step.taken - 1)
             step.remember(batch, targets)
@@ -132,7 +135,6 @@ class Training:
         data = describe_data(parts.dataset, parts.task.name)
         self._lead(lambda: self.records.start(self.spec, environment, self.epoch, data, made))
         self._must_stop()
-        step.module.train()
         batches.announce(self.epoch, first, training.epochs)
         while self.epoch < training.epochs:
             self._begin = time.perf_counter()
@@ -142,6 +144,8 @@ class Training:
             yield self._end_epoch(parts, step)
 
     def _stop_loading(self) -> None:
+        if self._step is not None and self._step.compiled is not None:
+            self._step.compiled.release()
         if self._loader is not None:
             self._loader.close()
 
@@ -152,6 +156,7 @@ class Training:
             torch.default_generator.manual_seed(step_key(seed, step.taken, rank))
             if device.type == "cuda":
                 torch.cuda.manual_seed(step_key(seed, step.taken, rank))
+            batch = step.ready(batch, parts.targets.targets)
             step(batch, parts.targets.targets(batch))
             check = step.taken % CHECK_EVERY == 0
             if check:
@@ -196,8 +201,8 @@ class Training:
         train_loss = means[0] * training.task_weight + sum(row["loss"] * row["weight"] for row in rows)
         record["train"] = {"loss": train_loss, "task_loss": means[0]}
         if self.epoch % training.evaluate_every == 0 or self.epoch == training.epochs:
-            record["val"] = self._evaluate(parts, "validation")
-            self._note_best(parts, record)
+            record |= step.metrics("val", partial(self._evaluate, parts, "validation"))
+            self._note_best(parts, step, record)
         elapsed = time.perf_counter() - self._begin
         self.seconds += elapsed
         record["seconds"] = round(elapsed, 4)
@@ -219,13 +224,13 @@ class Training:
         split = getattr(parts.dataset, name)
         return evaluate(parts.student, parts.task, split, predictions, self.context, self._loader)
 
-    def _note_best(self, parts: Parts, record: dict[str, Any]) -> None:
+    def _note_best(self, parts: Parts, step: Step, record: dict[str, Any]) -> None:
         value = record["val"][parts.task.monitor]
         known = self.best.get("val", {}).get(parts.task.monitor)
         better = known is None or (value > known if parts.task.mode == "max" else value < known)
         if better:
-            self.best = {"epoch": self.epoch, "val": record["val"]}
-            self.best_state = student_state(parts.student)
+            self.best = {"epoch": self.epoch, **validated(record)}
+            self.best_state = step.weights()
 
     def _save(self, step: Step, record: dict[str, Any] | None) -> None:
         """Save the state, with the epoch's record at the end of an epoch; the time so far counts too."""
@@ -269,18 +274,16 @@ class Training:
         earlier = self.records.summary()
         if earlier is not None and self._parts is None:
             return earlier
-        parts = self._parts
-        if parts is None or self.epoch < self.spec.training.epochs:
+        parts, step = self._parts, self._step
+        if parts is None or step is None or self.epoch < self.spec.training.epochs:
             raise RuntimeError("finish() comes after epochs() has ended")
-        last_state = student_state(parts.student)
+        last_state = step.weights()
         summary = self._summary(Ending.FINISHED, None)
-        summary["last"] = {
-            "epoch": self.epoch,
-            "val": self.last.get("val"),
-            "test": self._evaluate(parts, "test"),
-        }
+        tested = step.metrics("test", partial(self._evaluate, parts, "test"))
+        summary["last"] = {"epoch": self.epoch, **validated(self.last), **tested}
         load_own_state(parts.student, self.best_state)
-        summary["best"] = {**self.best, "test": self._evaluate(parts, "test")}
+        with as_written(step.compiled):
+            summary["best"] = {**self.best, "test": self._evaluate(parts, "test")}
         load_own_state(parts.student, last_state)
         if self.context.leads:
             self.records.weights("student.safetensors", safetensors_bytes(last_state))
@@ -290,7 +293,7 @@ class Training:
     def stop(self, reason: str) -> dict[str, Any]:
         """End the run early for a scheduler: without test metrics, and left out of significance tests."""
         summary = self._summary(Ending.STOPPED, reason)
-        summary["last"] = {"epoch": self.epoch, "val": self.last.get("val"), "test": None}
+        summary["last"] = {"epoch": self.epoch, **validated(self.last), "test": None}
         summary["best"] = {**self.best, "test": None} if self.best else None
         return self._end(summary)
 
@@ -321,6 +324,7 @@ class Training:
             "parameters": sum(p.numel() for p in student.parameters()) if student is not None else None,
             "last": None,
             "best": None,
+            **({"compiled": self._step.compiled.told} if self._step and self._step.compiled else {}),
         }
 
     def _end(self, summary: dict[str, Any], error: str | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ray_kd.config.spec import Schedule
+from ray_kd.config.training import Schedule
 
 
 def learning_rate(schedule: Schedule, base: float, step: int, steps_per_epoch: int, epochs: int) -> float:

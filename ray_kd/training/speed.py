@@ -88,12 +88,13 @@ def measure(spec: RunSpec, context: RunContext, seconds: float = SECONDS) -> Spe
         batch, read = next(endless), _rate(lambda: next(endless), size, context.device, seconds)
     finally:
         loader.close()
+    step.module.train()
+    batch = step.ready(batch, parts.targets.targets)
     kept = parts.targets.targets(batch) if stored else None
 
     def train() -> None:
         step(batch, dict(parts.targets.targets(batch) if kept is None else kept))
 
-    step.module.train()
     return Speed(
         loader=read,
         model=_rate(train, size, context.device, seconds),

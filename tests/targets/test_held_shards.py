@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.spec import Order
+from ray_kd.config.training import Order
 from ray_kd.data.order import shuffled
 from ray_kd.storage import Store
 from ray_kd.targets.encoding import Encoding

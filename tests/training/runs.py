@@ -17,9 +17,13 @@ from ray_kd.config.spec import RunSpec
 from ray_kd.data.order import epoch_order
 from ray_kd.models import create_model
 from ray_kd.outputs import Outputs
+from ray_kd.training.distill import distill, ensure_teachers
+from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Interrupted, Training
+from ray_kd.training.run_context import local_context
 from ray_kd.training.schedule import learning_rate
 from ray_kd.training.step import Step
+from tests.helpers import tiny
 
 
 def weights(storage: Path, summary: dict[str, Any], file: str = "student") -> dict[str, Tensor]:
@@ -54,6 +58,31 @@ def stop_after_steps(training: Training, steps: int) -> None:
         patch.setattr(Step, "__call__", counted)
         with pytest.raises(Interrupted):
             list(training.epochs())
+
+
+def assert_resumes(tmp_path: Path, after: int, **changes: Any) -> dict[str, Any]:
+    """Stop a tiny run at a step, in mid-epoch too: going on gives the same weights and the same records.
+
+    Returns:
+        The summary of the run that was not interrupted; it lies in ``whole``, the other one in ``parts``.
+    """
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = distill(tiny(whole, **changes))
+    spec = tiny(parts, **changes)
+    ensure_teachers(spec, local_context(spec), ProcessCache())
+    training = Training(spec, local_context(spec))
+    stop_after_steps(training, after)
+    state = training.checkpoints.load()
+    assert state is not None
+    assert state["seconds"] > training.seconds or after % 4 == 0, "the time of the epoch so far counts"
+    summary = distill(spec)
+    for file in ("student", "best"):
+        assert_same(weights(whole, expected, file), weights(parts, summary, file))
+    for name in ("epochs", "paths"):
+        assert lines(whole, expected["identity"], name) == lines(parts, summary["identity"], name)
+    for key in ("last", "best", "epochs", "steps"):
+        assert expected[key] == summary[key]
+    return expected
 
 
 def bare_training(

@@ -164,6 +164,18 @@ def test_two_ranks_weigh_the_gradients_of_one(tmp_path: Path, seed_shift: int) -
 
 @pytest.mark.slow
 @pytest.mark.outcome
+def test_two_ranks_accumulate_and_average_as_one(tmp_path: Path, seed_shift: int) -> None:
+    options: dict[str, Any] = {
+        "paths": ["soft_target", "attention_transfer", "nst"],
+        "aggregation": "adaptive",
+        "optimizer": {"lr": 0.02, "decay_norms": False},
+        "training": {"epochs": 2, "batch_size": 30, "accumulate": 3, "ema": {"decay": 0.8}},
+    }
+    compare(tmp_path, [options], seed_shift)
+
+
+@pytest.mark.slow
+@pytest.mark.outcome
 def test_two_ranks_segment_as_one(tmp_path: Path, seed_shift: int) -> None:
     """Ranks have different numbers of valid pixels; a mean of their means would be another loss."""
     options = {**TINY_SCENES, "optimizer": {"lr": 0.02, "clip": 2.0}}

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from ray_kd.config.registry import DATASETS
 from ray_kd.training.build import build
-from ray_kd.training.distill import distill, ensure_teachers
-from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.distill import distill
 from ray_kd.training.run import Training
 from ray_kd.training.run_context import local_context
 from tests.helpers import ALL_PATHS, tiny
-from tests.training.runs import assert_same, bare_digits, lines, stop_after_steps, weights
+from tests.training.runs import assert_resumes, assert_same, bare_digits, lines, weights
 
 
 @pytest.mark.parametrize(
@@ -78,26 +77,7 @@ UTILITY = {"name": "utility", "dense_every": 2, "burn_in": 4}
 @pytest.mark.parametrize("after", [1, 5, 6, 8])
 @pytest.mark.parametrize("aggregation", ["adaptive", "fixed", UTILITY])
 def test_resume_is_uninterrupted_bit_for_bit(tmp_path: Path, after: int, aggregation: Any) -> None:
-    """Stop at any step, in mid-epoch too; going on gives the same weights and the same records."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = distill(tiny(whole, paths=ALL_PATHS, aggregation=aggregation))
-    spec = tiny(parts, paths=ALL_PATHS, aggregation=aggregation)
-    ensure_teachers(spec, local_context(spec), ProcessCache())
-    training = Training(spec, local_context(spec))
-    stop_after_steps(training, after)
-    state = training.checkpoints.load()
-    assert state is not None
-    assert state["seconds"] > training.seconds or after % 4 == 0, "the time of the epoch so far counts"
-    summary = distill(spec)
-    for file in ("student", "best"):
-        assert_same(weights(whole, expected, file), weights(parts, summary, file))
-    for name in ("epochs", "paths"):
-        assert lines(whole, expected["identity"], name) == lines(parts, summary["identity"], name)
-    for key in ("last", "best", "epochs", "steps"):
-        first, second = dict(expected), dict(summary)
-        for part in (first, second):
-            (part["last"] or {}).pop("seconds", None)
-        assert first[key] == second[key]
+    assert_resumes(tmp_path, after, paths=ALL_PATHS, aggregation=aggregation)
 
 
 def test_the_export_is_the_student_alone(tmp_path: Path) -> None:

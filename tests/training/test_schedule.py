@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ray_kd.config.spec import Schedule
+from ray_kd.config.training import Schedule
 from ray_kd.training.schedule import learning_rate
 
 
