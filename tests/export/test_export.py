@@ -27,7 +27,7 @@ from tests.training.runs import weights
 
 QUICK = ("torchvision", "scenes_detector")
 """Beside the run of ``storage``."""
-FIRST = ("digits_cnn", "torchvision_segmentation, small", "fcos")
+FIRST = ("digits_cnn",)
 """What a change has to pass; the others are the rest of a large product."""
 
 

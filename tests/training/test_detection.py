@@ -93,6 +93,7 @@ def test_metrics_do_not_depend_on_how_a_split_is_cut(
     assert evaluate(parts.student, parts.task, parts.dataset.test, None, context) == pytest.approx(whole)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     """Images hold 0 to 3 objects, so that no two ranks have as many; normalisers are global all the same."""

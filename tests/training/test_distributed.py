@@ -174,6 +174,7 @@ def test_two_ranks_accumulate_and_average_as_one(tmp_path: Path, seed_shift: int
     compare(tmp_path, [options], seed_shift)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.outcome
 def test_two_ranks_segment_as_one(tmp_path: Path, seed_shift: int) -> None:

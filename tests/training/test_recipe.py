@@ -215,6 +215,7 @@ COMPILED: dict[str, Any] = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_compiled_run_resumes_and_is_the_same_training(tmp_path: Path) -> None:
     summary = assert_resumes(tmp_path, 5, **COMPILED)
@@ -230,6 +231,7 @@ def test_a_compiled_run_resumes_and_is_the_same_training(tmp_path: Path) -> None
     assert first_weights.keys() == second_weights.keys(), "under their own names"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_compiled_steps_take_gradients_of_each_loss_and_parts_of_a_batch(tmp_path: Path) -> None:
     training = {"epochs": 1, "batch_size": 30, "compile": True}
