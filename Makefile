@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo       set up, and compare nine ways to distil on handwritten digits (5 minutes)"
-	@echo "make test       set up, lint, type-check, run what a change has to pass (10 minutes on two cores); tests"
+	@echo "make test       set up, lint, type-check, run what a change has to pass (some 12 minutes on two cores); tests"
 	@echo "                about outcomes of training once more with another processor's arithmetic"
 	@echo "make test-all   make test, then make test-rest"
 	@echo "make test-rest  what make test leaves out: the rest of large products, faults of several processes at once"
@@ -24,8 +24,9 @@ help:
 demo: setup
 	$(BIN)/ray-kd demo
 
-# Tests that start Ray run one by one, as each wants two cores now and then; all others beside them.
-OTHERS := $(shell $(PYTHON) -c 'import os; print(max(1, min(8, (os.cpu_count() or 2) - 1)))')
+# Tests that start Ray run one by one, as each wants two cores now and then. All others run beside them, on as many
+# processes as there are cores: Ray's tests wait often.
+OTHERS := $(shell $(PYTHON) -c 'import os; print(max(1, min(8, os.cpu_count() or 2)))')
 
 # Other processors, by the instructions that PyTorch may use: floats are added up in another order there, so that
 # a training comes out otherwise, as it would with other seeds.

@@ -25,6 +25,7 @@ from ray_kd.config.options import AggregatorOptions
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.config.yamlio import parse_yaml
 from tests.helpers import registries_restored
 
 ROOT = Path(__file__).parents[1]
@@ -208,7 +209,7 @@ def test_files_are_valid(page: str, scratch: Path) -> None:
             (scratch / block.file).write_text(block.text)
             importlib.import_module(block.file.removesuffix(".py"))
     for block in told(page, "yaml"):
-        data = yaml.safe_load(block.text)
+        data = parse_yaml(block.text, block.place)
         if (page, "yaml") in NOT_RUN:
             continue
         part = PARTS.get((page, next(iter(data))), {})

@@ -22,7 +22,7 @@ from ray_kd.export.verify import ALONE, require_recorded, require_same_outputs
 from ray_kd.models.create import draw_model
 from ray_kd.storage import Store
 from tests.export.networks import NETWORKS, changes
-from tests.helpers import tiny
+from tests.helpers import daily, tiny
 from tests.training.runs import weights
 
 QUICK = ("torchvision", "scenes_detector")
@@ -224,7 +224,7 @@ def exported(network: str, forms: list[str], root: Path) -> dict[str, Any]:
     return about(root / "out")
 
 
-@pytest.mark.parametrize("network", QUICK)
+@pytest.mark.parametrize("network", daily(QUICK))
 def test_a_network_leaves_as_weights_and_program(network: str, tmp_path: Path) -> None:
     found = exported(network, ["safetensors"], tmp_path)
     from_library = network == "torchvision"

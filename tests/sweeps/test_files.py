@@ -136,7 +136,17 @@ def with_every_path() -> dict[Path, list[tuple[str, RunSpec]]]:
     return chosen
 
 
-@pytest.mark.parametrize("file", [file for file in SWEEPS if not is_public(file)], ids=lambda file: file.stem)
+LOCAL_SWEEPS = [file for file in SWEEPS if not is_public(file)]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(file, marks=pytest.mark.exhaustive) if file.stem.endswith("_full") else file
+        for file in LOCAL_SWEEPS
+    ],
+    ids=[file.stem for file in LOCAL_SWEEPS],
+)
 def test_a_sweep_is_valid_and_every_kind_of_trial_trains_a_step(file: Path, tmp_path: Path) -> None:
     steps_of(file, list(some_of_each(loaded(file)[1])), tmp_path)
 

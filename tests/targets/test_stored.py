@@ -23,6 +23,7 @@ from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import RunContext
 from ray_kd.training.verify import verify
 from tests.helpers import shifted, tiny
+from tests.models.small import DEIT
 from tests.training.test_distributed import two_ranks
 
 CPU = torch.device("cpu")
@@ -54,7 +55,10 @@ TASKS: dict[str, dict[str, Any]] = {
         "teacher": {"model": TWO_STAGES, "weights": "initial"},
         "training": {"epochs": 1, "batch_size": 8},
     },
+    "two heads": {"student": DEIT},
 }
+OWN_NETWORK = {"two stages": {"roi_box", "roi_logit"}, "two heads": {"distillation_token"}}
+"""Paths that need a network of their own; all others stand under their task."""
 Losses = dict[str, list[torch.Tensor]]
 UNTAUGHT = {"model": {"name": "digits_cnn", "width": 4}, "weights": "initial"}
 
@@ -82,7 +86,7 @@ PATHS_OF = {
         path
         for path in PATHS.names()
         if base.get("task", "classification") in PATHS.get(path).tasks
-        and path.startswith("roi_") == (task == "two stages")
+        and path in OWN_NETWORK.get(task, set(PATHS.names()).difference(*OWN_NETWORK.values()))
     ]
     for task, base in TASKS.items()
 }
@@ -109,7 +113,9 @@ ONE_BY_ONE = [
     if task != "two stages"
     for path in paths
 ]
-LARGE = pytest.param("two stages", PATHS_OF["two stages"], id="two stages", marks=pytest.mark.slow)
+LARGE = pytest.param(
+    "two stages", PATHS_OF["two stages"], id="two stages", marks=[pytest.mark.slow, pytest.mark.exhaustive]
+)
 
 
 @pytest.mark.parametrize(("task", "paths"), [*ONE_BY_ONE, LARGE])

@@ -293,6 +293,7 @@ def rank_main(rank: int, port: int, folder: str) -> None:
 RANKED: list[tuple[Any, tuple[int, ...]]] = [("adaptive", ()), ("mgda", ()), ("dwa", (3, 3)), (UTILITY, ())]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_two_ranks_are_one(tmp_path: Path) -> None:
     """Losses, weights and BatchNorm are those of the global batch; with several calls too."""
