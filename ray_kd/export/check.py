@@ -1,8 +1,8 @@
 """Replay samples through an exported student, and compare its outputs with those that ray-kd's student gave.
 
 It needs PyTorch and safetensors, for student.onnx onnxruntime, for a network that a library builds that
-library; ray-kd it does not need. `ray-kd export` runs it on the whole test split, in a process that cannot
-import ray-kd, before it says that an export is done.
+library. It does not need ray-kd: `ray-kd export` runs it on the whole test split in a process that has no
+ray-kd, before it says that an export is done.
 
     python check.py      the samples that lie beside it
 """

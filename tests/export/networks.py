@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ray_kd.outputs import Outputs
 from tests.helpers import TINY_SCENES, on_files
+from tests.models.small import TOKENS, VIT
 
 SCENES: dict[str, Any] = {**TINY_SCENES, "teacher": None, "training": {"epochs": 1, "batch_size": 8}}
 DETECTION: dict[str, Any] = {**SCENES, "task": "detection"}
@@ -52,6 +53,11 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "torchvision on grey images": {
         "student": {"name": "torchvision", "arch": "shufflenet_v2_x0_5"},
+        "training": {"epochs": 1, "batch_size": 30},
+    },
+    "timm": {"student": VIT, "training": {"epochs": 1, "batch_size": 30}},
+    "huggingface": {
+        "student": {"name": "huggingface", "config": {"model_type": "vit", **TOKENS, "patch_size": 4}},
         "training": {"epochs": 1, "batch_size": 30},
     },
     "scenes_segnet": SCENES,
