@@ -39,7 +39,7 @@ def list_things(
     every: Every = False,
     plugin: Plugins = None,
 ) -> None:
-    """What there is to combine, and every key of a file.
+    """List what can be combined, and every key of a file.
 
     Of a kind: a table with name, source, cost and options. With a name: the
     formula, the source, and every option with its default. Installed plug-ins are

@@ -27,7 +27,7 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     storage: StorageOption = None,
 ) -> None:
-    """What a storage weighs, and what of it can go without the loss of a result.
+    """Show how large each part of a storage is, and delete what no result needs.
 
     States of finished runs, copies of stored targets that a run makes again,
     and what killed processes left go after asking. Weights, records, tables

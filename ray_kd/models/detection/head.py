@@ -50,7 +50,7 @@ class Head(ABC):
 
     def assigned(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The object that each position is trained to find, (N, L); below 0: none."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} implements neither assigned nor positives")
 
     def positives(self, outputs: Outputs, batch: Mapping[str, Tensor]) -> Tensor:
         return self.assigned(batch) >= 0
