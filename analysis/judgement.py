@@ -20,8 +20,8 @@ import numpy as np
 from analysis.path_shares import OFF, Share, path_shares
 from analysis.strategies import ALONE, PathSet, Strategy, strategies_of
 from ray_kd.analysis.records import Records, incomplete_note
-from ray_kd.analysis.stats import Interval, interval, paired
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.statistics.intervals import Interval, interval, paired
 
 MARGIN = 0.01
 """One point: the largest loss that still counts as non-inferior."""

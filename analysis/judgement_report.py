@@ -9,8 +9,8 @@ from analysis.path_shares import MEASUREMENTS, OFF, QUARTER
 from analysis.strategies import Strategy
 from ray_kd.analysis.comparison import Metric
 from ray_kd.analysis.headline import DASH
-from ray_kd.analysis.stats import Interval
 from ray_kd.config.names import markdown
+from ray_kd.statistics.intervals import Interval
 
 
 def report(judgement: Judgement) -> str:

@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
     ["config", "version"],
-    ["storage", "outputs", "random_streams", "boxes"],
+    ["storage", "outputs", "random_streams", "boxes", "statistics"],
     ["models", "data", "paths", "aggregation"],
     ["tasks", "teacher"],
     ["targets"],

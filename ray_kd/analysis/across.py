@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from scipy import stats
 
-from ray_kd.analysis.bootstrap import Numbers, Ratio, mean_of, ratio
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.stats import Interval, interval
+from ray_kd.statistics.bootstrap import Numbers, Ratio, mean_of, ratio
+from ray_kd.statistics.intervals import Interval, interval
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.across import Across, Gap, Standing
-from ray_kd.analysis.bootstrap import Ratio
 from ray_kd.analysis.headline import DASH, number
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
+from ray_kd.statistics.bootstrap import Ratio
 
 UNDEFINED = "undefined"
 _MINUS = "\N{MINUS SIGN}"

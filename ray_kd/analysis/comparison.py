@@ -11,9 +11,9 @@ import pandas as pd
 
 from ray_kd.analysis.convergence import Doubling, controls
 from ray_kd.analysis.records import Plan, Records, by_seed, incomplete_note
-from ray_kd.analysis.stats import Interval, Paired, holm, interval, paired
 from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.statistics.intervals import Interval, Paired, holm, interval, paired
 
 _TITLES = {
     "top1": "top-1",

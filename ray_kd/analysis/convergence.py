@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ray_kd.analysis.records import Plan, by_seed
-from ray_kd.analysis.stats import Interval, paired
+from ray_kd.statistics.intervals import Interval, paired
 
 ENOUGH = 0.005
 """Half a point: a gain below it counts as converged."""
@@ -39,8 +39,8 @@ def doubling_gain(short: Mapping[int, float], long: Mapping[int, float], mode: s
     gain is overestimated, and a small gain does show convergence.
     """
     sign = 1.0 if mode == "max" else -1.0
-    signed = [{seed: sign * value for seed, value in cell.items()} for cell in (long, short)]
-    return paired(*signed).difference
+    better, worse = ({seed: sign * value for seed, value in cell.items()} for cell in (long, short))
+    return paired(better, worse).difference
 
 
 def controls(trials: pd.DataFrame, plan: Plan, metric: str, mode: str) -> Iterator[Doubling]:

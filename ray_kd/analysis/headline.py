@@ -6,8 +6,8 @@ import math
 
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.convergence import Doubling
-from ray_kd.analysis.stats import Paired
 from ray_kd.config.ending import NOT_ENDED
+from ray_kd.statistics.intervals import Paired
 
 DASH = "\N{EN DASH}"
 """Printed where there is no value."""

@@ -10,7 +10,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ray_kd.analysis.across import Across, Gap, Standing
-from ray_kd.analysis.bootstrap import Ratio
 from ray_kd.analysis.plot_style import (
     GREY,
     OKABE_ITO,
@@ -23,6 +22,7 @@ from ray_kd.analysis.plot_style import (
     right_axis,
     wrapped,
 )
+from ray_kd.statistics.bootstrap import Ratio
 
 MARKERS = "osD^vP"
 """Panels differ in colour and in marker."""

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.across_table import across_csv, across_markdown, across_terminal
-from ray_kd.analysis.bootstrap import mean_of, ratio
 from ray_kd.analysis.pipeline import analyze
 from ray_kd.analysis.plot_across import across_picture
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.analysis.sweep_results import sweep_results
+from ray_kd.statistics.bootstrap import mean_of, ratio
 from tests.analysis.make_records import make_tasks
 
 TEST = {

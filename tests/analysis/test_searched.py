@@ -11,7 +11,7 @@ from ray_kd.analysis.comparison_table import markdown, sections
 from ray_kd.analysis.headline import headline
 from ray_kd.analysis.pipeline import analyze
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.stats import paired
+from ray_kd.statistics.intervals import paired
 from tests.analysis.make_records import Strategy, make_records
 
 STRATEGIES = {

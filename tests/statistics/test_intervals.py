@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from ray_kd.analysis.stats import holm, interval, paired
+from ray_kd.statistics.intervals import holm, interval, paired
 
 
 def random_cells(seed: int, n: int) -> tuple[dict[int, float], dict[int, float]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_kd.analysis.stats import CONFIDENCE
+from ray_kd.statistics.intervals import CONFIDENCE
 
 DRAWS = 20_000
 """Random resamples, where there are too many to take all."""

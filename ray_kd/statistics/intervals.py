@@ -59,7 +59,9 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paired:
+def paired(
+    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
+) -> Paired:
     """Compare two cells by seed; seeds that only one of them has do not count.
 
     Equal differences on every seed (accuracies of few test samples do that) have no variance: the
@@ -68,7 +70,7 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paired
     """
     seeds = sorted(set(values) & set(baseline))
     differences = np.sort(np.array([values[seed] - baseline[seed] for seed in seeds], dtype=np.float64))
-    whole = interval(differences.tolist())
+    whole = interval(differences.tolist(), confidence)
     if len(seeds) < 2:
         return Paired(whole, math.nan)
     scale = max(abs(value) for cell in (values, baseline) for value in (cell[seed] for seed in seeds))
