@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ray_kd.config.cells import Cell, Overrides, searched_name
+from ray_kd.config.cells import Cell, Overrides, searched_name, strategy_name
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import TASKS
 from ray_kd.config.spec import RunSpec
@@ -189,12 +189,13 @@ def make_plan(sweep: SweepSpec) -> Plan:
             ]
             later += _later(sweep, search, name)
     for cell in cells.values():
-        trials += [maker.make(cell, seed, "compare") for seed in sweep.seeds]
+        trials += [maker.make(cell, seed, "compare") for seed in sweep.all_seeds]
     for name, overrides in sweep.controls.items():
         control = Cell(name=name, overrides=overrides)
-        trials += [maker.make(control, seed, "control") for seed in sweep.control_seeds or sweep.seeds]
+        trials += [maker.make(control, seed, "control") for seed in sweep.seeds_of_controls]
     _check_grace(sweep, trials)
     _check_tasks(sweep, trials)
+    _check_baselines(sweep, trials)
     return Plan(
         name=sweep.name,
         baseline=sweep.baseline,
@@ -245,12 +246,31 @@ def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
         )
 
 
+def _check_baselines(sweep: SweepSpec, trials: list[Trial]) -> None:
+    """Refuse looks where a task has no baseline: nothing in it could be decided."""
+    if sweep.looks is None:
+        return
+    names: dict[str, set[str]] = {}
+    for trial in trials:
+        both = {trial.cell, strategy_name(trial.cell, trial.axes)}
+        names.setdefault(trial.spec.task.component_name, set()).update(
+            both if trial.phase == "compare" else ()
+        )
+    wanted = {strategy_name(trial.cell, trial.axes) for trial in trials if trial.cell == sweep.baseline}
+    for task, known in names.items():
+        if not known & {*wanted, str(sweep.baseline)}:
+            raise UserError(
+                f"sweep '{sweep.name}': seeds.looks: task {task} has no cell of the baseline "
+                f"'{sweep.baseline}', so nothing in it could be decided; add one, or give a list of seeds."
+            )
+
+
 def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
     later = []
     if search.method == "optuna":
         count = search.budget * len(search.seeds)
         later.append(LaterTrials(cell, "search", count, "optuna proposes them"))
-    later.append(LaterTrials(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
+    later.append(LaterTrials(searched_name(cell), "compare", len(sweep.all_seeds), "the search's winner"))
     return later
 
 

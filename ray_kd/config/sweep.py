@@ -14,12 +14,11 @@ from ray_kd.config.errors import unknown
 from ray_kd.config.names import require_distinct, require_name
 from ray_kd.config.options import Strict
 from ray_kd.config.plan import Plan, make_plan
+from ray_kd.config.seeds import SeedLooks, Seeds, SeedsField, require_seeds
 from ray_kd.config.space import Space
 from ray_kd.config.training import Count, NotNegative, Positive
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
-
-Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 _POPULATION = ("pbt", "pb2", "pbt_replay", "population_based_training")
 
@@ -53,7 +52,7 @@ class Search(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
-        _distinct_seeds("seeds", self.seeds)
+        require_seeds("seeds", self.seeds)
         if not self.space:
             raise ValueError("space: expected at least one key to search")
         if self.method == "grid":
@@ -107,7 +106,8 @@ class SweepSpec(Strict):
     name: str
     base: dict[str, Any]
     """A run, or the path of its file relative to the sweep's."""
-    seeds: Seeds = (0, 1, 2, 3, 4)
+    seeds: SeedsField = (0, 1, 2, 3, 4)
+    """Each cell is trained once for each of them; a mapping (below) lets strategies end early, at looks."""
     baseline: str | None = None
     """The cell that every other cell is compared with; with an axis ``task``, a name without the task's label
     means that strategy in each task."""
@@ -119,7 +119,7 @@ class SweepSpec(Strict):
     controls: dict[str, Overrides] = Field(default_factory=dict)
     """Cells outside the comparison (such as the baseline with twice the epochs), phase ``control``."""
     control_seeds: Seeds | None = None
-    """Seeds of the controls; default: all seeds of the sweep."""
+    """Seeds of the controls; default: all seeds of the sweep, with looks those of the first look."""
     search: Annotated[tuple[Search, ...], BeforeValidator(lambda value: _several(value))] = ()
     """One search or several; each cell is in at most one."""
     scheduler: Annotated[Scheduler | None, BeforeValidator(lambda value: _scheduler(value))] = None
@@ -149,10 +149,9 @@ class SweepSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepSpec:
-        _distinct_seeds("seeds", self.seeds)
+        require_seeds("seeds", self.all_seeds)
         if self.control_seeds is not None:
-            _distinct_seeds("control_seeds", self.control_seeds)
-            _known_seeds("control_seeds", self.control_seeds, self.seeds)
+            require_seeds("control_seeds", self.control_seeds, self.all_seeds)
         names = [cell.name for cell in self.all_cells()]
         names += list(self.controls)
         for name in names:
@@ -167,7 +166,21 @@ class SweepSpec(Strict):
         compared += [strategy_name(cell.name, cell.axes) for cell in self.all_cells()]
         if self.baseline is not None and self.baseline not in compared:
             raise ValueError(f"baseline: {_choose('cell', self.baseline, dict.fromkeys(compared))}")
+        self._check_looks()
         return self
+
+    def _check_looks(self) -> None:
+        if self.looks is None:
+            return
+        if self.baseline is None:
+            raise ValueError(
+                "seeds.looks: strategies are decided beside a baseline; name a cell in 'baseline'"
+            )
+        if self.scheduler is not None and not self.search:
+            raise ValueError(
+                f"scheduler: {self.scheduler.name} stops compared trials, and a strategy that lost seeds "
+                "gets no verdict at a look; expected none, a search, or a list of seeds"
+            )
 
     def _check_search(self) -> None:
         cells = [cell.name for cell in self.all_cells()]
@@ -181,6 +194,22 @@ class SweepSpec(Strict):
                 taken.add(name)
             if "seed" in search.space:
                 raise ValueError("search.space: 'seed' cannot be searched; the sweep's 'seeds' set it")
+
+    @property
+    def looks(self) -> SeedLooks | None:
+        """The looks; None where the seeds are a list."""
+        return self.seeds if isinstance(self.seeds, SeedLooks) else None
+
+    @property
+    def all_seeds(self) -> Seeds:
+        """The seeds of every compared cell, at most, in order."""
+        return self.seeds.seeds if isinstance(self.seeds, SeedLooks) else self.seeds
+
+    @property
+    def seeds_of_controls(self) -> Seeds:
+        """The seeds of every control."""
+        first = self.all_seeds if self.looks is None else self.all_seeds[: self.looks.looks[0]]
+        return self.control_seeds or first
 
     def searched_by(self, search: Search) -> tuple[str, ...]:
         """The names of a search's cells."""
@@ -266,21 +295,6 @@ def _scheduler(value: Any) -> Any:
             "could not be found or repeated. Use asha or median, with a search"
         )
     return data
-
-
-def _distinct_seeds(key: str, seeds: Iterable[int]) -> None:
-    seeds = list(seeds)
-    if not seeds:
-        raise ValueError(f"{key}: the sweep has no trials; expected at least one seed")
-    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if repeated:
-        raise ValueError(f"{key}: expected each seed once, got {repeated[0]} twice")
-
-
-def _known_seeds(key: str, seeds: Iterable[int], known: Iterable[int]) -> None:
-    extra = [seed for seed in seeds if seed not in set(known)]
-    if extra:
-        raise ValueError(f"{key}: {extra[0]} is none of the sweep's seeds ({', '.join(map(str, known))})")
 
 
 def _choose(kind: str, name: str, known: Iterable[str]) -> str:

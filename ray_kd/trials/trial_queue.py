@@ -329,7 +329,7 @@ class TrialQueue:
         else:
             overrides = {**search.cell.overrides, **winner.overrides}
             cell = Cell(name=name, overrides=overrides, axes={**search.cell.axes, **winner.overrides})
-            trials = [self.maker.make(cell, seed, "compare") for seed in self.sweep.seeds]
+            trials = [self.maker.make(cell, seed, "compare") for seed in self.sweep.all_seeds]
             self._add(trials, name, "compare")
         self.ledger.write_plan(self.plan.to_json())
 
