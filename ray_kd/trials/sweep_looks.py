@@ -52,8 +52,11 @@ class SweepLooks:
         """Whether what a look decides gets no more seeds; a list of seeds is trained as it stands."""
         return self.sweep.looks is not None
 
-    def add(self, trials: Iterable[Trial]) -> bool:
-        """Trials became known; returns False where a search's winner is not the one that was declared."""
+    def add(self, trials: Iterable[Trial]) -> list[str] | None:
+        """Trials became known; returns the strategies that reached a look by those that have ended already.
+
+        None: a search's winner is not the one that was declared, so that the design has to be declared again.
+        """
         trials = list(trials)
         self._index(trials)
         for cell, identities in {trial.cell: self._cells.get(trial.cell, {}) for trial in trials}.items():
@@ -63,12 +66,18 @@ class SweepLooks:
                 family = self.design.families[index]
                 found = identities.get(family.seeds[0])
                 if {**family.references, **family.cells}.get(cell, found) not in (None, found):
-                    return False
+                    return None
                 known = {cell: found}
                 references = {**family.references, **(known if cell in family.references else {})}
                 cells = {**family.cells, **(known if cell in family.cells else {})}
                 self._change(index, references=references, cells=cells)
-        return True
+        known_jobs = [(self.jobs[trial.identity], trial) for trial in trials]
+        reached = [
+            cell for job, trial in known_jobs if job.outcome is not None for cell in self._note(job, [trial])
+        ]
+        if sum(self._begin(cell) for cell in reached):
+            self.ledger.write_design(self.design)
+        return list(dict.fromkeys(reached))
 
     def ended(self, job: Job) -> list[str]:
         """A job ended; returns the strategies that reached a look by it."""

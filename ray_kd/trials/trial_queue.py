@@ -280,7 +280,7 @@ class TrialQueue:
         self.jobs.update(new)
         for job in new.values():
             self.tally.add(job)
-        declared = self._looks is None or self._looks.add(trials)
+        reached = [] if self._looks is None else self._looks.add(trials)
         for identity, outcome in self.ledger.outcomes(new).items():
             if outcome.status is Ending.FAILED and self.retry_failed:
                 self.ledger.stale.add(identity)
@@ -292,10 +292,11 @@ class TrialQueue:
         self.plan.teachers += [
             job.spec for job in new.values() if job.trial is None and job.identity not in known
         ]
-        if not declared:
+        if reached is None:
             self._declare()
         elif self._looks is not None:
             self._line_up(job for job in new.values() if job.state == "waiting")
+            self._follow(reached)
 
     def _needs(self, trial: Trial) -> tuple[str, ...]:
         needs = []

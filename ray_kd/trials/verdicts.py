@@ -135,8 +135,12 @@ class Verdicts:
         reached, before = bisect_right(family.looks, n), self.passed(cell)
         for look in family.looks[before:reached]:  # the first that closes it stands, whatever ended meanwhile
             first = family.seeds[:look]
+            values, reference_values = (
+                {seed: record.values[seed] for seed in first if seed in record.values}
+                for record in (own, other)
+            )
             self._judged[cell] = judge(
-                family.judged_by, family.seeds, own.values, other.values, first, self.higher_is_better
+                family.judged_by, family.seeds, values, reference_values, first, self.higher_is_better
             )
             if self.closed(cell):
                 self._open[reference] -= 1
