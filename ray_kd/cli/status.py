@@ -18,10 +18,11 @@ def status(
 ) -> None:
     """Show the state of a sweep's trials.
 
-    Prints a row for each cell, while the sweep runs or after it; below, each
-    failed trial with its reason and the path of its traceback, and the reasons
-    of trials that are blocked (their teacher failed) or unfinished; then the
-    best student by validation, and the command that exports it.
+    Prints a row for each cell, while the sweep runs or after it, with looks
+    also what they have decided; below, each failed trial with its reason and
+    the path of its traceback, and the reasons of trials that are blocked (their
+    teacher failed) or unfinished; then the best student by validation, and the
+    command that exports it.
 
     Examples:
       ray-kd status
@@ -32,23 +33,31 @@ def status(
     from rich.text import Text
 
     from ray_kd.analysis import read_records
+    from ray_kd.analysis.looks import read_verdicts
     from ray_kd.analysis.pipeline import only_sweep
     from ray_kd.config.ending import STATES, Ending
 
     sweep = sweep or only_sweep(storage)
-    trials = read_records(storage, sweep).trials
+    records = read_records(storage, sweep)
+    trials, verdicts = records.trials, read_verdicts(records, storage, sweep)
+    lines = verdicts.lines()
     always = ("finished", "running", "failed", "missing")
     states = [state for state in STATES if state in always or (trials["status"] == state).any()]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("cell")
     for state in states:
         table.add_column(state, justify="right")
+    if lines:
+        table.add_column("look", no_wrap=True)
     searched = trials["phase"] == "search"
     trials["row"] = trials["cell"].where(~searched, trials["cell"] + " (candidates)")
     for cell, group in trials.groupby("row", sort=False):
         counts = group["status"].value_counts()
-        table.add_row(Text(str(cell)), *(str(counts.get(state, 0) or "") for state in states))
+        shown_counts = (str(counts.get(state, 0) or "") for state in states)
+        table.add_row(Text(str(cell)), *shown_counts, *([verdicts.in_words(str(cell))] if lines else ()))
     Console().print(table)
+    for line in lines:
+        print(line)
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         print(f"failed: {row.cell}, seed {row.seed}: {row.reason}")
         print(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")

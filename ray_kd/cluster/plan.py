@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.plan import Trial
+from ray_kd.config.plan import Plan, Trial
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.models.describe import image_notes
@@ -53,7 +53,7 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
             table.add_row(*cells, trial.identity, ended.get(trial.identity, "to run"))
     else:
         for (cell, phase), group in _groups(plan.trials).items():
-            seeds = ", ".join(str(seed) for seed in dict.fromkeys(trial.seed for trial in group))
+            seeds = _spans(list(dict.fromkeys(trial.seed for trial in group)))
             epochs = ", ".join(str(value) for value in {trial.spec.training.epochs: None for trial in group})
             states = Counter(ended.get(trial.identity, "to run") for trial in group)
             state = ", ".join(f"{count} {status}" for status, count in states.items())
@@ -62,11 +62,48 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
         table.add_row(Text(entry.cell), entry.phase, "", "", str(entry.count), f"later: {entry.why}")
     done = len({trial.identity for trial in plan.trials} & ended.keys())
     missing = [run for run in plan.teachers if run.identity() not in ended]
+    fewest = _fewest(sweep, plan)
     text = f"{plan.size} trials, of which {done} have ended; "
+    if fewest < plan.size:
+        text = f"{fewest} to {text}"
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
     longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
-    notes = [Text(f"Note: {note}", style="dim") for note in (*plan.notes, *longer, *image_notes(specs))]
+    said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
+    notes = [Text(f"Note: {note}", style="dim") for note in said]
     return Group(table, Text(), Text(text), *notes, *_targets(specs))
+
+
+def _fewest(sweep: SweepSpec, plan: Plan) -> int:
+    """How many trials there are if the first look decides every strategy."""
+    if sweep.looks is None:
+        return plan.size
+    first = set(sweep.all_seeds[: sweep.looks.looks[0]])
+    known = {trial.identity for trial in plan.trials if trial.phase != "compare" or trial.seed in first}
+    later = (
+        min(entry.count, len(first)) if entry.phase == "compare" else entry.count for entry in plan.later
+    )
+    return len(known) + sum(later)
+
+
+def _looks(sweep: SweepSpec, fewest: int) -> list[str]:
+    """What the looks mean for the number of trials; empty where the seeds are a list."""
+    if sweep.looks is None:
+        return []
+    looks = sweep.looks.looks
+    text = f"Results are looked at after {', '.join(map(str, looks))} seeds."
+    if len(looks) > 1:
+        text += f" {fewest} trials are enough if the first look decides every strategy."
+    return [text]
+
+
+def _spans(seeds: list[int]) -> str:
+    """Seeds as text; six or more that count up are shown by the first and the last."""
+    parts, rest = [], seeds
+    while rest:
+        run = next((n for n in range(1, len(rest)) if rest[n] != rest[0] + n), len(rest))
+        parts += [f"{rest[0]} to {rest[run - 1]}"] if run > 5 else map(str, rest[:run])
+        rest = rest[run:]
+    return ", ".join(parts)
 
 
 def _targets(specs: list[RunSpec]) -> list[RenderableType]:

@@ -118,6 +118,19 @@ class Verdicts:
             if len(family.looks) > 1 and index in self._states
         ]
 
+    def in_words(self, cell: str) -> str:
+        """What the looks say of a strategy, in a few words; empty for a cell that is none."""
+        family, judged = self.design.family_of(cell), self.of(cell)
+        if family is None:
+            return ""
+        if not judged.look:
+            return f"first at {family.looks[0]}"
+        coming = [look for look in family.looks if look > judged.look]
+        if is_closed(judged):
+            text = "little hope" if judged.verdict is Verdict.OPEN else str(judged.verdict)
+            return f"{text} at {judged.look}"
+        return f"open at {judged.look}, {f'next at {coming[0]}' if coming else 'the last'}"
+
     def strategies_of(self, reference: str) -> list[str]:
         """The strategies that are compared with a cell."""
         return self._beside.get(reference, [])
