@@ -4,8 +4,8 @@
     python benchmarks/queue_cost.py --jobs 100 1000
 
 The queue is the real one, on a plan of so many trials in cells of five seeds, half of which need a teacher.
-Its jobs end at once with synthetic metrics, eight at a time; nothing is trained. Printed is CPU time: for a job
-that of handing it out, two reports and its end (with the ledger's entry, in memory where the system has
+Its jobs end at once with synthetic metrics, eight at a time; nothing is trained. Printed is CPU time: for a
+job that of handing it out, two reports and its end (with the ledger's entry, in memory where the system has
 /dev/shm), then that of a snapshot of the whole state, as the progress panel takes it. Planning, which happens
 once, is printed apart.
 """

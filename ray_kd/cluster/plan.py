@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Plan, Trial
 from ray_kd.config.spec import RunSpec
@@ -42,6 +43,12 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     ledger.load()
     identities = [*(trial.identity for trial in plan.trials), *(run.identity() for run in plan.teachers)]
     ended = {identity: outcome.status for identity, outcome in ledger.outcomes(set(identities)).items()}
+    needless = {
+        identity
+        for identity, entry in ledger.entries.items()
+        if entry.get("status") == Ending.NOT_NEEDED and identity not in ended
+    }
+    states = {**dict.fromkeys(needless, Ending.NOT_NEEDED), **ended}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("cell", "phase", "seeds" if not trials else "seed", "epochs"):
         table.add_column(column)
@@ -50,20 +57,22 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     if trials:
         for trial in plan.trials:
             cells = (Text(trial.cell), _phase(trial), str(trial.seed), str(trial.spec.training.epochs))
-            table.add_row(*cells, trial.identity, ended.get(trial.identity, "to run"))
+            table.add_row(*cells, trial.identity, states.get(trial.identity, "to run"))
     else:
         for (cell, phase), group in _groups(plan.trials).items():
             seeds = _spans(list(dict.fromkeys(trial.seed for trial in group)))
             epochs = ", ".join(str(value) for value in {trial.spec.training.epochs: None for trial in group})
-            states = Counter(ended.get(trial.identity, "to run") for trial in group)
-            state = ", ".join(f"{count} {status}" for status, count in states.items())
+            counts = Counter(states.get(trial.identity, "to run") for trial in group)
+            state = ", ".join(f"{count} {status}" for status, count in counts.items())
             table.add_row(Text(cell), phase, seeds, epochs, str(len(group)), state)
     for entry in plan.later:
         table.add_row(Text(entry.cell), entry.phase, "", "", str(entry.count), f"later: {entry.why}")
     done = len({trial.identity for trial in plan.trials} & ended.keys())
     missing = [run for run in plan.teachers if run.identity() not in ended]
     fewest = _fewest(sweep, plan)
-    text = f"{plan.size} trials, of which {done} have ended; "
+    gone = len({trial.identity for trial in plan.trials} & needless)
+    text = f"{plan.size} trials, of which {done} have ended"
+    text += f" and {gone} are not needed; " if gone else "; "
     if fewest < plan.size:
         text = f"{fewest} to {text}"
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
@@ -98,7 +107,8 @@ def _looks(sweep: SweepSpec, fewest: int) -> list[str]:
 
 def _spans(seeds: list[int]) -> str:
     """Seeds as text; six or more that count up are shown by the first and the last."""
-    parts, rest = [], seeds
+    parts: list[str] = []
+    rest = seeds
     while rest:
         run = next((n for n in range(1, len(rest)) if rest[n] != rest[0] + n), len(rest))
         parts += [f"{rest[0]} to {rest[run - 1]}"] if run > 5 else map(str, rest[:run])
