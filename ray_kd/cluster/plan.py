@@ -86,7 +86,7 @@ def _fewest(sweep: SweepSpec, plan: Plan) -> int:
     """How many trials there are if the first look decides every strategy."""
     if sweep.looks is None:
         return plan.size
-    first = set(sweep.all_seeds[: sweep.looks.looks[0]])
+    first = set(sweep.all_seeds[: sweep.looks[0]])
     known = {trial.identity for trial in plan.trials if trial.phase != "compare" or trial.seed in first}
     later = (
         min(entry.count, len(first)) if entry.phase == "compare" else entry.count for entry in plan.later
@@ -96,9 +96,9 @@ def _fewest(sweep: SweepSpec, plan: Plan) -> int:
 
 def _looks(sweep: SweepSpec, fewest: int) -> list[str]:
     """What the looks mean for the number of trials; empty where the seeds are a list."""
-    if sweep.looks is None:
+    looks = sweep.looks
+    if looks is None:
         return []
-    looks = sweep.looks.looks
     text = f"Results are looked at after {', '.join(map(str, looks))} seeds."
     if len(looks) > 1:
         text += f" {fewest} trials are enough if the first look decides every strategy."

@@ -16,6 +16,7 @@ from ray_kd.config.ending import Ending, exit_code
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.names import one_line, print_plain
+from ray_kd.config.plan import Plan
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
@@ -154,11 +155,7 @@ def run_sweep(
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)
     store = Store(str(sweep.base["storage"]))
-    plan = sweep.plan()
-    check_plan(plan)
-    for trial in plan.trials:
-        require_wandb(trial.spec)
-    require_same_runs(store, [*plan.teachers, *(trial.spec for trial in plan.trials)])
+    plan = _checked_plan(sweep, store)
     screen = (console or Console(stderr=True)) if progress else None
     with _only_driver(store, sweep.name, screen):
         ledger = Ledger(store, sweep.name)
@@ -166,11 +163,7 @@ def run_sweep(
         queue = TrialQueue(sweep, plan, ledger, retry_failed=retry_failed)
         if not queue.over and _forget_damaged_teachers(queue, store):
             queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
-        if screen is not None:
-            for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
-                print_plain(screen, f"{sweep.name}: {line}")
-            for line in queue.looks.remarks():
-                print_plain(screen, f"{sweep.name}: {line}")
+        _say_before(queue, store, screen)
         _train(queue, address, screen, None if until_time is None else called + until_time)
         result = _result(queue, store, called)
         if screen is not None:
@@ -181,6 +174,23 @@ def run_sweep(
             if result.complete:
                 raise
         return result
+
+
+def _checked_plan(sweep: SweepSpec, store: Store) -> Plan:
+    plan = sweep.plan()
+    check_plan(plan)
+    for trial in plan.trials:
+        require_wandb(trial.spec)
+    require_same_runs(store, [*plan.teachers, *(trial.spec for trial in plan.trials)])
+    return plan
+
+
+def _say_before(queue: TrialQueue, store: Store, screen: Console | None) -> None:
+    """What a person should know before trials start: runs of other lengths, and what stands declared."""
+    if screen is not None:
+        specs = [job.spec for job in queue.jobs.values() if job.state != "done"]
+        for line in (*length_notes(specs, store), *queue.looks.remarks()):
+            print_plain(screen, f"{queue.sweep.name}: {line}")
 
 
 def _train(queue: TrialQueue, address: str | None, screen: Console | None, until: float | None) -> None:

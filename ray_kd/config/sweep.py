@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from ray_kd.config.cells import SEARCHED, Cell, Overrides, product_cells, searched_name, strategy_name
+from ray_kd.config.cells import SEARCHED, TASK, Cell, Overrides, product_cells, searched_name, strategy_name
 from ray_kd.config.errors import unknown
 from ray_kd.config.names import require_distinct, require_name
 from ray_kd.config.options import Strict
@@ -170,7 +171,7 @@ class SweepSpec(Strict):
         return self
 
     def _check_looks(self) -> None:
-        if self.looks is None:
+        if not isinstance(self.seeds, SeedLooks):
             return
         if self.baseline is None:
             raise ValueError(
@@ -196,20 +197,40 @@ class SweepSpec(Strict):
                 raise ValueError("search.space: 'seed' cannot be searched; the sweep's 'seeds' set it")
 
     @property
-    def looks(self) -> SeedLooks | None:
-        """The looks; None where the seeds are a list."""
-        return self.seeds if isinstance(self.seeds, SeedLooks) else None
+    def looks(self) -> tuple[int, ...] | None:
+        """The numbers of seeds at which results are looked at; None where the seeds are a list."""
+        if not isinstance(self.seeds, SeedLooks):
+            return None
+        return self.seeds.looks or self.seeds.derived(self.strategies)
+
+    @property
+    def margin(self) -> float | None:
+        """Half the width of what counts as the same; None: nothing does."""
+        return self.seeds.margin if isinstance(self.seeds, SeedLooks) else None
 
     @property
     def all_seeds(self) -> Seeds:
         """The seeds of every compared cell, at most, in order."""
-        return self.seeds.seeds if isinstance(self.seeds, SeedLooks) else self.seeds
+        if not isinstance(self.seeds, SeedLooks):
+            return self.seeds
+        last = (self.looks or (0,))[-1]
+        return tuple(range(self.seeds.first, self.seeds.first + last))
 
     @property
     def seeds_of_controls(self) -> Seeds:
         """The seeds of every control."""
-        first = self.all_seeds if self.looks is None else self.all_seeds[: self.looks.looks[0]]
-        return self.control_seeds or first
+        looks = self.looks
+        return self.control_seeds or self.all_seeds[: looks[0] if looks else None]
+
+    @property
+    def strategies(self) -> int:
+        """How many strategies are compared with a reference, in a task at most."""
+        counts: Counter[Any] = Counter()
+        searched = {name for search in self.search for name in self.searched_by(search)}
+        for cell in self.all_cells():
+            if self.baseline not in (cell.name, strategy_name(cell.name, cell.axes)):
+                counts[cell.axes.get(TASK)] += 1 + (cell.name in searched)
+        return max(counts.values(), default=0)
 
     def searched_by(self, search: Search) -> tuple[str, ...]:
         """The names of a search's cells."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ray_kd.config.cells import Cell
 from ray_kd.config.plan import Plan, Trial, TrialMaker
+from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.statistics.looks import Verdict
 from ray_kd.trials.design import Design, Schedule, declare, has_begun
@@ -50,7 +51,7 @@ class SweepLooks:
     @property
     def drops(self) -> bool:
         """Whether what a look decides gets no more seeds; a list of seeds is trained as it stands."""
-        return self.sweep.looks is not None
+        return isinstance(self.sweep.seeds, SeedLooks)
 
     def add(self, trials: Iterable[Trial]) -> list[str] | None:
         """Trials became known; returns the strategies that reached a look by those that have ended already.
@@ -153,10 +154,7 @@ class SweepLooks:
         metrics: dict[str, str] = {}
         for trial in self.plan.trials:
             metrics.setdefault(trial.spec.task.component_name, self.plan.metric_of(trial.spec))
-        looks = self.sweep.looks
-        if looks is None:
-            return Schedule(metric=metrics.__getitem__)
-        return Schedule(looks.looks, looks.margin, metrics.__getitem__)
+        return Schedule(self.sweep.looks, self.sweep.margin, metrics.__getitem__)
 
     def _identity(self, cell: str, seed: int) -> str | None:
         """The identity of a cell's trial of a seed that the plan does not hold."""

@@ -98,7 +98,7 @@ class Verdicts:
         """Whether more seeds are not needed: of a strategy since it is decided, hopeless or lost seeds; of a
         reference since all of its strategies are closed. Cells outside the design never are."""
         if cell in self.design.current:
-            return is_closed(self.of(cell))
+            return self.of(cell).settled
         return self._open.get(cell, 1) == 0
 
     def stage(self, cell: str, seed: int) -> int:
@@ -126,7 +126,7 @@ class Verdicts:
         if not judged.look:
             return f"first at {family.looks[0]}"
         coming = [look for look in family.looks if look > judged.look]
-        if is_closed(judged):
+        if judged.settled:
             text = "little hope" if judged.verdict is Verdict.OPEN else str(judged.verdict)
             return f"{text} at {judged.look}"
         return f"open at {judged.look}, {f'next at {coming[0]}' if coming else 'the last'}"
@@ -187,10 +187,3 @@ class Verdicts:
             stage for stage, count in self._stages[index].items() if count and stage < len(family.looks)
         ]
         return f"{text}; next look at {family.looks[min(coming)]} seeds" if coming else text
-
-
-def is_closed(judged: Judged) -> bool:
-    """Whether a strategy gets no more seeds: decided, hopeless, or no verdict since it lost seeds."""
-    return (
-        judged.verdict.decided or judged.verdict is Verdict.NONE or bool(getattr(judged, "hopeless", False))
-    )

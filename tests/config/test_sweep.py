@@ -222,6 +222,9 @@ def test_resources_reach_every_trial_and_change_no_identity() -> None:
         ({"seeds": {"looks": []}}, ["seeds.looks", "at least one"]),
         ({"seeds": {"loks": [3]}}, ["seeds.loks", "Did you mean 'looks'?"]),
         ({"seeds": {"looks": [3], "margin": -1}}, ["seeds.margin", "greater than 0"]),
+        ({"seeds": {"looks": [3], "power": 0.8}}, ["seeds", "looks and power"]),
+        ({"seeds": {"margin": 1, "power": 0.8}}, ["seeds", "spread is missing"]),
+        ({"seeds": {"margin": 0.01, "power": 0.8, "spread": 9}}, ["seeds.power", "10000 seeds"]),
         ({"seeds": {"looks": [3]}, "baseline": None}, ["seeds.looks", "baseline"]),
         ({"seeds": {"looks": [3]}, "scheduler": "asha"}, ["scheduler", "asha", "a list of seeds"]),
         ({"seeds": {"looks": [3]}, "control_seeds": [3]}, ["control_seeds", "3"]),
@@ -296,6 +299,19 @@ def test_looks_say_how_many_seeds_there_are_at_most() -> None:
     }
     assert seeds == {"soft target": [1000, 1001, 1002, 1003, 1004], "longer": [1000, 1001]}
     assert SweepSpec.parse(spec.to_dict()) == spec
+
+
+def test_looks_are_derived_from_what_they_are_to_find() -> None:
+    few = sweep(seeds={"margin": 2, "power": 0.8, "spread": 1.5})
+    cells = {**CELLS, **{f"rate {rate}": {"optimizer.lr": rate} for rate in (0.1, 0.2, 0.3)}}
+    more = sweep(seeds={"margin": 2, "power": 0.8, "spread": 1.5}, cells=cells)
+    finer = sweep(seeds={"margin": 1, "power": 0.8, "spread": 1.5})
+    assert (few.strategies, more.strategies) == (1, 4)
+    assert len(few.all_seeds) < len(more.all_seeds) < len(finer.all_seeds)
+    for spec in (few, more, finer):
+        assert spec.looks is not None
+        assert list(spec.looks) == sorted(set(spec.looks))
+        assert spec.looks[-1] == len(spec.all_seeds)
 
 
 def test_a_task_without_its_baseline_cannot_be_looked_at() -> None:
