@@ -18,5 +18,5 @@ def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2 hours", "0s", "-1h", "30m1h", "1h30"])
 def test_what_is_none_is_named(text: str) -> None:
-    with pytest.raises(UserError, match="--until-time.*2h, 90m, 45s.*got"):
+    with pytest.raises(UserError, match=r"--until-time.*2h, 90m, 45s.*got"):
         seconds_in(text, "--until-time")
