@@ -14,8 +14,9 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan, Trial
 from ray_kd.config.registry import AGGREGATORS
-from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.config.teacher import INITIAL
 from ray_kd.config.yamlio import read_yaml
 from ray_kd.data.base import Dataset
 from ray_kd.data.batches import Batches
