@@ -97,12 +97,14 @@ def kinds(spec: RunSpec) -> tuple[str, str]:
 
 
 def some_of_each(plan: Plan) -> Iterator[tuple[str, RunSpec]]:
-    """Trials that show every combination of paths and aggregation, and every student and dataset."""
+    """Runs that show every combination of paths and aggregation, and every student and dataset: of trials,
+    and of the teachers that other teachers train."""
     seen: set[str] = set()
-    for trial in plan.trials:
-        if not seen.issuperset(kinds(trial.spec)):
-            seen.update(kinds(trial.spec))
-            yield trial.cell, trial.spec
+    runs = [(trial.cell, trial.spec) for trial in plan.trials]
+    for cell, spec in [*runs, *(("teacher", run) for run in plan.teachers if run.active_paths())]:
+        if not seen.issuperset(kinds(spec)):
+            seen.update(kinds(spec))
+            yield cell, spec
 
 
 def take_a_step(spec: RunSpec, folder: Path) -> None:
