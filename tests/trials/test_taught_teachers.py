@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ray_kd.analysis.records import read_records
 from ray_kd.config.ending import Ending
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
@@ -68,6 +69,10 @@ def test_who_learns_from_a_failed_teacher_is_blocked_with_its_reason(store: Stor
         assert outcome.error is not None
         assert outcome.error.endswith("error.txt")
     assert on.over
+    on.ledger.write_plan(on.plan.to_json())
+    rows = read_records(store, "tiny").trials
+    assistant = rows[rows["phase"] == "teacher"].iloc[-1]
+    assert (assistant["status"], assistant["seed"]) == ("blocked" if fails == "big" else "failed", 0)
     again = queue(store, chained(), retry_failed=True)
     assert len(drain(again)) == (8 if fails == "big" else 7)
 
