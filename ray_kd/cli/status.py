@@ -50,7 +50,8 @@ def status(
         table.add_row(Text(str(cell)), *(str(counts.get(state, 0) or "") for state in states))
     Console().print(table)
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
-        print(f"failed: {row.cell}, seed {row.seed}: {row.reason}")
+        which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
+        print(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
         print(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")
     for ending in (Ending.BLOCKED, Ending.UNFINISHED):
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]

@@ -24,7 +24,7 @@ from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.network_checks import check_outputs, require_apart, try_forward
 from ray_kd.training.object_records import Own, require_live
-from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher
+from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher, check_assistants
 from ray_kd.training.process_cache import ProcessCache
 
 LOG = logging.getLogger(__name__)
@@ -91,9 +91,11 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     classes = data.classes_of(task)
     student = partial(create_model, spec.student, classes=classes, channels=shape[0], size=shape[1:])
     own.student, outputs = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
+    taught = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
+    if own.teacher is None:
+        check_assistants(spec, {}, taught)
     for name in spec.needed_teachers():
         options = spec.teachers[name].model
-        taught = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
         make = partial(create_model, options, classes=classes, channels=taught[0], size=taught[1:])
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
