@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from ray_kd.config.beside import found_beside, import_code, with_code
 from ray_kd.config.errors import unknown
-from ray_kd.config.files import identity_of, known_weights, require_whole_record
+from ray_kd.config.files import INITIAL, identity_of, known_weights, require_whole_record
 from ray_kd.config.names import require_name
 from ray_kd.config.options import (
     AggregatorField,
@@ -21,15 +23,12 @@ from ray_kd.config.options import (
     ViewField,
     parse_component,
 )
-from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
+from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS
 from ray_kd.config.targets import Targets, TargetsField
 from ray_kd.config.tracking import Tracking
 from ray_kd.config.training import Count, NotNegative, Optimizer, Positive, Schedule, Training
 from ray_kd.config.validation import validate
-from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
-
-INITIAL = "initial"
-"""The value of ``weights`` of an untrained teacher."""
+from ray_kd.config.yamlio import apply_overrides, dump_yaml, overridden_keys, read_yaml
 
 
 class Checkpoints(Strict):
@@ -52,6 +51,10 @@ class Resources(Strict):
     loaders: Annotated[int, Field(ge=0)] | None = None
     """Processes of each worker that read files and make views; datasets in memory need none. None: as many
     as ``cpus`` (at most 8) with a GPU, else 0: the worker reads in its own process."""
+
+
+Folder = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
+"""A folder, made absolute where the spec is read."""
 
 
 class Normalise(Strict):
@@ -118,6 +121,9 @@ class RunSpec(Strict):
     """Seed of initialisation, data order, adapters and the aggregator's draws; a sweep sets it."""
     plugins: tuple[str, ...] = ()
     """Modules of your own to import first; they register paths, aggregators, models, ..."""
+    code: tuple[Folder, ...] = ()
+    """Folders that Python looks in last for modules of plug-ins and factories; the folder of the file that
+    names a module is among them where the module lies there."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
@@ -204,6 +210,7 @@ class RunSpec(Strict):
                 "training": teacher.training,
                 "seed": teacher.seed,
                 "plugins": self.plugins,
+                "code": self.code,
                 "checkpoints": self.checkpoints,
                 "resources": self.resources.model_copy(update={"workers": 1}),
                 "storage": self.storage,
@@ -253,12 +260,19 @@ class RunSpec(Strict):
     def load(cls, file: str | FilePath, *overrides: str) -> RunSpec:
         """Read a run file and apply ``key=value`` overrides.
 
+        Relative dataset roots, weights and modules of the file are looked for beside it first
+        (``config.beside``); those of overrides in the working directory.
+
         Raises:
             UserError: the file cannot be read, a key or name is unknown, or a value has the wrong type.
         """
         data = read_yaml(file)
         require_whole_record(FilePath(file), data)
-        return cls.parse(apply_overrides(data, overrides), where=str(file))
+        said = apply_overrides({}, overrides)
+        data = with_code(data, file, (data, FilePath(file).parent), (said, "."))
+        return cls.parse(
+            apply_overrides(found_beside(data, file, overridden_keys(overrides)), overrides), where=str(file)
+        )
 
     @classmethod
     def parse(cls, data: dict[str, Any], where: str = "run") -> RunSpec:
@@ -272,7 +286,7 @@ class RunSpec(Strict):
             >>> spec.seed, spec.optimizer.name
             (2, 'sgd')
         """
-        load_plugins(list(data.get("plugins") or ()))
+        import_code(data)
         return validate(cls, data, where)
 
     def to_dict(self) -> dict[str, Any]:

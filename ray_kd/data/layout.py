@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,6 +16,9 @@ from pydantic import AfterValidator, Field
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import LabelOptions
 from ray_kd.storage import Lock, Store
+
+FEW = 100
+"""Samples of validation below which the default share is warned of."""
 
 Root = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 """A folder; made absolute where the spec is read, since a cluster's workers have another current folder."""
@@ -49,7 +53,8 @@ def wrong(name: str, root: str, what: str, tree: str, download: bool | None = No
     fetch = ", or dataset.download=true to fetch it" if download is False else ""
     raise UserError(
         f"dataset {name}: root '{root}' {what}. Expected below it:\n{textwrap.indent(tree.strip(), '  ')}\n"
-        f"Set dataset.root to the folder that holds this{fetch}."
+        f"Set dataset.root to the folder that holds this{fetch}. (A relative root is looked for beside the "
+        "file that names it, then in the working directory.)"
     )
 
 
@@ -62,6 +67,20 @@ def missing(root: str, needed: Sequence[str]) -> list[str]:
 def say_once(name: str, what: str) -> None:
     """Tell the user what a dataset leaves out; a process that loads it again says it no second time."""
     logging.getLogger(__name__).warning("dataset %s: %s", name, what)
+
+
+def warn_of_few(name: str, options: RootOptions, held: int, total: int) -> None:
+    """Tell the user once that the default share of validation leaves too few of all samples to choose by."""
+    default = type(options).model_fields["validation"].default
+    if held < FEW and options.validation == default:
+        share = math.ceil(100 * FEW / total) / 100
+        enough = f"{share:g} leaves {FEW} or more" if share <= 0.5 else "choose a larger one"
+        say_once(
+            name,
+            f"the default share of validation ({default:g}) leaves {held} samples: a difference of one is "
+            f"{100 / held:.1f} points of accuracy, and the best epoch, searches and early stopping go by "
+            f"them. dataset.validation sets the share: {enough}.",
+        )
 
 
 def fetch(name: str, root: str, needed: Sequence[str], download: Callable[[], object]) -> None:

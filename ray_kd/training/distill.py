@@ -53,7 +53,7 @@ def distill(
         teacher: your own trained module in place of the spec's teachers.
         train, validation, test: your own map-style datasets of (image, label), or of mappings as
             ``MapSplit`` reads them; all three or none. docs/python.md says what is read, and what is refused.
-        classes: how many classes your own sets have; default: as ``own_dataset`` finds them, or asks for them.
+        classes: how many classes your own sets have; default: as ``own_dataset`` finds them, else it asks.
         key: names your own objects, so that the run is found again; the same key with other objects is
             refused. Without a key every call trains a new run in a new folder.
         fresh: start over; a finished run is kept until its replacement has finished.
