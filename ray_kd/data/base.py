@@ -187,6 +187,7 @@ class Dataset:
         classes: how many classes there are.
         channels: channels of an image.
         class_names: what the classes are called, in their order; None: not known.
+        notes: what a user of the data should know; kept in ``dataset.json``, and said at the end of a sweep.
         mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
 
     Example:
@@ -219,6 +220,7 @@ class Dataset:
     classes: int
     channels: int
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 

@@ -265,7 +265,7 @@ class FileDataset(Dataset):
                 validation, torch.arange(len(validation)), len(train) + len(test), form
             )
         elif share:
-            warn_of_few(self.name, options, len(held), len(train))
+            self.notes = warn_of_few(self.name, options, len(held), len(train))
             self.validation = FileSplit(train, torch.from_numpy(held), 0, form)
         else:
             self.validation = self.test

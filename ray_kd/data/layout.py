@@ -69,18 +69,24 @@ def say_once(name: str, what: str) -> None:
     logging.getLogger(__name__).warning("dataset %s: %s", name, what)
 
 
-def warn_of_few(name: str, options: RootOptions, held: int, total: int) -> None:
-    """Tell the user once that the default share of validation leaves too few of all samples to choose by."""
+def warn_of_few(name: str, options: RootOptions, held: int, total: int) -> tuple[str, ...]:
+    """Tell the user once that the default share of validation leaves too few of all samples to choose by.
+
+    Returns:
+        what was told, for ``Dataset.notes``.
+    """
     default = type(options).model_fields["validation"].default
     if held < FEW and options.validation == default:
         share = math.ceil(100 * FEW / total) / 100
         enough = f"{share:g} leaves {FEW} or more" if share <= 0.5 else "choose a larger one"
-        say_once(
-            name,
+        text = (
             f"the default share of validation ({default:g}) leaves {held} samples: a difference of one is "
             f"{100 / held:.1f} points of accuracy, and the best epoch, searches and early stopping go by "
-            f"them. dataset.validation sets the share: {enough}.",
+            f"them. dataset.validation sets the share: {enough}."
         )
+        say_once(name, text)
+        return (text,)
+    return ()
 
 
 def fetch(name: str, root: str, needed: Sequence[str], download: Callable[[], object]) -> None:
