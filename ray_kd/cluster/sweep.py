@@ -161,9 +161,7 @@ def run_sweep(
         _train(queue, address, screen)
         result = _result(queue, store, called)
         if screen is not None:
-            print_plain(screen, result.message())
-            for line in _data_notes(queue, store):
-                print_plain(screen, f"{sweep.name}: {line}")
+            print_plain(screen, "\n".join([result.message(), *_data_notes(queue, store)]))
         try:
             ledger.flush()
         except EnvironmentFault:
@@ -179,7 +177,9 @@ def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
     for job in runs.values():
         read = read_whole(store, f"runs/{job.identity}/dataset.json")
         notes = read.get("notes", ()) if isinstance(read, dict) else ()
-        found |= dict.fromkeys(f"dataset {job.spec.dataset.component_name}: {note}" for note in notes)
+        found |= dict.fromkeys(
+            f"{queue.sweep.name}: dataset {job.spec.dataset.component_name}: {note}" for note in notes
+        )
     return list(found)
 
 
