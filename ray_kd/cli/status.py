@@ -15,17 +15,22 @@ def status(
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="Which sweep; default: the only one.", show_default=False)
     ] = None,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="Every run of the storage, one a line, sweep or not.")
+    ] = False,
 ) -> None:
     """Show the state of a sweep's trials.
 
     Prints a row for each cell, while the sweep runs or after it; below, each
     failed trial with its reason and the path of its traceback, and the reasons
     of trials that are blocked (their teacher failed) or unfinished; then the
-    best student by validation, and the command that exports it.
+    best student by validation, and the command that exports it. Where there is
+    no sweep, or with --runs, it lists the runs.
 
     Examples:
       ray-kd status
       ray-kd status results --sweep digits
+      ray-kd status results --runs
     """
     from rich.console import Console
     from rich.table import Table
@@ -33,8 +38,22 @@ def status(
 
     from ray_kd.analysis import read_records
     from ray_kd.analysis.pipeline import only_sweep
+    from ray_kd.analysis.reader import Folder
+    from ray_kd.analysis.records import sweep_names
+    from ray_kd.analysis.run_list import list_runs
     from ray_kd.config.ending import STATES, Ending
 
+    root = Folder.open(storage)
+    there = list_runs(root) if runs or (sweep is None and not sweep_names(root)) else []
+    if there:
+        listed = Table(box=None, pad_edge=False, header_style="bold")
+        listed.add_column("run", no_wrap=True, min_width=16)
+        for title in ("name", "student", "dataset", "state", "epoch", "test"):
+            listed.add_column(title)
+        for run in there:
+            cells = (run.identity, run.name, run.student, run.dataset, run.state, str(run.epoch), run.figure)
+            listed.add_row(*map(Text, cells))
+        return Console().print(listed)
     sweep = sweep or only_sweep(storage)
     trials = read_records(storage, sweep).trials
     always = ("finished", "running", "failed", "missing")

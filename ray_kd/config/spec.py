@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from ray_kd.config.errors import unknown
+from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.files import identity_of, known_weights, require_whole_record
 from ray_kd.config.names import require_name
 from ray_kd.config.options import (
@@ -15,13 +16,14 @@ from ray_kd.config.options import (
     DatasetField,
     ModelField,
     Options,
+    OwnOptions,
     Path,
     Strict,
     TaskField,
     ViewField,
     parse_component,
 )
-from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
+from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, TASKS, VIEWS, load_plugins
 from ray_kd.config.targets import Targets, TargetsField
 from ray_kd.config.tracking import Tracking
 from ray_kd.config.training import Count, NotNegative, Optimizer, Positive, Schedule, Training
@@ -30,6 +32,8 @@ from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
 
 INITIAL = "initial"
 """The value of ``weights`` of an untrained teacher."""
+OWN = "own"
+"""The model, or the dataset, that no spec names: an object that ``distill`` is handed."""
 
 
 class Checkpoints(Strict):
@@ -64,7 +68,8 @@ class Normalise(Strict):
 class Teacher(Strict):
     """A teacher: its model, and the run that trains it (or the file that holds its weights)."""
 
-    model: ModelField
+    model: ModelField = Field(default_factory=lambda: parse_component(MODELS, OWN))
+    """Left out: a module of your own, ``distill(teacher=...)``."""
     weights: str | None = None
     """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
     (IMAGENET1K_V2); ``initial``: its initial weights, an untrained teacher; None: train the teacher with
@@ -104,9 +109,11 @@ class RunSpec(Strict):
 
     name: str = "run"
     task: TaskField = Field(default_factory=lambda: parse_component(TASKS, "classification"))
-    dataset: DatasetField
+    dataset: DatasetField = Field(default_factory=lambda: parse_component(DATASETS, OWN))
+    """Left out: sets of your own, ``distill(train=..., validation=..., test=...)``."""
     views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
-    student: ModelField
+    student: ModelField = Field(default_factory=lambda: parse_component(MODELS, OWN))
+    """Left out: a module of your own, ``distill(student=...)``."""
     teachers: dict[str, Teacher] = Field(default_factory=dict)
     paths: tuple[Path, ...] = ()
     targets: TargetsField = Field(default_factory=Targets)
@@ -191,7 +198,17 @@ class RunSpec(Strict):
     def teacher_run(self, name: str) -> RunSpec:
         """The run that trains teacher ``name``: that model as the student, without paths."""
         teacher = self.teachers[name]
-        full = {**self.dataset.full(), **getattr(self.dataset, "teacher_options", dict)(), **teacher.dataset}
+        if not isinstance(self.dataset, OwnOptions):
+            options = getattr(self.dataset, "teacher_options", dict[str, Any])()
+            full = {**self.dataset.full(), **options, **teacher.dataset}
+        elif "name" in teacher.dataset:
+            full = teacher.dataset
+        else:
+            raise UserError(
+                f"teachers.{name}: it would be trained on the run's dataset, which the spec does not name; "
+                f"expected a 'name' in teachers.{name}.dataset, 'weights', or a trained teacher of your own: "
+                "distill(spec, teacher=...)."
+            )
         return RunSpec.model_validate(
             {
                 "name": f"{self.name}-{name}",
@@ -209,6 +226,40 @@ class RunSpec(Strict):
                 "storage": self.storage,
             }
         )
+
+    def own_parts(self) -> dict[str, tuple[OwnOptions, str]]:
+        """What the spec does not name, by its key: what a record says of it, and the arguments of ``distill``
+        that hand it over."""
+        sets = "train=..., validation=..., test=..."
+        parts = {"dataset": (self.dataset, sets), "student": (self.student, "student=...")}
+        parts |= {f"teachers.{name}.model": (t.model, "teacher=...") for name, t in self.teachers.items()}
+        return {key: (o, how) for key, (o, how) in parts.items() if isinstance(o, OwnOptions)}
+
+    def require_named(self, given: Container[str] = ()) -> None:
+        """Refuse a run with parts that the spec does not name.
+
+        Args:
+            given: keys of the parts that are handed over as objects.
+
+        Raises:
+            UserError: names them, and how they are named or handed over.
+        """
+        missing = {key: found for key, found in self.own_parts().items() if key not in given}
+        lost = [
+            f"{key} ({options.described()})" for key, (options, _) in missing.items() if options.described()
+        ]
+        call = f"distill(spec, {', '.join(how for _, how in missing.values())})"
+        if lost:
+            raise UserError(
+                f"run '{self.name}' was made of objects of your own, which no file can build anew: "
+                f"{', '.join(lost)}. In Python {call} is handed them."
+            )
+        if missing:
+            names = [f"'{key}' ('ray-kd list {_list_of(key)}' shows them)" for key in missing]
+            raise UserError(
+                f"run '{self.name}': it names no {', no '.join(names)}. What is your own is handed over in "
+                f"Python: {call}."
+            )
 
     def identity(self) -> str:
         """16 hexadecimal digits that depend on every setting that changes the result, and on no other."""
@@ -236,6 +287,8 @@ class RunSpec(Strict):
 
     def _teacher_essence(self, name: str) -> dict[str, Any]:
         teacher = self.teachers[name]
+        if isinstance(teacher.model, OwnOptions):
+            return {"model": teacher.model.essence()}
         if teacher.weights is None:
             essence = self.teacher_run(name).essence()
         elif teacher.weights == INITIAL:
@@ -282,3 +335,7 @@ class RunSpec(Strict):
     def to_yaml(self) -> str:
         """The resolved spec as YAML; ``load`` reads it back to an equal spec."""
         return dump_yaml(self.to_dict())
+
+
+def _list_of(key: str) -> str:
+    return "datasets" if key == "dataset" else "models"
