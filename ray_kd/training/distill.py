@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ray_kd.config.ending import Interrupted
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.registry import DATASETS
 from ray_kd.config.spec import RunSpec
@@ -53,14 +54,13 @@ def distill(
 
     Args:
         spec: a RunSpec or a run file.
-        student: your own module, of which the spec needs to say nothing, with ``stage_channels`` where paths
-            need features. It has the run's last weights afterwards, whether the run was trained or found.
+        student: your own module, which the spec need not name, with ``stage_channels`` where paths need
+            features. It has the run's last weights afterwards, whether the run was trained or found.
         teacher: your own trained module in place of the spec's only teacher.
-        train, validation, test: your own map-style datasets of (image, label), or of mappings as
-            ``MapSplit`` reads them; all three or none. docs/python.md says what is read, and what is refused.
+        train, validation, test: your own sets, all three or none; docs/python.md says what is taken how.
         classes: how many classes your own sets have; default: as ``own_dataset`` counts them.
-        key: names your own objects, so that the run is found again, or goes on where it was stopped; the same
-            key with other objects is refused. Without a key every call trains a new run in a new folder.
+        key: names your own objects, so that the run is found, or goes on where it was stopped; the same key
+            with other objects is refused. Without a key every call trains a new run in a new folder.
         fresh: start over; a finished run is kept until its replacement has finished.
         context: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` is not read: set
             ``context.track`` to ``ray_kd.tracking.wandb.make_tracker(spec)``, or to your own ``Tracker``.
@@ -73,8 +73,7 @@ def distill(
     Raises:
         UserError: the spec or the objects do not fit together.
         TrainingFailed: a loss became NaN or infinite; the summary says so too.
-        Interrupted: (a KeyboardInterrupt) Ctrl-C, or ``context.stop``; the state is saved at the next step. A
-            second Ctrl-C ends at once.
+        Interrupted: by Ctrl-C, which saves the state at the next step (a second one ends at once).
 
     Example:
         >>> run = {"dataset": "digits", "student": "digits_cnn", "training": {"epochs": 1}}
@@ -82,19 +81,17 @@ def distill(
         'finished'
     """
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
-    context = context or local_context(spec)
-    cache = cache or ProcessCache()
+    context, cache = context or local_context(spec), cache or ProcessCache()
     sets = {"train": train, "validation": validation, "test": test}
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     try:
         own = _own(spec, student, teacher, sets, key, classes)
         spec, identity = _checked(spec, own, context, cache)
-        with _stopping(context):
+        with _stopping(context, own):
             if teacher is None:
                 ensure_teachers(spec, context, cache, on_epoch)
             directory = begin_anew(context.store, identity, fresh)
-            training = Training(spec, context, cache, own=own, identity=identity, directory=directory)
-            return _run(training, on_epoch)
+            return _run(Training(spec, context, cache, own, identity, directory), on_epoch)
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
@@ -180,23 +177,30 @@ def _run(training: Training, on_epoch: OnEpoch | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _stopping(context: RunContext) -> Iterator[None]:
+def _stopping(context: RunContext, own: Own | None) -> Iterator[None]:
     """Within the block Ctrl-C, where it would raise KeyboardInterrupt, sets ``context.stop`` first."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
 
     def ask(number: int, frame: Any) -> None:
         if context.stop.is_set():
             raise KeyboardInterrupt
         context.stop.set()
 
-    signal.signal(signal.SIGINT, ask)
+    main = threading.current_thread() is threading.main_thread()
+    ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, ask)
     try:
         yield
+    except Interrupted as error:
+        if own is None:
+            raise
+        then = f"the same call with key '{own.key}' goes on from here"
+        if own.key is None:
+            then = "without a key no call finds it again: the next one trains another run"
+        raise Interrupted(f"{error}; {then}") from None
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _own(

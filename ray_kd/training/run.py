@@ -61,10 +61,10 @@ class Training:
         spec: RunSpec,
         context: RunContext,
         cache: ProcessCache | None = None,
-        *,
         own: Own | None = None,
         identity: str | None = None,
         directory: str | None = None,
+        *,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.spec, self.context, self.own = spec, context, own

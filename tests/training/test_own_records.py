@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ray_kd.analysis.run_list import list_runs
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.training.distill import distill
@@ -210,3 +211,20 @@ def test_an_own_set_without_a_name_keeps_a_spec_s_student(tmp_path: Path) -> Non
     )
     assert recorded(tmp_path, summary)["student"]["name"] == "digits_cnn"
     assert recorded(tmp_path, summary)["dataset"]["name"] == "own"
+
+
+def test_an_interrupted_run_without_a_key_says_that_no_call_finds_it_again(tmp_path: Path) -> None:
+    for key, named in ((None, "without a key no call finds it again"), ("mine", "same call with key 'mine'")):
+        spec = spec_of(tmp_path)
+        context = local_context(spec)
+        stop = context.stop.set
+        with pytest.raises(Interrupted, match=named):
+            distill(spec, student=net(1), key=key, **sets(), context=context, on_epoch=lambda *_, s=stop: s())
+
+
+def test_a_list_of_runs_says_what_own_objects_they_were_made_of(tmp_path: Path) -> None:
+    summary = distill(spec_of(tmp_path), student=net(1), **sets())
+    (run,) = list_runs(tmp_path)
+    assert (run.identity, run.name, run.state, run.epoch) == (summary["identity"], "mine", "finished", 3)
+    assert (run.student, run.dataset) == ("own: Net", "own: list")
+    assert run.figure == f"top1 {summary['best']['test']['top1']:.4f}"
