@@ -248,7 +248,7 @@ class RunSpec(Strict):
         lost = [
             f"{key} ({options.described()})" for key, (options, _) in missing.items() if options.described()
         ]
-        call = f"distill(spec, {', '.join(how for _, how in missing.values())})"
+        call = f"distill(spec, {', '.join(dict.fromkeys(how for _, how in missing.values()))})"
         if lost:
             raise UserError(
                 f"run '{self.name}' was made of objects of your own, which no file can build anew: "
@@ -288,8 +288,8 @@ class RunSpec(Strict):
     def _teacher_essence(self, name: str) -> dict[str, Any]:
         teacher = self.teachers[name]
         if isinstance(teacher.model, OwnOptions):
-            return {"model": teacher.model.essence()}
-        if teacher.weights is None:
+            essence: dict[str, Any] = {"model": teacher.model.essence()}
+        elif teacher.weights is None:
             essence = self.teacher_run(name).essence()
         elif teacher.weights == INITIAL:
             essence = {"model": teacher.model.essence(), "weights": INITIAL, "seed": teacher.seed}

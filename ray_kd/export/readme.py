@@ -64,7 +64,7 @@ def _student(spec: RunSpec) -> str:
 
 def _again(spec: RunSpec) -> str:
     """How the run is trained again."""
-    arguments = [how for _, how in spec.own_parts().values()]
+    arguments = list(dict.fromkeys(how for _, how in spec.own_parts().values()))
     if not arguments:
         return "`ray-kd train spec.yaml` trains it again."
     call = f'distill("spec.yaml", {", ".join(arguments)})'

@@ -24,7 +24,7 @@ class OwnModelOptions(OwnOptions):
     """A digest of the names and shapes of its tensors."""
 
     def described(self) -> str:
-        return "" if self.object is None else f"{self.object}, {self.parameters:,} parameters"
+        return "" if self.object is None else f"{self.object}, {self.parameters or 0:,} parameters"
 
 
 @MODELS.register("own", source="your own code")

@@ -29,7 +29,9 @@ def trained_student(
     Raises:
         UserError: its weights are missing, damaged, or do not fit the network.
     """
-    model = own or draw_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
+    model = own
+    if model is None:
+        model = draw_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
     path = f"runs/{identity}/{file}.safetensors"
     place = store.path(path)
     try:

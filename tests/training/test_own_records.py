@@ -228,3 +228,9 @@ def test_a_list_of_runs_says_what_own_objects_they_were_made_of(tmp_path: Path) 
     assert (run.identity, run.name, run.state, run.epoch) == (summary["identity"], "mine", "finished", 3)
     assert (run.student, run.dataset) == ("own: Net", "own: list")
     assert run.figure == f"top1 {summary['best']['test']['top1']:.4f}"
+
+
+def test_an_own_teacher_s_normalisation_makes_another_run(tmp_path: Path) -> None:
+    given = {"at_chance": "go_on", "normalise": {"mean": [0.5], "std": [0.5]}}
+    plain, told = ({"teacher": teacher, "paths": ["soft_target"]} for teacher in ({}, given))
+    assert spec_of(tmp_path, **plain).identity() != spec_of(tmp_path, **told).identity()
