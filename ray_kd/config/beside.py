@@ -10,17 +10,33 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.files import INITIAL, is_published
 from ray_kd.config.registry import DATASETS, MODELS, load_plugins
+from ray_kd.config.yamlio import apply_overrides, overridden_keys
 
 Keys = tuple[str, ...]
+Folder = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
+"""A folder; made absolute where the spec is read, since a cluster's workers have another current folder."""
 NETWORKS = (("student",), ("teacher",), ("model",))
 """Sections that may name files of weights."""
+
+
+def run_of(data: dict[str, Any], file: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The run that a run file holds, with overrides, whatever lies beside the file found.
+
+    Raises:
+        UserError: as ``with_code`` and ``found_beside``; an override is none.
+    """
+    said = apply_overrides({}, overrides)
+    data = with_code(data, file, (data, Path(file).parent), (said, Path()))
+    return apply_overrides(found_beside(data, file, overridden_keys(overrides)), overrides)
 
 
 def with_code(run: Any, file: str | Path, *named: tuple[Any, str | Path]) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Container
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from ray_kd.config.beside import found_beside, import_code, with_code
-from ray_kd.config.errors import unknown
+from ray_kd.config.beside import Folder, import_code, run_of
+from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.files import INITIAL, identity_of, known_weights, require_whole_record
 from ray_kd.config.names import require_name
 from ray_kd.config.options import (
@@ -17,18 +17,22 @@ from ray_kd.config.options import (
     DatasetField,
     ModelField,
     Options,
+    OwnOptions,
     Path,
     Strict,
     TaskField,
     ViewField,
     parse_component,
 )
-from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS
+from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, TASKS, VIEWS
 from ray_kd.config.targets import Targets, TargetsField
 from ray_kd.config.tracking import Tracking
 from ray_kd.config.training import Count, NotNegative, Optimizer, Positive, Schedule, Training
 from ray_kd.config.validation import validate
-from ray_kd.config.yamlio import apply_overrides, dump_yaml, overridden_keys, read_yaml
+from ray_kd.config.yamlio import dump_yaml, read_yaml
+
+OWN = "own"
+"""The model, or the dataset, that no spec names: an object that ``distill`` is handed."""
 
 
 class Checkpoints(Strict):
@@ -53,10 +57,6 @@ class Resources(Strict):
     as ``cpus`` (at most 8) with a GPU, else 0: the worker reads in its own process."""
 
 
-Folder = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
-"""A folder, made absolute where the spec is read."""
-
-
 class Normalise(Strict):
     """Normalisation of raw images in [0, 1] to a network's input: (image - mean) / std for each channel."""
 
@@ -67,7 +67,8 @@ class Normalise(Strict):
 class Teacher(Strict):
     """A teacher: its model, and the run that trains it (or the file that holds its weights)."""
 
-    model: ModelField
+    model: ModelField = Field(default_factory=lambda: parse_component(MODELS, OWN))
+    """Left out: a module of your own, ``distill(teacher=...)``."""
     weights: str | None = None
     """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
     (IMAGENET1K_V2); ``initial``: its initial weights, an untrained teacher; None: train the teacher with
@@ -107,9 +108,11 @@ class RunSpec(Strict):
 
     name: str = "run"
     task: TaskField = Field(default_factory=lambda: parse_component(TASKS, "classification"))
-    dataset: DatasetField
+    dataset: DatasetField = Field(default_factory=lambda: parse_component(DATASETS, OWN))
+    """Left out: sets of your own, ``distill(train=..., validation=..., test=...)``."""
     views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
-    student: ModelField
+    student: ModelField = Field(default_factory=lambda: parse_component(MODELS, OWN))
+    """Left out: a module of your own, ``distill(student=...)``."""
     teachers: dict[str, Teacher] = Field(default_factory=dict)
     paths: tuple[Path, ...] = ()
     targets: TargetsField = Field(default_factory=Targets)
@@ -197,7 +200,17 @@ class RunSpec(Strict):
     def teacher_run(self, name: str) -> RunSpec:
         """The run that trains teacher ``name``: that model as the student, without paths."""
         teacher = self.teachers[name]
-        full = {**self.dataset.full(), **getattr(self.dataset, "teacher_options", dict)(), **teacher.dataset}
+        if not isinstance(self.dataset, OwnOptions):
+            options = getattr(self.dataset, "teacher_options", dict[str, Any])()
+            full = {**self.dataset.full(), **options, **teacher.dataset}
+        elif "name" in teacher.dataset:
+            full = teacher.dataset
+        else:
+            raise UserError(
+                f"teachers.{name}: it would be trained on the run's dataset, which the spec does not name; "
+                f"expected a 'name' in teachers.{name}.dataset, 'weights', or a trained teacher of your own: "
+                "distill(spec, teacher=...)."
+            )
         return RunSpec.model_validate(
             {
                 "name": f"{self.name}-{name}",
@@ -216,6 +229,40 @@ class RunSpec(Strict):
                 "storage": self.storage,
             }
         )
+
+    def own_parts(self) -> dict[str, tuple[OwnOptions, str]]:
+        """What the spec does not name, by its key: what a record says of it, and the arguments of ``distill``
+        that hand it over."""
+        sets = "train=..., validation=..., test=..."
+        parts = {"dataset": (self.dataset, sets), "student": (self.student, "student=...")}
+        parts |= {f"teachers.{name}.model": (t.model, "teacher=...") for name, t in self.teachers.items()}
+        return {key: (o, how) for key, (o, how) in parts.items() if isinstance(o, OwnOptions)}
+
+    def require_named(self, given: Container[str] = ()) -> None:
+        """Refuse a run with parts that the spec does not name.
+
+        Args:
+            given: keys of the parts that are handed over as objects.
+
+        Raises:
+            UserError: names them, and how they are named or handed over.
+        """
+        missing = {key: found for key, found in self.own_parts().items() if key not in given}
+        lost = [
+            f"{key} ({options.described()})" for key, (options, _) in missing.items() if options.described()
+        ]
+        call = f"distill(spec, {', '.join(dict.fromkeys(how for _, how in missing.values()))})"
+        if lost:
+            raise UserError(
+                f"run '{self.name}' was made of objects of your own, which no file can build anew: "
+                f"{', '.join(lost)}. In Python {call} is handed them."
+            )
+        if missing:
+            names = [f"'{key}' ('ray-kd list {_list_of(key)}' shows them)" for key in missing]
+            raise UserError(
+                f"run '{self.name}': it names no {', no '.join(names)}. What is your own is handed over in "
+                f"Python: {call}."
+            )
 
     def identity(self) -> str:
         """16 hexadecimal digits that depend on every setting that changes the result, and on no other."""
@@ -243,7 +290,9 @@ class RunSpec(Strict):
 
     def _teacher_essence(self, name: str) -> dict[str, Any]:
         teacher = self.teachers[name]
-        if teacher.weights is None:
+        if isinstance(teacher.model, OwnOptions):
+            essence: dict[str, Any] = {"model": teacher.model.essence()}
+        elif teacher.weights is None:
             essence = self.teacher_run(name).essence()
         elif teacher.weights == INITIAL:
             essence = {"model": teacher.model.essence(), "weights": INITIAL, "seed": teacher.seed}
@@ -260,19 +309,14 @@ class RunSpec(Strict):
     def load(cls, file: str | FilePath, *overrides: str) -> RunSpec:
         """Read a run file and apply ``key=value`` overrides.
 
-        Relative dataset roots, weights and modules of the file are looked for beside it first
-        (``config.beside``); those of overrides in the working directory.
+        ``config.beside`` says where relative dataset roots, weights and modules of one's own are looked for.
 
         Raises:
             UserError: the file cannot be read, a key or name is unknown, or a value has the wrong type.
         """
         data = read_yaml(file)
         require_whole_record(FilePath(file), data)
-        said = apply_overrides({}, overrides)
-        data = with_code(data, file, (data, FilePath(file).parent), (said, "."))
-        return cls.parse(
-            apply_overrides(found_beside(data, file, overridden_keys(overrides)), overrides), where=str(file)
-        )
+        return cls.parse(run_of(data, file, overrides), where=str(file))
 
     @classmethod
     def parse(cls, data: dict[str, Any], where: str = "run") -> RunSpec:
@@ -296,3 +340,7 @@ class RunSpec(Strict):
     def to_yaml(self) -> str:
         """The resolved spec as YAML; ``load`` reads it back to an equal spec."""
         return dump_yaml(self.to_dict())
+
+
+def _list_of(key: str) -> str:
+    return "datasets" if key == "dataset" else "models"

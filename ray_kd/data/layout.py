@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, ClassVar, NoReturn
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from ray_kd.config.beside import Folder
 from ray_kd.config.errors import UserError
 from ray_kd.data.base import LabelOptions
 from ray_kd.storage import Lock, Store
@@ -20,14 +20,11 @@ from ray_kd.storage import Lock, Store
 FEW = 100
 """Samples of validation below which the default share is warned of."""
 
-Root = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
-"""A folder; made absolute where the spec is read, since a cluster's workers have another current folder."""
-
 
 class RootOptions(LabelOptions):
     """Options of datasets that lie in a folder and have a test set of their own."""
 
-    root: Root
+    root: Folder
     """The folder that holds it; no part of a run's identity."""
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training images kept for validation. 0: validation reads the test images, as published

@@ -23,7 +23,7 @@ from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.network_checks import check_outputs, require_apart, try_forward
 from ray_kd.training.object_records import Own, require_live
-from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher
+from ray_kd.training.preflight import Asked, ImageShape, asked_of, asked_of_teacher, check_task
 from ray_kd.training.process_cache import ProcessCache
 
 LOG = logging.getLogger(__name__)
@@ -107,6 +107,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
         UserError: a network that fails, or whose outputs do not fit the data or each other.
     """
     require_live(spec, own)
+    check_task(spec)
     task = spec.task.component_name
     data = own.dataset or cache.dataset(spec.dataset, device)
     channels, height, width = data.train.gather(torch.tensor([0]))["image"].shape[1:]
@@ -116,7 +117,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     own.student, outputs = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
     for name in spec.needed_teachers():
         options = spec.teachers[name].model
-        taught = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
+        taught = _shape_taught(spec, name, own, shape)
         make = partial(create_model, options, classes=classes, channels=taught[0], size=taught[1:])
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
@@ -133,6 +134,14 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
                 "pass a teacher that returns their logits alone."
             )
     _require_features(spec, {"student": own.student, "teacher": own.teacher})
+
+
+def _shape_taught(spec: RunSpec, name: str, own: Own, shape: ImageShape) -> ImageShape:
+    """Channels, height and width that a teacher of the spec is built for; own sets are not what it learnt."""
+    trained = own.dataset is not None and own.teacher is None and spec.teachers[name].weights is None
+    options = spec.teacher_run(name).dataset if trained else spec.dataset
+    found: ImageShape | None = DATASETS.get(options.component_name).image_shape(options)
+    return found or shape
 
 
 def _require_features(spec: RunSpec, networks: Mapping[str, nn.Module | None]) -> None:

@@ -60,6 +60,7 @@ def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | No
         UserError: stages that do not exist, widths that do not match, a forward pass that fails, an
             aggregator that cannot take these paths.
     """
+    spec.require_named()
     check_task(spec)
     _build(spec, {} if known is None else known, shape)
 
