@@ -25,6 +25,7 @@ from ray_kd.tracking.wandb import require_wandb
 from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.preflight import check_plan
+from ray_kd.training.records import read_whole
 from ray_kd.trials.ledger import Ledger
 from ray_kd.trials.trial_queue import TrialQueue
 
@@ -160,13 +161,26 @@ def run_sweep(
         _train(queue, address, screen)
         result = _result(queue, store, called)
         if screen is not None:
-            print_plain(screen, result.message())
+            print_plain(screen, "\n".join([result.message(), *_data_notes(queue, store)]))
         try:
             ledger.flush()
         except EnvironmentFault:
             if result.complete:
                 raise
         return result
+
+
+def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
+    """What users should know of the data: workers, which read it, say nothing on this screen."""
+    runs = {str(job.spec.dataset.full()): job for job in queue.jobs.values() if job.state == "done"}
+    found: dict[str, None] = {}
+    for job in runs.values():
+        read = read_whole(store, f"runs/{job.identity}/dataset.json")
+        notes = read.get("notes", ()) if isinstance(read, dict) else ()
+        found |= dict.fromkeys(
+            f"{queue.sweep.name}: dataset {job.spec.dataset.component_name}: {note}" for note in notes
+        )
+    return list(found)
 
 
 def _train(queue: TrialQueue, address: str | None, screen: Console | None) -> None:

@@ -43,8 +43,8 @@ _SWEEP = """## A sweep file
 both are written out here to show their keys. A list of searches is allowed, each for other `cells`.
 """
 _TAIL = """The identity of a run is a hash of what changes its result: everything above except `name`,
-`plugins`, `checkpoints`, `resources` (unless `sync_batchnorm` is off), `tracking` and `storage`. Values equal
-to their defaults are left out of it.
+`plugins`, `code`, `checkpoints`, `resources` (unless `sync_batchnorm` is off), `tracking` and `storage`.
+Values equal to their defaults are left out of it.
 """
 
 Examples = dict[str, Any]

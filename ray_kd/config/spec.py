@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ray_kd.config.files import identity_of, known_weights, require_whole_record
+from ray_kd.config.beside import Folder, import_code, run_of
+from ray_kd.config.errors import UserError
+from ray_kd.config.files import INITIAL, identity_of, known_weights, require_whole_record
 from ray_kd.config.options import (
+    OWN,
     AggregatorField,
     DatasetField,
     ModelField,
     Options,
+    OwnOptions,
     Path,
     Strict,
     TaskField,
     ViewField,
     parse_component,
 )
-from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
+from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, TASKS, VIEWS
 from ray_kd.config.targets import Targets, TargetsField
-from ray_kd.config.teacher import INITIAL, Teacher, in_order, learns_from, require_paths, teacher_of
+from ray_kd.config.teacher import Teacher, in_order, learns_from, require_paths, teacher_of
 from ray_kd.config.tracking import Tracking
 from ray_kd.config.training import Count, NotNegative, Optimizer, Positive, Schedule, Training
 from ray_kd.config.validation import validate
-from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
+from ray_kd.config.yamlio import dump_yaml, read_yaml
 
 
 class Checkpoints(Strict):
@@ -55,9 +60,11 @@ class RunSpec(Strict):
 
     name: str = "run"
     task: TaskField = Field(default_factory=lambda: parse_component(TASKS, "classification"))
-    dataset: DatasetField
+    dataset: DatasetField = Field(default_factory=lambda: parse_component(DATASETS, OWN))
+    """Left out: sets of your own, ``distill(train=..., validation=..., test=...)``."""
     views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
-    student: ModelField
+    student: ModelField = Field(default_factory=lambda: parse_component(MODELS, OWN))
+    """Left out: a module of your own, ``distill(student=...)``."""
     teachers: dict[str, Teacher] = Field(default_factory=dict)
     paths: tuple[Path, ...] = ()
     targets: TargetsField = Field(default_factory=Targets)
@@ -69,6 +76,9 @@ class RunSpec(Strict):
     """Seed of initialisation, data order, adapters and the aggregator's draws; a sweep sets it."""
     plugins: tuple[str, ...] = ()
     """Modules of your own to import first; they register paths, aggregators, models, ..."""
+    code: tuple[Folder, ...] = ()
+    """Folders that Python looks in last for modules of plug-ins and factories; the folder of the file that
+    names a module is among them where the module lies there."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
@@ -160,6 +170,7 @@ class RunSpec(Strict):
             "training": teacher.training,
             "seed": teacher.seed,
             "plugins": self.plugins,
+            "code": self.code,
             "checkpoints": self.checkpoints,
             "resources": self.resources.model_copy(update={"workers": 1}),
             "storage": self.storage,
@@ -167,8 +178,17 @@ class RunSpec(Strict):
         return validate(RunSpec, run, f"teachers.{name}")
 
     def _teacher_dataset(self, name: str) -> dict[str, Any]:
-        known = {**self.dataset.full(), **getattr(self.dataset, "teacher_options", dict)()}
-        return {**known, **self.teachers[name].dataset}
+        teacher = self.teachers[name]
+        if not isinstance(self.dataset, OwnOptions):
+            options = getattr(self.dataset, "teacher_options", dict[str, Any])()
+            return {**self.dataset.full(), **options, **teacher.dataset}
+        if "name" in teacher.dataset:
+            return teacher.dataset
+        raise UserError(
+            f"teachers.{name}: it would be trained on the run's dataset, which the spec does not name; "
+            f"expected a 'name' in teachers.{name}.dataset, 'weights', or a trained teacher of your own: "
+            "distill(spec, teacher=...)."
+        )
 
     def _teachers_of(self, name: str) -> dict[str, Teacher]:
         """The teachers that teacher ``name`` learns from, then those that these learn from in turn.
@@ -182,6 +202,40 @@ class RunSpec(Strict):
             other: self.teachers[other].model_copy(update={"dataset": self._teacher_dataset(other)})
             for other in names
         }
+
+    def own_parts(self) -> dict[str, tuple[OwnOptions, str]]:
+        """What the spec does not name, by its key: what a record says of it, and the arguments of ``distill``
+        that hand it over."""
+        sets = "train=..., validation=..., test=..."
+        parts = {"dataset": (self.dataset, sets), "student": (self.student, "student=...")}
+        parts |= {f"teachers.{name}.model": (t.model, "teacher=...") for name, t in self.teachers.items()}
+        return {key: (o, how) for key, (o, how) in parts.items() if isinstance(o, OwnOptions)}
+
+    def require_named(self, given: Container[str] = ()) -> None:
+        """Refuse a run with parts that the spec does not name.
+
+        Args:
+            given: keys of the parts that are handed over as objects.
+
+        Raises:
+            UserError: names them, and how they are named or handed over.
+        """
+        missing = {key: found for key, found in self.own_parts().items() if key not in given}
+        lost = [
+            f"{key} ({options.described()})" for key, (options, _) in missing.items() if options.described()
+        ]
+        call = f"distill(spec, {', '.join(dict.fromkeys(how for _, how in missing.values()))})"
+        if lost:
+            raise UserError(
+                f"run '{self.name}' was made of objects of your own, which no file can build anew: "
+                f"{', '.join(lost)}. In Python {call} is handed them."
+            )
+        if missing:
+            names = [f"'{key}' ('ray-kd list {_list_of(key)}' shows them)" for key in missing]
+            raise UserError(
+                f"run '{self.name}': it names no {', no '.join(names)}. What is your own is handed over in "
+                f"Python: {call}."
+            )
 
     def identity(self) -> str:
         """16 hexadecimal digits that depend on every setting that changes the result, and on no other."""
@@ -209,7 +263,9 @@ class RunSpec(Strict):
 
     def _teacher_essence(self, name: str) -> dict[str, Any]:
         teacher = self.teachers[name]
-        if teacher.weights is None:
+        if isinstance(teacher.model, OwnOptions):
+            essence: dict[str, Any] = {"model": teacher.model.essence()}
+        elif teacher.weights is None:
             essence = self.teacher_run(name).essence()
         elif teacher.weights == INITIAL:
             essence = {"model": teacher.model.essence(), "weights": INITIAL, "seed": teacher.seed}
@@ -226,12 +282,14 @@ class RunSpec(Strict):
     def load(cls, file: str | FilePath, *overrides: str) -> RunSpec:
         """Read a run file and apply ``key=value`` overrides.
 
+        ``config.beside`` says where relative dataset roots, weights and modules of one's own are looked for.
+
         Raises:
             UserError: the file cannot be read, a key or name is unknown, or a value has the wrong type.
         """
         data = read_yaml(file)
         require_whole_record(FilePath(file), data)
-        return cls.parse(apply_overrides(data, overrides), where=str(file))
+        return cls.parse(run_of(data, file, overrides), where=str(file))
 
     @classmethod
     def parse(cls, data: dict[str, Any], where: str = "run") -> RunSpec:
@@ -245,7 +303,7 @@ class RunSpec(Strict):
             >>> spec.seed, spec.optimizer.name
             (2, 'sgd')
         """
-        load_plugins(list(data.get("plugins") or ()))
+        import_code(data)
         return validate(cls, data, where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -255,3 +313,7 @@ class RunSpec(Strict):
     def to_yaml(self) -> str:
         """The resolved spec as YAML; ``load`` reads it back to an equal spec."""
         return dump_yaml(self.to_dict())
+
+
+def _list_of(key: str) -> str:
+    return "datasets" if key == "dataset" else "models"

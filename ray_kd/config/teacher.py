@@ -9,14 +9,12 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from ray_kd.config.errors import unknown
+from ray_kd.config.files import INITIAL
 from ray_kd.config.names import require_name
-from ray_kd.config.options import AggregatorField, ModelField, Path, Strict, ViewField, parse_component
-from ray_kd.config.registry import AGGREGATORS, VIEWS
+from ray_kd.config.options import OWN, AggregatorField, ModelField, Path, Strict, ViewField, parse_component
+from ray_kd.config.registry import AGGREGATORS, MODELS, VIEWS
 from ray_kd.config.targets import Targets, TargetsField
 from ray_kd.config.training import Optimizer, Positive, Schedule, Training
-
-INITIAL = "initial"
-"""The value of ``weights`` of an untrained teacher."""
 
 
 class Normalise(Strict):
@@ -29,7 +27,8 @@ class Normalise(Strict):
 class Teacher(Strict):
     """A teacher: its model, and the run that trains it (or the file that holds its weights)."""
 
-    model: ModelField
+    model: ModelField = Field(default_factory=lambda: parse_component(MODELS, OWN))
+    """Left out: a module of your own, ``distill(teacher=...)``."""
     weights: str | None = None
     """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
     (IMAGENET1K_V2); ``initial``: its initial weights, an untrained teacher; None: train the teacher with

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
 from ray_kd.config.spec import RunSpec
-from ray_kd.config.teacher import INITIAL, Teacher
+from ray_kd.config.teacher import Teacher
 from ray_kd.data.batches import in_order
 from ray_kd.models import create_model
 from ray_kd.models.base import stage_channels
@@ -61,6 +62,7 @@ def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | No
             aggregator that cannot take these paths.
     """
     known = {} if known is None else known
+    spec.require_named()
     check_task(spec)
     _build(spec, known, shape)
     check_assistants(spec, known, shape)

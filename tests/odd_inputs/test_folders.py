@@ -15,7 +15,10 @@ import torch
 from PIL import Image
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import parse_component
+from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset
+from ray_kd.data.layout import warn_of_few
 from tests.data.formats import VOC, load, make_cityscapes, make_coco, make_folder, make_voc, picture
 from tests.odd_inputs.test_every_dataset import MAKERS
 
@@ -205,3 +208,29 @@ def test_the_known_quirks_pass(tmp_path: Path) -> None:
     rows = load("coco_detection", tmp_path / "coco", validation=0).test.gather(torch.arange(4))
     assert rows["crowd"].any()
     assert (rows["box_label"] == -1).all(1).any()
+
+
+def test_a_default_share_that_validates_by_a_few_images_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        for number in range(50):
+            picture(tmp_path / name / f"{number}.png")
+    for _ in range(2):
+        found = load("image_folder", tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "default share of validation (0.05) leaves 4 samples" in said
+    assert "dataset.validation" in said
+    assert found.notes == (said.removeprefix("dataset image_folder: "),)
+    caplog.clear()
+    assert load("image_folder", tmp_path, validation=0.06).notes == ()
+    assert load("image_folder", tmp_path, validation=0).notes == ()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("count", "named"), [(1000, "0.1 leaves 100"), (120, "choose a larger one")])
+def test_the_share_that_is_advised_leaves_enough_where_there_is_one(count: int, named: str) -> None:
+    options: Any = parse_component(DATASETS, {"name": "image_folder", "root": "anywhere"})
+    (note,) = warn_of_few("image_folder", options, round(count * 0.05), count)
+    assert named in note
+    assert warn_of_few("image_folder", options, 100, 2000) == ()

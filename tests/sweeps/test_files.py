@@ -11,12 +11,12 @@ import torch
 
 from ray_kd.config.cells import strategy_name
 from ray_kd.config.errors import UserError
+from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan, Trial
 from ray_kd.config.registry import AGGREGATORS
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
-from ray_kd.config.teacher import INITIAL
 from ray_kd.config.yamlio import read_yaml
 from ray_kd.data.base import Dataset
 from ray_kd.data.batches import Batches
