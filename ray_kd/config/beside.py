@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.files import INITIAL, is_published
+from ray_kd.config.files import is_published
 from ray_kd.config.registry import DATASETS, MODELS, load_plugins
 from ray_kd.config.yamlio import apply_overrides, overridden_keys
 
@@ -132,7 +132,7 @@ def found_beside(data: Any, file: str | Path, overridden: Iterable[str] = ()) ->
         key, section = keys[-1], keys[-2:-1]
         of_data = key in roots and section == ("dataset",)
         of_model = key in weights and (section in NETWORKS or keys[-3:-2] == ("teachers",))
-        if not of_data and (not of_model or value == INITIAL or is_published(value)):
+        if not of_data and (not of_model or value == "initial" or is_published(value)):
             return value
         return _beside(value, ".".join(keys), Path(file))
 

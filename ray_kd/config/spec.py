@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from ray_kd.config.beside import Folder, import_code, run_of
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.config.files import INITIAL, identity_of, known_weights, require_whole_record
+from ray_kd.config.files import identity_of, known_weights, require_whole_record
 from ray_kd.config.names import require_name
 from ray_kd.config.options import (
     AggregatorField,
@@ -31,6 +31,8 @@ from ray_kd.config.training import Count, NotNegative, Optimizer, Positive, Sche
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import dump_yaml, read_yaml
 
+INITIAL = "initial"
+"""The value of ``weights`` of an untrained teacher."""
 OWN = "own"
 """The model, or the dataset, that no spec names: an object that ``distill`` is handed."""
 

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
-from ray_kd.config.spec import RunSpec
+from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.data.batches import in_order
 from ray_kd.models import create_model
 from ray_kd.models.base import stage_channels

@@ -11,11 +11,10 @@ import torch
 
 from ray_kd.config.cells import strategy_name
 from ray_kd.config.errors import UserError
-from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan, Trial
 from ray_kd.config.registry import AGGREGATORS
-from ray_kd.config.spec import RunSpec
+from ray_kd.config.spec import INITIAL, RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.yamlio import read_yaml
 from ray_kd.data.base import Dataset
