@@ -233,8 +233,8 @@ class RunSpec(Strict):
         if missing:
             names = [f"'{key}' ('ray-kd list {_list_of(key)}' shows them)" for key in missing]
             raise UserError(
-                f"run '{self.name}': it names no {', no '.join(names)}. What is your own is handed over in "
-                f"Python: {call}."
+                f"run '{self.name}': it names no {', no '.join(names)}. Objects of your own are handed over "
+                f"in Python: {call}."
             )
 
     def identity(self) -> str:

@@ -152,7 +152,8 @@ def require_same(store: Store, directory: str, spec: RunSpec, own: Own | None = 
     if (own is None and not own_code(spec)) or not _is_taken_up(store, directory):
         return
     folder = store.path(directory)
-    start_over = "start over by fresh=True (--fresh), which takes its place once it has finished"
+    how = "fresh=True" if own is not None else "fresh=True (--fresh)"
+    start_over = f"start over by {how}, which takes its place once it has finished"
     try:
         known: Description = store.read_json(f"{directory}/{OBJECTS}")
     except FileNotFoundError:
