@@ -51,7 +51,8 @@ def status(
     trials = read_records(storage, sweep).trials
     _show_cells(trials)
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
-        print(f"failed: {row.cell}, seed {row.seed}: {row.reason}")
+        which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
+        print(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
         print(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")
     for ending in (Ending.BLOCKED, Ending.UNFINISHED):
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]

@@ -152,7 +152,7 @@ def run_sweep(
         ledger = Ledger(store, sweep.name)
         ledger.load()
         queue = TrialQueue(sweep, plan, ledger, retry_failed=retry_failed)
-        if not queue.over and _forget_damaged_teachers(queue, store):
+        while not queue.over and _forget_damaged_teachers(queue, store):  # and then theirs
             queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
         if screen is not None:
             for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
@@ -211,10 +211,10 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
 
 
 def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
-    """Train teachers again whose weight files are damaged, before a student loads them."""
+    """Train teachers again whose weight files are damaged, before a run loads them."""
     seen, lost = set(), set()
     for job in queue.jobs.values():
-        for name in job.spec.needed_teachers() if job.trial is not None and job.state != "done" else ():
+        for name in job.spec.needed_teachers() if job.state != "done" else ():
             run = job.spec.teacher_run(name).identity() if job.spec.teachers[name].weights is None else ""
             outcome = queue.jobs[run].outcome if run in queue.jobs else None
             if outcome is not None and outcome.status == "finished" and run not in seen:

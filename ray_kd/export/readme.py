@@ -155,11 +155,13 @@ def _weights(call: dict[str, Any] | None) -> str:
 
 
 def _taught(spec: RunSpec, teachers: dict[str, str]) -> str:
-    lines = [f"- teacher {markdown(name)}: {text}" for name, text in teachers.items()]
+    lines = [f"- teacher {markdown(name)}: {markdown(text)}" for name, text in teachers.items()]
+    several = len(spec.needed_teachers()) > 1
     for path in spec.active_paths():
         weight = path.weight if path.weight == "published" else f"{path.weight:g}"
         lines.append(
             f"- path {markdown(path.label or path.component_name)} ({path.component_name}), weight {weight}"
+            + (f", from {markdown(spec.teacher_of(path))}" if several else "")
         )
     active = spec.active_paths()
     if active:

@@ -25,7 +25,7 @@ class ToExport:
         recorded: that figure of these weights on the test split.
         device: where the run was measured: cpu, cuda.
         paths: its record of paths, epoch by epoch.
-        teachers: what is known of each, in words.
+        teachers: what is known of each, in words, those included that taught a teacher alone.
     """
 
     identity: str
@@ -56,6 +56,7 @@ def read_run(store: Store, identity: str, last: bool = False) -> ToExport:
     spec = RunSpec.parse(files.spec, where=f"run {identity}")
     figures: dict[str, Any] = summary["last" if last else "best"]
     metric = str(summary["monitor"])
+    teachers = dict.fromkeys([*spec.needed_teachers(), *reversed(spec.all_teachers())])
     return ToExport(
         identity,
         spec,
@@ -65,7 +66,7 @@ def read_run(store: Store, identity: str, last: bool = False) -> ToExport:
         float(figures["test"][metric]),
         str(files.environment.get("device", "cpu")).partition(":")[0],
         files.paths,
-        {name: _teacher(store, spec, name) for name in spec.needed_teachers()},
+        {name: _teacher(store, spec, name) for name in teachers},
     )
 
 
@@ -78,11 +79,16 @@ def _teacher(store: Store, spec: RunSpec, name: str) -> str:
     model = " ".join([teacher.model.component_name, *(f"{key}={value}" for key, value in options.items())])
     if teacher.weights is not None:
         return f"{model}, weights {teacher.weights}"
+    run = spec.teacher_run(name)
+    paths = [
+        f"{path.label or path.component_name} from {run.teacher_of(path)}" for path in run.active_paths()
+    ]
+    taught = f"; itself taught along {', '.join(paths)}" if paths else ""
     try:
-        identity = spec.teacher_run(name).identity()
+        identity = run.identity()
     except UserError:  # a file that it began with is gone
-        return model
+        return model + taught
     summary = find_summary(store, identity) or {}
     metric, test = summary.get("monitor"), (summary.get("best") or {}).get("test") or {}
     figure = f", test {metric} {test[metric]:.4f}" if metric in test else ""
-    return f"{model}, run {identity}{figure}"
+    return f"{model}, run {identity}{figure}{taught}"

@@ -104,28 +104,36 @@ def ensure_teachers(
     on_epoch: OnEpoch | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train every teacher of a run that is not trained yet; returns their summaries.
+    """Train every teacher of a run that is not trained yet, each after those that it learns from.
+
+    Returns:
+        The summaries of the run's own teachers, and of those that had to be trained for these to train.
 
     Raises:
         TrainingFailed: a teacher's loss is no longer finite.
         UserError: a teacher cannot be set up, the user's code now makes another teacher, or
             (``EnvironmentFault``) a fault of the machine.
     """
-    summaries = []
-    for name in spec.needed_teachers():
-        if spec.teachers[name].weights is not None:
+    runs, needed = spec.teacher_runs(), set(spec.needed_teachers())
+    found, lost = dict[str, dict[str, Any]](), set[str]()
+    for name in reversed(runs):  # what a teacher learnt from is not needed once it is trained
+        if name not in needed:
             continue
-        run = spec.teacher_run(name)
-        require_same_runs(context.store, [run])
-        summary = find_summary(context.store, run.identity())
-        ended = summary is not None and summary["status"] == "finished"
-        lost = ended and not is_whole(spec, name, context.store)
-        if summary is None or lost or not ended:
-            directory = begin_anew(context.store, run.identity(), lost, on_wait)
-            apart = replace(context, track=None)  # the tracker is for the student
-            summary = _run(Training(run, apart, cache, directory=directory, on_wait=on_wait), on_epoch)
-        summaries.append(summary)
-    return summaries
+        require_same_runs(context.store, [runs[name]])
+        summary = find_summary(context.store, runs[name].identity())
+        if summary is None or summary["status"] != "finished":
+            needed.update(runs[name].needed_teachers())
+        elif not is_whole(spec, name, context.store):
+            needed.update(runs[name].needed_teachers())
+            lost.add(name)
+        else:
+            found[name] = summary
+    apart = replace(context, track=None)  # the tracker is for the student
+    for name, run in runs.items():
+        if name in needed and name not in found:
+            directory = begin_anew(context.store, run.identity(), name in lost, on_wait)
+            found[name] = _run(Training(run, apart, cache, directory=directory, on_wait=on_wait), on_epoch)
+    return [found[name] for name in runs if name in found]
 
 
 def begin_anew(

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options, OwnOptions
-from ray_kd.config.spec import RunSpec, Teacher
+from ray_kd.config.spec import RunSpec
+from ray_kd.config.teacher import Teacher
 from ray_kd.data.own import OwnDatasetOptions
 from ray_kd.data.sample_checks import SPLITS
 from ray_kd.models.own import OwnModelOptions

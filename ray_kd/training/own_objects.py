@@ -24,7 +24,14 @@ from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.network_checks import check_outputs, require_apart, try_forward
 from ray_kd.training.object_records import Own, require_live
-from ray_kd.training.preflight import Asked, ImageShape, asked_of, asked_of_teacher, check_task
+from ray_kd.training.preflight import (
+    Asked,
+    ImageShape,
+    asked_of,
+    asked_of_teacher,
+    check_assistants,
+    check_task,
+)
 from ray_kd.training.process_cache import ProcessCache
 
 LOG = logging.getLogger(__name__)
@@ -92,6 +99,10 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     classes = data.classes_of(task)
     student = partial(create_model, spec.student, classes=classes, channels=shape[0], size=shape[1:])
     own.student, outputs = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
+    if own.teacher is None:
+        check_assistants(
+            spec, {}, DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
+        )
     for name in spec.needed_teachers():
         options = spec.teachers[name].model
         taught = _shape_taught(spec, name, own, shape)

@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ray_kd import RunSpec, distill
+from ray_kd import distill
 from ray_kd.config.errors import UserError
+from ray_kd.config.spec import RunSpec
 from ray_kd.export import Exported, export_run
 from ray_kd.export.choose import choose_run
 from ray_kd.export.forms import FORMS, wanted_forms
+from ray_kd.export.run import read_run
 from ray_kd.export.verify import ALONE, require_recorded, require_same_outputs
 from ray_kd.models.create import draw_model
 from ray_kd.storage import Store
@@ -102,6 +104,22 @@ def test_an_export_holds_what_its_reader_needs(storage: Path, former: tuple[Expo
         outputs = program(samples["image"][:count])
         assert set(outputs) == {"logits"}
         assert torch.allclose(outputs["logits"], samples["output.logits"][:count], atol=1e-5)
+
+
+def test_who_taught_the_teacher_is_known_too(tmp_path: Path) -> None:
+    teacher = tiny(tmp_path).teachers["teacher"].model_dump(mode="json")
+    assistant = {**teacher, "paths": [{"name": "soft_target", "label": "soft"}], "aggregation": "equal"}
+    teachers = {"assistant": assistant, "big": teacher}
+    short = {"epochs": 1, "batch_size": 40}
+    run = tiny(tmp_path, teacher=None, training=short).to_dict()
+    path = {"name": "nst", "teacher": "assistant"}
+    spec = RunSpec.parse({**run, "teachers": teachers, "paths": [path]})
+    known = read_run(Store(tmp_path), distill(spec)["identity"]).teachers
+    runs = {name: taught.identity() for name, taught in spec.teacher_runs().items()}
+    assert list(known) == ["assistant", "big"]
+    assert known["assistant"].startswith(f"digits_cnn width=4, run {runs['assistant']}, test top1 0.")
+    assert known["assistant"].endswith("; itself taught along soft from big")
+    assert known["big"].startswith(f"digits_cnn width=4, run {runs['big']}, test top1 0.")
 
 
 def test_what_is_damaged_afterwards_fails_its_own_check(
