@@ -134,8 +134,9 @@ class RunSpec(Strict):
     def all_teachers(self) -> list[str]:
         """Names of the needed teachers and of those that train them in turn, each after its own."""
         names = self.needed_teachers()
+        handed_over = {one for one, teacher in self.teachers.items() if isinstance(teacher.model, OwnOptions)}
         for name in names:  # grows as it is walked
-            if self.teachers[name].weights is None:
+            if self.teachers[name].weights is None and name not in handed_over:
                 names += [one for one in self.teacher_run(name).needed_teachers() if one not in names]
         return [name for name in in_order(self.teachers) if name in names]
 

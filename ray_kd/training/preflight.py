@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
