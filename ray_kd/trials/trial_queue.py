@@ -1,23 +1,24 @@
 """The trial queue of a sweep: which job is next, given which have ended. It does not import Ray.
 
-Teachers come first, since most trials need them; then candidates of searches; then controls and compared
-trials, long ones before short ones and seed by seed, so that an interrupted sweep has complete pairs. With
-looks, all of this for the seeds of the first look, then for those of the next. A slot that would stay free
-gets a seed ahead of its look. What a look decides gets no more seeds.
+Teachers come first, since most trials need them, each after those that it learns from; then candidates of
+searches; then controls and compared trials, long ones before short ones and seed by seed, so that an
+interrupted sweep has complete pairs. The winner of a cell's search is added as soon as all candidates of the
+cell have ended. With looks, all of this for the seeds of the first look, then for those of the next. A slot
+that would stay free gets a seed ahead of its look. What a look decides gets no more seeds.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ray_kd.config.ending import Ending
 from ray_kd.config.faults import fault_in
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
-from ray_kd.trials.job import Job
+from ray_kd.trials.job import Job, needs_of
 from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.search import CellSearch
 from ray_kd.trials.searches import Searches
@@ -54,12 +55,11 @@ class TrialQueue:
     """Whether that is because the time is over that the user gave."""
     teachers_only: bool = False
     """Set it to hand out teachers only, so that their targets are stored before the first student starts."""
-    _teacher_names: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.maker = TrialMaker(self.sweep)
         self.tally = Tally(sign=1.0 if self.plan.mode == "max" else -1.0)
-        self._waiting = Waiting()
+        self._waiting = Waiting(self._untrained)
         self._looks: SweepLooks | None = None
         self._unfinished = 0
         self._take(self.plan.trials)
@@ -169,7 +169,7 @@ class TrialQueue:
                 return False
             self.tally.back(job)
             job.state, job.began = "waiting", None
-            self._waiting.add(job, FRONT) if job.trial else self._waiting.raise_teacher(job, FRONT, False)
+            self._waiting.add(job, FRONT)
             return True
         fault = fault_in(reason)
         if fault is not None:
@@ -200,12 +200,13 @@ class TrialQueue:
             self._follow(self._looks.ended(job))
 
     def _block(self, teacher: Job) -> None:
-        """Block the trials whose teacher failed; those of an unfinished teacher are unfinished too."""
-        assert teacher.outcome is not None
-        failed = teacher.outcome.status.final
-        reason = f"its teacher ({teacher.spec.name}) {'failed' if failed else 'is unfinished'}: "
-        ending = Ending.BLOCKED if failed else Ending.UNFINISHED
-        outcome = Outcome(ending, f"{reason}{teacher.outcome.reason}", 0.0, 0, {}, teacher.outcome.error)
+        """Block the runs whose teacher failed or is blocked; those of an unfinished one are unfinished."""
+        known = teacher.outcome
+        assert known is not None
+        ending = Ending.UNFINISHED if known.status is Ending.UNFINISHED else Ending.BLOCKED
+        how = "failed" if known.status.final else f"is {known.status}"
+        reason = f"its teacher ({teacher.spec.name}) {how}: {known.reason}"
+        outcome = Outcome(ending, reason, 0.0, 0, {}, known.error)
         for job in self._waiting.students(teacher.identity):
             if job.state == "waiting":
                 self._settle(job, outcome)
@@ -226,18 +227,25 @@ class TrialQueue:
 
     def _line_up(self, jobs: Iterable[Job]) -> None:
         """Put waiting jobs of trials where they belong."""
-        blocking = []
+        blocking: dict[str, Job] = {}
         for job in jobs:
             if job.trial is None:
                 continue
-            priority, ahead = self.looks.place(job)
-            missing = [self.jobs[need] for need in job.needs if not self._is_trained(need)]
-            blocking += [teacher for teacher in missing if teacher.state == "done"]
-            self._waiting.add(job, priority, ahead, missing)
+            self._waiting.add(job, *self.looks.place(job))
+            blocking |= {teacher.identity: teacher for teacher in self._lost_teachers(job)}
             if self.ledger.entries.get(job.identity, {}).get("status") == Ending.NOT_NEEDED:
                 self.ledger.erase(job.identity)  # by another design it was not
-        for teacher in blocking:
+        for teacher in blocking.values():
             self._block(teacher)
+
+    def _untrained(self, job: Job) -> list[Job]:
+        """The teachers that a job needs and that are not trained."""
+        return [self.jobs[need] for need in job.needs if not self._is_trained(need)]
+
+    def _lost_teachers(self, job: Job) -> Iterator[Job]:
+        """Of these, and of the teachers of those that wait, the ones that have ended."""
+        for teacher in self._untrained(job):
+            yield from [teacher] if teacher.state == "done" else self._lost_teachers(teacher)
 
     def _follow(self, strategies: Iterable[str]) -> None:
         """Do what the looks ask that strategies have reached: drop their other seeds, or train the next."""
@@ -273,10 +281,13 @@ class TrialQueue:
         for teacher in teachers_of(trials):
             identity = teacher.identity()
             if identity not in self.jobs:
-                new[identity] = Job(identity, teacher, None)
+                new[identity] = Job(identity, teacher, None, needs_of(teacher))
+        needs: dict[str, tuple[str, ...]] = {}
         for trial in trials:
             if trial.identity not in self.jobs and trial.identity not in new:
-                new[trial.identity] = Job(trial.identity, trial.spec, trial, self._needs(trial))
+                key = f"{trial.cell} {trial.axes}"  # a teacher does not depend on the seed
+                needs[key] = needs.get(key) or needs_of(trial.spec)
+                new[trial.identity] = Job(trial.identity, trial.spec, trial, needs[key])
         self.jobs.update(new)
         for job in new.values():
             self.tally.add(job)
@@ -297,13 +308,3 @@ class TrialQueue:
         elif self._looks is not None:
             self._line_up(job for job in new.values() if job.state == "waiting")
             self._follow(reached)
-
-    def _needs(self, trial: Trial) -> tuple[str, ...]:
-        needs = []
-        for name in trial.spec.needed_teachers():
-            if trial.spec.teachers[name].weights is None:
-                key = (f"{trial.cell} {trial.axes}", name)
-                if key not in self._teacher_names:
-                    self._teacher_names[key] = trial.spec.teacher_run(name).identity()
-                needs.append(self._teacher_names[key])
-        return tuple(dict.fromkeys(needs))
