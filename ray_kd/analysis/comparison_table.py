@@ -11,10 +11,26 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.headline import DASH, headline, notes, number, p_value
+from ray_kd.analysis.headline import DASH, headline, look_text, notes, number, p_value
+from ray_kd.analysis.schema import COMPARISON
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
 from ray_kd.config.ending import STATES
+from ray_kd.statistics.looks import Verdict
+
+CSV_COLUMNS = tuple(name for name, _, _ in COMPARISON if name != "task")
+"""Of table.csv, which has one task; rates are fractions in [0, 1], at full precision."""
+VERDICT = 5
+"""The column of the verdict; the difference stands before it."""
+LEAST = {0: 12, VERDICT: 8}
+"""Columns that may fold, and to which width."""
+SPARE = (9, 3, 2, 7)
+"""Columns that a narrow terminal does without, in this order: time, agreement, last weights, p."""
+TERMINAL = 80
+
+DECIDED = tuple(verdict.value for verdict in Verdict if verdict.decided)
+"""The verdicts that Markdown prints bold; nothing else of a table is."""
+COLOURS = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.SAME: "magenta"}
 
 
 @dataclass(frozen=True)
@@ -22,9 +38,8 @@ class Row:
     """One printed row; every entry is text."""
 
     entries: tuple[str, ...]
-    best: bool
-    verdict: str
-    """better or worse where the test is significant, else empty."""
+    verdict: Verdict | None
+    """None of a reference."""
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:
@@ -35,12 +50,14 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
     return (
         "strategy\n ",
         f"test {metric.title}\nbest{unit}",
-        f"test\nlast{unit}",
+        "test\nlast",
         "agree\n%",
         f"difference{points}",
-        "p\nHolm",
-        "time\ns",
+        "verdict\n ",
+        "look\n ",
+        "p\n ",
         "n\n ",
+        "time\ns",
     )
 
 
@@ -61,26 +78,32 @@ def sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
 
 def _row(comparison: Comparison, cell: Cell) -> Row:
     versus = cell.versus
-    difference, p, verdict = DASH, DASH, ""
-    if comparison.is_reference(cell):
-        difference = "baseline"
-    elif versus is not None:
-        difference = _with_spread(comparison, versus.difference.mean, versus.difference.half_width, sign=True)
-        p = p_value(versus.holm) + ("*" if versus.significant else "")
-        if versus.significant:
-            verdict = "better" if comparison.metric.better(versus.difference.mean, 0.0) else "worse"
+    beside = ("baseline" if comparison.is_reference(cell) else DASH, DASH, DASH, DASH)
+    if versus is not None:
+        judged, difference = versus.judged, versus.difference
+        beside = (
+            _with_spread(comparison, difference.mean, difference.half_width, sign=True),
+            versus.verdict.value,
+            look_text(versus),
+            p_value(judged.p),
+        )
     agreement = cell.agreement.mean
     entries = (
         cell.name,
         _with_spread(comparison, cell.best.mean, cell.best.half_width),
         number(comparison, cell.last.mean),
         DASH if math.isnan(agreement) else f"{100 * agreement:.1f}",
-        difference,
-        p,
+        *beside,
+        _trials(cell),
         DASH if math.isnan(cell.seconds.mean) else _seconds(cell.seconds.mean),
-        str(cell.n) if cell.n == cell.planned else f"{cell.n}/{cell.planned}",
     )
-    return Row(entries, cell is comparison.best, verdict)
+    return Row(entries, None if versus is None else versus.verdict)
+
+
+def _trials(cell: Cell) -> str:
+    """Trials that count, of those that the verdict still needs."""
+    settled = cell.versus is not None and cell.versus.verdict.decided
+    return str(cell.n) if settled or cell.n == cell.planned else f"{cell.n}/{cell.planned}"
 
 
 def _with_spread(comparison: Comparison, mean: float, half_width: float, sign: bool = False) -> str:
@@ -99,62 +122,86 @@ def terminal(comparison: Comparison) -> Group:
 
 
 def terminal_table(comparison: Comparison) -> Table:
-    """The table alone; long names of strategies fold."""
-    table = Table(
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, collapse_padding=True
-    )
-    for index, heading in enumerate(headings(comparison)):
+    """The table alone. Long names fold; columns of ``SPARE`` that find no room in 80 are left out."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    kept = _that_fit([headings(comparison), *(row.entries for row in rows(comparison))])
+    for index in kept:
         first = index == 0
         table.add_column(
-            heading,
+            headings(comparison)[index],
             justify="left" if first else "right",
             overflow="fold",
-            no_wrap=not first,
-            min_width=12 if first else None,
+            no_wrap=index not in LEAST,
+            min_width=LEAST.get(index),
+            max_width=None if first else LEAST.get(index),
         )
-    colours = {"better": "green", "worse": "red", "": ""}
     for _, group in sections(comparison):
         for row in group:
             cells = [Text(entry) for entry in row.entries]
-            for index in (4, 5):
-                cells[index].stylize(colours[row.verdict])
-            table.add_row(*cells, style="bold" if row.best else "")
+            for index in (VERDICT - 1, VERDICT):
+                cells[index].stylize("" if row.verdict is None else COLOURS.get(row.verdict, ""))
+            table.add_row(*(cells[index] for index in kept))
         table.add_section()
     return table
 
 
+def _that_fit(lines: list[tuple[str, ...]]) -> list[int]:
+    """The columns that a terminal of 80 has room for."""
+    widest = [
+        max(len(part) for entry in column for part in entry.split("\n"))
+        for column in zip(*lines, strict=True)
+    ]
+    widths = {index: min(width, LEAST.get(index, width)) for index, width in enumerate(widest)}
+    for spare in SPARE:
+        if sum(widths.values()) + len(widths) - 1 <= TERMINAL:
+            break
+        del widths[spare]
+    return list(widths)
+
+
 def markdown(comparison: Comparison) -> str:
-    """Headline, table and notes as Markdown; the best mean is bold."""
+    """Headline, table and notes as Markdown; verdicts that are decided are bold."""
     lines = [names.markdown(headline(comparison))]
     for title, group in sections(comparison):
         lines += ["", f"**{title}**"] if title else []
-        lines += ["", *markdown_table(headings(comparison), [(row.entries, row.best) for row in group])]
+        lines += ["", *markdown_table(headings(comparison), [row.entries for row in group], DECIDED)]
     return "\n".join([*lines, *markdown_list(notes(comparison))])
 
 
-CSV_COLUMNS = (
-    *("strategy", "metric", "planned", "n"),
-    *STATES,
-    *("best_mean", "best_low", "best_high"),
-    *("last_mean", "last_low", "last_high"),
-    *("agreement_mean", "agreement_low", "agreement_high"),
-    *("difference_mean", "difference_low", "difference_high"),
-    *("pairs", "p", "p_holm", "seconds_mean"),
-)
-"""Fractions in [0, 1] for rates, at full precision; empty where there is no value."""
+def records_of(comparison: Comparison) -> list[dict[str, object]]:
+    """The numbers behind the table, a row for each strategy: the columns of ``schema.COMPARISON``."""
+    found = []
+    for cell in comparison.cells:
+        versus = cell.versus
+        row: dict[str, object] = {
+            "strategy": cell.name,
+            "metric": comparison.metric.name,
+            "planned": cell.planned,
+            "n": cell.n,
+            **{state: cell.statuses.get(state, 0) for state in STATES},
+            "seconds_mean": cell.seconds.mean,
+        }
+        figures = {"best": cell.best, "last": cell.last, "agreement": cell.agreement}
+        if versus is not None:
+            figures["difference"] = versus.difference
+            row |= {
+                "reference": versus.reference,
+                "pairs": versus.difference.n,
+                "verdict": versus.verdict.value,
+                "look": versus.judged.look,
+                "looks": " ".join(map(str, versus.looks.at)),
+                "level": versus.level,
+                "p": versus.judged.p,
+                "margin": versus.looks.margin,
+                "lost": versus.judged.lost,
+            }
+        for name, figure in figures.items():
+            row |= {f"{name}_mean": figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        found.append(row)
+    return found
 
 
 def as_csv(comparison: Comparison) -> str:
-    """The numbers behind the table."""
-    rows = []
-    for cell in comparison.cells:
-        versus = cell.versus
-        difference = versus.difference if versus else None
-        values: list[object] = [cell.name, comparison.metric.name, cell.planned, cell.n]
-        values += [cell.statuses.get(state, 0) for state in STATES]
-        for figure in (cell.best, cell.last, cell.agreement, difference):
-            values += [figure.mean, figure.low, figure.high] if figure else [math.nan] * 3
-        values += [difference.n if difference else math.nan]
-        values += [versus.p, versus.holm] if versus else [math.nan] * 2
-        rows.append([*values, cell.seconds.mean])
-    return csv_table(CSV_COLUMNS, rows)
+    """The numbers behind the table; empty where there is no value."""
+    rows = records_of(comparison)
+    return csv_table(CSV_COLUMNS, [[row.get(name) for name in CSV_COLUMNS] for row in rows])

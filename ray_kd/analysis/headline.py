@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.convergence import Doubling
+from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.ending import NOT_ENDED
-from ray_kd.statistics.intervals import Paired
+from ray_kd.statistics.looks import Looks, Verdict
 
+NAMED = 12
+"""Names that a sentence lists; of more, it says how many."""
 DASH = "\N{EN DASH}"
 """Printed where there is no value."""
 
 
 def headline(comparison: Comparison) -> str:
-    """One paragraph: which strategy was best, whether that is significant, and what limits the result."""
-    return " ".join([_best(comparison), *_others(comparison), *_limits(comparison)])
+    """One paragraph: the verdict on each strategy beside its reference, and what limits the result."""
+    return " ".join([*_verdicts(comparison), *_limits(comparison)])
 
 
 def number(comparison: Comparison, value: float, sign: bool = False) -> str:
@@ -44,70 +48,101 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _best(comparison: Comparison) -> str:
-    metric, best, baseline = comparison.metric, comparison.best, comparison.baseline
-    if best is not None and baseline is not None:
-        baseline = comparison.reference_of(best)
-    if best is None:
-        return "No result yet: no trial has finished."
-    figure = f"{number(comparison, best.best.mean)}{' %' if metric.rate else ''} test {metric.title}"
-    lead = f"“{best.name}” had the best mean, {figure} over {_seeds(best)}"
-    if baseline is None:
+def look_text(versus: Versus) -> str:
+    """The number of seeds of the look that a verdict is from; an en dash before the first."""
+    return str(versus.judged.look or DASH)
+
+
+def margin_text(comparison: Comparison, looks: Looks) -> str:
+    """The margin of the verdict "the same", with its unit."""
+    size = (looks.margin or 0.0) * comparison.metric.scale
+    return f"{size:g}{'' if not comparison.metric.rate else ' point' if size == 1 else ' points'}"
+
+
+def _verdicts(comparison: Comparison) -> list[str]:
+    if not comparison.started:
+        return ["No result yet: no trial has finished."]
+    if comparison.baseline is None:
         wanted = comparison.plan.baseline
         why = f"“{wanted}” has no finished trial" if wanted else "the sweep names no baseline"
-        return f"{lead}; nothing was tested, since {why}."
-    if best is baseline and all(cell is best or not cell.n for cell in comparison.cells):
-        return f"Only “{baseline.name}” has finished trials so far: {figure} over {_seeds(best)}."
-    if best is baseline:
-        return f"No strategy had a better mean than “{baseline.name}”: {figure} over {_seeds(best)}."
-    assert best.versus is not None
-    lead += f", {_distance(comparison, best.versus)} “{baseline.name}”"
-    if math.isnan(best.versus.p):
-        return f"{lead}; that cannot be tested with {_pairs(best.versus)}."
-    if best.versus.significant:
-        return f"{lead}: a significant difference (Holm-corrected p {_p(best.versus.holm)})."
-    return (
-        f"{lead}. The difference is not significant (Holm-corrected p {_p(best.versus.holm)}): "
-        "these trials do not show that it is better."
-    )
-
-
-def _others(comparison: Comparison) -> list[str]:
-    """Sentences on the other strategies that differ significantly, or on none that does."""
-    if comparison.baseline is None or comparison.tests == 0:
-        return []
-    others = [cell for cell in comparison.cells if cell is not comparison.best and _significant(cell)]
-    above = [cell for cell in others if cell.versus and _is_better(comparison, cell.versus)]
-    below = [cell for cell in others if cell not in above]
-    best = comparison.best if comparison.best and _significant(comparison.best) else None
+        return [f"No strategy was compared with another, since {why}."]
+    if not any(cell.n for cell in comparison.compared):
+        return [f"Only “{comparison.baseline.name}” has finished trials so far: no strategy was compared."]
     sentences = []
-    for name, cells in _by_reference(above).items():
-        also = "Also significantly" if best and best.reference == name else "Significantly"
-        sentences.append(f"{also} better than “{name}”: {_names(cells)}.")
-    for name, cells in _by_reference(below).items():
-        sentences.append(f"Significantly worse than “{name}”: {_names(cells)}.")
-    if not others and not best:
-        names = dict.fromkeys(cell.reference for cell in comparison.cells if cell.reference)
-        listed = " or ".join(f"“{name}”" for name in names)
-        sentences.append(f"No strategy differs significantly from {listed}.")
+    for name, cells in _by_reference(comparison.compared).items():
+        sentences += _beside(comparison, name, cells)
     return sentences
 
 
+def _beside(comparison: Comparison, reference: str, cells: list[Cell]) -> list[str]:
+    """The sentences on the strategies that share a reference."""
+    found: dict[Verdict, list[Cell]] = {verdict: [] for verdict in Verdict}
+    for cell, versus in with_versus(cells):
+        found[versus.verdict].append(cell)
+    early = [cell for cell, versus in with_versus(found[Verdict.OPEN]) if not versus.judged.look]
+    if len(early) == len(cells):
+        return [f"No verdict yet beside “{reference}”: {_first_look(comparison, cells)}"]
+    margins = dict.fromkeys(
+        margin_text(comparison, versus.looks) for _, versus in with_versus(found[Verdict.SAME])
+    )
+    kinds = {
+        Verdict.BETTER: "better",
+        Verdict.WORSE: "worse",
+        Verdict.SAME: f"the same within {' or '.join(margins)}",
+        Verdict.OPEN: "open",
+        Verdict.NONE: "without a verdict, since seeds were lost to failures",
+    }
+    if len(cells) == 1:
+        ((verdict, (cell,)),) = [(verdict, listed) for verdict, listed in found.items() if listed]
+        return [f"Beside “{reference}”, “{cell.name}” is {kinds[verdict]}."]
+    better = found[Verdict.BETTER]
+    lead = f"{len(better) or 'None'} of {len(cells)} strategies"
+    shown = "are" if len(better) > 1 else "is" if better else "is shown to be"
+    sentences = [f"{lead} {shown} better than “{reference}”{_listed(better)}."]
+    for verdict, words in kinds.items():
+        if found[verdict] and verdict is not Verdict.BETTER:
+            one = "is" if len(found[verdict]) == 1 else "are"
+            sentences.append(f"{len(found[verdict])} {one} {words}{_listed(found[verdict])}.")
+    return sentences
+
+
+def _first_look(comparison: Comparison, cells: list[Cell]) -> str:
+    firsts = sorted({versus.looks.at[0] for _, versus in with_versus(cells)})
+    looks = " or ".join(_count(first, "seed") for first in firsts)
+    return (
+        f"the first look is taken when all trials of {looks} have ended. Until then the means only describe."
+    )
+
+
+def with_versus(cells: Iterable[Cell]) -> list[tuple[Cell, Versus]]:
+    """Those cells that are compared with a reference, each beside what was found."""
+    return [(cell, cell.versus) for cell in cells if cell.versus is not None]
+
+
 def _by_reference(cells: list[Cell]) -> dict[str, list[Cell]]:
-    """Cells by the name of the cell that each was tested against."""
+    """Cells by the name of the cell that each was compared with."""
     grouped: dict[str, list[Cell]] = {}
-    for cell in cells:
-        grouped.setdefault(cell.reference or "", []).append(cell)
+    for cell, versus in with_versus(cells):
+        grouped.setdefault(versus.reference, []).append(cell)
     return grouped
+
+
+def _listed(cells: list[Cell]) -> str:
+    """The names, of many the first; empty for none."""
+    if not cells:
+        return ""
+    shown = _names(cells[:NAMED])
+    return f": {shown}" + (f" and {len(cells) - NAMED} more" if len(cells) > NAMED else "")
 
 
 def _limits(comparison: Comparison) -> list[str]:
     planned = sum(cell.planned for cell in comparison.cells)
     waiting = sum(cell.statuses.get(s, 0) for cell in comparison.cells for s in NOT_ENDED)
+    to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.next_looks]
     sentences = []
-    if waiting and comparison.best is not None:
+    if comparison.started and waiting and (to_come or not comparison.compared):
         sentences.append(f"This is preliminary: {waiting} of {planned} trials have not ended.")
-    elif comparison.later and comparison.best is not None:
+    elif comparison.later and comparison.started:
         sentences.append("This is preliminary: some strategies have no trials yet.")
     if comparison.metric.rate and any(doubling.converged is False for doubling in comparison.doublings):
         sentences.append(
@@ -121,9 +156,9 @@ def notes(comparison: Comparison) -> list[str]:
     title = comparison.metric.title
     lines = [
         f"best: test {title} of the weights that were best on validation, the primary metric; mean ± "
-        f"half-width of its 95 % t-interval over seeds. last: test {title} of the last weights. Test data "
-        "were read once, at the end of a trial, for both.",
-        *_test_note(comparison),
+        "half-width of its own 95 % t-interval over seeds, which describes the strategy and decides nothing. "
+        f"last: test {title} of the last weights. Test data were read once, at the end of a trial, for both.",
+        *_rule_notes(comparison),
         f"agree: {comparison.metric.agreement}. "
         "time: training seconds of one trial, mean. n: trials that count.",
         *_teacher_note(comparison),
@@ -137,29 +172,66 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _test_note(comparison: Comparison) -> list[str]:
+def _rule_notes(comparison: Comparison) -> list[str]:
+    """How verdicts come about, and what a reader must know of single ones."""
     baseline = comparison.baseline
     if comparison.plan.baseline is None:
-        return ["No test: the sweep names no baseline."]
+        return ["No verdicts: the sweep names no baseline."]
     if baseline is None:
-        return [f"No test: the baseline “{comparison.plan.baseline}” has no finished trial."]
-    count = comparison.tests
-    if not count:
-        return [f"No test: no strategy has two seeds in common with “{baseline.name}” yet."]
-    lines = [
-        f"difference: to “{baseline.name}” on the same seeds, ± half-width of its own 95 % t-interval (not "
-        f"corrected). p: two-sided paired t-test with Holm's correction over {_count(count, 'comparison')}; "
-        "* marks p < 0.05. Strategies are tested against the baseline, not against each other."
-    ]
+        return [f"No verdicts: the baseline “{comparison.plan.baseline}” has no finished trial."]
+    cells = comparison.compared
+    if not cells:
+        return ["No verdicts: there is no strategy beside the baseline."]
+    text = (
+        f"difference: to “{baseline.name}” on the same seeds, ± half-width of the interval that carries "
+        "the verdict. better, worse: the interval excludes 0. open: it includes 0. look: the number of "
+        "seeds at which the verdict fell, or of the last look so far; without one, the mean only describes. "
+        "p: the smallest error of all these intervals together at which this one excludes 0. Strategies "
+        "are compared with the baseline, not with each other."
+    )
     searched = [cell for cell in comparison.cells if cell.searched and comparison.is_reference(cell)]
     if searched:
-        lines[0] += f" What a search chose is tested against {_names(searched)}."
-    constant = [cell for cell in comparison.cells if cell.versus and cell.versus.constant]
+        text += f" What a search chose is compared with {_names(searched)}."
+    families = {id(versus.family): versus for _, versus in with_versus(cells)}
+    return [text, *(_family_note(comparison, one) for one in families.values()), *_odd_notes(comparison)]
+
+
+def _family_note(comparison: Comparison, versus: Versus) -> str:
+    """How sure the intervals of one family are, by one of its strategies."""
+    looks, seeds = versus.looks, ", ".join(map(str, versus.looks.at))
+    at = f"{'the look' if len(looks.at) == 1 else 'the looks'} at {seeds} seeds"
+    whose = f"all {_count(looks.strategies, 'strategy')}" if looks.strategies > 1 else "the strategy"
+    if versus.later:
+        whose = f"what was declared later ({_quoted(versus.family.cells)}), with an error of 5 % of its own,"
+    text = (
+        f"The intervals of {whose} at {at} hold together at 95 %, each by itself at "
+        f"{100 * versus.level:.4g} %."
+    )
+    if looks.margin is not None:
+        text += f" the same: the interval lies within ±{margin_text(comparison, looks)}."
+    return text
+
+
+def _odd_notes(comparison: Comparison) -> list[str]:
+    """A note on each kind of strategy whose verdict needs one."""
+    lines, pairs = [], with_versus(comparison.compared)
+    for cell, versus in pairs:
+        if versus.verdict is Verdict.NONE:
+            look, lost = versus.judged.look, versus.judged.lost
+            lines.append(
+                f"“{cell.name}” has no verdict: on {lost} of the {look} seeds of the look "
+                f"({100 * lost / look:.0f} %) its trial or that of “{versus.reference}” has no result, and "
+                "the seeds that are left may be a selection."
+            )
+    constant = [cell for cell, versus in pairs if versus.judged.constant]
     if constant:
         lines.append(
-            f"{_names(constant)}: the difference is the same on every seed, so a t-test is undefined; "
-            "p is set to 1."
+            f"{_names(constant)}: the difference is the same on every seed, so it has no spread to judge by; "
+            "the verdict is open."
         )
+    beyond = [cell for cell, versus in pairs if set(cell.seeds) - set(versus.family.seeds)]
+    if beyond:
+        lines.append(f"{_names(beyond)}: seeds beyond the last look enter the means and no verdict.")
     return lines
 
 
@@ -174,7 +246,9 @@ def _teacher_note(comparison: Comparison) -> list[str]:
 def _status_notes(comparison: Comparison) -> list[str]:
     lines = []
     for cell in comparison.cells:
-        left = {status: count for status, count in sorted(cell.statuses.items()) if status != "finished"}
+        settled = cell.versus is not None and cell.versus.verdict.decided  # the seeds left are not needed
+        uncounted = ("finished", *(NOT_ENDED if settled else ()))
+        left = {status: count for status, count in sorted(cell.statuses.items()) if status not in uncounted}
         unmeasured = cell.statuses.get("finished", 0) - cell.n
         if unmeasured > 0:
             left["finished without this metric, or sharing a seed"] = unmeasured
@@ -184,11 +258,7 @@ def _status_notes(comparison: Comparison) -> list[str]:
     if comparison.later:
         names = ", ".join(f"“{name}”" for name in comparison.later)
         lines.append(f"Not in the table, since they have no trials yet: {names}.")
-    fewer: dict[str, list[Cell]] = {}
-    for cell in comparison.cells:
-        if cell.versus and cell.versus.difference.n < cell.n:
-            fewer.setdefault(_pairs(cell.versus), []).append(cell)
-    return lines + [f"Compared over {pairs} only: {_names(cells)}." for pairs, cells in fewer.items()]
+    return lines
 
 
 def _precision_note(comparison: Comparison) -> list[str]:
@@ -233,42 +303,14 @@ def _doubling_note(comparison: Comparison, doubling: Doubling) -> str:
     )
 
 
-def _significant(cell: Cell) -> bool:
-    return cell.versus is not None and cell.versus.significant
+def _names(cells: Iterable[Cell]) -> str:
+    return _quoted(cell.name for cell in cells)
 
 
-def _is_better(comparison: Comparison, versus: Paired) -> bool:
-    return comparison.metric.better(versus.difference.mean, 0.0)
-
-
-def _distance(comparison: Comparison, versus: Paired) -> str:
-    difference = versus.difference
-    side = "above" if difference.mean >= 0 else "below"
-    unit = " points" if comparison.metric.rate else ""
-    interval = ""
-    if not math.isnan(difference.low):
-        low, high = (number(comparison, bound, sign=True) for bound in (difference.low, difference.high))
-        interval = f" (95 % CI {low} to {high})"
-    return f"{number(comparison, abs(difference.mean))}{unit}{interval} {side}"
-
-
-def _p(p: float) -> str:
-    text = p_value(p)
-    return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
-
-
-def _names(cells: list[Cell]) -> str:
-    return ", ".join(f"“{cell.name}”" for cell in cells)
-
-
-def _seeds(cell: Cell) -> str:
-    return _count(cell.n, "seed")
-
-
-def _pairs(versus: Paired) -> str:
-    count = versus.difference.n
-    return f"{'no' if count == 0 else count} common seed{'' if count == 1 else 's'}"
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"“{name}”" for name in names)
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

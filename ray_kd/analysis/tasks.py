@@ -53,6 +53,7 @@ def by_task(records: Records) -> dict[str, Records]:
             cells=tuple(strategy(cell) for cell in names),
             baseline=None if plan.baseline is None else strategy(plan.baseline),
             notes=(),
+            design=plan.design.renamed(strategy, task),
         )
         parts[task] = Records(
             trials=_renamed(mine, strategy),

@@ -1,4 +1,4 @@
-"""Intervals, paired tests and Holm's correction, on plain numbers."""
+"""Intervals and paired differences, on plain numbers."""
 
 from __future__ import annotations
 
@@ -35,15 +35,8 @@ class Paired:
     difference: Interval
     p: float
     """nan with fewer than two pairs; 1 where all differences are equal, where a t-test is undefined."""
-    holm: float = math.nan
-    """p corrected for all comparisons of the sweep."""
     constant: bool = False
     """All differences are equal."""
-
-    @property
-    def significant(self) -> bool:
-        """Whether the corrected p is below 0.05."""
-        return self.holm < ALPHA
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
@@ -79,16 +72,3 @@ def paired(
         return Paired(Interval(whole.mean, bound, bound, whole.n), 1.0, constant=True)
     t = whole.mean / (differences.std(ddof=1) / math.sqrt(len(seeds)))
     return Paired(whole, float(2 * stats.t.sf(abs(t), len(seeds) - 1)))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); nan stays nan, uncounted.
-
-    The i-th smallest of m values becomes max over j <= i of min(1, (m - j + 1) p_j).
-    """
-    tested = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
-    corrected, largest = [math.nan] * len(p), 0.0
-    for rank, (value, index) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * value))
-        corrected[index] = largest
-    return corrected
