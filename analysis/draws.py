@@ -10,7 +10,6 @@ has it.
 
 from __future__ import annotations
 
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python lo
 from analysis.script import run, script_parser
 from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
 from ray_kd.analysis.comparison_table import DECIDED
-from ray_kd.analysis.headline import DASH, number
+from ray_kd.analysis.headline import DASH, number, with_bounds
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plot_comparison import UNSEEN, Look, look_of, verdict_handles
 from ray_kd.analysis.plot_style import (
@@ -95,8 +94,8 @@ def draws_table(draws: list[Draw]) -> str:
     names = [cell.name for cell in first.cells if cell.name != first.plan.baseline]
     unit, baseline = ", points" if first.metric.rate else "", markdown(str(first.plan.baseline))
     lines = [
-        f"Difference to “{baseline}” in test {first.metric.title}{unit}, ± half-width of the interval that "
-        "carries the verdict: the intervals of all strategies at all looks of a draw hold together at 95 %.",
+        f"Difference to “{baseline}” in test {first.metric.title}{unit}, with the interval that carries "
+        "the verdict: the intervals of all strategies at all looks of a draw hold together at 95 %.",
         "",
         _row(["strategy", *(markdown(draw.label) for draw in draws), "all draws"]),
         _row(["---", *["---:"] * len(draws), "---"]),
@@ -128,8 +127,7 @@ def _difference(draw: Draw, name: str) -> str:
     if cell is None or cell.versus is None:
         return DASH
     difference, found = cell.versus.difference, verdict(draw, name)
-    text = number(draw.comparison, difference.mean, sign=True)
-    text += "" if math.isnan(difference.low) else f" ± {number(draw.comparison, difference.half_width)}"
+    text = with_bounds(draw.comparison, difference)
     return f"{text}, {f'**{found}**' if found in DECIDED else found}"
 
 

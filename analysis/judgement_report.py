@@ -79,9 +79,10 @@ def _simultaneous(judgement: Judgement) -> str:
     """How the intervals of a judgement hold."""
     looks = judgement.rule.looks
     at = f"look{'' if len(looks.at) == 1 else 's'} of {', '.join(map(str, looks.at))} seeds"
+    levels = ", ".join(f"{100 * (1 - looks.error(n)):.2f}" for n in looks.at)
     return (
         f"All {looks.strategies} intervals of this judgement, at the {at}, hold together at 95 %, each by "
-        f"itself at {100 * (1 - looks.error):.4g} %."
+        f"itself at {levels} %."
     )
 
 

@@ -11,7 +11,6 @@ from scipy import stats
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.statistics.intervals import Interval, interval
 from ray_kd.statistics.looks import Verdict
-from ray_kd.statistics.ratio import ratio
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,9 @@ class Standing:
     """By the mean of the primary metric; 1 is the highest, ties share a rank; of strategies that all tasks
     have."""
     gains: Mapping[str, Interval]
-    """(student - alone) / (teacher - alone) by task, a ratio of means with the interval of the verdict: it
-    includes 0 exactly where the difference's does. A task where it is undefined is missing."""
+    """(student - alone) / (teacher - alone) by task, a ratio of means. Its interval is that of the verdict,
+    divided by the same gap: it includes 0 exactly where the difference's does. Tasks where it is undefined
+    are missing. The winner of a search stands beside that of the baseline's own search."""
     mean_gain: float
     """Mean over the tasks where a gain is defined; nan where the strategy is missing in one of them."""
 
@@ -137,19 +137,15 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _gain(gap: Gap, cell: Cell) -> Interval:
-    """By the seeds of the verdict's look; before one, by those that both have, and without bounds."""
-    alone, versus = gap.comparison.baseline, cell.versus
-    assert alone is not None
-    seeds, error = list(cell.seeds), 1.0
-    if versus is not None and not math.isnan(versus.difference.low):
-        seeds, error = list(versus.family.seeds[: versus.judged.look]), versus.looks.error
-    seeds = sorted(set(seeds) & set(cell.seeds) & set(alone.seeds))
-    found = ratio(
-        [cell.seeds[seed] - alone.seeds[seed] for seed in seeds],
-        [gap.teacher - alone.seeds[seed] for seed in seeds],
-        error,
-    )
-    return found if error < 1 else Interval(found.mean, math.nan, math.nan, found.n)
+    """Of the seeds of the verdict's look; before one, of those that both have, and without bounds."""
+    versus = cell.versus
+    if versus is None:
+        return Interval(0.0, math.nan, math.nan, cell.n)
+    alone = next((other.seeds for other in gap.comparison.cells if other.name == versus.reference), {})
+    difference = versus.difference
+    size = gap.teacher - _mean([alone[seed] for seed in versus.seeds(cell.seeds, alone)])
+    low, high = sorted((difference.low / size, difference.high / size)) if size else (math.nan, math.nan)
+    return Interval(difference.mean / size if size else math.nan, low, high, difference.n)
 
 
 def _ranks(comparison: Comparison, names: list[str]) -> dict[str, float]:

@@ -68,9 +68,9 @@ def across_notes(across: Across) -> list[str]:
         rank,
         f"gain: (strategy {_MINUS} {across.baseline}) / (teacher {_MINUS} {across.baseline}), a ratio of "
         "means over common seeds of the test metric of the weights that were best on validation: 0 % is "
-        f"“{across.baseline}”, 100 % the teacher. Brackets: Fieller's interval at the level of the verdict, "
-        "so it excludes 0 exactly where the verdict is better or worse; none where no look has been reached, "
-        "or where it has no ends. mean: over the tasks where a gain is defined; it only describes.",
+        f"“{across.baseline}”, 100 % the teacher. Brackets: the interval that carries the verdict, as a "
+        "share of the same gap, which counts as known. mean: over the tasks where a gain is defined; it "
+        "only describes.",
         *(_gap_note(across, gap) for gap in across.gaps),
         "The teacher counts as one number: no interval includes its variation from run to run.",
     ]

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.headline import DASH, headline, look_text, notes, number, p_value
+from ray_kd.analysis.headline import DASH, headline, look_text, notes, number, p_value, with_bounds
 from ray_kd.analysis.schema import COMPARISON
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
 from ray_kd.config.ending import STATES
+from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Verdict
 
 CSV_COLUMNS = tuple(name for name, _, _ in COMPARISON if name != "task")
@@ -80,17 +81,16 @@ def _row(comparison: Comparison, cell: Cell) -> Row:
     versus = cell.versus
     beside = ("baseline" if comparison.is_reference(cell) else DASH, DASH, DASH, DASH)
     if versus is not None:
-        judged, difference = versus.judged, versus.difference
         beside = (
-            _with_spread(comparison, difference.mean, difference.half_width, sign=True),
+            with_bounds(comparison, versus.difference),
             versus.verdict.value,
             look_text(versus),
-            p_value(judged.p),
+            p_value(versus.judged.p),
         )
     agreement = cell.agreement.mean
     entries = (
         cell.name,
-        _with_spread(comparison, cell.best.mean, cell.best.half_width),
+        _with_spread(comparison, cell.best),
         number(comparison, cell.last.mean),
         DASH if math.isnan(agreement) else f"{100 * agreement:.1f}",
         *beside,
@@ -102,13 +102,14 @@ def _row(comparison: Comparison, cell: Cell) -> Row:
 
 def _trials(cell: Cell) -> str:
     """Trials that count, of those that the verdict still needs."""
-    settled = cell.versus is not None and cell.versus.verdict.decided
-    return str(cell.n) if settled or cell.n == cell.planned else f"{cell.n}/{cell.planned}"
+    judged = None if cell.versus is None else cell.versus.judged
+    enough = judged is not None and (judged.verdict.decided or judged.hopeless)
+    return str(cell.n) if enough or cell.n == cell.planned else f"{cell.n}/{cell.planned}"
 
 
-def _with_spread(comparison: Comparison, mean: float, half_width: float, sign: bool = False) -> str:
-    text = number(comparison, mean, sign=sign)
-    return text if math.isnan(half_width) else f"{text} ± {number(comparison, half_width)}"
+def _with_spread(comparison: Comparison, shown: Interval) -> str:
+    text = number(comparison, shown.mean)
+    return text if math.isnan(shown.low) else f"{text} ± {number(comparison, shown.half_width)}"
 
 
 def _seconds(seconds: float) -> str:
@@ -194,6 +195,8 @@ def records_of(comparison: Comparison) -> list[dict[str, object]]:
                 "p": versus.judged.p,
                 "margin": versus.looks.margin,
                 "lost": versus.judged.lost,
+                "hopeless": versus.judged.hopeless,
+                "skewed": versus.judged.skewed,
             }
         for name, figure in figures.items():
             row |= {f"{name}_mean": figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}

@@ -9,7 +9,8 @@ from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.convergence import Doubling
 from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.ending import NOT_ENDED
-from ray_kd.statistics.looks import Looks, Verdict
+from ray_kd.statistics.intervals import Interval
+from ray_kd.statistics.looks import HOPELESS, Looks, Verdict
 
 NAMED = 12
 """Names that a sentence lists; of more, it says how many."""
@@ -28,6 +29,14 @@ def number(comparison: Comparison, value: float, sign: bool = False) -> str:
         return DASH
     text = f"{value * comparison.metric.scale:{'+' if sign else ''}.{comparison.metric.digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def with_bounds(comparison: Comparison, shown: Interval) -> str:
+    """A difference of the compared metric as printed, with its interval where there is one."""
+    if math.isnan(shown.low):
+        return number(comparison, shown.mean, sign=True)
+    low, high = (number(comparison, bound, sign=True) for bound in (shown.low, shown.high))
+    return f"{number(comparison, shown.mean, sign=True)} [{low}, {high}]"
 
 
 def option_text(value: object) -> str:
@@ -183,11 +192,11 @@ def _rule_notes(comparison: Comparison) -> list[str]:
     if not cells:
         return ["No verdicts: there is no strategy beside the baseline."]
     text = (
-        f"difference: to “{baseline.name}” on the same seeds, ± half-width of the interval that carries "
-        "the verdict. better, worse: the interval excludes 0. open: it includes 0. look: the number of "
-        "seeds at which the verdict fell, or of the last look so far; without one, the mean only describes. "
-        "p: the smallest error of all these intervals together at which this one excludes 0. Strategies "
-        "are compared with the baseline, not with each other."
+        f"difference: to “{baseline.name}” on the same seeds, with the interval that carries the verdict. "
+        "better, worse: the interval excludes 0. open: it includes 0. look: the number of seeds at which "
+        "the verdict fell, or of the last look so far; without one, the mean only describes. p: the "
+        "smallest error of all these intervals together at which this one excludes 0. Strategies are "
+        "compared with the baseline, not with each other."
     )
     searched = [cell for cell in comparison.cells if cell.searched and comparison.is_reference(cell)]
     if searched:
@@ -203,10 +212,8 @@ def _family_note(comparison: Comparison, versus: Versus) -> str:
     whose = f"all {_count(looks.strategies, 'strategy')}" if looks.strategies > 1 else "the strategy"
     if versus.later:
         whose = f"what was declared later ({_quoted(versus.family.cells)}), with an error of 5 % of its own,"
-    text = (
-        f"The intervals of {whose} at {at} hold together at 95 %, each by itself at "
-        f"{100 * versus.level:.4g} %."
-    )
+    levels = ", ".join(f"{100 * (1 - looks.error(n)):.2f}" for n in looks.at)
+    text = f"The intervals of {whose} at {at} hold together at 95 %, each by itself at {levels} %."
     if looks.margin is not None:
         text += f" the same: the interval lies within ±{margin_text(comparison, looks)}."
     return text
@@ -229,6 +236,17 @@ def _odd_notes(comparison: Comparison) -> list[str]:
             f"{_names(constant)}: the difference is the same on every seed, so it has no spread to judge by; "
             "the verdict is open."
         )
+    hopeless = [cell for cell, versus in pairs if versus.judged.hopeless]
+    if hopeless:
+        lines.append(
+            f"{_names(hopeless)}: stopped as open, since the chance of a verdict at the last look was below "
+            f"{100 * HOPELESS:.0f} %."
+        )
+    skewed = [cell for cell, versus in pairs if versus.judged.skewed]
+    if skewed:
+        lines.append(
+            f"{_names(skewed)}: the differences are skewed; with few seeds such intervals may be too short."
+        )
     beyond = [cell for cell, versus in pairs if set(cell.seeds) - set(versus.family.seeds)]
     if beyond:
         lines.append(f"{_names(beyond)}: seeds beyond the last look enter the means and no verdict.")
@@ -246,7 +264,7 @@ def _teacher_note(comparison: Comparison) -> list[str]:
 def _status_notes(comparison: Comparison) -> list[str]:
     lines = []
     for cell in comparison.cells:
-        settled = cell.versus is not None and cell.versus.verdict.decided  # the seeds left are not needed
+        settled = cell.versus is not None and cell.versus.judged.settled  # the seeds left are not needed
         uncounted = ("finished", *(NOT_ENDED if settled else ()))
         left = {status: count for status, count in sorted(cell.statuses.items()) if status not in uncounted}
         unmeasured = cell.statuses.get("finished", 0) - cell.n

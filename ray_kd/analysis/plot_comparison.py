@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.headline import margin_text, number
+from ray_kd.analysis.headline import margin_text, number, with_bounds
 from ray_kd.analysis.plot_style import (
     GREY,
     OKABE_ITO,
@@ -154,8 +154,7 @@ def _beside(comparison: Comparison, cell: Cell) -> _Row:
         unit = " %" if comparison.metric.rate else ""
         return _Row(cell, (), at, REFERENCE, f"baseline, {number(comparison, cell.best.mean)}{unit}")
     reference, judged = figures.get(versus.reference, {}), versus.judged
-    judging = versus.family.seeds[: judged.look] if judged.look else tuple(cell.seeds)
-    common = [seed for seed in judging if seed in cell.seeds and seed in reference]
+    common = versus.seeds(cell.seeds, reference)
     differences = tuple(cell.seeds[seed] - reference[seed] for seed in common)
     mean = number(comparison, versus.difference.mean, sign=True)
     said = f"{mean}  {versus.verdict}{f' ({judged.look})' if judged.look else ''}"
@@ -186,9 +185,9 @@ def _extent(rows: Sequence[_Row]) -> float:
 def _point_at(axes: Axes, place: int, row: _Row, comparison: Comparison) -> None:
     """An arrow at the edge beyond which the strategy lies, with its value as text."""
     left = comparison.metric.mode == "max"
-    spread = row.shown.half_width
-    text = number(comparison, row.shown.mean, sign=comparison.baseline is not None)
-    text += "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
+    text = number(comparison, row.shown.mean)
+    if comparison.baseline is not None:
+        text = with_bounds(comparison, row.shown)
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
     edge = (axes.get_xlim()[0 if left else 1], place)
     arrow_beyond(axes, edge, left, f"{text}, off the scale", (row.look.colour, 6.5, 9), bbox=behind)

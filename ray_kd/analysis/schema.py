@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ray_kd.config.ending import STATES
 
-TEXT, INTEGER, NUMBER = pa.string(), pa.int64(), pa.float64()
+TEXT, INTEGER, NUMBER, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 Column = tuple[str, pa.DataType, str]
 
 CORE_METRICS = ("loss", "top1", "top5", "agreement", "agreement5")
@@ -139,6 +139,8 @@ COMPARISON: tuple[Column, ...] = (
     ("looks", TEXT, "all looks of the strategy's family, in seeds, joined by ' '"),
     ("margin", NUMBER, "largest difference that counts as the same; null: none was declared"),
     ("lost", INTEGER, "seeds of the look whose trial, or whose reference's trial, has no result"),
+    ("hopeless", FLAG, "stopped as open, since the last look would hardly give a verdict"),
+    ("skewed", FLAG, "the differences are skewed for sure"),
     ("planned", INTEGER, "planned trials"),
     ("n", INTEGER, "trials that count"),
     *((state, INTEGER, f"planned trials with the status {state}") for state in STATES),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -44,15 +44,22 @@ class Versus:
         lost = self.verdict is Verdict.NONE
         return Interval(found.mean, math.nan, math.nan, found.n) if lost else found
 
+    def seeds(self, values: Collection[int], reference: Collection[int]) -> list[int]:
+        """The seeds that the difference is from, given those that the strategy and its reference have."""
+        look = self.judged.look if self.verdict is not Verdict.NONE else 0
+        of = self.family.seeds[:look] if look else values
+        return [seed for seed in of if seed in values and seed in reference]
+
     @property
     def level(self) -> float:
-        """Confidence of its interval by itself; all intervals of the family together have 95 %."""
-        return 1 - self.looks.error
+        """Confidence of its interval by itself, nan before the first look; together those of the family have
+        95 %."""
+        return 1 - self.looks.error(self.judged.look) if self.judged.look else math.nan
 
     @property
     def next_looks(self) -> tuple[int, ...]:
-        """The looks that may still change its verdict; empty where it is decided or cannot be."""
-        if self.verdict is not Verdict.OPEN:
+        """The looks that may still change its verdict; empty where no more seeds are spent on it."""
+        if self.judged.settled:
             return ()
         return tuple(n for n in self.looks.at if n > self.judged.look)
 

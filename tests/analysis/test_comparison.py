@@ -18,6 +18,7 @@ from ray_kd.analysis.headline import headline, notes
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.errors import UserError
+from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Verdict
 from ray_kd.trials.design import Schedule, declare
 from tests.analysis.make_records import CONTROL, STRATEGIES, make_records
@@ -42,6 +43,11 @@ def judged(cell: Cell) -> Judged | None:
     return None if cell.versus is None else cell.versus.judged
 
 
+def short_side(shown: Interval) -> float:
+    """Student's half-width: skewed differences lengthen the other side."""
+    return min(shown.high - shown.mean, shown.mean - shown.low)
+
+
 def pick(comparison: Comparison, name: str) -> tuple[Cell, Versus]:
     """The cell of that name, and what was found of it."""
     cell = next(cell for cell in comparison.cells if cell.name == name)
@@ -63,9 +69,10 @@ def test_figures_equal_scipy_on_the_recorded_numbers(comparison: Comparison, rec
     test = reference.ttest_rel(wide["adaptive by path"], wide["student alone"])
     cell, versus = pick(comparison, "adaptive by path")
     assert cell.best.mean == pytest.approx(wide["adaptive by path"].mean(), rel=1e-12)
-    assert versus.judged.p == pytest.approx(min(1, 8 * test.pvalue), rel=1e-9)  # eight strategies, one look
+    assert versus.judged.p >= min(1, 8 * test.pvalue) * (1 - 1e-9)  # eight strategies, one look
     bounds = test.confidence_interval(1 - 0.05 / 8)
-    assert (versus.difference.low, versus.difference.high) == pytest.approx((bounds.low, bounds.high))
+    assert short_side(versus.difference) == pytest.approx((bounds.high - bounds.low) / 2)
+    assert versus.difference.low <= bounds.low * (1 + 1e-9)
     assert versus.level == pytest.approx(1 - 0.05 / 8)
 
 
@@ -179,7 +186,7 @@ def test_the_answer_names_what_is_better(tmp_path: Path) -> None:
     _, versus = pick(found, "soft target")
     differences = np.array(better) - np.array(base)
     half = reference.t.ppf(0.975, 4) * differences.std(ddof=1) / math.sqrt(5)
-    assert versus.difference.half_width == pytest.approx(half)
+    assert short_side(versus.difference) == pytest.approx(half)
 
 
 def test_the_answer_does_not_oversell_noise(tmp_path: Path) -> None:
@@ -219,7 +226,7 @@ def test_looks_take_their_seeds_and_the_first_verdict_stands(tmp_path: Path) -> 
         "NST": above([0.001, 0.06, -0.05, 0.0, 0.07, -0.06, 0.02, 0.0]),
     }
     found = compared(tmp_path, values, looks=(4, 8), margin=1.0)
-    error = 0.05 / (3 * 2)  # three strategies at two looks
+    spent = {4: 0.25, 8: 0.75}  # of the error: the square of the share of seeds, less what was spent before
     for name, look, verdict in (
         ("soft target", 4, Verdict.BETTER),
         ("logits", 4, Verdict.SAME),
@@ -227,16 +234,17 @@ def test_looks_take_their_seeds_and_the_first_verdict_stands(tmp_path: Path) -> 
     ):
         _, versus = pick(found, name)
         differences = np.array(values[name])[:look] - np.array(LEVEL)[:look]
+        error = 0.05 / 3 * spent[look]
         half = reference.t.isf(error / 2, look - 1) * differences.std(ddof=1) / math.sqrt(look)
         assert (versus.verdict, versus.judged.look) == (verdict, look)
         assert versus.difference.mean == pytest.approx(differences.mean())
-        assert versus.difference.half_width == pytest.approx(half)
+        assert short_side(versus.difference) == pytest.approx(half)
     assert headline(found) == (
         "1 of 3 strategies is better than “student alone”: “soft target”. 1 is the same within 1 point: "
         "“logits”. 1 is open: “NST”."
     )
     text = " ".join(notes(found))
-    assert "the looks at 4, 8 seeds hold together at 95 %, each by itself at 99.17 %" in text
+    assert "the looks at 4, 8 seeds hold together at 95 %, each by itself at 99.58, 98.75 %" in text
     assert "the same: the interval lies within ±1 point" in text
 
 
@@ -286,7 +294,8 @@ def test_what_was_declared_later_has_an_error_of_its_own(tmp_path: Path) -> None
     (root / "sweeps" / "digits" / "design.json").write_text(json.dumps(design.to_json()))
     found = compare_cells(read_records(root, "digits"))
     assert [pick(found, name)[1].later for name in ("NST", "logits")] == [False, True]
-    assert {pick(found, name)[1].level for name in ("NST", "logits")} == {1 - 0.05 / 2}
+    for name in ("NST", "logits"):  # alone in its family, at the second look
+        assert pick(found, name)[1].level == pytest.approx(1 - 0.05 * 0.75)
     assert any("declared later (“logits”), with an error of 5 % of its own" in note for note in notes(found))
 
 

@@ -17,14 +17,15 @@ def _seeds(values: list[float]) -> dict[int, float]:
     return dict(enumerate(values))
 
 
-def test_an_interval_is_the_t_interval_at_the_error_shared_by_strategies_and_looks() -> None:
-    values = [0.3, 0.1, 0.4, -0.2]
+def test_an_interval_of_symmetric_differences_is_the_t_interval_at_the_error_of_its_look() -> None:
+    values = [0.3, 0.1, 0.4, 0.2]
     found = judge(LOOKS, range(8), _seeds(values), _seeds([0.0] * 4), range(4))
-    half = stats.t.ppf(1 - 0.05 / (2 * 3 * 2), 3) * np.std(values, ddof=1) / 2
+    error = 0.05 / 3 * (4 / 8) ** 2
+    half = stats.t.ppf(1 - error / 2, 3) * np.std(values, ddof=1) / 2
     assert found.look == 4
     assert found.difference.low == pytest.approx(np.mean(values) - half)
     assert found.difference.high == pytest.approx(np.mean(values) + half)
-    assert found.p == pytest.approx(min(1, 6 * stats.ttest_1samp(values, 0).pvalue))
+    assert found.p == pytest.approx(min(1, 12 * stats.ttest_1samp(values, 0).pvalue))
     assert found.difference.half_width == pytest.approx(LOOKS.half_width(4, np.std(values, ddof=1)))
 
 
