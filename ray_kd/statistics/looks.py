@@ -85,7 +85,7 @@ class Looks:
             raise ValueError(f"margin {self.margin}: expected a number above 0, or none")
 
     def error(self, n: int) -> float:
-        """Two-sided error of one strategy's interval at the look of ``n`` seeds; they sum to 0.05 over all."""
+        """Two-sided error of one strategy's interval at the look of ``n`` seeds; all sum to 0.05."""
         before = max((look for look in self.at if look < n), default=0)
         spent = (n / self.at[-1]) ** EXPONENT - (before / self.at[-1]) ** EXPONENT
         return ALPHA / max(1, self.strategies) * spent

@@ -5,8 +5,8 @@ with a low mean has a low standard deviation too. Johnson ("Modified t tests and
 asymmetrical populations", JASA 73, 1978, 536-544) moves the interval of n values by s g (t^2 / 3 + 1/6) / n,
 where g is the skewness, s the standard deviation and t Student's quantile. Deviations from it, found by
 simulation (benchmarks/coverage.py shows what they hold): only the end on the side of the longer tail moves,
-so that no interval is shorter than Student's; it moves at most by Student's half-width, as with few values and
-a large t the formula moves it absurdly far; and the skewness is corrected for the number of values.
+so that no interval is shorter than Student's; it moves at most by Student's half-width, as with few values
+and a large t the formula moves it absurdly far; and the skewness is corrected for the number of values.
 """
 
 from __future__ import annotations
