@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ray_kd.analysis.convergence import Doubling, controls
+from ray_kd.analysis.convergence import Doubling, Repeat, controls, repeats
 from ray_kd.analysis.records import Plan, Records, by_seed, incomplete_note
 from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.errors import UserError, unknown
@@ -126,6 +126,8 @@ class Comparison:
     """How many of the trials that count ran in each precision, where it is known."""
     damage: tuple[str, ...] = ()
     """Notes on incomplete records."""
+    repeats: tuple[Repeat, ...] = ()
+    """Cells that were trained again with a disturbance in the last bits."""
 
     @property
     def baseline(self) -> Cell | None:
@@ -176,13 +178,14 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     compared = trials[trials["phase"] == "compare"]
     names = [name for name in plan.cells if (compared["cell"] == name).any()]
     names += [str(name) for name in compared["cell"].unique() if name not in names]
-    cells = [_cell(name, compared[compared["cell"] == name], metric) for name in names]
+    overlap = plan.overlap
+    cells = [_cell(name, compared[compared["cell"] == name], metric, overlap) for name in names]
     unfinished = trials[trials["status"] != "finished"]
     known = set(trials["cell"])
     return Comparison(
         plan=plan,
         metric=metric,
-        cells=tuple(_against_baseline(cells, plan.baseline)),
+        cells=tuple(_against_baseline(cells, plan.baseline, overlap)),
         searched=int((trials["phase"] == "search").sum()),
         doublings=tuple(controls(trials, plan, metric.name, metric.mode)),
         teachers=_teachers(trials, metric),
@@ -190,6 +193,7 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
         unfinished=unfinished[["cell", "seed", "phase", "status", "reason", "identity"]],
         precisions=dict(Counter(compared[compared["status"] == "finished"]["precision"].dropna().map(str))),
         damage=tuple(incomplete_note(trials)),
+        repeats=tuple(repeats(trials, plan, metric.name)),
     )
 
 
@@ -219,13 +223,13 @@ def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], 
     )
 
 
-def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
+def _cell(name: str, planned: pd.DataFrame, metric: Metric, overlap: float) -> Cell:
     finished = planned[planned["status"] == "finished"]
     seeds = by_seed(finished, f"best_test_{metric.name}")
     entered = finished[finished["seed"].isin(list(seeds))]
 
     def over_seeds(column: str) -> Interval:
-        return interval(list(by_seed(entered, column).values()))
+        return interval(list(by_seed(entered, column).values()), overlap=overlap)
 
     return Cell(
         name=name,
@@ -239,7 +243,7 @@ def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
     )
 
 
-def _against_baseline(cells: list[Cell], baseline: str | None) -> list[Cell]:
+def _against_baseline(cells: list[Cell], baseline: str | None, overlap: float) -> list[Cell]:
     """Test each cell against its reference; the winner of a search against that of the baseline's search."""
     figures = {cell.name: cell.seeds for cell in cells if cell.seeds}
     if baseline not in figures:
@@ -247,7 +251,7 @@ def _against_baseline(cells: list[Cell], baseline: str | None) -> list[Cell]:
     own = searched_name(baseline)
     reference = {cell.name: own if cell.searched and own in figures else baseline for cell in cells}
     tests = {
-        cell.name: paired(cell.seeds, figures[reference[cell.name]])
+        cell.name: paired(cell.seeds, figures[reference[cell.name]], overlap=overlap)
         for cell in cells
         if cell.name != baseline and cell.name != reference[cell.name]
     }

@@ -46,6 +46,15 @@ class Plan:
     """max or min; None (an older plan): as the runs' summaries say."""
     cells: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    chance: tuple[Row, ...] = ()
+    """What the seeds redraw (``config.chance.Chance``), an entry for all cells that redraw the same."""
+    repeats: tuple[str, ...] = ()
+    """Controls that train a cell again with a disturbance in the last bits."""
+
+    @property
+    def overlap(self) -> float:
+        """Samples that test for each that trains, where each seed has a split of its own, else 0."""
+        return max((float(entry.get("overlap") or 0.0) for entry in self.chance), default=0.0)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
@@ -57,6 +66,8 @@ class Plan:
             mode=data.get("mode"),
             cells=tuple(data.get("cells") or dict.fromkeys(trial["cell"] for trial in data["trials"])),
             notes=tuple(data.get("notes") or ()),
+            chance=tuple(data.get("chance") or ()),
+            repeats=tuple(data.get("repeats") or ()),
         )
 
 

@@ -44,11 +44,13 @@ class Looks:
         strategies: how many strategies are compared with their reference: m.
         margin: half the width of what counts as the same, in the metric's own unit (0.01 for one point of a
             rate); None: no verdict "the same".
+        overlap: of the seeds' splits, where each seed has its own; see ``statistics.intervals.interval``.
     """
 
     at: tuple[int, ...]
     strategies: int
     margin: float | None = None
+    overlap: float = 0.0
 
     @property
     def error(self) -> float:
@@ -61,7 +63,7 @@ class Looks:
         Args:
             spread: standard deviation of the differences from seed to seed.
         """
-        return float(stats.t.isf(self.error / 2, n - 1)) * spread / math.sqrt(n)
+        return float(stats.t.isf(self.error / 2, n - 1)) * spread * math.sqrt(1 / n + self.overlap)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def judge(
 def _at(
     looks: Looks, values: Mapping[int, float], reference: Mapping[int, float], higher_is_better: bool
 ) -> Judged:
-    test = paired(values, reference, confidence=1 - looks.error)
+    test = paired(values, reference, confidence=1 - looks.error, overlap=looks.overlap)
     found, n = test.difference, len(values)
     if n < 2 or test.constant:
         return Judged(Verdict.OPEN, n, found, math.nan if n < 2 else 1.0, constant=test.constant)
