@@ -178,14 +178,13 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     compared = trials[trials["phase"] == "compare"]
     names = [name for name in plan.cells if (compared["cell"] == name).any()]
     names += [str(name) for name in compared["cell"].unique() if name not in names]
-    overlap = plan.overlap
-    cells = [_cell(name, compared[compared["cell"] == name], metric, overlap) for name in names]
+    cells = [_cell(name, compared[compared["cell"] == name], metric, plan.overlap(name)) for name in names]
     unfinished = trials[trials["status"] != "finished"]
     known = set(trials["cell"])
     return Comparison(
         plan=plan,
         metric=metric,
-        cells=tuple(_against_baseline(cells, plan.baseline, overlap)),
+        cells=tuple(_against_baseline(cells, plan)),
         searched=int((trials["phase"] == "search").sum()),
         doublings=tuple(controls(trials, plan, metric.name, metric.mode)),
         teachers=_teachers(trials, metric),
@@ -243,15 +242,15 @@ def _cell(name: str, planned: pd.DataFrame, metric: Metric, overlap: float) -> C
     )
 
 
-def _against_baseline(cells: list[Cell], baseline: str | None, overlap: float) -> list[Cell]:
+def _against_baseline(cells: list[Cell], plan: Plan) -> list[Cell]:
     """Test each cell against its reference; the winner of a search against that of the baseline's search."""
-    figures = {cell.name: cell.seeds for cell in cells if cell.seeds}
+    figures, baseline = {cell.name: cell.seeds for cell in cells if cell.seeds}, plan.baseline
     if baseline not in figures:
         return cells
     own = searched_name(baseline)
     reference = {cell.name: own if cell.searched and own in figures else baseline for cell in cells}
     tests = {
-        cell.name: paired(cell.seeds, figures[reference[cell.name]], overlap=overlap)
+        cell.name: paired(cell.seeds, figures[reference[cell.name]], overlap=plan.overlap(cell.name))
         for cell in cells
         if cell.name != baseline and cell.name != reference[cell.name]
     }

@@ -79,7 +79,7 @@ def controls(trials: pd.DataFrame, plan: Plan, metric: str, mode: str) -> Iterat
     for cell, control, short, long in _pairs(trials, plan):
         if control not in plan.repeats:
             column = f"best_val_{metric}"
-            gain = doubling_gain(by_seed(short, column), by_seed(long, column), mode, plan.overlap)
+            gain = doubling_gain(by_seed(short, column), by_seed(long, column), mode, plan.overlap(cell))
             yield Doubling(cell, control, _epochs(short), _epochs(long), gain)
 
 

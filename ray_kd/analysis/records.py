@@ -51,10 +51,10 @@ class Plan:
     repeats: tuple[str, ...] = ()
     """Controls that train a cell again with a disturbance in the last bits."""
 
-    @property
-    def overlap(self) -> float:
-        """Samples that test for each that trains, where each seed has a split of its own, else 0."""
-        return max((float(entry.get("overlap") or 0.0) for entry in self.chance), default=0.0)
+    def overlap(self, cell: str | None) -> float:
+        """Samples that test for each that trains, where each seed of a cell has a split of its own; else 0."""
+        found = (float(entry["overlap"]) for entry in self.chance if str(cell) in entry["cells"])
+        return max(found, default=0.0)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
