@@ -142,8 +142,7 @@ def _teacher(draw: Draw) -> str:
 
 
 def _converged(draw: Draw) -> str:
-    words = {True: "yes", False: "no", None: "not known"}
-    return ", ".join(words[doubling.converged] for doubling in draw.comparison.doublings) or "not checked"
+    return ", ".join(doubling.converged for doubling in draw.comparison.doublings) or "not checked"
 
 
 def _seeds(draw: Draw) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ray_kd.analysis.convergence import Doubling, controls
+from ray_kd.analysis.convergence import Doubling, Repeat, controls, repeats
 from ray_kd.analysis.records import Plan, Records, by_seed, incomplete_note
 from ray_kd.analysis.verdicts import Versus, verdicts
 from ray_kd.config.cells import SEARCHED, searched_name
@@ -123,6 +123,8 @@ class Comparison:
     """How many of the trials that count ran in each precision, where it is known."""
     damage: tuple[str, ...] = ()
     """Notes on incomplete records."""
+    repeats: tuple[Repeat, ...] = ()
+    """Cells that were trained again with a disturbance in the last bits."""
 
     @property
     def baseline(self) -> Cell | None:
@@ -164,7 +166,7 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     compared = trials[trials["phase"] == "compare"]
     names = [name for name in plan.cells if (compared["cell"] == name).any()]
     names += [str(name) for name in compared["cell"].unique() if name not in names]
-    cells = [_cell(name, compared[compared["cell"] == name], metric) for name in names]
+    cells = [_cell(name, compared[compared["cell"] == name], metric, plan.overlap(name)) for name in names]
     unfinished = trials[trials["status"] != "finished"]
     known = set(trials["cell"])
     later = tuple(name for name in plan.cells if name not in known)
@@ -182,6 +184,7 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
         unfinished=unfinished[["cell", "seed", "phase", "status", "reason", "identity"]],
         precisions=dict(Counter(compared[compared["status"] == "finished"]["precision"].dropna().map(str))),
         damage=tuple(incomplete_note(trials)),
+        repeats=tuple(repeats(trials, plan, metric.name)),
     )
 
 
@@ -211,13 +214,13 @@ def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], 
     )
 
 
-def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
+def _cell(name: str, planned: pd.DataFrame, metric: Metric, overlap: float) -> Cell:
     finished = planned[planned["status"] == "finished"]
     seeds = by_seed(finished, f"best_test_{metric.name}")
     entered = finished[finished["seed"].isin(list(seeds))]
 
     def over_seeds(column: str) -> Interval:
-        return interval(list(by_seed(entered, column).values()))
+        return interval(list(by_seed(entered, column).values()), overlap=overlap)
 
     return Cell(
         name=name,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from ray_kd.analysis.chance import chance_notes
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.convergence import Doubling
+from ray_kd.analysis.convergence import Converged, Doubling
 from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.ending import NOT_ENDED
 from ray_kd.statistics.intervals import Interval
@@ -153,7 +154,9 @@ def _limits(comparison: Comparison) -> list[str]:
         sentences.append(f"This is preliminary: {waiting} of {planned} trials have not ended.")
     elif comparison.later and comparison.started:
         sentences.append("This is preliminary: some strategies have no trials yet.")
-    if comparison.metric.rate and any(doubling.converged is False for doubling in comparison.doublings):
+    if comparison.metric.rate and any(
+        doubling.converged is Converged.NO for doubling in comparison.doublings
+    ):
         sentences.append(
             "Training was too short to converge (see the notes): longer runs may rank differently."
         )
@@ -176,6 +179,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_precision_note(comparison),
         *_search_note(comparison),
         *convergence_notes(comparison),
+        *chance_notes(comparison),
         *comparison.plan.notes,
     ]
     return lines
@@ -308,12 +312,16 @@ def convergence_notes(comparison: Comparison) -> list[str]:
 
 
 def _doubling_note(comparison: Comparison, doubling: Doubling) -> str:
-    if doubling.converged is None:
+    if not doubling.gain.n:
         return f"Convergence is not known yet: no trial of “{doubling.control}” has finished."
     spread = doubling.gain.half_width
     bounds = "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
     epochs = f" ({doubling.epochs} → {doubling.control_epochs} epochs)" if doubling.epochs else ""
-    verdict = "under 0.5 points, converged" if doubling.converged else "0.5 points or more: NOT converged"
+    verdict = {
+        Converged.YES: "the interval lies under 0.5 points: converged",
+        Converged.NO: "the interval lies above 0.5 points: NOT converged",
+        Converged.OPEN: "whether that is more than 0.5 points, these seeds cannot tell",
+    }[doubling.converged]
     return (
         f"Convergence: “{doubling.control}”{epochs} changes validation {comparison.metric.title} of "
         f"“{doubling.cell}” by {number(comparison, doubling.gain.mean, sign=True)}{bounds} points over "

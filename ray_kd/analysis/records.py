@@ -49,6 +49,15 @@ class Plan:
     notes: tuple[str, ...] = ()
     design: Design = field(default_factory=Design)
     """The looks that were declared; a sweep that declared none has one look at all of its seeds."""
+    chance: tuple[Row, ...] = ()
+    """What the seeds redraw (``config.chance.Chance``), an entry for all cells that redraw the same."""
+    repeats: tuple[str, ...] = ()
+    """Controls that train a cell again with a disturbance in the last bits."""
+
+    def overlap(self, cell: str | None) -> float:
+        """Samples that test for each that trains, where each seed of a cell has its own split; else 0."""
+        found = (float(entry["overlap"]) for entry in self.chance if str(cell) in entry["cells"])
+        return max(found, default=0.0)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
@@ -65,6 +74,8 @@ class Plan:
             cells=tuple(data.get("cells") or dict.fromkeys(trial["cell"] for trial in data["trials"])),
             notes=tuple(data.get("notes") or ()),
             design=Design.from_json(declared) if declared else implied(data),
+            chance=tuple(data.get("chance") or ()),
+            repeats=tuple(data.get("repeats") or ()),
         )
 
 

@@ -243,7 +243,7 @@ def _result(queue: TrialQueue, store: Store, called: float) -> SweepResult:
         if ending is not Ending.UNFINISHED:
             setattr(result, ending.value, getattr(result, ending.value) + 1)
         if ending not in (Ending.FINISHED, Ending.STOPPED):
-            about = {"ending": ending, "cell": job.cell, "seed": job.spec.seed}
+            about = {"ending": ending, "cell": job.cell, "seed": job.seed}
             result.failures.append({**about, "reason": job.outcome.reason, "error": job.outcome.error})
     began = [job.began for job in queue.jobs.values() if job.began is not None]
     if began:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ray_kd.config.cells import Cell, Overrides, searched_name
+from ray_kd.config.chance import Source, chances, own_sources, redraw
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import TASKS
 from ray_kd.config.spec import RunSpec
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Phase = Literal["compare", "control", "search"]
 RESERVED = {
-    "seed": "'seeds' of the sweep sets it",
+    "seed": "'seeds' of the sweep and its 'vary' set it",
     "storage": "all trials of a sweep use the base's",
 }
 
@@ -38,6 +39,10 @@ class Trial:
     axes: dict[str, Any] = field(default_factory=dict)
     candidate: int | None = None
     """The number of the candidate in its cell's search; None outside a search."""
+    vary: tuple[Source, ...] = ()
+    """The sources of chance that its seed redraws."""
+    teachers: dict[str, RunSpec] = field(default_factory=dict, repr=False)
+    """The runs that train its teachers, by identity."""
 
     def to_json(self) -> dict[str, Any]:
         """The trial as plan.json holds it."""
@@ -85,6 +90,8 @@ class Plan:
             "metric": self.metric,
             "mode": self.mode,
             "cells": list(self.cells),
+            "chance": chances(self.trials),
+            "repeats": list(dict.fromkeys(one.cell for one in self.trials if one.spec.training.disturb)),
             "trials": [trial.to_json() for trial in self.trials],
             "teachers": [teacher.identity() for teacher in self.teachers],
             "notes": self.notes,
@@ -123,9 +130,13 @@ class TrialMaker:
         extra = extra or {}
         overrides = {**cell.overrides, **extra}
         parsed = self._spec(cell.name, overrides)
-        spec = parsed.model_copy(
-            update={"seed": seed, "name": f"{self.sweep.name}: {cell.name}, seed {seed}"}
+        vary = own_sources(overrides, self.sweep.vary)
+        spec = redraw(parsed, seed, vary).model_copy(
+            update={"name": f"{self.sweep.name}: {cell.name}, seed {seed}"}
         )
+        teachers = [
+            spec.teacher_run(name) for name in spec.needed_teachers() if spec.teachers[name].weights is None
+        ]
         return Trial(
             identity=spec.identity(),
             cell=cell.name,
@@ -135,6 +146,8 @@ class TrialMaker:
             overrides={**overrides, "seed": seed},
             axes={**cell.axes, **extra},
             candidate=candidate,
+            vary=vary,
+            teachers={run.identity(): run for run in teachers},
         )
 
     def _spec(self, cell: str, overrides: Mapping[str, Any]) -> RunSpec:
@@ -143,7 +156,10 @@ class TrialMaker:
             where = f"sweep '{self.sweep.name}', cell '{cell}'"
             data = copy.deepcopy(self.base)
             try:
+                own_sources(dict(overrides), self.sweep.vary)
                 for key, value in overrides.items():
+                    if key == "vary":  # of the cell, not of its runs
+                        continue
                     if key in RESERVED:
                         raise UserError(f"'{key}' cannot differ from cell to cell: {RESERVED[key]}.")
                     set_key(data, key, copy.deepcopy(value))
@@ -257,22 +273,15 @@ def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
 def teachers_of(trials: list[Trial]) -> list[RunSpec]:
     """The runs that train the teachers of these trials, one for each identity."""
     found: dict[str, RunSpec] = {}
-    seen: set[tuple[str, str]] = set()
     for trial in trials:
-        for name in trial.spec.needed_teachers():
-            key = (trial.cell, f"{name} {trial.axes}")  # a teacher does not depend on the seed
-            if key in seen:
-                continue
-            seen.add(key)
-            if trial.spec.teachers[name].weights is None:
-                run = trial.spec.teacher_run(name)
-                found.setdefault(run.identity(), run)
+        for identity, run in trial.teachers.items():
+            found.setdefault(identity, run)
     return list(found.values())
 
 
 def _notes(sweep: SweepSpec, trials: list[Trial]) -> list[str]:
     notes = []
-    if not sweep.controls:
+    if all(trial.spec.training.disturb for trial in trials if trial.phase == "control"):
         notes.append(
             "No control run checks whether training was long enough; differences between cells may change "
             "with more epochs (add 'controls' with twice the epochs)."

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ray_kd.config.cells import SEARCHED, Cell, Overrides, product_cells, searched_name, strategy_name
+from ray_kd.config.chance import DEFAULT, Source, sources
 from ray_kd.config.errors import unknown
 from ray_kd.config.names import require_distinct, require_name
 from ray_kd.config.options import Strict
@@ -108,6 +109,10 @@ class SweepSpec(Strict):
     base: dict[str, Any]
     """A run, or the path of its file relative to the sweep's."""
     seeds: Seeds = (0, 1, 2, 3, 4)
+    vary: Annotated[tuple[Source, ...], BeforeValidator(sources)] = DEFAULT
+    """What each seed redraws: student (initialisation and order), teacher (each seed trains its own), labels
+    (which ones ``dataset.labels`` keeps), split (which samples train, validate and test), views (the draws
+    of augmentation). What is not listed is the same for all seeds. A cell may have a ``vary`` of its own."""
     baseline: str | None = None
     """The cell that every other cell is compared with; with an axis ``task``, a name without the task's label
     means that strategy in each task."""
@@ -179,8 +184,9 @@ class SweepSpec(Strict):
                 if name in taken:
                     raise ValueError(f"search.cells: '{name}' is searched twice")
                 taken.add(name)
-            if "seed" in search.space:
-                raise ValueError("search.space: 'seed' cannot be searched; the sweep's 'seeds' set it")
+            for key in ("seed", "vary"):
+                if key in search.space:
+                    raise ValueError(f"search.space: '{key}' cannot be searched; the sweep sets it")
 
     def searched_by(self, search: Search) -> tuple[str, ...]:
         """The names of a search's cells."""

@@ -44,8 +44,14 @@ class Paired:
     """All differences are equal."""
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean and Student's t-interval; no bounds for fewer than two values, nan without any."""
+def interval(values: Sequence[float], confidence: float = CONFIDENCE, overlap: float = 0.0) -> Interval:
+    """Mean and Student's t-interval; no bounds for fewer than two values, nan without any.
+
+    Args:
+        overlap: samples that test for each that trains, where each value has a random split of its own of the
+            same samples, else 0. Such values are correlated, and the variance of their mean is
+            (1/n + overlap) s² instead of s²/n (Nadeau and Bengio, Machine Learning 52, 2003, section 3).
+    """
     n = len(values)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -53,27 +59,31 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     mean = float(array.mean())
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    error = array.std(ddof=1) * math.sqrt(1 / n + overlap)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
     return Interval(mean, mean - half, mean + half, n)
 
 
 def paired(
-    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
+    values: Mapping[int, float],
+    baseline: Mapping[int, float],
+    confidence: float = CONFIDENCE,
+    overlap: float = 0.0,
 ) -> Paired:
-    """Compare two cells by seed; seeds that only one of them has do not count.
+    """Compare two cells by seed; seeds that only one of them has do not count. ``overlap``: see ``interval``.
 
     Equal differences on every seed (accuracies of few test samples do that) have no variance: the
     t-statistic is 0/0 or infinite. p is then 1, the cautious reading, and unless they are all 0 there is
     no interval. Deviation from ``scipy.stats.ttest_rel``, which gives nan or 0 there.
     """
     found = differences(values, baseline)
-    whole = interval(found.tolist(), confidence)
+    whole = interval(found.tolist(), confidence, overlap)
     if len(found) < 2:
         return Paired(whole, math.nan)
     if equal(found, values, baseline):
         bound = 0.0 if equal(np.append(found, 0.0), values, baseline) else math.nan
         return Paired(Interval(whole.mean, bound, bound, whole.n), 1.0, constant=True)
-    t = whole.mean / (found.std(ddof=1) / math.sqrt(len(found)))
+    t = whole.mean / (found.std(ddof=1) * math.sqrt(1 / len(found) + overlap))
     return Paired(whole, float(2 * stats.t.sf(abs(t), len(found) - 1)))
 
 

@@ -17,6 +17,7 @@ class Job:
     Attributes:
         trial: the first planned trial that it serves; None: a teacher.
         needs: identities of the teachers that it loads.
+        place: where it stands in the queue; smaller ones come first.
         value, best: the last validation metric, and the best one so far.
         waits: a sentence that says what the started job waits for; None: nothing.
     """
@@ -25,6 +26,7 @@ class Job:
     spec: RunSpec
     trial: Trial | None
     needs: tuple[str, ...] = ()
+    place: tuple[int, ...] = ()
     state: Literal["waiting", "issued", "running", "done"] = "waiting"
     outcome: Outcome | None = None
     crashes: int = 0
@@ -38,6 +40,11 @@ class Job:
     def cell(self) -> str:
         """The cell of its trial, or ``teacher``."""
         return self.trial.cell if self.trial is not None else "teacher"
+
+    @property
+    def seed(self) -> int:
+        """The seed of its trial, which need not be its run's (see ``vary``); of a teacher its own."""
+        return self.trial.seed if self.trial is not None else self.spec.seed
 
     @property
     def phase(self) -> str:

@@ -1,8 +1,8 @@
 """The trial queue of a sweep: which job is next, given which have ended. It does not import Ray.
 
-Teachers come first, since most trials need them; then candidates of searches; then controls and compared
-trials, long ones before short ones and seed by seed, so that an interrupted sweep has complete pairs. The
-winner of a cell's search is added as soon as all candidates of the cell have ended.
+Candidates of searches come first, then controls and compared trials, long ones before short ones and seed by
+seed, so that an interrupted sweep has complete pairs; each teacher comes right before the first trial that
+needs it. The winner of a cell's search is added as soon as all candidates of the cell have ended.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray_kd.config.cells import Cell, searched_name
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import fault_in
-from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
+from ray_kd.config.plan import Plan, Trial, TrialMaker
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.trials.job import Job
 from ray_kd.trials.ledger import Ledger, Outcome
@@ -52,7 +52,6 @@ class TrialQueue:
     teachers_only: bool = False
     """Set it to hand out teachers only, so that their targets are stored before the first student starts."""
     _queue: list[Job] = field(default_factory=list)
-    _teacher_names: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.maker = TrialMaker(self.sweep)
@@ -176,7 +175,7 @@ class TrialQueue:
         if job in self._queue:
             self._queue.remove(job)
         if job.trial is not None or not self._is_trained(job.identity):
-            self.ledger.write(job.identity, job.cell, job.spec.seed, job.phase, outcome)
+            self.ledger.write(job.identity, job.cell, job.seed, job.phase, outcome)
 
     def _settle_without_teacher(self) -> None:
         """Block the trials whose teacher failed; those of an unfinished teacher are unfinished too."""
@@ -197,15 +196,17 @@ class TrialQueue:
         """Add the jobs that these trials need, and note those that have ended in an earlier invocation."""
         trials = list(trials)
         new: dict[str, Job] = {}
-        for teacher in teachers_of(trials):
-            identity = teacher.identity()
-            if identity not in self.jobs:
-                new[identity] = Job(identity, teacher, None)
         for trial in trials:
+            place = _place(trial)
+            for identity, run in trial.teachers.items():
+                if identity not in self.jobs:
+                    teacher = new.setdefault(identity, Job(identity, run, None, place=place))
+                    teacher.place = min(teacher.place, place)
             if trial.identity not in self.jobs and trial.identity not in new:
-                new[trial.identity] = Job(trial.identity, trial.spec, trial, self._needs(trial))
+                needs = tuple(trial.teachers)
+                new[trial.identity] = Job(trial.identity, trial.spec, trial, needs, (*place, 1))
         self.jobs.update(new)
-        self._queue = sorted([*self._queue, *new.values()], key=_order)
+        self._queue = sorted([*self._queue, *new.values()], key=lambda job: job.place)
         earlier = self.ledger.outcomes(new)
         for identity, outcome in earlier.items():
             if outcome.status is Ending.FAILED and self.retry_failed:
@@ -219,16 +220,6 @@ class TrialQueue:
             job.spec for job in new.values() if job.trial is None and job.identity not in known
         ]
         self._settle_without_teacher()
-
-    def _needs(self, trial: Trial) -> tuple[str, ...]:
-        needs = []
-        for name in trial.spec.needed_teachers():
-            if trial.spec.teachers[name].weights is None:
-                key = (f"{trial.cell} {trial.axes}", name)
-                if key not in self._teacher_names:
-                    self._teacher_names[key] = trial.spec.teacher_run(name).identity()
-                needs.append(self._teacher_names[key])
-        return tuple(dict.fromkeys(needs))
 
     # Searches
 
@@ -334,10 +325,11 @@ class TrialQueue:
         self.ledger.write_plan(self.plan.to_json())
 
 
-def _order(job: Job) -> tuple[int, int, int]:
-    """Teachers, then searches (their winners come after), then long trials first, seed by seed."""
-    if job.trial is None:
-        return 0, 0, 0
-    if job.trial.phase == "search":
-        return 1, job.trial.candidate or 0, 0
-    return 2, -job.spec.training.epochs, job.trial.seed
+def _place(trial: Trial) -> tuple[int, int, int]:
+    """Searches first (their winners come after), then long trials first, seed by seed.
+
+    A teacher has the place of the first trial that needs it, and so stands before it.
+    """
+    if trial.phase == "search":
+        return 1, trial.candidate or 0, 0
+    return 2, -trial.spec.training.epochs, trial.seed

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats as reference
 
 from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
-from ray_kd.analysis.convergence import doubling_gain
+from ray_kd.analysis.convergence import Converged, doubling_gain
 from ray_kd.analysis.headline import headline, notes
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.analysis.verdicts import Versus
@@ -311,22 +311,36 @@ def test_doubling_gain_is_over_common_seeds_and_signed_by_the_mode() -> None:
     assert doubling_gain({0: 0.5}, {0: 0.4}, mode="min").mean == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize(("gain", "converged"), [(0.004, True), (0.006, False), (-0.1, True)])
+@pytest.mark.parametrize(
+    ("gain", "spread", "converged"),
+    [
+        (0.003, 0.001, Converged.YES),
+        (0.004, 0.010, Converged.OPEN),
+        (0.006, 0.010, Converged.OPEN),
+        (0.020, 0.001, Converged.NO),
+        (-0.1, 0.001, Converged.YES),
+    ],
+)
 def test_controls_say_whether_training_was_long_enough(
-    records: Records, gain: float, converged: bool
+    records: Records, gain: float, spread: float, converged: Converged
 ) -> None:
+    """By the interval of the gain: a small mean of scattered gains does not show that training converged."""
     trials = records.trials.copy()
     for seed in range(5):
         alone = (trials["cell"] == "student alone") & (trials["seed"] == seed)
         longer = (trials["cell"] == CONTROL) & (trials["seed"] == seed)
-        trials.loc[longer, "best_val_top1"] = float(trials.loc[alone, "best_val_top1"].iloc[0]) + gain
+        trials.loc[longer, "best_val_top1"] = (
+            float(trials.loc[alone, "best_val_top1"].iloc[0]) + gain + spread * (seed - 2)
+        )
     found = compare_cells(dataclasses.replace(records, trials=trials))
     (doubling,) = found.doublings
     assert (doubling.cell, doubling.epochs, doubling.control_epochs) == ("student alone", 30, 60)
     assert doubling.gain.mean == pytest.approx(gain)
     assert doubling.converged is converged
-    assert ("too short to converge" in headline(found)) is not converged
-    assert any(("NOT converged" in note) is not converged for note in notes(found) if "Convergence" in note)
+    assert ("too short to converge" in headline(found)) is (converged is Converged.NO)
+    (note,) = [note for note in notes(found) if note.startswith("Convergence")]
+    words = {Converged.YES: ": converged", Converged.NO: "NOT converged", Converged.OPEN: "cannot tell"}
+    assert {one for one, text in words.items() if text in note} == {converged}
 
 
 def test_without_controls_the_notes_say_that_nobody_checked(tmp_path: Path) -> None:
