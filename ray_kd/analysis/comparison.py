@@ -12,6 +12,7 @@ from ray_kd.analysis.convergence import Doubling, Repeat, controls, repeats
 from ray_kd.analysis.records import Plan, Records, by_seed, incomplete_note
 from ray_kd.analysis.verdicts import Versus, verdicts
 from ray_kd.config.cells import SEARCHED, searched_name
+from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.statistics.intervals import Interval, interval
 
@@ -97,6 +98,11 @@ class Cell:
         return self.name.endswith(SEARCHED)
 
     @property
+    def needed(self) -> int:
+        """Planned trials, without those that a look made needless."""
+        return self.planned - self.statuses.get(Ending.NOT_NEEDED.value, 0)
+
+    @property
     def n(self) -> int:
         """Trials that count."""
         return len(self.seeds)
@@ -118,7 +124,7 @@ class Comparison:
     later: tuple[str, ...]
     """Cells of the plan that have no trial yet: the winner of a search is known when the search ends."""
     unfinished: pd.DataFrame
-    """Cell, seed, phase, status, reason and identity of every planned trial that did not finish."""
+    """Cell, seed, phase, status, reason and identity of every needed trial that did not finish."""
     precisions: dict[str, int]
     """How many of the trials that count ran in each precision, where it is known."""
     damage: tuple[str, ...] = ()
@@ -167,7 +173,7 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     names = [name for name in plan.cells if (compared["cell"] == name).any()]
     names += [str(name) for name in compared["cell"].unique() if name not in names]
     cells = [_cell(name, compared[compared["cell"] == name], metric, plan.overlap(name)) for name in names]
-    unfinished = trials[trials["status"] != "finished"]
+    unfinished = trials[~trials["status"].isin([Ending.FINISHED.value, Ending.NOT_NEEDED.value])]
     known = set(trials["cell"])
     later = tuple(name for name in plan.cells if name not in known)
     figures = {cell.name: cell.seeds for cell in cells}

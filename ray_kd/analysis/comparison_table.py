@@ -104,7 +104,7 @@ def _trials(cell: Cell) -> str:
     """Trials that count, of those that the verdict still needs."""
     judged = None if cell.versus is None else cell.versus.judged
     enough = judged is not None and (judged.verdict.decided or judged.hopeless)
-    return str(cell.n) if enough or cell.n == cell.planned else f"{cell.n}/{cell.planned}"
+    return str(cell.n) if enough or cell.n == cell.needed else f"{cell.n}/{cell.needed}"
 
 
 def _with_spread(comparison: Comparison, shown: Interval) -> str:
@@ -179,7 +179,7 @@ def records_of(comparison: Comparison) -> list[dict[str, object]]:
             "metric": comparison.metric.name,
             "planned": cell.planned,
             "n": cell.n,
-            **{state: cell.statuses.get(state, 0) for state in STATES},
+            **{state.replace(" ", "_"): cell.statuses.get(state, 0) for state in STATES},
             "seconds_mean": cell.seconds.mean,
         }
         figures = {"best": cell.best, "last": cell.last, "agreement": cell.agreement}

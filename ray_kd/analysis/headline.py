@@ -9,12 +9,13 @@ from ray_kd.analysis.chance import chance_notes
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.convergence import Converged, Doubling
 from ray_kd.analysis.verdicts import Versus
-from ray_kd.config.ending import NOT_ENDED
+from ray_kd.config.ending import NOT_ENDED, Ending
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import HOPELESS, Looks, Verdict
 
 NAMED = 12
 """Names that a sentence lists; of more, it says how many."""
+NOT_NEEDED = Ending.NOT_NEEDED.value
 DASH = "\N{EN DASH}"
 """Printed where there is no value."""
 
@@ -146,7 +147,7 @@ def _listed(cells: list[Cell]) -> str:
 
 
 def _limits(comparison: Comparison) -> list[str]:
-    planned = sum(cell.planned for cell in comparison.cells)
+    planned = sum(cell.needed for cell in comparison.cells)
     waiting = sum(cell.statuses.get(s, 0) for cell in comparison.cells for s in NOT_ENDED)
     to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.next_looks]
     sentences = []
@@ -268,15 +269,15 @@ def _teacher_note(comparison: Comparison) -> list[str]:
 def _status_notes(comparison: Comparison) -> list[str]:
     lines = []
     for cell in comparison.cells:
-        settled = cell.versus is not None and cell.versus.judged.settled  # the seeds left are not needed
-        uncounted = ("finished", *(NOT_ENDED if settled else ()))
+        settled = cell.versus is not None and cell.versus.judged.settled
+        uncounted = ("finished", NOT_NEEDED, *(NOT_ENDED if settled else ()))
         left = {status: count for status, count in sorted(cell.statuses.items()) if status not in uncounted}
         unmeasured = cell.statuses.get("finished", 0) - cell.n
         if unmeasured > 0:
             left["finished without this metric, or sharing a seed"] = unmeasured
         if left:
             parts = ", ".join(f"{count} {status}" for status, count in left.items())
-            lines.append(f"{cell.name}: {cell.n} of {cell.planned} trials count; {parts}.")
+            lines.append(f"{cell.name}: {cell.n} of {cell.needed} trials count; {parts}.")
     if comparison.later:
         names = ", ".join(f"“{name}”" for name in comparison.later)
         lines.append(f"Not in the table, since they have no trials yet: {names}.")

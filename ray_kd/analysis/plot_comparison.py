@@ -207,7 +207,7 @@ def _draw(axes: Axes, place: int, row: _Row, scale: float) -> None:
 
 def _name(cell: Cell) -> str:
     lost = cell.versus is not None and cell.versus.verdict is Verdict.NONE
-    return wrapped(f"{cell.name} ({cell.n} of {cell.planned})" if lost else cell.name, 34)
+    return wrapped(f"{cell.name} ({cell.n} of {cell.needed})" if lost else cell.name, 34)
 
 
 def _margins(comparison: Comparison) -> set[float]:

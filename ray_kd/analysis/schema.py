@@ -143,7 +143,7 @@ COMPARISON: tuple[Column, ...] = (
     ("skewed", FLAG, "the differences are skewed for sure"),
     ("planned", INTEGER, "planned trials"),
     ("n", INTEGER, "trials that count"),
-    *((state, INTEGER, f"planned trials with the status {state}") for state in STATES),
+    *((state.replace(" ", "_"), INTEGER, f"planned trials with the status {state}") for state in STATES),
     *_figure("best", "test metric of the weights that were best on validation", _OWN),
     *_figure("last", "test metric of the last weights", _OWN),
     *_figure("agreement", "agreement with the teacher on test data", _OWN),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ray_kd.config.ending import NOT_ENDED
+from ray_kd.config.ending import Ending
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Looks, Verdict, judge
 from ray_kd.trials.design import Design, Family
@@ -90,6 +90,7 @@ def verdicts(
 
 
 def ended_seeds(trials: pd.DataFrame) -> frozenset[int]:
-    """The seeds whose trial has ended, in whatever way."""
-    waiting = set(trials[trials["status"].isin(NOT_ENDED)]["seed"].dropna())
+    """The seeds whose trial has ended, in whatever way that looks count."""
+    counted = [ending.value for ending in Ending if ending.counts]
+    waiting = set(trials[~trials["status"].isin(counted)]["seed"].dropna())
     return frozenset(int(seed) for seed in trials["seed"].dropna().unique() if seed not in waiting)
