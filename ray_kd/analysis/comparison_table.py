@@ -11,7 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.headline import DASH, headline, look_text, notes, number, p_value, with_bounds
+from ray_kd.analysis.contenders import chances, contenders
+from ray_kd.analysis.headline import DASH, headline, look_text, number, p_value, with_bounds
+from ray_kd.analysis.notes import notes
 from ray_kd.analysis.schema import COMPARISON
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
@@ -171,7 +173,7 @@ def markdown(comparison: Comparison) -> str:
 
 def records_of(comparison: Comparison) -> list[dict[str, object]]:
     """The numbers behind the table, a row for each strategy: the columns of ``schema.COMPARISON``."""
-    found = []
+    found, best, shares = [], contenders(comparison), chances(comparison)
     for cell in comparison.cells:
         versus = cell.versus
         row: dict[str, object] = {
@@ -182,6 +184,11 @@ def records_of(comparison: Comparison) -> list[dict[str, object]]:
             **{state.replace(" ", "_"): cell.statuses.get(state, 0) for state in STATES},
             "seconds_mean": cell.seconds.mean,
         }
+        if best is not None and cell.name in best.contenders:
+            row["may_be_best"] = best.contenders[cell.name].may_be_best
+        if cell.name in shares:
+            share = shares[cell.name]
+            row |= {"beats": share.wins / share.n, "beats_low": share.low, "beats_high": share.high}
         figures = {"best": cell.best, "last": cell.last, "agreement": cell.agreement}
         if versus is not None:
             figures["difference"] = versus.difference

@@ -1,21 +1,19 @@
-"""A comparison in words: the headline above its table, and the notes below."""
+"""A comparison in words: the headline above its table, and how figures are printed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 
-from ray_kd.analysis.chance import chance_notes
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.convergence import Converged, Doubling
+from ray_kd.analysis.convergence import Converged
 from ray_kd.analysis.verdicts import Versus
-from ray_kd.config.ending import NOT_ENDED, Ending
+from ray_kd.config.ending import NOT_ENDED
 from ray_kd.statistics.intervals import Interval
-from ray_kd.statistics.looks import HOPELESS, Looks, Verdict
+from ray_kd.statistics.looks import Looks, Verdict
 
 NAMED = 12
 """Names that a sentence lists; of more, it says how many."""
-NOT_NEEDED = Ending.NOT_NEEDED.value
 DASH = "\N{EN DASH}"
 """Printed where there is no value."""
 
@@ -119,7 +117,7 @@ def _beside(comparison: Comparison, reference: str, cells: list[Cell]) -> list[s
 
 def _first_look(comparison: Comparison, cells: list[Cell]) -> str:
     firsts = sorted({versus.looks.at[0] for _, versus in with_versus(cells)})
-    looks = " or ".join(_count(first, "seed") for first in firsts)
+    looks = " or ".join(counted(first, "seed") for first in firsts)
     return (
         f"the first look is taken when all trials of {looks} have ended. Until then the means only describe."
     )
@@ -142,7 +140,7 @@ def _listed(cells: list[Cell]) -> str:
     """The names, of many the first; empty for none."""
     if not cells:
         return ""
-    shown = _names(cells[:NAMED])
+    shown = names_of(cells[:NAMED])
     return f": {shown}" + (f" and {len(cells) - NAMED} more" if len(cells) > NAMED else "")
 
 
@@ -164,180 +162,14 @@ def _limits(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What a reader of the table must know, one sentence or two each."""
-    title = comparison.metric.title
-    lines = [
-        f"best: test {title} of the weights that were best on validation, the primary metric; mean ± "
-        "half-width of its own 95 % t-interval over seeds, which describes the strategy and decides nothing. "
-        f"last: test {title} of the last weights. Test data were read once, at the end of a trial, for both.",
-        *_rule_notes(comparison),
-        f"agree: {comparison.metric.agreement}. "
-        "time: training seconds of one trial, mean. n: trials that count.",
-        *_teacher_note(comparison),
-        *_status_notes(comparison),
-        *comparison.damage,
-        *_precision_note(comparison),
-        *_search_note(comparison),
-        *convergence_notes(comparison),
-        *chance_notes(comparison),
-        *comparison.plan.notes,
-    ]
-    return lines
+def names_of(cells: Iterable[Cell]) -> str:
+    return quoted(cell.name for cell in cells)
 
 
-def _rule_notes(comparison: Comparison) -> list[str]:
-    """How verdicts come about, and what a reader must know of single ones."""
-    baseline = comparison.baseline
-    if comparison.plan.baseline is None:
-        return ["No verdicts: the sweep names no baseline."]
-    if baseline is None:
-        return [f"No verdicts: the baseline “{comparison.plan.baseline}” has no finished trial."]
-    cells = comparison.compared
-    if not cells:
-        return ["No verdicts: there is no strategy beside the baseline."]
-    text = (
-        f"difference: to “{baseline.name}” on the same seeds, with the interval that carries the verdict. "
-        "better, worse: the interval excludes 0. open: it includes 0. look: the number of seeds at which "
-        "the verdict fell, or of the last look so far; without one, the mean only describes. p: the "
-        "smallest error of all these intervals together at which this one excludes 0. Strategies are "
-        "compared with the baseline, not with each other."
-    )
-    searched = [cell for cell in comparison.cells if cell.searched and comparison.is_reference(cell)]
-    if searched:
-        text += f" What a search chose is compared with {_names(searched)}."
-    families = {id(versus.family): versus for _, versus in with_versus(cells)}
-    return [text, *(_family_note(comparison, one) for one in families.values()), *_odd_notes(comparison)]
-
-
-def _family_note(comparison: Comparison, versus: Versus) -> str:
-    """How sure the intervals of one family are, by one of its strategies."""
-    looks, seeds = versus.looks, ", ".join(map(str, versus.looks.at))
-    at = f"{'the look' if len(looks.at) == 1 else 'the looks'} at {seeds} seeds"
-    whose = f"all {_count(looks.strategies, 'strategy')}" if looks.strategies > 1 else "the strategy"
-    if versus.later:
-        whose = f"what was declared later ({_quoted(versus.family.cells)}), with an error of 5 % of its own,"
-    levels = ", ".join(f"{100 * (1 - looks.error(n)):.2f}" for n in looks.at)
-    text = f"The intervals of {whose} at {at} hold together at 95 %, each by itself at {levels} %."
-    if looks.margin is not None:
-        text += f" the same: the interval lies within ±{margin_text(comparison, looks)}."
-    return text
-
-
-def _odd_notes(comparison: Comparison) -> list[str]:
-    """A note on each kind of strategy whose verdict needs one."""
-    lines, pairs = [], with_versus(comparison.compared)
-    for cell, versus in pairs:
-        if versus.verdict is Verdict.NONE:
-            look, lost = versus.judged.look, versus.judged.lost
-            lines.append(
-                f"“{cell.name}” has no verdict: on {lost} of the {look} seeds of the look "
-                f"({100 * lost / look:.0f} %) its trial or that of “{versus.reference}” has no result, and "
-                "the seeds that are left may be a selection."
-            )
-    constant = [cell for cell, versus in pairs if versus.judged.constant]
-    if constant:
-        lines.append(
-            f"{_names(constant)}: the difference is the same on every seed, so it has no spread to judge by; "
-            "the verdict is open."
-        )
-    hopeless = [cell for cell, versus in pairs if versus.judged.hopeless]
-    if hopeless:
-        lines.append(
-            f"{_names(hopeless)}: stopped as open, since the chance of a verdict at the last look was below "
-            f"{100 * HOPELESS:.0f} %."
-        )
-    skewed = [cell for cell, versus in pairs if versus.judged.skewed]
-    if skewed:
-        lines.append(
-            f"{_names(skewed)}: the differences are skewed; with few seeds such intervals may be too short."
-        )
-    beyond = [cell for cell, versus in pairs if set(cell.seeds) - set(versus.family.seeds)]
-    if beyond:
-        lines.append(f"{_names(beyond)}: seeds beyond the last look enter the means and no verdict.")
-    return lines
-
-
-def _teacher_note(comparison: Comparison) -> list[str]:
-    unit = " %" if comparison.metric.rate else ""
-    return [
-        f"Teacher ({model}): {number(comparison, value)}{unit} test {comparison.metric.title}."
-        for model, value in comparison.teachers
-    ]
-
-
-def _status_notes(comparison: Comparison) -> list[str]:
-    lines = []
-    for cell in comparison.cells:
-        settled = cell.versus is not None and cell.versus.judged.settled
-        uncounted = ("finished", NOT_NEEDED, *(NOT_ENDED if settled else ()))
-        left = {status: count for status, count in sorted(cell.statuses.items()) if status not in uncounted}
-        unmeasured = cell.statuses.get("finished", 0) - cell.n
-        if unmeasured > 0:
-            left["finished without this metric, or sharing a seed"] = unmeasured
-        if left:
-            parts = ", ".join(f"{count} {status}" for status, count in left.items())
-            lines.append(f"{cell.name}: {cell.n} of {cell.needed} trials count; {parts}.")
-    if comparison.later:
-        names = ", ".join(f"“{name}”" for name in comparison.later)
-        lines.append(f"Not in the table, since they have no trials yet: {names}.")
-    return lines
-
-
-def _precision_note(comparison: Comparison) -> list[str]:
-    if len(comparison.precisions) < 2:
-        return []
-    parts = ", ".join(f"{count} in {name}" for name, count in sorted(comparison.precisions.items()))
-    return [
-        f"Trials ran in different precisions ({parts}): training.precision 'auto' depends on the device. Set "
-        "one precision to make trials comparable."
-    ]
-
-
-def _search_note(comparison: Comparison) -> list[str]:
-    if not comparison.searched:
-        return []
-    return [
-        f"{_count(comparison.searched, 'search trial')} chose settings on validation data; they do not count "
-        "here."
-    ]
-
-
-def convergence_notes(comparison: Comparison) -> list[str]:
-    """A sentence on each control cell, or one that says that there is none."""
-    if not comparison.metric.rate:
-        return []
-    if not comparison.doublings:
-        return ["Convergence was not checked: the sweep has no control trials with twice the epochs."]
-    return [_doubling_note(comparison, doubling) for doubling in comparison.doublings]
-
-
-def _doubling_note(comparison: Comparison, doubling: Doubling) -> str:
-    if not doubling.gain.n:
-        return f"Convergence is not known yet: no trial of “{doubling.control}” has finished."
-    spread = doubling.gain.half_width
-    bounds = "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
-    epochs = f" ({doubling.epochs} → {doubling.control_epochs} epochs)" if doubling.epochs else ""
-    verdict = {
-        Converged.YES: "the interval lies under 0.5 points: converged",
-        Converged.NO: "the interval lies above 0.5 points: NOT converged",
-        Converged.OPEN: "whether that is more than 0.5 points, these seeds cannot tell",
-    }[doubling.converged]
-    return (
-        f"Convergence: “{doubling.control}”{epochs} changes validation {comparison.metric.title} of "
-        f"“{doubling.cell}” by {number(comparison, doubling.gain.mean, sign=True)}{bounds} points over "
-        f"{_count(doubling.gain.n, 'seed')}; {verdict}."
-    )
-
-
-def _names(cells: Iterable[Cell]) -> str:
-    return _quoted(cell.name for cell in cells)
-
-
-def _quoted(names: Iterable[str]) -> str:
+def quoted(names: Iterable[str]) -> str:
     return ", ".join(f"“{name}”" for name in names)
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number} {noun if number == 1 else plural}"

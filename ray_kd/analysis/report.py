@@ -12,7 +12,8 @@ from ray_kd.analysis.across import Across
 from ray_kd.analysis.across_table import across_headings, across_headline, across_notes, across_rows
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import headings, sections
-from ray_kd.analysis.headline import headline, notes, option_text
+from ray_kd.analysis.headline import headline, option_text
+from ray_kd.analysis.notes import notes
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import ENVIRONMENT, Records

@@ -141,6 +141,15 @@ COMPARISON: tuple[Column, ...] = (
     ("lost", INTEGER, "seeds of the look whose trial, or whose reference's trial, has no result"),
     ("hopeless", FLAG, "stopped as open, since the last look would hardly give a verdict"),
     ("skewed", FLAG, "the differences are skewed for sure"),
+    ("may_be_best", FLAG, "in the set that holds the best true mean at 95 %; null: the design cannot ask"),
+    *(
+        (f"beats{end}", NUMBER, f"{what} a seed's metric is better than the reference's; null as above")
+        for end, what in (
+            ("", "share of the look's seeds on which"),
+            ("_low", "lower bound (Clopper and Pearson, 95 %, by itself) of the chance that"),
+            ("_high", "upper bound of the chance that"),
+        )
+    ),
     ("planned", INTEGER, "planned trials"),
     ("n", INTEGER, "trials that count"),
     *((state.replace(" ", "_"), INTEGER, f"planned trials with the status {state}") for state in STATES),

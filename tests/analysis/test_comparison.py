@@ -14,7 +14,8 @@ from scipy import stats as reference
 
 from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
 from ray_kd.analysis.convergence import Converged, doubling_gain
-from ray_kd.analysis.headline import headline, notes
+from ray_kd.analysis.headline import headline
+from ray_kd.analysis.notes import notes
 from ray_kd.analysis.records import Records, read_records
 from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.errors import UserError

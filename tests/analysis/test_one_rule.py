@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 from ray_kd.analysis import plot_comparison
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import VERDICT, as_csv, markdown, rows
-from ray_kd.analysis.headline import DASH, headline, notes
+from ray_kd.analysis.headline import DASH, headline
+from ray_kd.analysis.notes import notes
 from ray_kd.analysis.pipeline import Analysis, analyze
 from ray_kd.analysis.plot_style import style
 from ray_kd.statistics.looks import Verdict
