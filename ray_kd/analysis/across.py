@@ -85,11 +85,6 @@ class Across:
         """The strategies that have a reference in some task."""
         return [one for one in self.standings if any(cell.versus for cell in one.cells.values())]
 
-    @property
-    def ranked(self) -> int:
-        """How many strategies have a rank."""
-        return sum(1 for standing in self.standings if standing.ranks)
-
 
 def across_tasks(name: str, comparisons: Mapping[str, Comparison], notes: tuple[str, ...] = ()) -> Across:
     """Combine the comparisons of several tasks; strategies are matched by name."""

@@ -56,16 +56,11 @@ def _counted(standing: Standing) -> str:
 
 def across_notes(across: Across) -> list[str]:
     """What a reader of the table must know."""
-    rank = (
-        "rank: by the strategy's mean test metric in each task (1 is the highest), mean over tasks; it "
-        "orders means and decides nothing."
-    )
     if across.baseline is None:
-        return [rank, "gain: undefined, since the sweep names no baseline.", *across.notes]
+        return ["gain: undefined, since the sweep names no baseline.", *across.notes]
     lines = [
         f"better, worse, the same: in how many tasks that is the verdict beside “{across.baseline}”. The "
         "intervals of one task hold together at 95 %, not those of all tasks.",
-        rank,
         f"gain: (strategy {_MINUS} {across.baseline}) / (teacher {_MINUS} {across.baseline}), a ratio of "
         "means over common seeds of the test metric of the weights that were best on validation: 0 % is "
         f"“{across.baseline}”, 100 % the teacher. Brackets: the interval that carries the verdict, as a "
@@ -93,7 +88,7 @@ def _gap_note(across: Across, gap: Gap) -> str:
 def across_headings(across: Across) -> tuple[str, ...]:
     """The headings of the columns; a line feed divides a heading from its unit."""
     tasks = [f"{gap.task}\ngain, %" for gap in across.gaps]
-    return ("strategy\n ", *(_COUNTED.values()), *tasks, "mean\ngain, %", "mean\nrank")
+    return ("strategy\n ", *(_COUNTED.values()), *tasks, "mean\ngain, %")
 
 
 def across_rows(across: Across) -> list[tuple[str, ...]]:
@@ -108,12 +103,8 @@ def across_rows(across: Across) -> list[tuple[str, ...]]:
         if standing not in across.compared:
             counts = [DASH] * len(_COUNTED)
         mean = DASH if math.isnan(standing.mean_gain) else "0" if alone else _percent(standing.mean_gain)
-        rows.append((standing.name, *counts, *gains, mean, _rank(standing)))
+        rows.append((standing.name, *counts, *gains, mean))
     return rows
-
-
-def _rank(standing: Standing) -> str:
-    return DASH if math.isnan(standing.mean_rank) else f"{standing.mean_rank:.1f}"
 
 
 def _gain(gain: Interval | None, alone: bool) -> str:
