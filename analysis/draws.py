@@ -138,7 +138,14 @@ def _mean(draw: Draw) -> str:
 
 
 def _teacher(draw: Draw) -> str:
-    return ", ".join(number(draw.comparison, value) for _, value in draw.comparison.teachers) or DASH
+    """Its test metric; of a teacher for each seed the mean and the range."""
+    values = [value for _, value in draw.comparison.teachers]
+    if not values:
+        return DASH
+    mean, least, most = (
+        number(draw.comparison, value) for value in (sum(values) / len(values), min(values), max(values))
+    )
+    return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
 def _converged(draw: Draw) -> str:
