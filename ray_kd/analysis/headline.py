@@ -146,7 +146,9 @@ def _listed(cells: list[Cell]) -> str:
 
 def _limits(comparison: Comparison) -> list[str]:
     planned = sum(cell.needed for cell in comparison.cells)
-    waiting = sum(cell.statuses.get(s, 0) for cell in comparison.cells for s in NOT_ENDED)
+    settled = {cell.name for cell, versus in with_versus(comparison.compared) if versus.judged.settled}
+    asked = [cell for cell in comparison.cells if cell.name not in settled]  # the others need no more seeds
+    waiting = sum(cell.statuses.get(state, 0) for cell in asked for state in NOT_ENDED)
     to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.next_looks]
     sentences = []
     if comparison.started and waiting and (to_come or not comparison.compared):
