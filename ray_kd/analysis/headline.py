@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from statistics import fmean
 
 from ray_kd.analysis.chance import chance_notes
 from ray_kd.analysis.comparison import Cell, Comparison
@@ -170,13 +169,9 @@ def _test_note(comparison: Comparison) -> list[str]:
 
 def _teacher_note(comparison: Comparison) -> list[str]:
     unit = " %" if comparison.metric.rate else ""
-    values: dict[str, list[float]] = {}
-    for model, value in comparison.teachers:
-        values.setdefault(model, []).append(value)
     return [
-        f"Teacher ({model}): {number(comparison, fmean(found))}{unit} test {comparison.metric.title}"
-        + (f", the mean of {len(found)}." if len(found) > 1 else ".")
-        for model, found in values.items()
+        f"Teacher ({model}): {number(comparison, value)}{unit} test {comparison.metric.title}."
+        for model, value in comparison.teachers
     ]
 
 

@@ -13,7 +13,7 @@ from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.training.build import build
 from ray_kd.training.distill import distill
-from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.process_cache import KEPT, ProcessCache
 from ray_kd.training.run_context import local_context
 from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.trial_queue import TrialQueue
@@ -93,3 +93,16 @@ def test_a_disturbed_repeat_ends_with_other_bits_and_resumes(tmp_path: Path) -> 
     assert plain["identity"] != moved["identity"]
     assert not alike(weights(tmp_path / "plain", plain), weights(tmp_path / "moved", moved))
     assert_resumes(tmp_path / "again", 1, paths=["soft_target"], training=DISTURBED)
+
+
+def test_a_process_forgets_what_seeds_of_long_ago_needed() -> None:
+    cache, made = ProcessCache(), list[int]()
+    for seed in range(KEPT + 2):
+        cache.once(("teacher", seed), lambda seed=seed: made.append(seed))
+        cache.once(("teacher", 0), lambda: made.append(0))  # used again and again, so it stays
+        cache.once(("dataset", 0), lambda: made.append(-1))
+    assert made == [0, -1, *range(1, KEPT + 2)]
+    cache.once(("teacher", 1), lambda: made.append(1))
+    assert made[-1] == 1
+    cache.once(("teacher", KEPT + 1), lambda: made.append(-2))
+    assert made[-1] == 1
