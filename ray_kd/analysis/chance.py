@@ -47,8 +47,11 @@ def covers(plan: Plan) -> list[str]:
 def _sentence(entry: dict[str, Any], several: bool) -> str:
     fixed, cells = entry["fixed"], entry["cells"]
     drawn = [NAMES[source] for source in entry["vary"] if source not in fixed]
+    names = NAMES
+    if NAMES["split"] in drawn:  # a teacher that is trained here trains on the split of its students
+        names = {**NAMES, "teacher": NAMES["teacher"] + ("" if "teacher" in fixed else "'s own draws")}
     same = [
-        f"{NAMES[source]} ({fixed[source]})" if source in fixed else NAMES[source]
+        f"{names[source]} ({fixed[source]})" if source in fixed else names[source]
         for source in SOURCES
         if source not in entry["vary"] or source in fixed
     ]
@@ -58,6 +61,8 @@ def _sentence(entry: dict[str, Any], several: bool) -> str:
     if same:
         text += f" The same for all seeds: {_listed(same)}."
     if entry["overlap"]:
+        if "given" in fixed.get("teacher", ""):
+            text += " The given teacher may have trained on samples that test here."
         text += (
             " The splits of two seeds overlap, so the variance of a mean over n seeds is taken as "
             f"(1/n + {entry['overlap']:.2f}) s² instead of s²/n (Nadeau and Bengio, 2003)."

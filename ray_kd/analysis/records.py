@@ -55,7 +55,7 @@ class Plan:
     """Controls that train a cell again with a disturbance in the last bits."""
 
     def overlap(self, cell: str | None) -> float:
-        """Samples that test for each that trains, where each seed of a cell has its own split; else 0."""
+        """Samples that test for each that trains, where each seed of a cell has a split of its own, or 0."""
         found = (float(entry["overlap"]) for entry in self.chance if str(cell) in entry["cells"])
         return max(found, default=0.0)
 

@@ -21,7 +21,6 @@ from ray_kd.analysis.records import Records, by_seed
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config.cells import VARY, strategy_name
 from ray_kd.config.errors import UserError
-from ray_kd.config.names import markdown
 from ray_kd.statistics.spread import Spread, spread
 
 
@@ -144,8 +143,8 @@ def variance_markdown(found: Variance) -> str:
         "share of variance: beside that of the row that redraws most. Shares need not add up to 100 %: "
         "sources interact, and each was redrawn around one draw of the others.",
     ]
-    lines = [*map(markdown, findings(found)), "", *markdown_table(headings, rows), *markdown_list(notes)]
-    return "\n".join(lines)
+    lines = [*markdown_list(findings(found)), *markdown_table(headings, rows), *markdown_list(notes)]
+    return "\n".join(lines).lstrip()
 
 
 def variance_csv(found: Variance) -> str:

@@ -55,16 +55,13 @@ def analyze(
                    alone and distilled student predict, from their weights;
                    segmentation and detection only; some seconds with
                    small networks
-      variance     variance.md, variance.csv and a figure: which source of
-                   chance matters most, of a sweep with an axis vary; two
-                   seconds
+      variance     which source of chance matters most; needs an axis vary
 
     Examples:
       ray-kd analyze
       ray-kd analyze results --sweep digits --out paper/
       ray-kd analyze results --only comparison,plots
       ray-kd analyze results --only pictures --strategy utility --images 6
-      ray-kd analyze results --sweep variance_digits --only variance
     """
     from rich.console import Console
 
@@ -78,8 +75,7 @@ def analyze(
     found = analysis.analyze(storage, sweep, out, chosen, strategy, images or 4)
     if "comparison" in chosen:
         Console().print(found.table)
-    if found.variance:
-        print(found.variance)
+    print(found.variance, end="")
     for path in sorted(found.files.values()):
         print(shown(path))
     say_left_out(found.left_out)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ray_kd.config.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from ray_kd.config.plan import Trial
     from ray_kd.config.spec import RunSpec, Teacher
 
 Source = Literal["student", "teacher", "labels", "split", "views"]
@@ -149,14 +148,17 @@ class Chance:
     cells: tuple[str, ...]
 
 
-def chances(trials: Iterable[Trial]) -> list[dict[str, Any]]:
-    """What plan.json says of it: an entry for all cells that redraw the same."""
-    first = {trial.cell: trial for trial in reversed(list(trials))}
+def chances(cells: Iterable[tuple[str, RunSpec, tuple[Source, ...]]]) -> list[dict[str, Any]]:
+    """What plan.json says of it: an entry for all cells that redraw the same.
+
+    Args:
+        cells: each cell once, with any of its runs and what its seeds redraw.
+    """
     groups: dict[str, Chance] = {}
-    for cell, trial in reversed(first.items()):
-        reasons = fixed(trial.spec, trial.vary)
-        split = "split" in trial.vary and "split" not in reasons
-        one = Chance(trial.vary, reasons, (_overlap(trial.spec) or 0.0) if split else 0.0, ())
+    for cell, spec, vary in cells:
+        reasons = fixed(spec, vary)
+        split = "split" in vary and "split" not in reasons
+        one = Chance(vary, reasons, (_overlap(spec) or 0.0) if split else 0.0, ())
         known = groups.get(repr(one), one)
         groups[repr(one)] = Chance(one.vary, one.fixed, one.overlap, (*known.cells, cell))
     return [asdict(group) for group in groups.values()]

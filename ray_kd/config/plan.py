@@ -84,13 +84,16 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""
+        first: dict[str, Trial] = {}
+        for trial in self.trials:
+            first.setdefault(trial.cell, trial)
         return {
             "name": self.name,
             "baseline": self.baseline,
             "metric": self.metric,
             "mode": self.mode,
             "cells": list(self.cells),
-            "chance": chances(self.trials),
+            "chance": chances((cell, one.spec, one.vary) for cell, one in first.items()),
             "repeats": list(dict.fromkeys(one.cell for one in self.trials if one.spec.training.disturb)),
             "trials": [trial.to_json() for trial in self.trials],
             "teachers": [teacher.identity() for teacher in self.teachers],
@@ -299,10 +302,16 @@ def _notes(sweep: SweepSpec, trials: list[Trial]) -> list[str]:
             f"The scheduler ({sweep.scheduler.name}) stops compared trials, so the seeds that a cell has "
             "left are a selection; the baseline is never stopped."
         )
-    same: dict[str, list[str]] = {}
+    runs: dict[str, set[str]] = {}
     for trial in trials:
-        if trial.phase != "search" and trial.cell not in same.setdefault(trial.identity, []):
-            same[trial.identity].append(trial.cell)
-    for names in dict.fromkeys(tuple(names) for names in same.values() if len(names) > 1):
-        notes.append(f"The same runs serve {' and '.join(f'“{name}”' for name in names)}.")
+        if trial.phase != "search":
+            runs.setdefault(trial.cell, set()).add(trial.identity)
+    same: dict[frozenset[str], list[str]] = {}
+    for cell, identities in runs.items():
+        same.setdefault(frozenset(identities), []).append(cell)
+    notes += [
+        f"The same runs serve {' and '.join(f'“{name}”' for name in cells)}."
+        for cells in same.values()
+        if len(cells) > 1
+    ]
     return notes

@@ -37,8 +37,9 @@ def spread(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
     array, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
     if n < 2:
         return Spread(math.nan, math.nan, math.nan, n)
-    value = float(array.std(ddof=1))
-    if n < 5 or np.ptp(array) <= 1e-12 * np.abs(array).max():
+    equal = np.ptp(array) <= 1e-12 * np.abs(array).max()
+    value = 0.0 if equal else float(array.std(ddof=1))
+    if n < 5 or equal:
         return Spread(value, math.nan, math.nan, n)
     z = float(stats.norm.isf((1 - confidence) / 2))
     factor = n / (n - z)
