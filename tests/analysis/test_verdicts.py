@@ -148,3 +148,17 @@ def test_fixed_seeds_say_which_strategies_may_be_best_and_several_looks_do_not(t
     assert not any("best true mean" in note for note in notes(several))
     running = compared(tmp_path / "running", values, statuses={("NST", 7): "running"})
     assert contenders(running) is None
+
+
+def test_splits_that_overlap_widen_the_interval(tmp_path: Path) -> None:
+    """By the root of 1 + n overlap, as plan.json says of the cells (Nadeau and Bengio)."""
+    values = {"student alone": LEVEL, "NST": above([0.02, 0.06, -0.05, 0.01, 0.07, -0.06, 0.02, 0.05])}
+    plain = compared(tmp_path / "plain", values)
+    compared(tmp_path / "apart", values)
+    file = tmp_path / "apart" / "results" / "sweeps" / "digits" / "plan.json"
+    chance = {"vary": ["student", "split"], "fixed": {}, "overlap": 0.25, "cells": list(values)}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "chance": [chance]}))
+    apart = compare_cells(read_records(tmp_path / "apart" / "results", "digits"))
+    one, other = (short_side(pick(found, "NST")[1].difference) for found in (plain, apart))
+    assert other == pytest.approx(one * math.sqrt(1 + 8 * 0.25))
+    assert any("(1/n + 0.25)" in note for note in notes(apart))
