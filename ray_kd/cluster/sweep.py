@@ -285,7 +285,7 @@ def _result(queue: TrialQueue, store: Store, called: float) -> SweepResult:
             name = ending.name.lower()
             setattr(result, name, getattr(result, name) + 1)
         if ending not in (Ending.FINISHED, Ending.STOPPED, Ending.NOT_NEEDED):
-            about = {"ending": ending, "cell": job.cell, "seed": job.spec.seed}
+            about = {"ending": ending, "cell": job.cell, "seed": job.seed}
             result.failures.append({**about, "reason": job.outcome.reason, "error": job.outcome.error})
     began = [job.began for job in queue.jobs.values() if job.began is not None]
     if began:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ray_kd.config.beside import found_beside, with_code
 from ray_kd.config.cells import SEARCHED, TASK, Cell, Overrides, product_cells, searched_name, strategy_name
+from ray_kd.config.chance import DEFAULT, Source, sources
 from ray_kd.config.errors import unknown
 from ray_kd.config.names import require_distinct, require_name
 from ray_kd.config.options import Strict
@@ -110,6 +111,10 @@ class SweepSpec(Strict):
     """A run, or the path of its file relative to the sweep's."""
     seeds: SeedsField = (0, 1, 2, 3, 4)
     """Each cell is trained once for each of them; a mapping (below) lets strategies end early, at looks."""
+    vary: Annotated[tuple[Source, ...], BeforeValidator(sources)] = DEFAULT
+    """What each seed redraws: student (initialisation and order), teacher (each seed trains its own), labels
+    (which ones ``dataset.labels`` keeps), split (which samples train, validate and test), views (the draws
+    of augmentation). What is not listed is the same for all seeds. A cell may have a ``vary`` of its own."""
     baseline: str | None = None
     """The cell that every other cell is compared with; with an axis ``task``, a name without the task's label
     means that strategy in each task."""
@@ -194,8 +199,9 @@ class SweepSpec(Strict):
                 if name in taken:
                     raise ValueError(f"search.cells: '{name}' is searched twice")
                 taken.add(name)
-            if "seed" in search.space:
-                raise ValueError("search.space: 'seed' cannot be searched; the sweep's 'seeds' set it")
+            for key in ("seed", "vary"):
+                if key in search.space:
+                    raise ValueError(f"search.space: '{key}' cannot be searched; the sweep sets it")
 
     @property
     def looks(self) -> tuple[int, ...] | None:

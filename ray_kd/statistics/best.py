@@ -21,9 +21,9 @@ class Contender:
     """Of its metric over the seeds."""
     low: float
     high: float
-    """Simultaneous interval of how much better its true mean is than the best true mean of the others:
-    positive is better for losses too. The low end is at most 0, the high end at least 0; a low end of 0: it is
-    the best, a high end of 0: it is not."""
+    """Simultaneous interval of how much better its true mean is than the best true mean of the others; more
+    is better, for losses too. The low end is at most 0, the high end at least 0. A low end of 0: it is the
+    best; a high end of 0: it is not."""
 
     @property
     def may_be_best(self) -> bool:

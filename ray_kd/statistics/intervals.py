@@ -1,4 +1,4 @@
-"""Intervals, paired tests and Holm's correction, on plain numbers."""
+"""Intervals and paired differences, on plain numbers."""
 
 from __future__ import annotations
 
@@ -40,19 +40,18 @@ class Paired:
     difference: Interval
     p: float
     """nan with fewer than two pairs; 1 where all differences are equal, where a t-test is undefined."""
-    holm: float = math.nan
-    """p corrected for all comparisons of the sweep."""
     constant: bool = False
     """All differences are equal."""
 
-    @property
-    def significant(self) -> bool:
-        """Whether the corrected p is below 0.05."""
-        return self.holm < ALPHA
 
+def interval(values: Sequence[float], confidence: float = CONFIDENCE, overlap: float = 0.0) -> Interval:
+    """Mean and Student's t-interval; no bounds for fewer than two values, nan without any.
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean and Student's t-interval; no bounds for fewer than two values, nan without any."""
+    Args:
+        overlap: samples that test for each that trains, where each value has a random split of its own of the
+            same samples, else 0. Such values are correlated, and the variance of their mean is
+            (1/n + overlap) s² instead of s²/n (Nadeau and Bengio, Machine Learning 52, 2003, section 3).
+    """
     n = len(values)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan, 0)
@@ -60,27 +59,31 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     mean = float(array.mean())
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    error = array.std(ddof=1) * math.sqrt(1 / n + overlap)
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
     return Interval(mean, mean - half, mean + half, n)
 
 
 def paired(
-    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
+    values: Mapping[int, float],
+    baseline: Mapping[int, float],
+    confidence: float = CONFIDENCE,
+    overlap: float = 0.0,
 ) -> Paired:
-    """Compare two cells by seed; seeds that only one of them has do not count.
+    """Compare two cells by seed; seeds that only one of them has do not count. ``overlap``: see ``interval``.
 
     Equal differences on every seed (accuracies of few test samples do that) have no variance: the
     t-statistic is 0/0 or infinite. p is then 1, the cautious reading, and unless they are all 0 there is
     no interval. Deviation from ``scipy.stats.ttest_rel``, which gives nan or 0 there.
     """
     found = differences(values, baseline)
-    whole = interval(found.tolist(), confidence)
+    whole = interval(found.tolist(), confidence, overlap)
     if len(found) < 2:
         return Paired(whole, math.nan)
     if equal(found, values, baseline):
         bound = 0.0 if equal(np.append(found, 0.0), values, baseline) else math.nan
         return Paired(Interval(whole.mean, bound, bound, whole.n), 1.0, constant=True)
-    t = whole.mean / (found.std(ddof=1) / math.sqrt(len(found)))
+    t = whole.mean / (found.std(ddof=1) * math.sqrt(1 / len(found) + overlap))
     return Paired(whole, float(2 * stats.t.sf(abs(t), len(found) - 1)))
 
 
@@ -93,16 +96,3 @@ def equal(found: Numbers, values: Mapping[int, float], baseline: Mapping[int, fl
     """Whether differences are equal but for the rounding of the values they are taken from."""
     scale = max(abs(cell[seed]) for cell in (values, baseline) for seed in set(values) & set(baseline))
     return bool(np.ptp(found) <= ROUNDING * scale)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); nan stays nan, uncounted.
-
-    The i-th smallest of m values becomes max over j <= i of min(1, (m - j + 1) p_j).
-    """
-    tested = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
-    corrected, largest = [math.nan] * len(p), 0.0
-    for rank, (value, index) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * value))
-        corrected[index] = largest
-    return corrected

@@ -62,6 +62,7 @@ class Looks:
         margin: half the width of what counts as the same, in the metric's own unit (0.01 for one point of a
             rate); None: no verdict "the same".
         futility: whether a strategy without a prospect is stopped as open, from the third look.
+        overlap: of the seeds' splits, where each seed has its own; see ``statistics.intervals.interval``.
 
     Raises:
         ValueError: looks that do not increase, a margin that is not positive.
@@ -75,6 +76,7 @@ class Looks:
     strategies: int
     margin: float | None = None
     futility: bool = True
+    overlap: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.at or any(b <= a for a, b in zip((0, *self.at), self.at, strict=False)):
@@ -96,7 +98,7 @@ class Looks:
         Args:
             spread: standard deviation of the differences from seed to seed.
         """
-        return float(stats.t.isf(self.error(n) / 2, n - 1)) * spread / math.sqrt(n)
+        return float(stats.t.isf(self.error(n) / 2, n - 1)) * spread * math.sqrt(1 / n + self.overlap)
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,8 @@ def _at(
     if equal(found, values, reference):
         bound = 0.0 if equal(np.append(found, 0.0), values, reference) else math.nan
         return Judged(Verdict.OPEN, n, Interval(mean, bound, bound, n), 1.0, constant=True)
-    shown = skewness.interval(found, looks.error(n))
-    p = min(1.0, skewness.p_value(found) * ALPHA / looks.error(n))
+    shown = skewness.interval(found, looks.error(n), looks.overlap)
+    p = min(1.0, skewness.p_value(found, looks.overlap) * ALPHA / looks.error(n))
     verdict = Verdict.OPEN
     if shown.low > 0 or shown.high < 0:
         verdict = Verdict.BETTER if (mean > 0) == higher_is_better else Verdict.WORSE

@@ -51,15 +51,18 @@ def skewed(values: Sequence[float] | Numbers) -> bool:
     return bool(stats.skewtest(np.sort(values)).pvalue < SURE)
 
 
-def interval(values: Sequence[float] | Numbers, error: float) -> Interval:
+def interval(values: Sequence[float] | Numbers, error: float, overlap: float = 0.0) -> Interval:
     """The mean's interval at a two-sided error; needs two values, not all equal.
+
+    Args:
+        overlap: see ``statistics.intervals.interval``.
 
     >>> found = interval([0.0, 0.1, 0.2, 1.5], error=0.05)
     >>> found.high - found.mean > found.mean - found.low
     True
     """
     mean, spread, n = _moments(values)
-    width = float(stats.t.isf(error / 2, n - 1)) / math.sqrt(n)
+    width = float(stats.t.isf(error / 2, n - 1)) * math.sqrt(1 / n + overlap)
     skew = coefficient(values)
     longer = min(width, abs(skew) * (width**2 / 3 + 1 / (6 * n)))
     low = mean - spread * (width + (longer if skew < 0 else 0))
@@ -67,7 +70,7 @@ def interval(values: Sequence[float] | Numbers, error: float) -> Interval:
     return Interval(mean, low, high, n)
 
 
-def p_value(values: Sequence[float] | Numbers) -> float:
+def p_value(values: Sequence[float] | Numbers, overlap: float = 0.0) -> float:
     """The smallest error at which :func:`interval` excludes 0."""
     mean, spread, n = _moments(values)
     skew, distance = coefficient(values), abs(mean) / spread
@@ -75,7 +78,7 @@ def p_value(values: Sequence[float] | Numbers) -> float:
     if skew * mean < 0:  # the end towards 0 is moved: solve width + longer = distance for the width
         rest = max(0.0, distance - abs(skew) / (6 * n))
         width = max(distance / 2, 2 * rest / (1 + math.sqrt(1 + 4 * abs(skew) * rest / 3)))
-    return float(2 * stats.t.sf(width * math.sqrt(n), n - 1))
+    return float(2 * stats.t.sf(width / math.sqrt(1 / n + overlap), n - 1))
 
 
 def _moments(values: Sequence[float] | Numbers) -> tuple[float, float, int]:

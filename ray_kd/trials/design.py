@@ -39,6 +39,7 @@ class Family:
             search has not ended).
         cells: the strategies that are compared, likewise.
         begun: a first look is complete, so that the family stands.
+        overlap: samples that test for each that trains, where each seed has a split of its own, else 0.
     """
 
     declared: str
@@ -51,12 +52,13 @@ class Family:
     references: dict[str, str | None]
     cells: dict[str, str | None]
     begun: bool = False
+    overlap: float = 0.0
 
     @property
     def judged_by(self) -> Looks:
         """The looks as ``judge`` takes them; m is the number of strategies, references not counted."""
         margin = None if self.margin is None else self.margin * self.unit
-        return Looks(self.looks, len(self.cells), margin)
+        return Looks(self.looks, len(self.cells), margin, overlap=self.overlap)
 
     def reference_of(self, cell: str) -> str:
         """The cell that ``cell`` is compared with: for the winner of a search that of the baseline's own."""
@@ -211,6 +213,7 @@ def declare(
                 seeds=seeds[: looks[-1]],
                 references={cell: identity(cell, seeds[0]) for cell in references},
                 cells={cell: identity(cell, seeds[0]) for cell in added},
+                overlap=_overlap(plan, {*references, *added}),
             )
             current.update(dict.fromkeys(added, len(kept)))
             kept.append(next((one for one in earlier if replace(new, declared=one.declared) == one), new))
@@ -294,6 +297,12 @@ def _filled(family: Family, cell: str, references: tuple[str, ...], identity: Id
             for one, then in family.references.items()
         },
     )
+
+
+def _overlap(plan: Mapping[str, Any], cells: Collection[str]) -> float:
+    """The largest overlap of splits among these cells, from what plan.json says of chance."""
+    chances = plan.get("chance") or ()
+    return max((float(one["overlap"] or 0) for one in chances if {*cells} & {*one["cells"]}), default=0.0)
 
 
 def _task_axis(trial: Entry | None) -> dict[str, Any]:

@@ -195,9 +195,9 @@ class SweepLooks:
     def _priority(self, trial: Trial) -> Priority:
         """Searches first (their winners come after), then long trials before short ones, seed by seed."""
         if trial.phase == "search":
-            return 0, 1, trial.candidate or 0, 0
+            return 0, 1, trial.candidate or 0, 0, 1
         stage = self.verdicts.stage(trial.cell, trial.seed) if trial.phase == "compare" else 0
-        return stage, 2, -trial.spec.training.epochs, trial.seed
+        return stage, 2, -trial.spec.training.epochs, trial.seed, 1
 
     def _ahead(self, trial: Trial) -> bool:
         if trial.phase != "compare":

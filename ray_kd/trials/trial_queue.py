@@ -1,10 +1,10 @@
 """The trial queue of a sweep: which job is next, given which have ended. It does not import Ray.
 
-Teachers come first, since most trials need them, each after those that it learns from; then candidates of
-searches; then controls and compared trials, long ones before short ones and seed by seed, so that an
-interrupted sweep has complete pairs. The winner of a cell's search is added as soon as all candidates of the
-cell have ended. With looks, all of this for the seeds of the first look, then for those of the next. A slot
-that would stay free gets a seed ahead of its look. What a look decides gets no more seeds.
+Candidates of searches come first, then controls and compared trials, long ones before short ones and seed by
+seed, so that an interrupted sweep has complete pairs; each teacher comes right before the first trial that
+needs it, after those that it learns from. The winner of a cell's search is added as soon as all candidates of
+the cell have ended. With looks, all of this for the seeds of the first look, then for those of the next. A
+slot that would stay free gets a seed ahead of its look. What a look decides gets no more seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ray_kd.config.ending import Ending
 from ray_kd.config.faults import fault_in
-from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
+from ray_kd.config.plan import Plan, Trial, TrialMaker
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.trials.job import Job, needs_of
 from ray_kd.trials.ledger import Ledger, Outcome
@@ -193,7 +193,7 @@ class TrialQueue:
         self._unfinished += not outcome.status.final and outcome.status is not Ending.NOT_NEEDED
         trained = self._is_trained(job.identity)
         if job.trial is not None or not trained:
-            self.ledger.write(job.identity, job.cell, job.spec.seed, job.phase, outcome)
+            self.ledger.write(job.identity, job.cell, job.seed, job.phase, outcome)
         if job.trial is None:
             self._waiting.trained(job.identity) if trained else self._block(job)
         elif self._looks is not None:
@@ -278,16 +278,14 @@ class TrialQueue:
         """Add the jobs that these trials need, and note those that have ended in an earlier invocation."""
         trials = list(trials)
         new: dict[str, Job] = {}
-        for teacher in teachers_of(trials):
-            identity = teacher.identity()
-            if identity not in self.jobs:
-                new[identity] = Job(identity, teacher, None, needs_of(teacher))
-        needs: dict[str, tuple[str, ...]] = {}
         for trial in trials:
+            for identity, run in trial.teachers.items():
+                if identity not in self.jobs and identity not in new:
+                    new[identity] = Job(identity, run, None, needs_of(run))
             if trial.identity not in self.jobs and trial.identity not in new:
-                key = f"{trial.cell} {trial.axes}"  # a teacher does not depend on the seed
-                needs[key] = needs.get(key) or needs_of(trial.spec)
-                new[trial.identity] = Job(trial.identity, trial.spec, trial, needs[key])
+                taught = any((new.get(one) or self.jobs[one]).needs for one in trial.teachers)
+                needs = needs_of(trial.spec) if taught else tuple(trial.teachers)
+                new[trial.identity] = Job(trial.identity, trial.spec, trial, needs)
         self.jobs.update(new)
         for job in new.values():
             self.tally.add(job)

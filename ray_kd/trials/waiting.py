@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ray_kd.trials.job import Job
 
 Priority = tuple[int, ...]
-"""Smaller comes first."""
+"""Smaller comes first; the last number tells teachers (0) from other jobs."""
 FRONT: Priority = (-1,)
 """Before all others: the job has begun already."""
 
@@ -21,7 +21,7 @@ class Waiting:
     """The jobs of a trial queue that wait: which is ready and comes first, and who waits for which teacher.
 
     A job is ready once all teachers that it needs are trained; they wait as long as a job waits for them, and
-    come before all jobs of the same look. Jobs that run ahead of a look come after all others.
+    come right before the first of these. Jobs that run ahead of a look come after all others.
 
     Args:
         untrained: the teachers that a job needs and that are not trained.
@@ -56,7 +56,7 @@ class Waiting:
         self._place[job.identity] = (ahead, priority, next(self._numbers) if known is None else known[2])
         for teacher in self._missing[job.identity].values():
             place = self._place.get(teacher.identity)
-            wanted = priority if priority == FRONT else (priority[0], 0)
+            wanted = priority if priority == FRONT else (*priority[:-1], 0)
             if teacher.state == "waiting" and (place is None or (ahead, wanted) < place[:2]):
                 self.add(teacher, wanted, ahead)
         self._line_up(job)

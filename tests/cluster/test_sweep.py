@@ -35,6 +35,7 @@ def sweep(epochs: int = 3, **changes: Any) -> SweepSpec:
     training = {"epochs": epochs, "batch_size": 30, "evaluate_every": max(1, epochs // 10)}
     base = {**TINY, "dataset": changes.pop("dataset", TINY["dataset"]), "training": training}
     data = {"name": "tiny", "base": base, "seeds": [0, 1], "baseline": "alone", "cells": CELLS}
+    data["vary"] = ["student"]
     return SweepSpec.parse({**data, **changes})
 
 

@@ -27,6 +27,7 @@ SPACE = {"optimizer.lr": {"uniform": [0, 1]}}
 
 def sweep(**changes: Any) -> SweepSpec:
     data = {"name": "tiny", "base": BASE, "seeds": [0, 1], "baseline": "student alone", "cells": CELLS}
+    data["vary"] = ["student"]
     return SweepSpec.parse({**data, **changes})
 
 
