@@ -186,12 +186,11 @@ def declare(
         found = by_seed.get((cell, seed))
         return found or (identity_of(cell, seed) if identity_of else None) or ""
 
-    kept = [family for family in (former.families if former else ()) if family.begun]
-    current: dict[str, int] = {}
-    moment = _now() if declared is None else declared
+    earlier = former.families if former else ()
+    kept, current = [family for family in earlier if family.begun], dict[str, int]()
+    seeds = tuple(dict.fromkeys(trial.get("seed") for trial in trials))
+    looks = schedule.looks or (len(seeds),)
     for task, (references, cells) in compared_cells(plan).items():
-        seeds = tuple(dict.fromkeys(trial.get("seed") for trial in trials))
-        looks = schedule.looks or (len(seeds),)
         metric = schedule.metric(task) if schedule.metric else str(plan.get("metric"))
         added = []
         for cell in cells:
@@ -202,25 +201,19 @@ def declare(
                 current[cell] = found
                 kept[found] = _filled(kept[found], cell, references, identity)
         if added:
-            first = seeds[0]
             new = Family(
-                declared=moment,
+                declared=_now() if declared is None else declared,
                 task=task,
                 metric=metric,
                 looks=tuple(looks),
                 margin=schedule.margin,
                 unit=1.0 if "loss" in metric else POINT,
                 seeds=seeds[: looks[-1]],
-                references={cell: identity(cell, first) for cell in references},
-                cells={cell: identity(cell, first) for cell in added},
-            )
-            same = (
-                one
-                for one in (former.families if former else ())
-                if replace(new, declared=one.declared) == one
+                references={cell: identity(cell, seeds[0]) for cell in references},
+                cells={cell: identity(cell, seeds[0]) for cell in added},
             )
             current.update(dict.fromkeys(added, len(kept)))
-            kept.append(next(same, new))
+            kept.append(next((one for one in earlier if replace(new, declared=one.declared) == one), new))
     return Design(tuple(kept), current)
 
 
