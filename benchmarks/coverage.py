@@ -3,9 +3,10 @@
     python -m benchmarks.coverage                        # 10,000 sweeps for each row, minutes on one core
     python -m benchmarks.coverage --sweeps 1000 --seed 7
 
-Prints the three tables of docs/statistics.md: false alarms and coverage, trials beside a fixed design of
-equal power, and what derived designs find. Sweeps are judged by a vectorised form of the rule; the first of
-each kind are judged by ``ray_kd.statistics.looks.judge`` too, and a verdict that differs ends the run.
+Prints the tables of docs/statistics.md: false alarms and coverage, trials beside a fixed design of equal
+power, what derived designs find, and how often skewness is noticed. Sweeps are judged by a vectorised form of
+the rule; the first of each kind are judged by ``ray_kd.statistics.looks.judge`` too, and a verdict that
+differs ends the run.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from scipy import stats
 
 from benchmarks.synthetic import (
     BETTER,
+    KINDS,
     OPEN,
     SAME,
     SPREAD,
@@ -29,13 +31,12 @@ from benchmarks.synthetic import (
     Outcome,
     bounds,
     decide,
-    distributions,
     random_loss,
     simulate,
     sweeps,
     worst_loss,
 )
-from ray_kd.statistics import power
+from ray_kd.statistics import power, skewness
 from ray_kd.statistics.intervals import ALPHA
 from ray_kd.statistics.looks import Looks
 
@@ -96,7 +97,7 @@ def false_alarms(count: int, generator: np.random.Generator) -> list[Row]:
     """Every way of looking that the product offers."""
     rows = []
     several = Looks(LOOKS, 8, 1.0)
-    for kind in distributions(generator):
+    for kind in KINDS:
         for n in (5, 20):
             found = simulate(Looks((n,), 8, 1.0), kind, NOTHING, count, generator)
             rows.append(_row(f"one look, {n} seeds", kind, NOTHING, 1.0, found))
@@ -145,7 +146,39 @@ def beyond(count: int, generator: np.random.Generator) -> list[Row]:
     for looks, effects in ((Looks((8,), 35), MANY), (Looks((8,), 8), NOTHING)):
         found = simulate(looks, "skewed differences", effects, count, generator)
         rows.append(_row("one look, 8 seeds", "skewed differences", effects, None, found, held=False))
+    kind = "very skewed differences"
+    for looks in (Looks((8,), 8), Looks(LOOKS, 8)):
+        way = ("one look, " if len(looks.at) == 1 else "looks at ") + ", ".join(map(str, looks.at))
+        way += " seeds" if len(looks.at) == 1 else ""
+        rows.append(
+            _row(way, kind, NOTHING, None, simulate(looks, kind, NOTHING, count, generator), held=False)
+        )
+    for kind in ("skewed differences", "very skewed differences"):
+        rows.append(students(kind, count, generator))
     rows.append(until_significant(count, generator))
+    return rows
+
+
+def students(kind: str, count: int, generator: np.random.Generator) -> Row:
+    """Student's interval at one look of 8 seeds, which the rule's replaces."""
+    failed, t = 0, stats.t.isf(ALPHA / 16, 7)
+    for values, reference in sweeps(kind, NOTHING, 8, count, generator):
+        found = values - reference
+        mean, error = found.mean(axis=-1), found.std(axis=-1, ddof=1) / math.sqrt(8)
+        failed += int((np.abs(mean) > t * error).any(axis=1).sum())
+    return Row("one look, 8 seeds, Student's interval", kind, 8, failed, failed, count, held=False)
+
+
+def noticed(count: int, generator: np.random.Generator) -> list[tuple[int, dict[str, float]]]:
+    """In what share of strategies differences are found to be skewed, by seeds and distribution."""
+    rows = []
+    for n in (10, 20, 40):
+        shares = {}
+        for kind in (*KINDS, "very skewed differences"):
+            parts = sweeps(kind, NOTHING, n, count, generator)
+            p = [stats.skewtest(values - reference, axis=-1).pvalue for values, reference in parts]
+            shares[kind] = float((np.concatenate(p) < skewness.SURE).mean())
+        rows.append((n, shares))
     return rows
 
 
@@ -194,12 +227,10 @@ def costs(count: int, generator: np.random.Generator) -> list[Cost]:
     rows = []
     for margin in (1.0, 1.5, None):
         for text, effects in (("none", NOTHING), ("demo-like", DEMO), ("mixed", MIXED)):
-            values, reference = next(sweeps("normal", effects, 80, count, generator))
-            shares = [
-                [_share(values - reference, n, margin, student) for n in range(2, 81)]
-                for student in (False, True)
-            ]
-            for at in (LOOKS, (10, 16, 25, 40)):
+            drawn = sweeps("normal", effects, 80, min(count, 5000), generator)
+            fixed = np.concatenate([values - reference for values, reference in drawn])
+            shares = [[_share(fixed, n, margin, student) for n in range(2, 81)] for student in (False, True)]
+            for at in (LOOKS, (10, 16, 25, 40))[: 2 if margin == 1.0 else 1]:
                 found = simulate(Looks(at, 8, margin), "normal", effects, count, generator)
                 equal = [
                     9 * float(np.interp(found.decided, np.maximum.accumulate(share), range(2, 81)))
@@ -234,7 +265,7 @@ def derived_designs(count: int, generator: np.random.Generator) -> list[tuple[Lo
 
 def alarms(count: int, generator: np.random.Generator) -> list[Row]:
     """The rows of the first table."""
-    best = [may_be_best(kind, count, generator) for kind in distributions(generator)]
+    best = [may_be_best(kind, count, generator) for kind in KINDS]
     return [*false_alarms(count, generator), *best, *beyond(count, generator)]
 
 
@@ -261,15 +292,15 @@ def main() -> None:
     parser.add_argument("--sweeps", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    generator = np.random.default_rng(arguments.seed)
-    rows = alarms(arguments.sweeps, generator)
+    count, generators = arguments.sweeps, np.random.default_rng(arguments.seed).spawn(4)
+    rows = alarms(count, generators[0])
     print(
         "Sweeps with a wrong verdict / with an interval that misses the truth (* significantly above 5 %)\n"
     )
     print("\n".join(shown(rows)))
     print("\n| effects | margin | looks | decided | trials | fixed, same interval | fixed, Student's |")
     print("|---|---:|---|---:|---:|---:|---:|")
-    for cost in costs(arguments.sweeps, generator):
+    for cost in costs(count, generators[1]):
         looks, margin = ", ".join(map(str, cost.looks)), "none" if cost.margin is None else f"{cost.margin:g}"
         line = f"| {cost.effects} | {margin} | {looks} | {cost.decided:.0%} | {cost.trials:.0f} "
         for fixed in (
@@ -282,10 +313,13 @@ def main() -> None:
         "\n| margin | strategies | looks | a difference of the margin is found | no difference is the same |"
     )
     print("|---:|---:|---|---:|---:|")
-    for found, there, none in derived_designs(arguments.sweeps, generator):
+    for found, there, none in derived_designs(count, generators[2]):
         looks = ", ".join(map(str, found.at))
         line = f"| {found.margin:g} | {found.strategies} | {looks} | {there:.0%} | {none:.0%} |"
         print(line.replace("%", " %"))
+    print("\n| seeds | " + " | ".join((*KINDS, "very skewed differences")) + " |\n|---:|" + "---:|" * 6)
+    for n, shares in noticed(count, generators[3]):
+        print(f"| {n} | " + " | ".join(f"{share:.0%}" for share in shares.values()).replace("%", " %") + " |")
 
 
 if __name__ == "__main__":

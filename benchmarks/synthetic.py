@@ -17,6 +17,8 @@ Numbers = NDArray[np.float64]
 Lost = NDArray[np.bool_]
 Draw = Callable[[tuple[int, ...]], Numbers]
 
+KINDS = ("normal", "skewed results", "skewed differences", "t, 5 degrees", "t, 3 degrees")
+"""Distributions for which the rule is meant to hold."""
 CHUNK = 1000
 """Sweeps that are in memory at once."""
 CHECKED = 5
@@ -37,12 +39,14 @@ def distributions(generator: np.random.Generator) -> dict[str, tuple[Draw, float
     """By name: how results are drawn (mean 0, variance 1), and the sign of the reference's."""
     gamma4 = _unit(lambda shape: generator.standard_gamma(4, shape), 4, 2)
     gamma2 = _unit(lambda shape: generator.standard_gamma(2, shape), 2, math.sqrt(2))
+    half = _unit(lambda shape: generator.standard_gamma(0.5, shape), 0.5, math.sqrt(0.5))
     return {
         "normal": (generator.standard_normal, 1.0),
         "skewed results": (gamma4, 1.0),
         "skewed differences": (gamma2, -1.0),
         "t, 5 degrees": (_unit(lambda shape: generator.standard_t(5, shape), 0, math.sqrt(5 / 3)), 1.0),
         "t, 3 degrees": (_unit(lambda shape: generator.standard_t(3, shape), 0, math.sqrt(3)), 1.0),
+        "very skewed differences": (half, -1.0),
     }
 
 

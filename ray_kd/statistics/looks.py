@@ -9,8 +9,8 @@ strategies, and each one's part among its looks by the power family of spending 
 function", Biometrika 74, 1987, 149-154): by the look of n seeds of at most N, (n/N)^2 of it is spent.
 
 Deviation: what a look may spend is its interval's whole error, as if looks had no errors in common
-(Bonferroni's bound). This needs no joint distribution, holds for every dependence, and costs at most a tenth
-of the trials; docs/statistics.md compares it with the exact form and others.
+(Bonferroni's bound). This needs no joint distribution and holds for every dependence. At up to five looks the
+exact form would save a few percent of the trials; docs/statistics.md compares it with this one and others.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Looks:
     """The looks of one family of strategies, declared before its first look.
 
     Args:
-        at: numbers of seeds, increasing, each at least 2 (a look of one seed decides nothing and is allowed
-            alone); a plain list of n seeds is one look at n.
+        at: numbers of seeds, increasing; a plain list of n seeds is one look at n. A look of one seed decides
+            nothing.
         strategies: how many strategies are compared with their reference: m.
         margin: half the width of what counts as the same, in the metric's own unit (0.01 for one point of a
             rate); None: no verdict "the same".
@@ -87,7 +87,13 @@ class Looks:
             raise ValueError(f"margin {self.margin}: expected a number above 0, or none")
 
     def error(self, n: int) -> float:
-        """Two-sided error of one strategy's interval at the look of ``n`` seeds; all sum to 0.05."""
+        """Two-sided error of one strategy's interval at the look of ``n`` seeds; all sum to 0.05.
+
+        Raises:
+            ValueError: there is no look of ``n`` seeds.
+        """
+        if n not in self.at:
+            raise ValueError(f"no look at {n} seeds: there are looks at {', '.join(map(str, self.at))}")
         before = max((look for look in self.at if look < n), default=0)
         spent = (n / self.at[-1]) ** EXPONENT - (before / self.at[-1]) ** EXPONENT
         return ALPHA / max(1, self.strategies) * spent

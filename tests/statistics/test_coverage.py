@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.coverage import DEMO, LOOKS, MANY, NOTHING, may_be_best, until_significant, wrong
-from benchmarks.synthetic import Outcome, distributions, random_loss, simulate, worst_loss
+from benchmarks.synthetic import KINDS, Outcome, random_loss, simulate, worst_loss
 from ray_kd.statistics.intervals import ALPHA
 from ray_kd.statistics.looks import Looks
 
@@ -15,7 +15,6 @@ pytestmark = pytest.mark.outcome
 SWEEPS = 600
 MOST = int(stats.binom.isf(1e-6, SWEEPS, ALPHA))
 """Sweeps in error: a level of 5 % exceeds it once in a million."""
-KINDS = list(distributions(np.random.default_rng(0)))
 
 
 def _errors(found: Outcome, effects: np.ndarray) -> int:

@@ -51,6 +51,8 @@ def test_errors_of_all_looks_and_strategies_are_five_percent_together() -> None:
     spent = np.cumsum([8 * looks.error(n) for n in looks.at])
     assert spent == pytest.approx([0.05 * (n / 40) ** 2 for n in looks.at])  # Kim and DeMets, power 2
     assert Looks(at=(7,), strategies=4).error(7) == 0.05 / 4
+    with pytest.raises(ValueError, match="no look at 7 seeds: there are looks at 5, 10, 16, 25, 40"):
+        looks.error(7)
 
 
 @pytest.mark.parametrize("at", [(), (0, 4), (4, 4), (8, 4)])
