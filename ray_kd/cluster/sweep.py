@@ -72,7 +72,7 @@ class SweepResult:
     @property
     def exit_code(self) -> int:
         """0: all trials finished; 1: a trial failed; 3: a trial is unfinished; 130: interrupted."""
-        found = [ending for ending in Ending if getattr(self, ending.value)]
+        found = [ending for ending in Ending if getattr(self, ending.name.lower(), 0)]
         return 130 if self.interrupted else exit_code(found)
 
     def message(self) -> str:
