@@ -6,7 +6,6 @@ import csv
 import io
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +28,8 @@ from tests.helpers import daily
 CELLS = ("alone", "one", "two", "three", "four", "five")
 STATES = ("failed", "stopped", "blocked", "unfinished", "running", "missing")
 CROWNS = re.compile(r"\b(best|significant\w*|winner|wins|top performer|superior)\b", re.IGNORECASE)
-INNOCENT = ("best on validation", "test top-1 best, %", "test top-1<br>best, %", "best: test")
-"""Where "best" is of a run's own epochs."""
+INNOCENT = re.compile(r"best on validation|test top-1(<br>|\s+)best|best: test|[^.]*best true mean[^.]*\.")
+"""Where "best" is of a run's own epochs; and the set that may be best, which is a verdict of its own."""
 
 
 @pytest.fixture(params=daily(range(12), first=4))
@@ -149,11 +148,5 @@ def test_no_word_crowns_a_strategy_where_nothing_is_decided(found: Analysis) -> 
     if any(cell.versus and cell.versus.verdict.decided for cell in comparison.cells):
         return
     for text in (headline(comparison), markdown(comparison), *notes(comparison)):
-        assert not CROWNS.search(_without(text, INNOCENT)), text
+        assert not CROWNS.search(INNOCENT.sub("", text)), text
         assert "**" not in text
-
-
-def _without(text: str, phrases: Sequence[str]) -> str:
-    for phrase in phrases:
-        text = text.replace(phrase, "")
-    return text
