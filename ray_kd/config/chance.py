@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from ray_kd.config.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from ray_kd.config.spec import RunSpec, Teacher
+    from ray_kd.config.spec import RunSpec
+    from ray_kd.config.teacher import Teacher
 
 Source = Literal["student", "teacher", "labels", "split", "views"]
 SOURCES: tuple[Source, ...] = get_args(Source)

@@ -42,7 +42,7 @@ class Trial:
     vary: tuple[Source, ...] = ()
     """The sources of chance that its seed redraws."""
     teachers: dict[str, RunSpec] = field(default_factory=dict, repr=False)
-    """The runs that train its teachers, by identity."""
+    """The runs that train its teachers, and their teachers before them, by identity."""
 
     def to_json(self) -> dict[str, Any]:
         """The trial as plan.json holds it."""
@@ -69,7 +69,7 @@ class Plan:
     Attributes:
         trials: search candidates, compared trials and controls that are known before the sweep starts.
         later: trials that are not known yet, by cell.
-        teachers: the runs that train the teachers, each once.
+        teachers: the runs that train the teachers, each once and after those that it learns from.
     """
 
     name: str
@@ -137,9 +137,6 @@ class TrialMaker:
         spec = redraw(parsed, seed, vary).model_copy(
             update={"name": f"{self.sweep.name}: {cell.name}, seed {seed}"}
         )
-        teachers = [
-            spec.teacher_run(name) for name in spec.needed_teachers() if spec.teachers[name].weights is None
-        ]
         return Trial(
             identity=spec.identity(),
             cell=cell.name,
@@ -150,7 +147,7 @@ class TrialMaker:
             axes={**cell.axes, **extra},
             candidate=candidate,
             vary=vary,
-            teachers={run.identity(): run for run in teachers},
+            teachers={run.identity(): run for run in spec.teacher_runs().values()},
         )
 
     def _spec(self, cell: str, overrides: Mapping[str, Any]) -> RunSpec:
@@ -274,7 +271,7 @@ def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
 
 
 def teachers_of(trials: list[Trial]) -> list[RunSpec]:
-    """The runs that train the teachers of these trials, one for each identity."""
+    """The runs that train the teachers of these trials, and their teachers, one for each identity."""
     found: dict[str, RunSpec] = {}
     for trial in trials:
         for identity, run in trial.teachers.items():

@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
+ROUNDING = 1e-12
+"""Differences that differ by less, as a share of the values, are equal."""
+
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Distance from the mean to either bound (a t-interval is symmetric); nan without an interval."""
+        """Half the width: of a t-interval, the distance from the mean to its bounds; nan without bounds."""
         return (self.high - self.low) / 2
 
 
@@ -78,17 +83,26 @@ def paired(
     t-statistic is 0/0 or infinite. p is then 1, the cautious reading, and unless they are all 0 there is
     no interval. Deviation from ``scipy.stats.ttest_rel``, which gives nan or 0 there.
     """
-    seeds = sorted(set(values) & set(baseline))
-    differences = np.sort(np.array([values[seed] - baseline[seed] for seed in seeds], dtype=np.float64))
-    whole = interval(differences.tolist(), confidence, overlap)
-    if len(seeds) < 2:
+    found = differences(values, baseline)
+    whole = interval(found.tolist(), confidence, overlap)
+    if len(found) < 2:
         return Paired(whole, math.nan)
-    scale = max(abs(value) for cell in (values, baseline) for value in (cell[seed] for seed in seeds))
-    if np.ptp(differences) <= 1e-12 * scale:
-        bound = 0.0 if abs(whole.mean) <= 1e-12 * scale else math.nan
+    if equal(found, values, baseline):
+        bound = 0.0 if equal(np.append(found, 0.0), values, baseline) else math.nan
         return Paired(Interval(whole.mean, bound, bound, whole.n), 1.0, constant=True)
-    t = whole.mean / (differences.std(ddof=1) * math.sqrt(1 / len(seeds) + overlap))
-    return Paired(whole, float(2 * stats.t.sf(abs(t), len(seeds) - 1)))
+    t = whole.mean / (found.std(ddof=1) * math.sqrt(1 / len(found) + overlap))
+    return Paired(whole, float(2 * stats.t.sf(abs(t), len(found) - 1)))
+
+
+def differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> Numbers:
+    """values - baseline on the seeds that both have, sorted, so that sums over them have one rounding."""
+    return np.sort([values[seed] - baseline[seed] for seed in set(values) & set(baseline)])
+
+
+def equal(found: Numbers, values: Mapping[int, float], baseline: Mapping[int, float]) -> bool:
+    """Whether differences are equal but for the rounding of the values they are taken from."""
+    scale = max(abs(cell[seed]) for cell in (values, baseline) for seed in set(values) & set(baseline))
+    return bool(np.ptp(found) <= ROUNDING * scale)
 
 
 def holm(p: Sequence[float]) -> list[float]:

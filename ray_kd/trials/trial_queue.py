@@ -2,7 +2,8 @@
 
 Candidates of searches come first, then controls and compared trials, long ones before short ones and seed by
 seed, so that an interrupted sweep has complete pairs; each teacher comes right before the first trial that
-needs it. The winner of a cell's search is added as soon as all candidates of the cell have ended.
+needs it, after those that it learns from itself. The winner of a cell's search is added as soon as all
+candidates of the cell have ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.faults import fault_in
 from ray_kd.config.plan import Plan, Trial, TrialMaker
 from ray_kd.config.sweep import SweepSpec
-from ray_kd.trials.job import Job
+from ray_kd.trials.job import Job, needs_of
 from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.search import Candidate, CellSearch
 
@@ -109,7 +110,7 @@ class TrialQueue:
         return not self.ready and any(unfinished)
 
     def _first_ready(self) -> Job | None:
-        needed = {need for job in self._queue for need in job.needs}
+        needed = self._needed_teachers()
         for job in self._queue:
             if job.trial is None and job.identity not in needed:
                 continue  # all its students have ended
@@ -118,6 +119,15 @@ class TrialQueue:
             if all(self._is_trained(need) for need in job.needs):
                 return job
         return None
+
+    def _needed_teachers(self) -> set[str]:
+        """Identities of the teachers that waiting students load, and that train those of them that wait."""
+        students = (job for job in self._queue if job.trial is not None)
+        found = list(dict.fromkeys(need for job in students for need in job.needs))
+        for identity in found:  # grows as it is walked
+            if self.jobs[identity].state == "waiting":
+                found += [need for need in self.jobs[identity].needs if need not in found]
+        return set(found)
 
     def _is_trained(self, identity: str) -> bool:
         outcome = self.jobs[identity].outcome
@@ -178,16 +188,16 @@ class TrialQueue:
             self.ledger.write(job.identity, job.cell, job.seed, job.phase, outcome)
 
     def _settle_without_teacher(self) -> None:
-        """Block the trials whose teacher failed; those of an unfinished teacher are unfinished too."""
-        for job in list(self._queue):
+        """Block the runs whose teacher failed or is blocked; those of an unfinished one are unfinished."""
+        for job in list(self._queue):  # teachers first, each after its own
             for need in job.needs:
                 teacher = self.jobs[need]
                 if teacher.outcome is not None and not self._is_trained(need):
-                    failed = teacher.outcome.status.final
-                    reason = f"its teacher ({teacher.spec.name}) {'failed' if failed else 'is unfinished'}: "
-                    ending = Ending.BLOCKED if failed else Ending.UNFINISHED
-                    outcome = Outcome(ending, f"{reason}{teacher.outcome.reason}", 0.0, 0, {})
-                    self._settle(job, replace(outcome, error=teacher.outcome.error))
+                    open_yet = teacher.outcome.status is Ending.UNFINISHED
+                    ending = Ending.UNFINISHED if open_yet else Ending.BLOCKED
+                    how = "failed" if teacher.outcome.status.final else f"is {teacher.outcome.status}"
+                    reason = f"its teacher ({teacher.spec.name}) {how}: {teacher.outcome.reason}"
+                    self._settle(job, Outcome(ending, reason, 0.0, 0, {}, teacher.outcome.error))
                     break
 
     # Adding trials
@@ -200,10 +210,10 @@ class TrialQueue:
             place = _place(trial)
             for identity, run in trial.teachers.items():
                 if identity not in self.jobs:
-                    teacher = new.setdefault(identity, Job(identity, run, None, place=place))
+                    teacher = new.setdefault(identity, Job(identity, run, None, needs_of(run), place))
                     teacher.place = min(teacher.place, place)
             if trial.identity not in self.jobs and trial.identity not in new:
-                needs = tuple(trial.teachers)
+                needs = needs_of(trial.spec)
                 new[trial.identity] = Job(trial.identity, trial.spec, trial, needs, (*place, 1))
         self.jobs.update(new)
         self._queue = sorted([*self._queue, *new.values()], key=lambda job: job.place)
