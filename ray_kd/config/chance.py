@@ -162,7 +162,9 @@ def chances(cells: Iterable[tuple[str, RunSpec, tuple[Source, ...]]]) -> list[di
         one = Chance(vary, reasons, (_overlap(spec) or 0.0) if split else 0.0, ())
         known = groups.get(repr(one), one)
         groups[repr(one)] = Chance(one.vary, one.fixed, one.overlap, (*known.cells, cell))
-    return [asdict(group) for group in groups.values()]
+    return [
+        {**asdict(group), "vary": list(group.vary), "cells": list(group.cells)} for group in groups.values()
+    ]
 
 
 def own_sources(overrides: dict[str, Any], default: tuple[Source, ...]) -> tuple[Source, ...]:
