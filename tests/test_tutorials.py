@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from ray_kd.cli.main import main
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.export import export_run
-from tests.test_shown_code import commands, parsed
+from tests.test_shown_code import commands, parsed, told
 
 ROOT = Path(__file__).parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"
@@ -44,22 +43,10 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 """Overrides with which a tutorial's run takes seconds and learns nothing."""
 
-SHELL = {"cd", "cp", "source", "make"}
-"""Commands in the pages that are the shell's, or tried elsewhere."""
-
-
-def code_of(page: str, language: str) -> list[str]:
-    text = (TUTORIALS / f"{page}.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
-
 
 def shell(page: str) -> list[list[str]]:
     """The commands of a page, in their order."""
-    found: list[list[str]] = []
-    for block in code_of(page, ""):
-        lines = [line for line in block.splitlines() if line.split(" ")[0] in {*SHELL, "python", "ray-kd"}]
-        found += [words for line in lines for words in (commands(line) or [line.split()])]
-    return found
+    return [words for block in told(f"docs/tutorials/{page}.md", "shell") for words in commands(block.text)]
 
 
 @pytest.fixture
@@ -91,7 +78,9 @@ def python(*arguments: str | Path) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_shows_its_files_as_they_are(page: str) -> None:
     folder = TUTORIALS / PAGES[page]
-    assert set(code_of(page, "yaml")) == {file.read_text() for file in folder.glob("*.yaml")}
+    assert {block.text for block in told(f"docs/tutorials/{page}.md", "yaml")} == {
+        file.read_text() for file in folder.glob("*.yaml")
+    }
     text = (TUTORIALS / f"{page}.md").read_text()
     for file in folder.iterdir():
         assert f"({PAGES[page]}/{file.name})" in text, f"{file.name} is not mentioned"
@@ -130,7 +119,9 @@ def test_the_files_of_a_tutorial_can_be_planned(
             "cells": {"alone": {"paths": []}, "taught": {}},
         }
         (mine / "sweep.yaml").write_text(yaml.safe_dump(alone))
-    main(["sweep", "sweep.yaml", "--plan"])
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", "sweep.yaml", "--plan"])
+    assert not end.value.code
     said = capsys.readouterr().out
     assert f"{len(SweepSpec.load('sweep.yaml').plan().trials)} trials" in said
     assert "1 of 1 teachers to train" in said
