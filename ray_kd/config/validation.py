@@ -102,9 +102,9 @@ def _line(model: type[BaseModel], problem: Any) -> str:
 
 
 def _wants_a_mapping(key: str, value: Any, wanted: Any) -> str:
-    """Of a value that stands where a mapping belongs; a word is likely its name, or its one needed key."""
+    """Of a value that stands where a mapping belongs; a word is likely its name or its model."""
     fields = getattr(wanted, "model_fields", {})
-    likely = [name for name, field in fields.items() if field.is_required() or name == "name"]
+    likely = [name for name in ("name", "model") if name in fields]
     shown = f", got {shown_value(value)}" if _short(value) else ""
     guess = len(likely) == 1 and isinstance(value, str) and _short(value)
     hint = f" Did you mean {{{likely[0]}: {value}}}?" if guess else ""
