@@ -224,7 +224,7 @@ def test_files_are_valid(page: str, scratch: Path) -> None:
             data["base"] = base if isinstance(data["base"], str) else data["base"]
             assert SweepSpec.parse(data).name, block.place
         else:
-            own = {key: base[key] for key in ("dataset", "student", "teacher")}
+            own = {key: base[key] for key in ("dataset", "student", "teacher") if f"{key}s" not in data}
             assert RunSpec.parse({**own, **data}).dataset, block.place
 
 

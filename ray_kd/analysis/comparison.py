@@ -117,7 +117,8 @@ class Comparison:
     doublings: tuple[Doubling, ...]
     """What training twice as long gained, from the trials of phase ``control``."""
     teachers: tuple[tuple[str, float], ...]
-    """Model and test metric (best-on-validation weights) of each finished teacher."""
+    """Model, with the paths along which it was taught itself, and test metric (best-on-validation weights) of
+    each finished teacher."""
     later: tuple[str, ...]
     """Cells of the plan that have no trial yet: the winner of a search is known when the search ends."""
     unfinished: pd.DataFrame
@@ -212,10 +213,11 @@ def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], 
     done = trials[(trials["phase"] == "teacher") & (trials["status"] == "finished")]
     if column not in done:
         return ()
-    values = done[["student", "parameters", column]].dropna()
+    values = done[["student", "parameters", column, "paths"]].dropna(subset=["student", "parameters", column])
+    taught = values["paths"].fillna("").map(lambda paths: f", taught along {paths}" if paths else "")
     return tuple(
-        (f"{model}, {int(size):,} parameters", float(value))
-        for model, size, value in values.itertuples(index=False)
+        (f"{model}, {int(size):,} parameters{how}", float(value))
+        for model, size, value, how in values.assign(paths=taught).itertuples(index=False)
     )
 
 

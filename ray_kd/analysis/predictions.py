@@ -96,8 +96,8 @@ def predict(
     if spec.paths:
         name = spec.teacher_of(spec.active_paths()[0])
         teacher = cache.teacher(spec, name, root.store, device)
-        best = max((sign * value for _, value in comparison.teachers), default=float("nan")) * sign
-        columns.append(_column("teacher", best, task, teacher.outputs(batch["image"]), batch))
+        figure = _figure(trials, spec, name, comparison.metric.name)
+        columns.append(_column("teacher", figure, task, teacher.outputs(batch["image"]), batch))
     for title, (identity, own) in specs.items():
         outputs = trained_student(own, identity, data, root.store)(batch["image"])
         value = {**baseline.seeds} if title == baseline.name else {**others[chosen].seeds}
@@ -116,6 +116,14 @@ def _spec(trials: pd.DataFrame, root: Folder, cell: str, seed: int) -> tuple[str
     mine = trials[(trials["cell"] == cell) & (trials["seed"] == seed) & (trials["phase"] == "compare")]
     identity = str(mine.iloc[0]["identity"])
     return identity, RunSpec.parse(parse_spec(root.text(f"runs/{identity}/spec.yaml")), where=identity)
+
+
+def _figure(trials: pd.DataFrame, spec: RunSpec, teacher: str, metric: str) -> float:
+    """The test metric of a teacher's own run; nan where it has none."""
+    if spec.teachers[teacher].weights is not None:
+        return float("nan")
+    mine = trials[trials["identity"] == spec.teacher_run(teacher).identity()]
+    return float(mine.iloc[0][f"best_test_{metric}"]) if len(mine) else float("nan")
 
 
 @torch.no_grad()

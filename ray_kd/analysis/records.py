@@ -160,7 +160,7 @@ class _Rows:
         self.ledger = ledger.get(planned["identity"], {})
         self.who = {key: planned.get(key) for key in ("sweep", "cell", "seed", "phase", "identity")}
         if self.who["seed"] is None:
-            self.who["seed"] = run.spec.get("seed")
+            self.who["seed"] = run.spec.get("seed", self.ledger.get("seed"))
         if self.who["sweep"] is not None and self.who["phase"] is None:
             self.who["phase"] = "compare"
 

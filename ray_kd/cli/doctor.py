@@ -203,12 +203,12 @@ def _shared_memory(speed: Speed) -> None:
 
 def _cluster(address: str, storage: str | None, run: str | None) -> list[bool]:
     from ray_kd.cluster.connect import connect, describe
-    from ray_kd.cluster.probe import probe
+    from ray_kd.cluster.probe import own_modules, probe
     from ray_kd.config.spec import RunSpec
 
     file = run or str(builtin_file("runs/digits.yaml"))
     spec = RunSpec.load(file, *([f"storage={storage}"] if storage else []))
-    with connect(address, spec.plugins):
+    with connect(address, own_modules([spec])):
         for node in describe():
             _say(
                 True,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_kd.cli.common import shown
 from ray_kd.cli.export import best_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ray_kd.analysis.run_list import ListedRun
 
 
 def status(
@@ -15,28 +20,58 @@ def status(
     sweep: Annotated[
         str | None, typer.Option("--sweep", help="Which sweep; default: the only one.", show_default=False)
     ] = None,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="Every run of the storage, one a line, sweep or not.")
+    ] = False,
 ) -> None:
     """Show the state of a sweep's trials.
 
     Prints a row for each cell, while the sweep runs or after it; below, each
     failed trial with its reason and the path of its traceback, and the reasons
     of trials that are blocked (their teacher failed) or unfinished; then the
-    best student by validation, and the command that exports it.
+    best student by validation, and the command that exports it. Where there is
+    no sweep, or with --runs, it lists the runs.
 
     Examples:
       ray-kd status
       ray-kd status results --sweep digits
+      ray-kd status results --runs
     """
+    from ray_kd.analysis import read_records
+    from ray_kd.analysis.pipeline import only_sweep
+    from ray_kd.analysis.reader import Folder
+    from ray_kd.analysis.records import sweep_names
+    from ray_kd.analysis.run_list import list_runs
+    from ray_kd.config.ending import Ending
+
+    listed = runs or (sweep is None and not sweep_names(Folder.open(storage)))
+    if listed and (there := list_runs(storage)):
+        return _show_runs(there)
+    sweep = sweep or only_sweep(storage)
+    trials = read_records(storage, sweep).trials
+    _show_cells(trials)
+    for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
+        which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
+        print(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
+        print(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")
+    for ending in (Ending.BLOCKED, Ending.UNFINISHED):
+        rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
+        for row in rest.itertuples():
+            print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
+    for line in best_lines(trials, sweep, storage):
+        print(line)
+    if (trials["status"] == Ending.UNFINISHED.value).any():
+        print("The command that started the sweep trains the unfinished trials.")
+
+
+def _show_cells(trials: pd.DataFrame) -> None:
+    """A row for each cell: how many of its trials are in which state."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from ray_kd.analysis import read_records
-    from ray_kd.analysis.pipeline import only_sweep
-    from ray_kd.config.ending import STATES, Ending
+    from ray_kd.config.ending import STATES
 
-    sweep = sweep or only_sweep(storage)
-    trials = read_records(storage, sweep).trials
     always = ("finished", "running", "failed", "missing")
     states = [state for state in STATES if state in always or (trials["status"] == state).any()]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -49,14 +84,19 @@ def status(
         counts = group["status"].value_counts()
         table.add_row(Text(str(cell)), *(str(counts.get(state, 0) or "") for state in states))
     Console().print(table)
-    for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
-        print(f"failed: {row.cell}, seed {row.seed}: {row.reason}")
-        print(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")
-    for ending in (Ending.BLOCKED, Ending.UNFINISHED):
-        rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
-        for row in rest.itertuples():
-            print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
-    for line in best_lines(trials, sweep, storage):
-        print(line)
-    if (trials["status"] == Ending.UNFINISHED.value).any():
-        print("The command that started the sweep trains the unfinished trials.")
+
+
+def _show_runs(runs: list[ListedRun]) -> None:
+    """A row for each run: what it was made of, and how it ended."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True, min_width=16)
+    for title in ("name", "student", "dataset", "state", "epoch", "test"):
+        table.add_column(title, overflow="fold")
+    for run in runs:
+        cells = (run.identity, run.name, run.student, run.dataset, run.state, str(run.epoch), run.figure)
+        table.add_row(*map(Text, cells))
+    Console().print(table)

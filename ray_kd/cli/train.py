@@ -77,10 +77,11 @@ def reading_ahead(spec: RunSpec, context: RunContext) -> Iterator[None]:
         yield
         return
     from ray_kd.cluster.connect import connect
+    from ray_kd.cluster.probe import own_modules
     from ray_kd.cluster.quiet import native_quiet
     from ray_kd.cluster.stream import stream
 
-    with connect(None, spec.plugins), native_quiet():
+    with connect(None, own_modules([spec])), native_quiet():
         context.stream = stream
         yield
 
@@ -90,12 +91,12 @@ def distribute(
 ) -> dict[str, Any]:
     """Train with Ray Train, on a cluster or on this machine; the teachers train in this process."""
     from ray_kd.cluster.connect import connect
-    from ray_kd.cluster.probe import check_cluster
+    from ray_kd.cluster.probe import check_cluster, own_modules
     from ray_kd.cluster.train import run_distributed
     from ray_kd.training.distill import begin_anew, ensure_teachers
     from ray_kd.training.process_cache import ProcessCache
 
-    with connect(address, spec.plugins):
+    with connect(address, own_modules([spec])):
         check_cluster(spec)
         ensure_teachers(spec, context, ProcessCache(), show)
         directory = begin_anew(context.store, spec.identity(), fresh)

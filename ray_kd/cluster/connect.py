@@ -23,14 +23,14 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
-def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterator[None]:
+def connect(address: str | None = None, modules: tuple[str, ...] = ()) -> Iterator[None]:
     """Join a cluster, or start Ray on this machine; shut down only what was started here.
 
-    Ray's runtime environment ships the code of ray-kd and of plug-ins to a cluster that is joined.
+    Ray's runtime environment ships the code of ray-kd and of the user to a cluster that is joined.
 
     Args:
         address: a cluster's address or ``auto``; default: ``RAY_ADDRESS``, else start Ray here.
-        plugins: modules of the user's own that workers must import.
+        modules: the user's own that workers must import.
 
     Raises:
         UserError: no cluster responds at the address, it refuses the connection, or Ray does not start here.
@@ -50,7 +50,7 @@ def connect(address: str | None = None, plugins: tuple[str, ...] = ()) -> Iterat
             if address is None:
                 ray.init(address="local", include_dashboard=False, **options)
             else:
-                ray.init(address=address, runtime_env=ship(plugins), **options)
+                ray.init(address=address, runtime_env=ship(modules), **options)
         except UserError:
             raise
         except Exception as error:  # Ray raises no type of its own when its start takes too long
@@ -76,16 +76,16 @@ def _resolve(address: str | None) -> str | None:
         raise _no_answer(address, _reason(error)) from error
 
 
-def ship(plugins: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The runtime environment that carries this ray-kd and plug-ins to every node."""
+def ship(modules: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The runtime environment that carries this ray-kd and the user's modules to every node."""
     import importlib
 
     places = [str(PACKAGE)]
-    for name in plugins:
+    for name in modules:
         module = importlib.import_module(name.partition(".")[0])
         if getattr(module, "__path__", None):
             places.append(str(Path(next(iter(module.__path__)))))
-        elif getattr(module, "__file__", None):  # a plug-in of one file
+        elif getattr(module, "__file__", None):  # a module of one file
             places.append(str(module.__file__))
     return {"py_modules": places, "excludes": ["__pycache__"]}
 

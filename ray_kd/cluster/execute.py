@@ -24,7 +24,7 @@ from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
 from ray_kd.cluster.connect import connect
 from ray_kd.cluster.job_actor import JobActor, JobConfig
 from ray_kd.cluster.precompute import precompute_cluster
-from ray_kd.cluster.probe import all_plugins, check_cluster
+from ray_kd.cluster.probe import check_cluster, own_modules
 from ray_kd.cluster.progress import Counted, Progress
 from ray_kd.cluster.scheduler import CellScheduler
 from ray_kd.cluster.searcher import QueueSearcher
@@ -62,7 +62,7 @@ def execute(
     """
     jobs = queue.jobs.values()
     specs = [job.spec for job in jobs if job.state != "done"] or [job.spec for job in jobs]
-    with connect(address, all_plugins(specs)):
+    with connect(address, own_modules(specs)):
         check_cluster(*specs)
         queue.slots = require_room(queue, alive_nodes())
         started()

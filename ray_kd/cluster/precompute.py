@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ray_kd.cluster.connect import connect
+from ray_kd.cluster.probe import own_modules
 from ray_kd.cluster.quiet import native_quiet
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.faults import EnvironmentFault, environment_fault
@@ -106,7 +107,7 @@ def precompute_cluster(
             lock.acquire()
         tasks = [task for work in works for task in _tasks(work)]
         if tasks:
-            with connect(address, specs[0].plugins), _runs_file(specs, context.store) as file:
+            with connect(address, own_modules(specs)), _runs_file(specs, context.store) as file:
                 about = {"storage": context.store.uri, "runs": file}
                 _stream([json.dumps({**about, **task}) for task in tasks], specs[0], on_shard)
         return len(tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_kd.config.beside import loaded_code
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
@@ -72,9 +73,12 @@ def look(
     return found
 
 
-def all_plugins(specs: Iterable[RunSpec]) -> tuple[str, ...]:
-    """The plug-ins that any of the runs names."""
-    return tuple(dict.fromkeys(name for spec in specs for name in spec.plugins))
+def own_modules(specs: Sequence[RunSpec]) -> tuple[str, ...]:
+    """The modules that workers need besides what is installed there: plug-ins, and code beside a file."""
+    found = dict.fromkeys(name for spec in specs for name in spec.plugins)
+    for spec in specs:
+        found |= dict.fromkeys(loaded_code(spec.to_dict()) if spec.code else ())
+    return tuple(found)
 
 
 def probe(*specs: RunSpec) -> list[Finding]:
@@ -82,7 +86,7 @@ def probe(*specs: RunSpec) -> list[Finding]:
     store, token = Store(specs[0].storage), uuid.uuid4().hex
     folder = f".probe/{token}"
     roots = tuple(dict.fromkeys(str(root) for spec in specs if (root := getattr(spec.dataset, "root", None))))
-    plugins = all_plugins(specs)
+    plugins = own_modules(specs)
     store.write(f"{folder}/token", token.encode())
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     remote = ray.remote(num_cpus=0, max_retries=0)(look)

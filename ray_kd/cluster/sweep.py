@@ -25,6 +25,7 @@ from ray_kd.tracking.wandb import require_wandb
 from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.preflight import check_plan
+from ray_kd.training.records import read_whole
 from ray_kd.trials.ledger import Ledger
 from ray_kd.trials.trial_queue import TrialQueue
 
@@ -152,7 +153,7 @@ def run_sweep(
         ledger = Ledger(store, sweep.name)
         ledger.load()
         queue = TrialQueue(sweep, plan, ledger, retry_failed=retry_failed)
-        if not queue.over and _forget_damaged_teachers(queue, store):
+        while not queue.over and _forget_damaged_teachers(queue, store):  # and then theirs
             queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
         if screen is not None:
             for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
@@ -160,13 +161,26 @@ def run_sweep(
         _train(queue, address, screen)
         result = _result(queue, store, called)
         if screen is not None:
-            print_plain(screen, result.message())
+            print_plain(screen, "\n".join([result.message(), *_data_notes(queue, store)]))
         try:
             ledger.flush()
         except EnvironmentFault:
             if result.complete:
                 raise
         return result
+
+
+def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
+    """What users should know of the data: workers, which read it, say nothing on this screen."""
+    runs = {str(job.spec.dataset.full()): job for job in queue.jobs.values() if job.state == "done"}
+    found: dict[str, None] = {}
+    for job in runs.values():
+        read = read_whole(store, f"runs/{job.identity}/dataset.json")
+        notes = read.get("notes", ()) if isinstance(read, dict) else ()
+        found |= dict.fromkeys(
+            f"{queue.sweep.name}: dataset {job.spec.dataset.component_name}: {note}" for note in notes
+        )
+    return list(found)
 
 
 def _train(queue: TrialQueue, address: str | None, screen: Console | None) -> None:
@@ -211,10 +225,10 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
 
 
 def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
-    """Train teachers again whose weight files are damaged, before a student loads them."""
+    """Train teachers again whose weight files are damaged, before a run loads them."""
     seen, lost = set(), set()
     for job in queue.jobs.values():
-        for name in job.spec.needed_teachers() if job.trial is not None and job.state != "done" else ():
+        for name in job.spec.needed_teachers() if job.state != "done" else ():
             run = job.spec.teacher_run(name).identity() if job.spec.teachers[name].weights is None else ""
             outcome = queue.jobs[run].outcome if run in queue.jobs else None
             if outcome is not None and outcome.status == "finished" and run not in seen:

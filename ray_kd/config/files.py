@@ -12,6 +12,8 @@ from typing import Any
 
 from ray_kd.config.errors import UserError
 
+INITIAL = "initial"
+"""The value of ``weights`` of an untrained teacher."""
 HUB = "hub:"
 """What the name of a model on Hugging Face's hub begins with."""
 

@@ -55,6 +55,25 @@ class Options(Strict):
         return {"name": self.component_name, "version": self.component_version, **changed}
 
 
+OWN = "own"
+"""The model, or the dataset, that no spec names: an object that ``distill`` is handed."""
+
+
+class OwnOptions(Options):
+    """Options of a part that no file names, since it is an object that ``distill`` is handed.
+
+    In a record they describe the object; nothing can be built of them.
+    """
+
+    def essence(self) -> dict[str, Any]:
+        """The description is left out: the run's folder, or its key, tells one object from another."""
+        return {"name": self.component_name, "version": self.component_version}
+
+    def described(self) -> str:
+        """The object in a few words; empty where no record describes it."""
+        raise NotImplementedError
+
+
 class PathOptions(Options):
     """Options of every path; a path's own ``Options`` adds to them."""
 

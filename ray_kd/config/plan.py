@@ -64,7 +64,7 @@ class Plan:
     Attributes:
         trials: search candidates, compared trials and controls that are known before the sweep starts.
         later: trials that are not known yet, by cell.
-        teachers: the runs that train the teachers, each once.
+        teachers: the runs that train the teachers, each once and after those that it learns from.
     """
 
     name: str
@@ -255,18 +255,14 @@ def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
 
 
 def teachers_of(trials: list[Trial]) -> list[RunSpec]:
-    """The runs that train the teachers of these trials, one for each identity."""
+    """The runs that train the teachers of these trials, and their teachers, one for each identity."""
     found: dict[str, RunSpec] = {}
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for trial in trials:
-        for name in trial.spec.needed_teachers():
-            key = (trial.cell, f"{name} {trial.axes}")  # a teacher does not depend on the seed
-            if key in seen:
-                continue
-            seen.add(key)
-            if trial.spec.teachers[name].weights is None:
-                run = trial.spec.teacher_run(name)
-                found.setdefault(run.identity(), run)
+        key = f"{trial.cell} {trial.axes}"  # a teacher does not depend on the seed
+        for run in trial.spec.teacher_runs().values() if key not in seen else ():
+            found.setdefault(run.identity(), run)
+        seen.add(key)
     return list(found.values())
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from ray_kd.config.options import AggregatorOptions, PathOptions, Strict, ViewOptions
 from ray_kd.config.schema import Schema, field_docs
 from ray_kd.config.space import Space
-from ray_kd.config.spec import RunSpec, Teacher
+from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import Scheduler, Search, SweepSpec
+from ray_kd.config.teacher import Teacher
 
 WIDTH = 100
 _HEAD = """# Reference: every key of a run file and of a sweep file
@@ -42,8 +43,8 @@ _SWEEP = """## A sweep file
 both are written out here to show their keys. A list of searches is allowed, each for other `cells`.
 """
 _TAIL = """The identity of a run is a hash of what changes its result: everything above except `name`,
-`plugins`, `checkpoints`, `resources` (unless `sync_batchnorm` is off), `tracking` and `storage`. Values equal
-to their defaults are left out of it.
+`plugins`, `code`, `checkpoints`, `resources` (unless `sync_batchnorm` is off), `tracking` and `storage`.
+Values equal to their defaults are left out of it.
 """
 
 Examples = dict[str, Any]
@@ -59,11 +60,19 @@ _KINDS = {
     "RunSpec.student": "ray-kd list models",
     "Teacher.model": "ray-kd list models",
     "Teacher.dataset": "a mapping",
+    "Teacher.paths": "a list, each as in the run's own paths below",
+    "Teacher.targets": "live | stored, or a mapping as in the run's own below",
+    "Teacher.aggregation": "ray-kd list aggregators",
     "SweepSpec.base": "text or a mapping",
 }
 """What may stand at keys where the models alone say too little."""
-_DEFAULTS = {"RunSpec.task": "classification"}
-"""Components that are defaults, by name: asking the model for them would import PyTorch."""
+_DEFAULTS = {
+    "RunSpec.task": "classification",
+    "Teacher.targets": "live",
+    "Teacher.aggregation": "fixed",
+}
+"""Defaults by name: of sections that are shown elsewhere, and of components, for asking the model for these
+would import PyTorch."""
 _EXAMPLES: Examples = {
     "RunSpec.dataset": "digits",
     "RunSpec.student": "digits_cnn",

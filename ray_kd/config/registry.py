@@ -195,6 +195,6 @@ def load_plugins(modules: list[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise UserError(
-                f"plugins: cannot import '{module}' ({error}). It must be importable where ray-kd runs "
-                "(installed, or its folder on PYTHONPATH)."
+                f"plugins: cannot import '{module}' ({error}). It must be importable where ray-kd runs: "
+                "installed, in a folder on PYTHONPATH, or beside the file that names it."
             ) from error

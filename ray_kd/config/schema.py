@@ -31,8 +31,9 @@ _COMPONENTS = {
     ("RunSpec", "aggregation"): "aggregator",
     ("Teacher", "model"): "model",
     ("Teacher", "views"): "view",
+    ("Teacher", "aggregation"): "aggregator",
 }
-"""Fields that hold a registered component, with its kind; ``paths`` of a run is a list of components."""
+"""Fields that hold a registered component, with its kind; ``paths`` is a list of components."""
 
 _BASES = (Options, PathOptions, AggregatorOptions, ViewOptions)
 
@@ -61,7 +62,9 @@ def _run_schema() -> Schema:
         owner = schema if model == "RunSpec" else definitions[model]
         owner["properties"][field] = _field(owner["properties"][field], kind)
     properties = schema["properties"]
-    properties["paths"] = {**properties["paths"], "items": {"$ref": "#/$defs/path"}}
+    for fields in (properties, definitions["Teacher"]["properties"]):
+        fields["paths"] = {**fields["paths"], "items": {"$ref": "#/$defs/path"}}
+        _allow(fields, "targets", {"enum": ["live", "stored"]})
     properties["teacher"] = {
         "description": "The only teacher; short for 'teachers' with one entry.",
         "anyOf": [{"$ref": "#/$defs/Teacher"}, {"type": "null"}],

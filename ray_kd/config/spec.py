@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from ray_kd.config.errors import unknown
-from ray_kd.config.files import identity_of, known_weights, require_whole_record
-from ray_kd.config.names import require_name
+from ray_kd.config.beside import Folder, import_code, run_of
+from ray_kd.config.errors import UserError
+from ray_kd.config.files import INITIAL, identity_of, known_weights, require_whole_record
 from ray_kd.config.options import (
+    OWN,
     AggregatorField,
     DatasetField,
     ModelField,
     Options,
+    OwnOptions,
     Path,
     Strict,
     TaskField,
     ViewField,
     parse_component,
 )
-from ray_kd.config.registry import AGGREGATORS, TASKS, VIEWS, load_plugins
+from ray_kd.config.registry import AGGREGATORS, DATASETS, MODELS, TASKS, VIEWS
 from ray_kd.config.targets import Targets, TargetsField
+from ray_kd.config.teacher import Teacher, in_order, learns_from, require_paths, teacher_of
 from ray_kd.config.tracking import Tracking
 from ray_kd.config.training import Count, NotNegative, Optimizer, Positive, Schedule, Training
 from ray_kd.config.validation import validate
-from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
-
-INITIAL = "initial"
-"""The value of ``weights`` of an untrained teacher."""
+from ray_kd.config.yamlio import dump_yaml, read_yaml
 
 
 class Checkpoints(Strict):
@@ -54,59 +55,16 @@ class Resources(Strict):
     as ``cpus`` (at most 8) with a GPU, else 0: the worker reads in its own process."""
 
 
-class Normalise(Strict):
-    """Normalisation of raw images in [0, 1] to a network's input: (image - mean) / std for each channel."""
-
-    mean: tuple[float, ...]
-    std: tuple[Positive, ...]
-
-
-class Teacher(Strict):
-    """A teacher: its model, and the run that trains it (or the file that holds its weights)."""
-
-    model: ModelField
-    weights: str | None = None
-    """A trained teacher: a file of weights (.safetensors, .pt, .pth), or a name that torchvision publishes
-    (IMAGENET1K_V2); ``initial``: its initial weights, an untrained teacher; None: train the teacher with
-    the settings below."""
-    weights_key: str | None = None
-    """Which weights of the file to load, if it holds several: a key (model_ema) or a prefix of names
-    (student); None: those that fit."""
-    normalise: Normalise | None = None
-    """Normalisation of its images, if it differs from the student's; None: that of the student's dataset
-    (for a teacher that is trained here: of its own dataset's options)."""
-    at_chance: Literal["stop", "go_on"] = "stop"
-    """What happens before step 1 if the teacher is no better than chance on validation; a teacher that is
-    wrong on purpose (``initial``, ``labels: permuted``) is never stopped."""
-    dataset: dict[str, Any] = Field(default_factory=dict)
-    """Options that differ from the student's dataset; by default the teacher sees every label."""
-    views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
-    optimizer: Optimizer = Field(default_factory=Optimizer)
-    schedule: Schedule = Field(default_factory=Schedule)
-    training: Training = Field(default_factory=Training)
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _key_needs_a_file(self) -> Teacher:
-        if self.weights_key is not None and self.weights in (None, INITIAL):
-            raise ValueError("weights_key: it needs 'weights' to name a file")
-        return self
-
-    @property
-    def on_purpose(self) -> bool:
-        """Whether the teacher is wrong on purpose, and may teach though it is no better than chance."""
-        permuted = self.weights is None and self.training.labels == "permuted"
-        return self.at_chance == "go_on" or self.weights == INITIAL or permuted
-
-
 class RunSpec(Strict):
     """One run: a student that is trained on a task, with paths from teachers and an aggregator."""
 
     name: str = "run"
     task: TaskField = Field(default_factory=lambda: parse_component(TASKS, "classification"))
-    dataset: DatasetField
+    dataset: DatasetField = Field(default_factory=lambda: parse_component(DATASETS, OWN))
+    """Left out: sets of your own, ``distill(train=..., validation=..., test=...)``."""
     views: ViewField = Field(default_factory=lambda: parse_component(VIEWS, "none"))
-    student: ModelField
+    student: ModelField = Field(default_factory=lambda: parse_component(MODELS, OWN))
+    """Left out: a module of your own, ``distill(student=...)``."""
     teachers: dict[str, Teacher] = Field(default_factory=dict)
     paths: tuple[Path, ...] = ()
     targets: TargetsField = Field(default_factory=Targets)
@@ -118,6 +76,9 @@ class RunSpec(Strict):
     """Seed of initialisation, data order, adapters and the aggregator's draws; a sweep sets it."""
     plugins: tuple[str, ...] = ()
     """Modules of your own to import first; they register paths, aggregators, models, ..."""
+    code: tuple[Folder, ...] = ()
+    """Folders that Python looks in last for modules of plug-ins and factories; the folder of the file that
+    names a module is among them where the module lies there."""
     checkpoints: Checkpoints = Field(default_factory=Checkpoints)
     resources: Resources = Field(default_factory=Resources)
     tracking: Tracking = Field(default_factory=Tracking)
@@ -138,17 +99,11 @@ class RunSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
-        labels: list[str] = []
-        for index, path in enumerate(self.paths):
-            self.teacher_of(path, f"paths.{index}")
-            label = path.label or path.component_name
-            if label in labels:
-                raise ValueError(f"paths.{index}: two paths are called '{label}'; give one a 'label'")
-            require_name(label if path.label is None else path.label, f"paths.{index}.label: a path", "/,")
-            labels.append(label)
-        for label in self.targets.precisions:
-            if label not in labels:
-                raise ValueError(str(unknown("path", label, labels, "targets.precisions")).rstrip("."))
+        require_paths(self.paths, self.targets, self.teachers)
+        in_order(self.teachers)
+        for name, teacher in self.teachers.items():
+            others = [other for other in self.teachers if other != name]
+            require_paths(teacher.paths, teacher.targets, others, f"teachers.{name}.")
         size, workers, parts = self.training.batch_size, self.resources.workers, self.training.accumulate
         if size % (workers * parts):
             among = f"{workers} workers (resources.workers)" + (
@@ -157,21 +112,9 @@ class RunSpec(Strict):
             raise ValueError(f"training.batch_size: {size} samples cannot be divided equally among {among}")
         return self
 
-    def teacher_of(self, path: Any, where: str = "paths") -> str:
-        """The name of the teacher that ``path`` learns from.
-
-        Raises:
-            ValueError: the run has no teacher or no such teacher, or it has several and the path names none.
-        """
-        known = ", ".join(self.teachers) or "none"
-        if path.teacher is not None:
-            if path.teacher not in self.teachers:
-                raise ValueError(f"{where}.teacher: unknown teacher '{path.teacher}'. Known: {known}")
-            return str(path.teacher)
-        if len(self.teachers) != 1:
-            need = "a 'teacher' section" if not self.teachers else f"to name its teacher, one of {known}"
-            raise ValueError(f"{where} ({path.component_name}): the path needs {need}")
-        return next(iter(self.teachers))
+    def teacher_of(self, path: Any) -> str:
+        """The name of the teacher that ``path``, one of the run's, learns from."""
+        return teacher_of(path, self.teachers, "paths")
 
     def active_paths(self) -> list[Any]:
         """The paths whose static weight is not 0; the others are not computed at all."""
@@ -188,27 +131,112 @@ class RunSpec(Strict):
         used = {self.teacher_of(path) for path in self.active_paths()}
         return [name for place, name in enumerate(self.teachers) if place == 0 or name in used]
 
+    def all_teachers(self) -> list[str]:
+        """Names of the needed teachers and of those that train them in turn, each after its own."""
+        names = self.needed_teachers()
+        handed_over = {one for one, teacher in self.teachers.items() if isinstance(teacher.model, OwnOptions)}
+        for name in names:  # grows as it is walked
+            if self.teachers[name].weights is None and name not in handed_over:
+                names += [one for one in self.teacher_run(name).needed_teachers() if one not in names]
+        return [name for name in in_order(self.teachers) if name in names]
+
+    def teacher_runs(self) -> dict[str, RunSpec]:
+        """The runs that train ``all_teachers``, in that order; a teacher with weights has none.
+
+        Raises:
+            UserError: as ``teacher_run``.
+        """
+        names = [name for name in self.all_teachers() if self.teachers[name].weights is None]
+        return {name: self.teacher_run(name) for name in names}
+
     def teacher_run(self, name: str) -> RunSpec:
-        """The run that trains teacher ``name``: that model as the student, without paths."""
+        """The run that trains teacher ``name``: that model as the student, along the paths of its own.
+
+        Raises:
+            UserError: the teacher's settings make no run.
+        """
         teacher = self.teachers[name]
-        full = {**self.dataset.full(), **getattr(self.dataset, "teacher_options", dict)(), **teacher.dataset}
-        return RunSpec.model_validate(
-            {
-                "name": f"{self.name}-{name}",
-                "task": {**self.task.full(), **getattr(self.task, "teacher_options", dict)()},
-                "dataset": full,
-                "views": teacher.views,
-                "student": teacher.model,
-                "optimizer": teacher.optimizer,
-                "schedule": teacher.schedule,
-                "training": teacher.training,
-                "seed": teacher.seed,
-                "plugins": self.plugins,
-                "checkpoints": self.checkpoints,
-                "resources": self.resources.model_copy(update={"workers": 1}),
-                "storage": self.storage,
-            }
+        run = {
+            "name": f"{self.name}-{name}",
+            "task": {**self.task.full(), **getattr(self.task, "teacher_options", dict)()},
+            "dataset": self._teacher_dataset(name),
+            "views": teacher.views,
+            "student": teacher.model,
+            "teachers": self._teachers_of(name),
+            "paths": teacher.paths,
+            "targets": teacher.targets,
+            "aggregation": teacher.aggregation,
+            "optimizer": teacher.optimizer,
+            "schedule": teacher.schedule,
+            "training": teacher.training,
+            "seed": teacher.seed,
+            "plugins": self.plugins,
+            "code": self.code,
+            "checkpoints": self.checkpoints,
+            "resources": self.resources.model_copy(update={"workers": 1}),
+            "storage": self.storage,
+        }
+        return validate(RunSpec, run, f"teachers.{name}")
+
+    def _teacher_dataset(self, name: str) -> dict[str, Any]:
+        teacher = self.teachers[name]
+        if not isinstance(self.dataset, OwnOptions):
+            options = getattr(self.dataset, "teacher_options", dict[str, Any])()
+            return {**self.dataset.full(), **options, **teacher.dataset}
+        if "name" in teacher.dataset:
+            return teacher.dataset
+        raise UserError(
+            f"teachers.{name}: it would be trained on the run's dataset, which the spec does not name; "
+            f"expected a 'name' in teachers.{name}.dataset, 'weights', or a trained teacher of your own: "
+            "distill(spec, teacher=...)."
         )
+
+    def _teachers_of(self, name: str) -> dict[str, Teacher]:
+        """The teachers that teacher ``name`` learns from, then those that these learn from in turn.
+
+        Their datasets are written out, so that they are the same runs for ``name`` as for the student.
+        """
+        names = learns_from(self.teachers, name)
+        for other in names:  # grows as it is walked
+            names += [one for one in learns_from(self.teachers, other) if one not in names]
+        return {
+            other: self.teachers[other].model_copy(update={"dataset": self._teacher_dataset(other)})
+            for other in names
+        }
+
+    def own_parts(self) -> dict[str, tuple[OwnOptions, str]]:
+        """What the spec does not name, by its key: what a record says of it, and the arguments of ``distill``
+        that hand it over."""
+        sets = "train=..., validation=..., test=..."
+        parts = {"dataset": (self.dataset, sets), "student": (self.student, "student=...")}
+        parts |= {f"teachers.{name}.model": (t.model, "teacher=...") for name, t in self.teachers.items()}
+        return {key: (o, how) for key, (o, how) in parts.items() if isinstance(o, OwnOptions)}
+
+    def require_named(self, given: Container[str] = ()) -> None:
+        """Refuse a run with parts that the spec does not name.
+
+        Args:
+            given: keys of the parts that are handed over as objects.
+
+        Raises:
+            UserError: names them, and how they are named or handed over.
+        """
+        missing = {key: found for key, found in self.own_parts().items() if key not in given}
+        lost = [
+            f"{key} ({options.described()})" for key, (options, _) in missing.items() if options.described()
+        ]
+        call = f"distill(spec, {', '.join(dict.fromkeys(how for _, how in missing.values()))})"
+        if lost:
+            raise UserError(
+                f"run '{self.name}' was made of objects of your own, which no file can build anew: "
+                f"{', '.join(lost)}. In Python {call} is handed them."
+            )
+        if missing:
+            names = [f"'{key}' ('ray-kd list {_list_of(key)}' shows them)" for key in missing]
+            raise UserError(
+                f"run '{self.name}': it names no {', no '.join(names)}. Objects of your own are handed over "
+                f"in Python: {call}."
+            )
 
     def identity(self) -> str:
         """16 hexadecimal digits that depend on every setting that changes the result, and on no other."""
@@ -236,7 +264,9 @@ class RunSpec(Strict):
 
     def _teacher_essence(self, name: str) -> dict[str, Any]:
         teacher = self.teachers[name]
-        if teacher.weights is None:
+        if isinstance(teacher.model, OwnOptions):
+            essence: dict[str, Any] = {"model": teacher.model.essence()}
+        elif teacher.weights is None:
             essence = self.teacher_run(name).essence()
         elif teacher.weights == INITIAL:
             essence = {"model": teacher.model.essence(), "weights": INITIAL, "seed": teacher.seed}
@@ -253,12 +283,14 @@ class RunSpec(Strict):
     def load(cls, file: str | FilePath, *overrides: str) -> RunSpec:
         """Read a run file and apply ``key=value`` overrides.
 
+        ``config.beside`` says where relative dataset roots, weights and modules of one's own are looked for.
+
         Raises:
             UserError: the file cannot be read, a key or name is unknown, or a value has the wrong type.
         """
         data = read_yaml(file)
         require_whole_record(FilePath(file), data)
-        return cls.parse(apply_overrides(data, overrides), where=str(file))
+        return cls.parse(run_of(data, file, overrides), where=str(file))
 
     @classmethod
     def parse(cls, data: dict[str, Any], where: str = "run") -> RunSpec:
@@ -272,7 +304,7 @@ class RunSpec(Strict):
             >>> spec.seed, spec.optimizer.name
             (2, 'sgd')
         """
-        load_plugins(list(data.get("plugins") or ()))
+        import_code(data)
         return validate(cls, data, where)
 
     def to_dict(self) -> dict[str, Any]:
@@ -282,3 +314,7 @@ class RunSpec(Strict):
     def to_yaml(self) -> str:
         """The resolved spec as YAML; ``load`` reads it back to an equal spec."""
         return dump_yaml(self.to_dict())
+
+
+def _list_of(key: str) -> str:
+    return "datasets" if key == "dataset" else "models"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ray_kd.config.beside import found_beside, with_code
 from ray_kd.config.cells import SEARCHED, Cell, Overrides, product_cells, searched_name, strategy_name
 from ray_kd.config.errors import unknown
 from ray_kd.config.names import require_distinct, require_name
@@ -17,7 +18,7 @@ from ray_kd.config.plan import Plan, make_plan
 from ray_kd.config.space import Space
 from ray_kd.config.training import Count, NotNegative, Positive
 from ray_kd.config.validation import validate
-from ray_kd.config.yamlio import apply_overrides, dump_yaml, read_yaml
+from ray_kd.config.yamlio import apply_overrides, dump_yaml, overridden_keys, read_yaml
 
 Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
@@ -214,10 +215,17 @@ class SweepSpec(Strict):
         Raises:
             UserError: the file cannot be read, a key or name is unknown, or a value has the wrong type.
         """
-        data = read_yaml(file)
-        base = data.get("base")
-        if isinstance(base, str):
-            data["base"] = read_yaml(Path(file).parent / base)
+        data, folder = read_yaml(file), Path(file).parent
+        keys = [key.removeprefix("base.") for key in overridden_keys(overrides)]
+        named = [(data, folder), (apply_overrides({}, overrides), Path())]
+        if isinstance(data.get("base"), str):
+            base_file = folder / data["base"]
+            base = read_yaml(base_file)
+            base = found_beside(with_code(base, base_file, (base, base_file.parent), *named), base_file, keys)
+        else:
+            base = found_beside(with_code(data.get("base"), file, *named), file, keys)
+        rest = {key: value for key, value in data.items() if key != "base"}
+        data = {**data, **found_beside(rest, file)} | ({"base": base} if "base" in data else {})
         return cls.parse(apply_overrides(data, overrides), where=str(file))
 
     @classmethod

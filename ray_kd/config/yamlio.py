@@ -169,6 +169,11 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
     return data
 
 
+def overridden_keys(overrides: Iterable[str]) -> list[str]:
+    """The dotted keys that ``key=value`` overrides set."""
+    return [override.partition("=")[0].strip() for override in overrides]
+
+
 def set_key(data: dict[str, Any], key: str, value: Any) -> None:
     """Set a dotted key in nested mappings and lists, in place; missing mappings are created."""
     *parents, last = key.split(".")

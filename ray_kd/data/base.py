@@ -154,22 +154,27 @@ class MapSplit:
             and box_label) of the same shapes for every i; ``data.user_samples`` says what is read how.
         where: begins messages.
         first: id of the first sample; the splits of a registered dataset share no id.
+        columns: what the parts of a sample that are read are called, where they have other names:
+            {"img": "image", "fine_label": "label"}; None: all parts, by their own names.
     """
 
-    def __init__(self, dataset: Any, where: str = "dataset", first: int = 0) -> None:
-        self.dataset, self.where = dataset, where
+    def __init__(
+        self, dataset: Any, where: str = "dataset", first: int = 0, columns: dict[str, str] | None = None
+    ) -> None:
+        self.dataset, self.where, self.columns = dataset, where, columns
         self.ids = torch.arange(first, first + len(dataset))
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def gather(self, index: Tensor) -> dict[str, Tensor]:
-        items = [read_sample(self.dataset[i], f"{self.where}, sample {i}") for i in index.tolist()]
+        where = self.where
+        items = [read_sample(self.dataset[i], f"{where}, sample {i}", self.columns) for i in index.tolist()]
         columns = {}
         for name in items[0]:
             if any(name not in item for item in items):
-                raise UserError(f"{self.where}: some samples of one batch have '{name}' and others have not.")
-            columns[name] = stack_column([item[name] for item in items], name, self.where)
+                raise UserError(f"{where}: some samples of one batch have '{name}' and others have not.")
+            columns[name] = stack_column([item[name] for item in items], name, where)
         return {**columns, "sample": self.ids[index]}
 
 
@@ -182,6 +187,7 @@ class Dataset:
         classes: how many classes there are.
         channels: channels of an image.
         class_names: what the classes are called, in their order; None: not known.
+        notes: what a user of the data should know; kept in ``dataset.json``, and said at the end of a sweep.
         mean, std: what images in [0, 1] were normalised with, channel by channel; None: not known.
 
     Example:
@@ -214,6 +220,7 @@ class Dataset:
     classes: int
     channels: int
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 

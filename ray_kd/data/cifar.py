@@ -10,16 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ray_kd.config.beside import Folder
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
-from ray_kd.data.layout import Root, RootOptions, fetch, require, wrong
+from ray_kd.data.layout import RootOptions, fetch, require, wrong
 from ray_kd.data.splits import hold_out
 
 
 class CIFAROptions(RootOptions):
     """Options of both."""
 
-    root: Root
+    root: Folder
     """The folder that holds ``cifar-10-batches-py`` (``cifar-100-python``); no part of a run's identity."""
     download: bool = False
     """Fetch the set into ``root`` where it is missing."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ray_kd.data.base import Dataset, RawSplit
 from ray_kd.data.image_files import Span, stacked
-from ray_kd.data.layout import RootOptions
+from ray_kd.data.layout import RootOptions, warn_of_few
 from ray_kd.data.splits import hold_out
 from ray_kd.outputs import IGNORE
 
@@ -265,6 +265,7 @@ class FileDataset(Dataset):
                 validation, torch.arange(len(validation)), len(train) + len(test), form
             )
         elif share:
+            self.notes = warn_of_few(self.name, options, len(held), len(train))
             self.validation = FileSplit(train, torch.from_numpy(held), 0, form)
         else:
             self.validation = self.test

@@ -16,14 +16,19 @@ CHANNELS = (1, 3, 4)
 KNOWN = ("label", "mask", "boxes", "box_label")
 
 
-def read_sample(item: Any, where: str) -> dict[str, Any]:
-    """A sample as a mapping, its image a float tensor (C, H, W).
+def read_sample(item: Any, where: str, columns: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """A sample as a mapping, its image a float tensor (C, H, W), its mask numbers.
+
+    Args:
+        columns: which parts of a mapping are read, and as what; None: all, by their own names.
 
     Raises:
-        UserError: it is neither (image, label) nor a mapping, or its image cannot be read.
+        UserError: it is neither (image, label) nor a mapping, or its image or mask cannot be read.
     """
     if isinstance(item, Mapping):
         found = dict(item)
+        if columns is not None:
+            found = {columns[name]: value for name, value in found.items() if name in columns} or found
         if "image" not in found or not set(KNOWN) & found.keys():
             raise UserError(
                 f"{where}: expected a mapping with image and label, mask, or boxes and box_label; it has "
@@ -37,6 +42,8 @@ def read_sample(item: Any, where: str) -> dict[str, Any]:
             f"{where}: expected (image, label), or a mapping with image and label, mask, or boxes and "
             f"box_label; got {type(item).__name__}{parts}."
         )
+    if "mask" in found and _is_pil(found["mask"]):
+        found["mask"] = _mask_numbers(found["mask"], where)
     return {**found, "image": to_image(found["image"], where)}
 
 
@@ -81,14 +88,16 @@ def to_image(image: Any, where: str) -> Tensor:
         UserError: neither a PIL image nor an array nor a tensor; an unknown range or order of
             dimensions.
     """
-    if type(image).__module__.partition(".")[0] == "PIL":
+    if _is_pil(image):
         image = _from_pil(image, where)
     if isinstance(image, np.ndarray):
         image = _from_array(image, where)
     if not isinstance(image, Tensor):
+        stored = isinstance(image, Mapping) and image.keys() >= {"bytes", "path"}
         raise UserError(
             f"{where}: image: expected a tensor (C, H, W), an array or a PIL image, got "
             f"{type(image).__name__}."
+            + (" Have it decoded: dataset.cast_column(NAME, datasets.Image())." if stored else "")
         )
     if image.dim() == 2:
         image = image.unsqueeze(0)
@@ -115,6 +124,20 @@ def to_float(image: Tensor, where: str) -> Tensor:
             f"{image.dtype}, whose range is unknown: image.float() / maximum."
         )
     return image.float() / most
+
+
+def _is_pil(value: Any) -> bool:
+    return type(value).__module__.partition(".")[0] == "PIL"
+
+
+def _mask_numbers(mask: Any, where: str) -> np.ndarray:
+    """The class of each pixel of a PIL image: of a palette its numbers, never its colours."""
+    if mask.mode not in ("1", "L", "P", "I") and not mask.mode.startswith("I;16"):
+        raise UserError(
+            f"{where}: mask: expected the number of each pixel's class, got a PIL image of mode "
+            f"'{mask.mode}', which holds colours or shares."
+        )
+    return np.array(mask).astype(np.int64)
 
 
 def _from_array(image: np.ndarray, where: str) -> Tensor:

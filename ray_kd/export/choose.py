@@ -52,7 +52,7 @@ def choose_run(store: Store, which: str, best: bool = False) -> str:
     hint = f" Did you mean '{guess}'?" if guess else ""
     raise UserError(
         f"export: no run and no sweep at '{root.path}' is called '{which}'.{hint} Sweeps: {_listed(sweeps)}; "
-        f"{len(runs)} runs, listed by 'ray-kd status'."
+        f"{len(runs)} runs, listed by 'ray-kd status --runs'."
     )
 
 

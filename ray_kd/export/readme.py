@@ -6,6 +6,7 @@ from typing import Any
 
 from ray_kd.analysis.run_files import Row, number_in
 from ray_kd.config.names import markdown
+from ray_kd.config.options import OwnOptions
 from ray_kd.config.spec import RunSpec
 from ray_kd.export.check import METERS
 
@@ -42,7 +43,7 @@ def readme(
         command: that made this export.
     """
     parts = [
-        f"# {markdown(spec.name)}: {spec.student.component_name}, {about['task']}",
+        f"# {markdown(spec.name)}: {_student(spec)}, {about['task']}",
         _figures(about),
         "## Use",
         _use(about),
@@ -50,9 +51,24 @@ def readme(
         _taught(spec, teachers),
         *_weights_table(paths),
         "## Made by",
-        f"```\n{command}\n```\n\n`spec.yaml` is the run; `ray-kd train spec.yaml` trains it again.",
+        f"```\n{command}\n```\n\n`spec.yaml` is the run; {_again(spec)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _student(spec: RunSpec) -> str:
+    if isinstance(spec.student, OwnOptions):
+        return f"a module of its user's own ({spec.student.described()})"
+    return spec.student.component_name
+
+
+def _again(spec: RunSpec) -> str:
+    """How the run is trained again."""
+    arguments = list(dict.fromkeys(how for _, how in spec.own_parts().values()))
+    if not arguments:
+        return "`ray-kd train spec.yaml` trains it again."
+    call = f'distill("spec.yaml", {", ".join(arguments)})'
+    return f"`{call}`, in Python and with the same objects, trains it again."
 
 
 def _figures(about: dict[str, Any]) -> str:
@@ -139,11 +155,13 @@ def _weights(call: dict[str, Any] | None) -> str:
 
 
 def _taught(spec: RunSpec, teachers: dict[str, str]) -> str:
-    lines = [f"- teacher {markdown(name)}: {text}" for name, text in teachers.items()]
+    lines = [f"- teacher {markdown(name)}: {markdown(text)}" for name, text in teachers.items()]
+    several = len(spec.needed_teachers()) > 1
     for path in spec.active_paths():
         weight = path.weight if path.weight == "published" else f"{path.weight:g}"
         lines.append(
             f"- path {markdown(path.label or path.component_name)} ({path.component_name}), weight {weight}"
+            + (f", from {markdown(spec.teacher_of(path))}" if several else "")
         )
     active = spec.active_paths()
     if active:

@@ -8,10 +8,10 @@ from typing import Any
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.run_files import Row, read_runs
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import OwnOptions
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
-from ray_kd.training.object_records import own_code, require_same
-from ray_kd.training.records import OBJECTS, find_summary, read_whole
+from ray_kd.training.records import find_summary
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ToExport:
         recorded: that figure of these weights on the test split.
         device: where the run was measured: cpu, cuda.
         paths: its record of paths, epoch by epoch.
-        teachers: what is known of each, in words.
+        teachers: what is known of each, in words, those included that taught a teacher alone.
     """
 
     identity: str
@@ -43,8 +43,7 @@ def read_run(store: Store, identity: str, last: bool = False) -> ToExport:
     """A run that can be exported.
 
     Raises:
-        UserError: it has not finished, its record is damaged, or objects of the user's own, which no file
-            can build anew, are part of it.
+        UserError: it has not finished, or its record is damaged.
     """
     directory = f"runs/{identity}"
     files = read_runs(Folder(store), [identity])[identity]
@@ -55,10 +54,9 @@ def read_run(store: Store, identity: str, last: bool = False) -> ToExport:
     if not files.spec:
         raise UserError(f"export: {store.path(f'{directory}/spec.yaml')} is missing or damaged.")
     spec = RunSpec.parse(files.spec, where=f"run {identity}")
-    _require_its_own_spec(store, directory, spec)
-    require_same(store, directory, spec)
     figures: dict[str, Any] = summary["last" if last else "best"]
     metric = str(summary["monitor"])
+    teachers = dict.fromkeys([*spec.needed_teachers(), *reversed(spec.all_teachers())])
     return ToExport(
         identity,
         spec,
@@ -68,34 +66,29 @@ def read_run(store: Store, identity: str, last: bool = False) -> ToExport:
         float(figures["test"][metric]),
         str(files.environment.get("device", "cpu")).partition(":")[0],
         files.paths,
-        {name: _teacher(store, spec, name) for name in spec.needed_teachers()},
+        {name: _teacher(store, spec, name) for name in teachers},
     )
-
-
-def _require_its_own_spec(store: Store, directory: str, spec: RunSpec) -> None:
-    """Refuse a run whose student or dataset was an object handed to ``distill``."""
-    objects = read_whole(store, f"{directory}/{OBJECTS}") or {}
-    own = [part for part in ("student", "dataset") if part in objects and part not in own_code(spec)]
-    if own:
-        raise UserError(
-            f"export: the {' and the '.join(own)} of this run were objects handed to distill(): no "
-            f"file can build them anew. The weights are {store.path(directory)}/best.safetensors, under your "
-            "network's own names: load them there."
-        )
 
 
 def _teacher(store: Store, spec: RunSpec, name: str) -> str:
     """What is known of a teacher."""
     teacher = spec.teachers[name]
+    if isinstance(teacher.model, OwnOptions):
+        return f"a module of its user's own ({teacher.model.described()})"
     options = teacher.model.model_dump(mode="json", exclude_defaults=True)
     model = " ".join([teacher.model.component_name, *(f"{key}={value}" for key, value in options.items())])
     if teacher.weights is not None:
         return f"{model}, weights {teacher.weights}"
+    run = spec.teacher_run(name)
+    paths = [
+        f"{path.label or path.component_name} from {run.teacher_of(path)}" for path in run.active_paths()
+    ]
+    taught = f"; itself taught along {', '.join(paths)}" if paths else ""
     try:
-        identity = spec.teacher_run(name).identity()
+        identity = run.identity()
     except UserError:  # a file that it began with is gone
-        return model
+        return model + taught
     summary = find_summary(store, identity) or {}
     metric, test = summary.get("monitor"), (summary.get("best") or {}).get("test") or {}
     figure = f", test {metric} {test[metric]:.4f}" if metric in test else ""
-    return f"{model}, run {identity}{figure}"
+    return f"{model}, run {identity}{figure}{taught}"

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import environment_fault
@@ -25,6 +25,7 @@ from ray_kd.data.create import create_dataset
 from ray_kd.export import check
 from ray_kd.export.choose import choose_run
 from ray_kd.export.forms import FORMS, Raw, wanted_forms, write_forms
+from ray_kd.export.own import Given, as_student, own_test, require_given
 from ray_kd.export.readme import readme
 from ray_kd.export.run import ToExport, read_run
 from ray_kd.export.verify import replay, require_recorded, require_same_outputs
@@ -74,6 +75,8 @@ def export_run(
     *,
     best: bool = False,
     last: bool = False,
+    student: nn.Module | None = None,
+    test: Any = None,
     command: str = "",
 ) -> Exported:
     """Take a student out: write it in some forms, and replay the test split in a process without ray-kd.
@@ -85,11 +88,14 @@ def export_run(
         forms: some of safetensors, torch.export, onnx.
         best: of several students of a sweep, the one that was best on validation.
         last: the last weights, in place of those that were best on validation.
+        student: of a run whose student was your own, a module as that one: the run's weights go into a copy.
+        test: of a run whose datasets were your own, the test set.
         command: how the README says it was made; default: this call.
 
     Raises:
-        UserError: no such run, one that cannot be exported, a folder that holds something else, or an
-            export that does not give the run's outputs: nothing is left of it then.
+        UserError: no such run, one that cannot be exported, objects that are missing or not the run's, a
+            folder that holds something else, or an export that does not give the run's outputs: nothing is
+            left of it then.
 
     Example::
 
@@ -99,14 +105,18 @@ def export_run(
     run = read_run(store, choose_run(store, which, best), last)
     folder = Path(to).expanduser().absolute()
     _require_room(folder, run.identity)
-    dataset = create_dataset(run.spec.dataset)
-    network = trained_student(run.spec, run.identity, dataset, store, run.file)
+    given = Given(student, test)
+    require_given(store, run.identity, run.spec, given, str(to))
+    dataset = create_dataset(run.spec.dataset) if test is None else own_test(run.identity, test, store)
+    own = None if student is None else as_student(student)
+    network = trained_student(run.spec, run.identity, dataset, store, run.file, own)
     if "safetensors" in forms and network.library_call() is None and "torch.export" not in forms:
         forms = [form for form in FORMS if form in (*forms, "torch.export")]
     raw = Raw(network).eval().requires_grad_(False)
     if run.spec.task.component_name not in check.METERS:
         _measure_here(run, raw, dataset, store)
-    command = command or f"export_run({str(storage)!r}, {which!r}, {str(to)!r}, {forms})"
+    handed = "".join(f", {name}=..." for name in ("student", "test") if getattr(given, name) is not None)
+    command = command or f"export_run({str(storage)!r}, {which!r}, {str(to)!r}, {forms}{handed})"
     with _whole(folder) as place, torch.no_grad():
         found = _write(run, raw, dataset, forms, command, place)
     apart = {form: float(result["difference"]) for form, result in found.items()}

@@ -95,8 +95,8 @@ def find(place: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
-            f"{where}: cannot import '{module_name}' ({error}). It must be importable where ray-kd runs "
-            "(installed, or its folder on PYTHONPATH)."
+            f"{where}: cannot import '{module_name}' ({error}). It must be importable where ray-kd runs: "
+            "installed, in a folder on PYTHONPATH, or beside the file that names it."
         ) from error
     found = getattr(module, name, None)
     if not callable(found):

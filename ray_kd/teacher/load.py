@@ -6,7 +6,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_of
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.config.files import INITIAL
+from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.models import StagedModel, create_model
 from ray_kd.models.create import draw_model, fitting

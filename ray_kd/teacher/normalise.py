@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import Options
+from ray_kd.config.options import Options, OwnOptions
 from ray_kd.config.registry import MODELS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
@@ -54,8 +54,8 @@ def renormalisation(spec: RunSpec, name: str, dataset: Dataset) -> Renormalise |
     if dataset.mean is None or dataset.std is None:
         if spec.teachers[name].normalise is None:
             LOG.warning(
-                "%s is said by the weights of its model, and dataset '%s' does not say what its images were "
-                "normalised with: they are handed on as they are.",
+                "%s is known (from its weights, or the dataset it is trained on), and dataset '%s' does not "
+                "say what its images were normalised with: they are handed on as they are.",
                 where,
                 spec.dataset.component_name,
             )
@@ -84,6 +84,8 @@ def _of_teacher(spec: RunSpec, name: str) -> Statistics | None:
         model = MODELS.get(teacher.model.component_name)
         said = model.preprocessing(teacher.model, teacher.weights) if issubclass(model, StagedModel) else None
         return None if said is None else (said.mean, said.std)
+    if isinstance(teacher.model, OwnOptions):
+        return None
     theirs, ours = (_said(options) for options in (spec.teacher_run(name).dataset, spec.dataset))
     return None if theirs == ours else theirs
 

@@ -75,7 +75,7 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     teachers = {
         name: LiveTeacher(own.teacher, place, renormalisation(spec, name, dataset))
         if own.teacher is not None
-        else cache.teacher(spec, name, context.store, place)
+        else cache.teacher(spec, name, context.store, place, own.dataset)
         for name in spec.needed_teachers()
     }
     paths = build_paths(spec, student, teachers)

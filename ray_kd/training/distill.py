@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ray_kd.config.ending import Interrupted
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.registry import DATASETS
 from ray_kd.config.spec import RunSpec
@@ -19,7 +23,8 @@ from ray_kd.data.base import Dataset
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
 from ray_kd.training.distributed import broadcast_object
-from ray_kd.training.object_records import Own, require_same_runs
+from ray_kd.training.object_records import Own, describe_own, require_same_runs
+from ray_kd.training.object_specs import with_objects
 from ray_kd.training.own_objects import check_own_objects, own_dataset
 from ray_kd.training.preflight import ImageShape, check_run
 from ray_kd.training.process_cache import ProcessCache
@@ -49,13 +54,13 @@ def distill(
 
     Args:
         spec: a RunSpec or a run file.
-        student: your own module in place of the spec's, with ``stage_channels`` where paths need features.
-        teacher: your own trained module in place of the spec's teachers.
-        train, validation, test: your own map-style datasets of (image, label), or of mappings as
-            ``MapSplit`` reads them; all three or none. docs/python.md says what is read, and what is refused.
-        classes: how many classes your own sets have; default: as ``own_dataset`` counts them.
-        key: names your own objects, so that the run is found again; the same key with other objects is
-            refused. Without a key every call trains a new run in a new folder.
+        student: your own module, which the spec need not name, with ``stage_channels`` where paths need
+            features. It has the run's last weights afterwards, whether the run was trained or found.
+        teacher: your own trained module in place of the spec's only teacher.
+        train, validation, test: your own sets, all three or none; docs/python.md says what is taken how.
+        classes: how many classes your own sets have; default: as ``own_dataset`` finds them, else it asks.
+        key: names your own objects, so that the run is found, or goes on where it was stopped; the same key
+            with other objects is refused. Without a key every call trains a new run in a new folder.
         fresh: start over; a finished run is kept until its replacement has finished.
         context: where to run; default: this process, first GPU or CPU. ``tracking.wandb`` is not read: set
             ``context.track`` to ``ray_kd.tracking.wandb.make_tracker(spec)``, or to your own ``Tracker``.
@@ -68,6 +73,7 @@ def distill(
     Raises:
         UserError: the spec or the objects do not fit together.
         TrainingFailed: a loss became NaN or infinite; the summary says so too.
+        Interrupted: by Ctrl-C, which saves the state at the next step (a second one ends at once).
 
     Example:
         >>> run = {"dataset": "digits", "student": "digits_cnn", "training": {"epochs": 1}}
@@ -75,18 +81,17 @@ def distill(
         'finished'
     """
     spec = spec if isinstance(spec, RunSpec) else RunSpec.load(spec)
-    context = context or local_context(spec)
-    cache = cache or ProcessCache()
+    context, cache = context or local_context(spec), cache or ProcessCache()
     sets = {"train": train, "validation": validation, "test": test}
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     try:
         own = _own(spec, student, teacher, sets, key, classes)
-        identity = _checked(spec, own, context, cache)
-        if teacher is None:
-            ensure_teachers(spec, context, cache, on_epoch)
-        directory = begin_anew(context.store, identity, fresh)
-        training = Training(spec, context, cache, own=own, identity=identity, directory=directory)
-        return _run(training, on_epoch)
+        spec, identity = _checked(spec, own, context, cache)
+        with _stopping(context, own):
+            if teacher is None:
+                ensure_teachers(spec, context, cache, on_epoch)
+            directory = begin_anew(context.store, identity, fresh)
+            return _run(Training(spec, context, cache, own, identity, directory), on_epoch)
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
@@ -99,28 +104,36 @@ def ensure_teachers(
     on_epoch: OnEpoch | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train every teacher of a run that is not trained yet; returns their summaries.
+    """Train every teacher of a run that is not trained yet, each after those that it learns from.
+
+    Returns:
+        The summaries of the run's own teachers, and of those that had to be trained for these to train.
 
     Raises:
         TrainingFailed: a teacher's loss is no longer finite.
         UserError: a teacher cannot be set up, the user's code now makes another teacher, or
             (``EnvironmentFault``) a fault of the machine.
     """
-    summaries = []
-    for name in spec.needed_teachers():
-        if spec.teachers[name].weights is not None:
+    runs, needed = spec.teacher_runs(), set(spec.needed_teachers())
+    found, lost = dict[str, dict[str, Any]](), set[str]()
+    for name in reversed(runs):  # what a teacher learnt from is not needed once it is trained
+        if name not in needed:
             continue
-        run = spec.teacher_run(name)
-        require_same_runs(context.store, [run])
-        summary = find_summary(context.store, run.identity())
-        ended = summary is not None and summary["status"] == "finished"
-        lost = ended and not is_whole(spec, name, context.store)
-        if summary is None or lost or not ended:
-            directory = begin_anew(context.store, run.identity(), lost, on_wait)
-            apart = replace(context, track=None)  # the tracker is for the student
-            summary = _run(Training(run, apart, cache, directory=directory, on_wait=on_wait), on_epoch)
-        summaries.append(summary)
-    return summaries
+        require_same_runs(context.store, [runs[name]])
+        summary = find_summary(context.store, runs[name].identity())
+        if summary is None or summary["status"] != "finished":
+            needed.update(runs[name].needed_teachers())
+        elif not is_whole(spec, name, context.store):
+            needed.update(runs[name].needed_teachers())
+            lost.add(name)
+        else:
+            found[name] = summary
+    apart = replace(context, track=None)  # the tracker is for the student
+    for name, run in runs.items():
+        if name in needed and name not in found:
+            directory = begin_anew(context.store, run.identity(), name in lost, on_wait)
+            found[name] = _run(Training(run, apart, cache, directory=directory, on_wait=on_wait), on_epoch)
+    return [found[name] for name in runs if name in found]
 
 
 def begin_anew(
@@ -171,6 +184,33 @@ def _run(training: Training, on_epoch: OnEpoch | None) -> dict[str, Any]:
         raise
 
 
+@contextmanager
+def _stopping(context: RunContext, own: Own | None) -> Iterator[None]:
+    """Within the block Ctrl-C, where it would raise KeyboardInterrupt, sets ``context.stop`` first."""
+
+    def ask(number: int, frame: Any) -> None:
+        if context.stop.is_set():
+            raise KeyboardInterrupt
+        context.stop.set()
+
+    main = threading.current_thread() is threading.main_thread()
+    ours = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    except Interrupted as error:
+        if own is None:
+            raise
+        then = f"the same call with key '{own.key}' goes on from here"
+        if own.key is None:
+            then = "without a key no call finds it again: the next one trains another run"
+        raise Interrupted(f"{error}; {then}") from None
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _own(
     spec: RunSpec, student: Any, teacher: Any, sets: dict[str, Any], key: str | None, classes: int | None
 ) -> Own | None:
@@ -192,13 +232,21 @@ def _own(
     return Own(student, teacher, dataset, key)
 
 
-def _checked(spec: RunSpec, own: Own | None, context: RunContext, cache: ProcessCache) -> str:
-    """Check the run's parts and the user's objects; returns its identity, the same on every rank."""
+def _checked(spec: RunSpec, own: Own | None, context: RunContext, cache: ProcessCache) -> tuple[RunSpec, str]:
+    """Check the run's parts and the user's objects.
+
+    Returns:
+        The spec as it is recorded, and the run's identity, the same on every rank.
+    """
     if own is None:
+        spec.require_named()
         check_run(spec, shape=_shape(spec, cache, context))
-        return spec.identity()
+        return spec, spec.identity()
+    spec = with_objects(spec, own)
     check_own_objects(spec, own, cache, context.device)
-    return str(broadcast_object(_own_identity(spec, own), context.world))
+    own.described = describe_own(own)
+    spec = with_objects(spec, own)
+    return spec, str(broadcast_object(_own_identity(spec, own), context.world))
 
 
 def _shape(spec: RunSpec, cache: ProcessCache, context: RunContext) -> ImageShape | None:

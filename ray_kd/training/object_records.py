@@ -13,7 +13,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, zip_longest
 from typing import Any, cast
@@ -25,7 +25,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
-from ray_kd.data.sample_checks import SPLITS
+from ray_kd.data.sample_checks import SPLITS, CheckedSplit
 from ray_kd.models.create import draw_model
 from ray_kd.models.factory import FactoryOptions, find
 from ray_kd.models.tapped import TappedModel
@@ -38,6 +38,8 @@ LABELS_KEPT = 32
 """Samples of a set, evenly spread, whose labels are kept."""
 NAMED = 3
 """Differences that a message names."""
+BEGAN = "began"
+"""Where a record of an own student has the digest of the weights that it began with."""
 
 Description = dict[str, Any]
 
@@ -50,6 +52,8 @@ class Own:
     teacher: nn.Module | None = None
     dataset: Dataset | None = None
     key: str | None = None
+    described: Description = field(default_factory=dict)
+    """What ``describe_own`` says of them as they were handed over."""
 
 
 def require_live(spec: RunSpec, own: Own) -> None:
@@ -59,25 +63,32 @@ def require_live(spec: RunSpec, own: Own) -> None:
         raise UserError("targets: stored: expected the spec's own teacher and dataset, got own objects.")
 
 
-def describe_own(own: Own | None) -> Description:
-    """A user's own objects; empty where there are none."""
+def describe_own(own: Own) -> Description:
+    """A user's own objects, as they are before training changes them."""
     found: Description = {}
-    if own is None:
-        return found
+    if own.key is not None:
+        found["key"] = own.key
     if own.student is not None:
-        found["student"] = describe_network(own.student)
+        found["student"] = _described(own.student) | {BEGAN: weights_digest(own.student)}
     if own.teacher is not None:
-        found["teacher"] = {**describe_network(own.teacher), "weights": digest_of(own.teacher)}
+        found["teacher"] = _described(own.teacher) | {"weights": weights_digest(own.teacher)}
     if own.dataset is not None:
         found["dataset"] = describe_dataset(own.dataset)
     return found
 
 
+def _described(model: nn.Module) -> Description:
+    return {"parameters": sum(value.numel() for value in model.parameters()), **describe_network(model)}
+
+
+def weights_digest(model: nn.Module) -> str:
+    """16 hexadecimal digits of an own network's weights under its own names."""
+    return digest_of(as_handed_over(model))
+
+
 def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Description:
     """A network: class, layers and shapes of tensors; its weights are what training changes."""
-    if type(model) is TappedModel:  # what a network that returns logits alone is wrapped in
-        model = model.net
-    model = getattr(model, "_orig_mod", model)
+    model = as_handed_over(model)
     classes = {type(module) for module in model.modules()}
     own = [cls for cls in classes if not _is_library(cls)]
     methods = [value for cls in own for value in vars(cls).values() if inspect.isfunction(value)]
@@ -91,25 +102,32 @@ def describe_network(model: nn.Module, *builders: Callable[..., Any]) -> Descrip
     }
 
 
+def as_handed_over(model: nn.Module) -> nn.Module:
+    """An own network without what it was wrapped in, here or by ``torch.compile``."""
+    if type(model) is TappedModel:  # what a network that returns logits alone is wrapped in
+        model = model.net
+    return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
 def describe_dataset(dataset: Dataset) -> Description:
     """Own splits: type, length, a sample's shapes, and the classes of a few samples."""
     found: Description = {"classes": dataset.classes, "channels": dataset.channels}
-    for name in SPLITS:
-        split = getattr(dataset, name)
-        index = torch.arange(0, len(split), max(1, -(-len(split) // LABELS_KEPT)))
-        batch = split.gather(index)
-        given = type(split.split.dataset)
-        columns = {key: value for key, value in batch.items() if key != "sample"}
-        sample = {key: [str(value.dtype), list(value.shape[1:])] for key, value in columns.items()}
-        found[name] = {
-            "class": given.__qualname__,
-            "module": given.__module__,
-            "length": len(split),
-            "sample": sample,
-        }
-        if "label" in batch:
-            found[name]["labels"] = batch["label"].tolist()
-    return found
+    return found | {name: describe_split(getattr(dataset, name)) for name in SPLITS}
+
+
+def describe_split(split: Any) -> Description:
+    """One of own splits."""
+    batch = split.gather(torch.arange(0, len(split), max(1, -(-len(split) // LABELS_KEPT))))
+    under: Any = split.split if isinstance(split, CheckedSplit) else split
+    given = type(under.dataset)
+    columns = {key: value for key, value in batch.items() if key != "sample"}
+    found = {
+        "class": given.__qualname__,
+        "module": given.__module__,
+        "length": len(split),
+        "sample": {key: [str(value.dtype), list(value.shape[1:])] for key, value in columns.items()},
+    }
+    return found | ({"labels": batch["label"].tolist()} if "label" in batch else {})
 
 
 def describe_code(spec: RunSpec, classes: int, channels: int) -> Description:
@@ -129,18 +147,13 @@ def own_code(spec: RunSpec) -> dict[str, Options]:
     }
 
 
-def require_same(
-    store: Store,
-    directory: str,
-    spec: RunSpec,
-    described: Description | None = None,
-    own: Own | None = None,
-) -> None:
+def require_same(store: Store, directory: str, spec: RunSpec, own: Own | None = None) -> None:
     """Refuse to take up a run, ended or left, that was made of other objects or by other code."""
     if (own is None and not own_code(spec)) or not _is_taken_up(store, directory):
         return
     folder = store.path(directory)
-    start_over = "start over by fresh=True (--fresh), which takes its key_path once it has finished"
+    how = "fresh=True" if own is not None else "fresh=True (--fresh)"
+    start_over = f"start over by {how}, which takes its place once it has finished"
     try:
         known: Description = store.read_json(f"{directory}/{OBJECTS}")
     except FileNotFoundError:
@@ -150,7 +163,7 @@ def require_same(
             f"distill: key '{own.key}' names a run ({folder}) that has no record of its objects: it is not "
             f"known whether it was made of these. Give them another key, or {start_over}."
         ) from None
-    found = dict(described or {})
+    found = dict(own.described) if own is not None else {}
     if "size" in known:
         found |= describe_code(spec, known["size"]["classes"], known["size"]["channels"])
     changed = list(islice(differences(known, found), NAMED))
@@ -178,7 +191,7 @@ def differences(known: Any, found: Any, where: str = "") -> Iterator[str]:
     if isinstance(known, dict) and isinstance(found, dict):
         for key in [*found, *(key for key in known if key not in found)]:
             key_path = f"{where}.{key}".lstrip(".")
-            if key == "module":
+            if key in ("module", BEGAN):
                 continue  # where a class was written changes nothing: a notebook's becomes a file's
             if key == "code":
                 same = known[key].keys() & found[key].keys() if key in known else ()

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS, PATHS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.data.sample_checks import SPLITS, SampleChecks, check_dataset
-from ray_kd.data.user_samples import read_sample, stack_column
+from ray_kd.data.user_sets import class_names, columns_of, known_classes, require_set
 from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
 from ray_kd.outputs import IGNORE, Outputs
 from ray_kd.paths.feature import FeaturePath
 from ray_kd.training.network_checks import check_outputs, require_apart, try_forward
 from ray_kd.training.object_records import Own, require_live
-from ray_kd.training.preflight import Asked, asked_of, asked_of_teacher
+from ray_kd.training.preflight import (
+    Asked,
+    ImageShape,
+    asked_of,
+    asked_of_teacher,
+    check_assistants,
+    check_task,
+)
 from ray_kd.training.process_cache import ProcessCache
 
 LOG = logging.getLogger(__name__)
@@ -39,41 +45,65 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
     """A user's three sets as a dataset whose every batch is checked.
 
     Args:
-        classes: how many there are; None: as the labels say where the sets have them beside the samples, else
-            as many as the student has logits for, else the training samples are read once for their labels.
+        classes: how many there are; None: as the labels or the names say that the sets have beside their
+            samples, else as many as the student has logits for. No image is read to count them.
 
     Raises:
-        UserError: a set that is none, is empty or has no length, or a first batch that is not right.
+        UserError: a set that is not taken (see ``data.user_sets``) or is empty, a first batch that is not
+            right, sets whose classes differ, or nothing that says how many there are.
     """
     dataset, column = Dataset(), COLUMNS[spec.task.component_name]
     for name in SPLITS:
-        _require_map(sets[name], name)
-        setattr(dataset, name, MapSplit(sets[name], name))
+        require_set(sets[name], name)
+        setattr(dataset, name, MapSplit(sets[name], name, columns=columns_of(sets[name], column, name)))
     first = {name: _first(getattr(dataset, name), column, name) for name in SPLITS}
     dataset.channels = first["train"]["image"].shape[1]
-    labels = {name: known_labels(sets[name], column, first[name]) for name in SPLITS}
-    known = [values for values in labels.values() if values is not None]
-    if classes is None and labels["train"] is None and student is not None:
-        classes = _width(spec, student, first["train"]["image"])
-    if classes is None and labels["train"] is None:
-        read = (
-            read_sample(sets["train"][i], f"train, sample {i}")[column] for i in range(len(sets["train"]))
-        )
-        labels["train"] = found = _flat(read, column, "train")
-        known.append(found)
-    dataset.classes = _count(known, column) if classes is None else classes
+    known = {name: known_classes(sets[name], column, getattr(dataset, name)) for name in SPLITS}
+    labels = {name: part.labels for name, part in known.items()}
+    names = class_names(known)
+    found = _count([values for values in labels.values() if values is not None], column, names)
+    if classes is None and labels["train"] is None and names is None:
+        if student is not None:
+            classes = _width(spec, student, first["train"]["image"])
+        if classes is None:
+            raise _unknown(sets["train"], column, known["train"].doubt)
+    dataset.classes = found if classes is None else classes
+    dataset.class_names = _fitting(names, dataset.classes)
     remedy = "A class that train does not have? Say how many there are: distill(..., classes=N)."
     for name, values in labels.items():
         if values is not None and column == "label":
-            _require_classes(
-                values, SampleChecks(name, {"label": dataset.classes}, 0, remedy=remedy), classes
-            )
-    _say_new_classes(labels)
+            checks = SampleChecks(name, {"label": dataset.classes}, 0, remedy=remedy)
+            _require_classes(values, checks, len(names) if classes is None and names else classes)
+    _say_new_classes(labels, dataset.class_names)
     check_dataset(dataset, "distill", remedy)
     for name in SPLITS:
         split = getattr(dataset, name)
         split.gather(torch.arange(min(FIRST, len(split))))
     return dataset
+
+
+def _unknown(train: Any, column: str, doubt: str) -> UserError:
+    """Nothing says how many classes there are."""
+    why = doubt or (
+        "it has no labels beside its samples (targets, labels)"
+        if column == "label"
+        else "its masks or boxes lie in its samples"
+    )
+    return UserError(
+        f"distill: classes: expected how many there are, classes=N: train ({type(train).__name__}) does not "
+        f"say it, since {why}, and images are not read to count them."
+    )
+
+
+def _fitting(names: tuple[str, ...] | None, count: int) -> tuple[str, ...] | None:
+    """Names of so many classes; None where there are more or fewer names."""
+    if names is not None and len(names) != count:
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        LOG.warning(
+            "classes: %d, and the sets name %d (%s); the records go without names", count, len(names), shown
+        )
+        return None
+    return names
 
 
 def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torch.device) -> None:
@@ -84,6 +114,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
         UserError: a network that fails, or whose outputs do not fit the data or each other.
     """
     require_live(spec, own)
+    check_task(spec)
     task = spec.task.component_name
     data = own.dataset or cache.dataset(spec.dataset, device)
     channels, height, width = data.train.gather(torch.tensor([0]))["image"].shape[1:]
@@ -91,9 +122,12 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     classes = data.classes_of(task)
     student = partial(create_model, spec.student, classes=classes, channels=shape[0], size=shape[1:])
     own.student, outputs = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
+    if own.teacher is None:  # on sets of one's own no teacher is trained
+        known = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
+        check_assistants(spec, {}, None if own.dataset is not None else known)
     for name in spec.needed_teachers():
         options = spec.teachers[name].model
-        taught = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
+        taught = _shape_taught(spec, name, own, shape)
         make = partial(create_model, options, classes=classes, channels=taught[0], size=taught[1:])
         asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
@@ -110,6 +144,14 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
                 "pass a teacher that returns their logits alone."
             )
     _require_features(spec, {"student": own.student, "teacher": own.teacher})
+
+
+def _shape_taught(spec: RunSpec, name: str, own: Own, shape: ImageShape) -> ImageShape:
+    """Channels, height and width that a teacher of the spec is built for; own sets are not what it learnt."""
+    trained = own.dataset is not None and own.teacher is None and spec.teachers[name].weights is None
+    options = spec.teacher_run(name).dataset if trained else spec.dataset
+    found: ImageShape | None = DATASETS.get(options.component_name).image_shape(options)
+    return found or shape
 
 
 def _require_features(spec: RunSpec, networks: Mapping[str, nn.Module | None]) -> None:
@@ -151,30 +193,6 @@ def _asked(
     return (None if given is None else model), outputs
 
 
-def _require_map(given: Any, name: str) -> None:
-    """Whether something is a map-style dataset with samples in it."""
-    kind = type(given).__name__
-    if isinstance(given, DataLoader):
-        raise UserError(f"{name}: expected a dataset, got a DataLoader; pass what it reads: loader.dataset.")
-    if (
-        not hasattr(given, "__getitem__")
-        or not hasattr(given, "__len__")
-        or isinstance(given, (str, Mapping))
-    ):
-        raise UserError(
-            f"{name}: expected a map-style dataset, with len(dataset) and dataset[i], got {kind}. Of an "
-            "iterable one make a list, if it fits into memory."
-        )
-    try:
-        count = len(given)
-    except TypeError:
-        raise UserError(
-            f"{name}: expected a dataset that has a length, got {kind}, whose len() fails."
-        ) from None
-    if not count:
-        raise UserError(f"{name}: expected at least one sample, got none.")
-
-
 def _first(split: MapSplit, column: str, name: str) -> dict[str, Tensor]:
     """The first samples of a set."""
     batch = split.gather(torch.arange(min(FIRST, len(split))))
@@ -182,55 +200,6 @@ def _first(split: MapSplit, column: str, name: str) -> dict[str, Tensor]:
         others = ", ".join(key for key in batch if key not in ("image", "sample"))
         raise UserError(f"{name}: the task needs '{column}' of each sample; it has {others or 'nothing'}.")
     return batch
-
-
-def known_labels(given: Any, column: str, first: Mapping[str, Tensor] | None = None) -> Tensor | None:
-    """All classes in a set, where it has them beside the samples; None where they would have to be read.
-
-    Args:
-        first: its first samples, which have to say the same.
-    """
-    found = _beside(given, column)
-    if found is None or first is None or column != "label":
-        return found
-    there = first["label"].flatten().to(found.dtype)
-    return found if torch.equal(found[: len(there)], there) else None  # a transform makes others of them
-
-
-def _beside(given: Any, column: str) -> Tensor | None:
-    if isinstance(given, (list, tuple)):
-        return _flat((read_sample(item, "sample")[column] for item in given), column, "samples")
-    if column != "label":
-        return None
-    if isinstance(given, Subset):
-        whole = _beside(given.dataset, column)
-        return None if whole is None else whole[torch.as_tensor(list(given.indices), dtype=torch.long)]
-    if isinstance(given, ConcatDataset):
-        parts = [_beside(part, column) for part in given.datasets]
-        return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
-    if isinstance(given, TensorDataset):
-        values: Any = given.tensors[1] if len(given.tensors) == 2 else None
-    else:
-        values = next((getattr(given, name) for name in ("targets", "labels") if hasattr(given, name)), None)
-    try:
-        labels = torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    fit = labels.dim() == 1 and len(labels) == len(given) and not labels.is_complex()
-    return labels if fit else None
-
-
-def _flat(values: Iterable[Any], column: str, where: str) -> Tensor:
-    """Classes of samples one after the other; one-hot ones as their class."""
-    parts = []
-    for value in values:
-        tensor = stack_column([value], column, where)[0]
-        one_hot = column == "label" and tensor.dim() == 1 and len(tensor) > 1
-        parts.append(tensor.int().argmax()[None] if one_hot else tensor.flatten())
-    if column != "label":
-        parts = [part.unique() for part in parts]
-    kinds = {part.dtype for part in parts if part.numel()}
-    return torch.cat([part.double() if len(kinds) > 1 else part for part in parts])
 
 
 def _width(spec: RunSpec, student: nn.Module, images: Tensor) -> int | None:
@@ -241,24 +210,31 @@ def _width(spec: RunSpec, student: nn.Module, images: Tensor) -> int | None:
     return None if logits is None or spec.task.component_name == "detection" else int(logits.shape[1])
 
 
-def _count(known: list[Tensor], column: str) -> int:
-    """The number of classes: the largest known label and 1."""
+def _count(known: list[Tensor], column: str, names: tuple[str, ...] | None) -> int:
+    """The number of classes: of those that have names, else the largest known label and 1."""
+    if names is not None:
+        return len(names)
     ignored = {"mask": IGNORE, "box_label": -1}.get(column)
     found = [values if ignored is None else values[values != ignored] for values in known]
     # What is no number is refused in its batch, with its sample.
     return 1 + max([0, *(int(values.nan_to_num(0, 0, 0).max()) for values in found if len(values))])
 
 
-def _say_new_classes(labels: Mapping[str, Tensor | None]) -> None:
-    """Warn of classes that the student is evaluated on and cannot learn."""
-    trained = labels["train"]
+def _say_new_classes(labels: Mapping[str, Tensor | None], names: tuple[str, ...] | None) -> None:
+    """Warn of classes that the student is evaluated on and cannot learn, and of names that nothing has."""
+    occur = {name: set(values.unique().tolist()) for name, values in labels.items() if values is not None}
+    trained = occur.get("train")
+    if trained is None:
+        return
     for name in ("validation", "test"):
-        asked = labels[name]
-        if trained is not None and asked is not None:
-            new = sorted(set(asked.unique().tolist()) - set(trained.unique().tolist()) - {IGNORE, -1})
-            if new:
-                shown = ", ".join(f"{value:g}" for value in new[:8])
-                LOG.warning("%s has classes that train does not have: %s", name, shown)
+        new = sorted(occur.get(name, set()) - trained - {IGNORE, -1})
+        if new:
+            shown = ", ".join(f"{value:g}" if names is None else names[int(value)] for value in new[:8])
+            LOG.warning("%s has classes that train does not have: %s", name, shown)
+    lacking = [name for number, name in enumerate(names or ()) if number not in set().union(*occur.values())]
+    if lacking:
+        shown = ", ".join(lacking[:8])
+        LOG.warning("no sample is of %d of the %d classes: %s", len(lacking), len(names or ()), shown)
 
 
 def _require_classes(labels: Tensor, checks: SampleChecks, given: int | None) -> None:

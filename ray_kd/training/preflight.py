@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan
 from ray_kd.config.registry import DATASETS, MODELS, PATHS, VIEWS, Registry
-from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.config.spec import RunSpec
+from ray_kd.config.teacher import Teacher
 from ray_kd.data.batches import in_order
 from ray_kd.models import create_model
 from ray_kd.models.base import stage_channels
@@ -49,7 +51,7 @@ SAMPLES = 8
 
 def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | None = None) -> None:
     """Build student, teachers, paths and aggregator without memory where they can be, on the meta device,
-    and send images of the data's size through the networks.
+    and send images of the data's size through the networks; the same for teachers that other teachers train.
 
     Args:
         known: networks that were built before and need not be again; this run's are added.
@@ -59,8 +61,22 @@ def check_run(spec: RunSpec, known: Widths | None = None, shape: ImageShape | No
         UserError: stages that do not exist, widths that do not match, a forward pass that fails, an
             aggregator that cannot take these paths.
     """
+    known = {} if known is None else known
+    spec.require_named()
     check_task(spec)
-    _build(spec, {} if known is None else known, shape)
+    _build(spec, known, shape)
+    check_assistants(spec, known, shape)
+
+
+def check_assistants(spec: RunSpec, known: Widths, shape: ImageShape | None = None) -> None:
+    """``check_run`` for the runs of those teachers that learn from others."""
+    for name in (name for name, teacher in spec.teachers.items() if teacher.paths):
+        run = spec.teacher_run(name)
+        try:
+            check_task(run)
+            _build(run, known, shape)
+        except UserError as error:
+            raise UserError(f"teachers.{name}: {error}") from None
 
 
 def check_plan(plan: Plan) -> None:
@@ -198,12 +214,13 @@ def _widths(
 
 def essence_of_parts(spec: RunSpec) -> list[Any]:
     """What says whether a run's parts fit together: the same for all seeds and lengths of training."""
-    teachers = {name: teacher.model.essence() for name, teacher in spec.teachers.items()}
-    paths = [path.essence() for path in spec.active_paths()]
-    views = [spec.views.essence(), *(teacher.views.essence() for teacher in spec.teachers.values())]
+    taught: list[RunSpec | Teacher] = [spec, *spec.teachers.values()]
+    views = [one.views.essence() for one in taught]
     about = [spec.task.essence(), spec.dataset.essence(), views]
-    how = [spec.aggregation.essence(), spec.training.accumulate]
-    return [about, spec.student.essence(), teachers, paths, *how]
+    models = [spec.student.essence(), {name: one.model.essence() for name, one in spec.teachers.items()}]
+    paths = [[path.essence() for path in one.paths if path.weight != 0] for one in taught]
+    how = [[one.aggregation.essence(), one.training.accumulate] for one in taught]
+    return [about, models, paths, how]
 
 
 def check_parts(

@@ -39,17 +39,29 @@ class ProcessCache:
         """A dataset; splits in memory are on ``device``."""
         return self.once(("dataset", options.full(), device), lambda: create_dataset(options, device))
 
-    def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
-        """A trained teacher."""
+    def teacher(
+        self, spec: RunSpec, name: str, store: Store, device: torch.device, own: Dataset | None = None
+    ) -> LiveTeacher:
+        """A trained teacher.
+
+        Args:
+            own: the student's dataset, where no spec names it; nothing is kept then.
+        """
+        if own is not None:
+            return self.fresh_teacher(spec, name, store, device, own)
         key = ("teacher", teacher_key(spec, name), store.uri, device)
         return self.once(key, lambda: self.fresh_teacher(spec, name, store, device))
 
-    def fresh_teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
+    def fresh_teacher(
+        self, spec: RunSpec, name: str, store: Store, device: torch.device, own: Dataset | None = None
+    ) -> LiveTeacher:
         """A trained teacher that is not kept."""
-        if spec.teachers[name].weights is None:
+        trained = spec.teachers[name].weights is None
+        if trained:
             require_same_runs(store, [spec.teacher_run(name)])
-        dataset = self.dataset(spec.dataset, device)
-        model = load_teacher(spec, name, store, dataset)
+        dataset = own or self.dataset(spec.dataset, device)
+        taught = self.dataset(spec.teacher_run(name).dataset, device) if trained and own else dataset
+        model = load_teacher(spec, name, store, taught)
         return LiveTeacher(model, device, renormalisation(spec, name, dataset))
 
     def predictions(

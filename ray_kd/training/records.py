@@ -199,6 +199,7 @@ def describe_data(dataset: Dataset, task: str) -> dict[str, Any]:
         "image": list(dataset.train.gather(torch.tensor([0]))["image"].shape[1:]),
         "mean": None if dataset.mean is None else list(dataset.mean),
         "std": None if dataset.std is None else list(dataset.std),
+        "notes": list(dataset.notes),
         "splits": {name: {"samples": len(s), "ids": ids_digest(s.ids)} for name, s in splits.items()},
     }
 

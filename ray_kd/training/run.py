@@ -32,7 +32,8 @@ from ray_kd.training.distributed import agree
 from ray_kd.training.epoch_summary import CHECK_EVERY, epoch_means, require_finite, validated
 from ray_kd.training.evaluation import evaluate
 from ray_kd.training.loaders import make_batches, make_loader
-from ray_kd.training.object_records import Own, describe_code, describe_own, require_same
+from ray_kd.training.object_records import Own, describe_code, require_same
+from ray_kd.training.object_weights import go_on, take_found
 from ray_kd.training.preflight import check_parts
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.records import Records, describe_data, describe_environment, now
@@ -45,7 +46,7 @@ class Training:
 
     Args:
         cache: datasets and teachers that this process keeps from run to run; default: none.
-        own: a user's model or dataset objects, which replace the spec's.
+        own: a user's objects, described, in place of what ``spec`` does not name.
         identity: overrides the spec's identity (needed when ``own`` changes what is trained).
         directory: where the run is written, from ``distill.begin_anew``; default: ``runs/<identity>``.
         on_wait: called with a sentence while another process trains the same run; default: the log.
@@ -60,17 +61,16 @@ class Training:
         spec: RunSpec,
         context: RunContext,
         cache: ProcessCache | None = None,
-        *,
         own: Own | None = None,
         identity: str | None = None,
         directory: str | None = None,
+        *,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.spec, self.context, self.own = spec, context, own
         self.cache = cache or ProcessCache()
         self.identity = identity or spec.identity()
         self.directory = directory or f"runs/{self.identity}"
-        self._described = describe_own(own)  # before training changes them
         self.records = Records(context.store, self.directory)
         self.checkpoints = context.checkpoints or StoreCheckpoints(context.store, self.directory)
         self.stop_requested = context.stop
@@ -101,10 +101,12 @@ class Training:
                     self._lead(self.lock.acquire)
                 self._lead(Records(self.context.store, f"runs/{self.identity}").take_place)
             self._must_stop()
-            require_same(self.context.store, self.directory, self.spec, self._described, self.own)
+            require_same(self.context.store, self.directory, self.spec, self.own)
             if self.records.summary() is None:
                 torch.set_num_threads(self.spec.training.threads)
                 yield from self._train()
+            else:
+                take_found(self.own, self.context.store, self.directory)
         except BaseException:  # GeneratorExit too: the caller gave up
             self._stop_loading()
             raise
@@ -125,13 +127,18 @@ class Training:
             return
         if not step.taken:
             check_parts(self.spec, parts, context, self.cache, self.own)
-        elif parts.aggregator.probes:
+        else:
+            go_on(self.own, context.store, self.directory)
+        if step.taken and parts.aggregator.probes:
             batch = step.ready(batches.before(self.epoch, first), parts.targets.targets)
             targets = parts.targets.targets(batch)
             step.corrupt(batch, targets, step.taken - 1)
             step.remember(batch, targets)
         environment = {**describe_environment(context.device, step.precision), "workers": context.world}
-        made = {**self._described, **describe_code(self.spec, parts.task.classes, parts.dataset.channels)}
+        made = {
+            **(self.own.described if self.own is not None else {}),
+            **describe_code(self.spec, parts.task.classes, parts.dataset.channels),
+        }
         data = describe_data(parts.dataset, parts.task.name)
         self._lead(lambda: self.records.start(self.spec, environment, self.epoch, data, made))
         self._must_stop()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.config.files import INITIAL
+from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import TensorSplit
 from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader, default_processes

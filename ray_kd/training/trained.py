@@ -12,18 +12,26 @@ from ray_kd.storage import Store
 
 
 def trained_student(
-    spec: RunSpec, identity: str, dataset: Dataset, store: Store, file: str = "best"
+    spec: RunSpec,
+    identity: str,
+    dataset: Dataset,
+    store: Store,
+    file: str = "best",
+    own: StagedModel | None = None,
 ) -> StagedModel:
     """A run's student in evaluation mode, on the CPU.
 
     Args:
         dataset: as the run reads it.
         file: ``best``: the weights that were best on validation; ``student``: the last ones.
+        own: what the weights go into, where no spec names the student.
 
     Raises:
         UserError: its weights are missing, damaged, or do not fit the network.
     """
-    model = draw_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
+    model = own
+    if model is None:
+        model = draw_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
     path = f"runs/{identity}/{file}.safetensors"
     place = store.path(path)
     try:

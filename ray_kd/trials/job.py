@@ -16,7 +16,7 @@ class Job:
 
     Attributes:
         trial: the first planned trial that it serves; None: a teacher.
-        needs: identities of the teachers that it loads.
+        needs: identities of the teachers that it loads, a teacher's own teachers too.
         value, best: the last validation metric, and the best one so far.
         waits: a sentence that says what the started job waits for; None: nothing.
     """
@@ -43,3 +43,9 @@ class Job:
     def phase(self) -> str:
         """Its phase as the ledger names it."""
         return self.trial.phase if self.trial is not None else "teacher"
+
+
+def needs_of(spec: RunSpec) -> tuple[str, ...]:
+    """Identities of the runs that train the teachers that a run loads."""
+    names = [name for name in spec.needed_teachers() if spec.teachers[name].weights is None]
+    return tuple(dict.fromkeys(spec.teacher_run(name).identity() for name in names))

@@ -1,8 +1,9 @@
 """The trial queue of a sweep: which job is next, given which have ended. It does not import Ray.
 
-Teachers come first, since most trials need them; then candidates of searches; then controls and compared
-trials, long ones before short ones and seed by seed, so that an interrupted sweep has complete pairs. The
-winner of a cell's search is added as soon as all candidates of the cell have ended.
+Teachers come first, since most trials need them, each after those that it learns from; then candidates of
+searches; then controls and compared trials, long ones before short ones and seed by seed, so that an
+interrupted sweep has complete pairs. The winner of a cell's search is added as soon as all candidates of the
+cell have ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.faults import fault_in
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
-from ray_kd.trials.job import Job
+from ray_kd.trials.job import Job, needs_of
 from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.search import Candidate, CellSearch
 
@@ -52,7 +53,6 @@ class TrialQueue:
     teachers_only: bool = False
     """Set it to hand out teachers only, so that their targets are stored before the first student starts."""
     _queue: list[Job] = field(default_factory=list)
-    _teacher_names: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.maker = TrialMaker(self.sweep)
@@ -110,7 +110,7 @@ class TrialQueue:
         return not self.ready and any(unfinished)
 
     def _first_ready(self) -> Job | None:
-        needed = {need for job in self._queue for need in job.needs}
+        needed = self._needed_teachers()
         for job in self._queue:
             if job.trial is None and job.identity not in needed:
                 continue  # all its students have ended
@@ -119,6 +119,15 @@ class TrialQueue:
             if all(self._is_trained(need) for need in job.needs):
                 return job
         return None
+
+    def _needed_teachers(self) -> set[str]:
+        """Identities of the teachers that waiting students load, and that train those of them that wait."""
+        students = (job for job in self._queue if job.trial is not None)
+        found = list(dict.fromkeys(need for job in students for need in job.needs))
+        for identity in found:  # grows as it is walked
+            if self.jobs[identity].state == "waiting":
+                found += [need for need in self.jobs[identity].needs if need not in found]
+        return set(found)
 
     def _is_trained(self, identity: str) -> bool:
         outcome = self.jobs[identity].outcome
@@ -179,16 +188,16 @@ class TrialQueue:
             self.ledger.write(job.identity, job.cell, job.spec.seed, job.phase, outcome)
 
     def _settle_without_teacher(self) -> None:
-        """Block the trials whose teacher failed; those of an unfinished teacher are unfinished too."""
-        for job in list(self._queue):
+        """Block the runs whose teacher failed or is blocked; those of an unfinished one are unfinished."""
+        for job in list(self._queue):  # teachers first, each after its own
             for need in job.needs:
                 teacher = self.jobs[need]
                 if teacher.outcome is not None and not self._is_trained(need):
-                    failed = teacher.outcome.status.final
-                    reason = f"its teacher ({teacher.spec.name}) {'failed' if failed else 'is unfinished'}: "
-                    ending = Ending.BLOCKED if failed else Ending.UNFINISHED
-                    outcome = Outcome(ending, f"{reason}{teacher.outcome.reason}", 0.0, 0, {})
-                    self._settle(job, replace(outcome, error=teacher.outcome.error))
+                    open_yet = teacher.outcome.status is Ending.UNFINISHED
+                    ending = Ending.UNFINISHED if open_yet else Ending.BLOCKED
+                    how = "failed" if teacher.outcome.status.final else f"is {teacher.outcome.status}"
+                    reason = f"its teacher ({teacher.spec.name}) {how}: {teacher.outcome.reason}"
+                    self._settle(job, Outcome(ending, reason, 0.0, 0, {}, teacher.outcome.error))
                     break
 
     # Adding trials
@@ -200,10 +209,13 @@ class TrialQueue:
         for teacher in teachers_of(trials):
             identity = teacher.identity()
             if identity not in self.jobs:
-                new[identity] = Job(identity, teacher, None)
+                new[identity] = Job(identity, teacher, None, needs_of(teacher))
+        needs: dict[str, tuple[str, ...]] = {}
         for trial in trials:
             if trial.identity not in self.jobs and trial.identity not in new:
-                new[trial.identity] = Job(trial.identity, trial.spec, trial, self._needs(trial))
+                key = f"{trial.cell} {trial.axes}"  # a teacher does not depend on the seed
+                needs[key] = needs.get(key) or needs_of(trial.spec)
+                new[trial.identity] = Job(trial.identity, trial.spec, trial, needs[key])
         self.jobs.update(new)
         self._queue = sorted([*self._queue, *new.values()], key=_order)
         earlier = self.ledger.outcomes(new)
@@ -219,16 +231,6 @@ class TrialQueue:
             job.spec for job in new.values() if job.trial is None and job.identity not in known
         ]
         self._settle_without_teacher()
-
-    def _needs(self, trial: Trial) -> tuple[str, ...]:
-        needs = []
-        for name in trial.spec.needed_teachers():
-            if trial.spec.teachers[name].weights is None:
-                key = (f"{trial.cell} {trial.axes}", name)
-                if key not in self._teacher_names:
-                    self._teacher_names[key] = trial.spec.teacher_run(name).identity()
-                needs.append(self._teacher_names[key])
-        return tuple(dict.fromkeys(needs))
 
     # Searches
 

@@ -97,6 +97,15 @@ def test_the_teacher_is_in_the_notes_and_in_no_test(comparison: Comparison) -> N
     assert "teacher" not in [cell.name for cell in comparison.cells]
 
 
+def test_of_a_teacher_that_was_taught_the_notes_say_so(records: Records) -> None:
+    trials = records.trials.copy()
+    trials.loc[trials["phase"] == "teacher", "paths"] = "soft_target, nst"
+    taught = compare_cells(dataclasses.replace(records, trials=trials))
+    assert [model for model, _ in taught.teachers] == [
+        "small_cnn, 4,242 parameters, taught along soft_target, nst"
+    ]
+
+
 def test_the_order_of_the_rows_changes_nothing(comparison: Comparison, records: Records) -> None:
     for seed in range(3):
         shuffled = records.trials.sample(frac=1.0, random_state=seed)

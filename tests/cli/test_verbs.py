@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -104,6 +105,17 @@ def test_status_says_where_every_trial_stands(cli: Cli, records: Path) -> None:
     (trace,) = [line.split(": ")[1] for line in said.out.splitlines() if "traceback" in line]
     assert Path(trace).name == "error.txt"
     assert cli("status", records, "--sweep", "digits").out == said.out
+
+
+def test_status_lists_the_runs_where_no_sweep_knows_them(cli: Cli, records: Path, tmp_path: Path) -> None:
+    said = cli("status", records, "--runs")
+    identities = sorted(folder.name for folder in (records / "runs").iterdir())
+    assert said.code == 0
+    assert [name for name in identities if name not in said.out] == []
+    shutil.copytree(records / "runs" / identities[0], tmp_path / "runs" / identities[0])
+    said = cli("status", tmp_path)
+    assert said.code == 0
+    assert [name for name in identities if name in said.out] == identities[:1]
 
 
 def test_analyze_and_report(cli: Cli, records: Path, tmp_path: Path) -> None:

@@ -167,6 +167,33 @@ def test_nodes_that_are_not_ready_are_named_before_the_first_trial(
             assert part.removesuffix(".") in said
 
 
+BLOCKS = "from torch import nn\n\ndef last(a, b):\n    return nn.Linear(a, b)\n"
+NETS = """
+from torch import nn
+from blocks_far import last
+
+def build(classes, channels):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), last(4 * channels, classes))
+"""
+
+
+@pytest.mark.exhaustive
+def test_code_beside_a_sweep_file_reaches_a_node_that_lacks_its_folder(cluster: Any, tmp_path: Path) -> None:
+    storage, far = tmp_path / "results", tmp_path / "far"
+    storage.mkdir()
+    far.mkdir()
+    (far / "nets_far.py").write_text(NETS)
+    (far / "blocks_far.py").write_text(BLOCKS)
+    mine = {"name": "factory", "build": "nets_far:build", "image_size": 8}
+    spec = sweep(2, seeds=[0], base={"student": mine}, resources={"cpus": 2})
+    (far / "sweep.yaml").write_text(spec.to_yaml())
+    with new_node(cluster, 2, cut_off(far)):  # the only one that has room
+        result = run_sweep(
+            str(far / "sweep.yaml"), address=cluster.address, storage=str(storage), progress=False
+        )
+    assert (result.finished, result.failed) == (1, 0), result.message()
+
+
 def test_the_trial_of_a_dead_node_goes_on_on_another(cluster: Any, tmp_path: Path) -> None:
     spec = sweep(60, base={"checkpoints": {"every_epochs": 1}}, resources={"cpus": 2})
     trials = {trial.identity: trial.spec for trial in spec.plan().trials}

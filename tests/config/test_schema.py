@@ -14,8 +14,17 @@ from ray_kd.config.schema import json_schema
 RUN: dict[str, Any] = {
     "dataset": {"name": "digits", "labels": 100},
     "student": "digits_cnn",
-    "teacher": {"model": {"name": "digits_cnn", "width": 8}},
+    "teachers": {
+        "big": {"model": {"name": "digits_cnn", "width": 8}},
+        "assistant": {
+            "model": "digits_cnn",
+            "paths": ["logits", {"name": "nst", "teacher": "big"}],
+            "aggregation": "equal",
+            "targets": {"source": "stored"},
+        },
+    },
     "paths": ["logits", {"name": "soft_target", "weight": "published"}],
+    "targets": "stored",
     "aggregation": {"name": "adaptive", "granularity": "layer"},
 }
 SWEEP: dict[str, Any] = {
@@ -42,6 +51,8 @@ def test_a_valid_file_is_valid(kind: str, data: dict[str, Any]) -> None:
         ("run", {**RUN, "student": "digit_cnn"}),
         ("run", {**RUN, "paths": [{"name": "logits", "weigth": 1}]}),
         ("run", {**RUN, "training": {"epochs": 0}}),
+        ("run", {**RUN, "targets": "stord"}),
+        ("run", {**RUN, "teachers": {"big": {"model": "digits_cnn", "paths": [{"name": "nst", "labl": 1}]}}}),
         ("sweep", {**SWEEP, "seeds": [-1]}),
         ("sweep", {**SWEEP, "scheduler": "pbt"}),
         ("sweep", {**SWEEP, "base": {**RUN, "dataset": {"name": "digits", "lables": 3}}}),

@@ -185,6 +185,60 @@ def test_the_teacher_is_a_run_that_sees_every_label() -> None:
     assert run.teachers == {}
 
 
+ASSISTANTS: dict[str, Any] = {
+    "big": TINY["teacher"],
+    "assistant": {"model": "digits_cnn", "paths": ["soft_target"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("teachers.big.paths=[{name: nst, teacher: assistant}]", ["'big' learns from 'assistant'", "circle"]),
+        ("teachers.assistant.paths.0.teacher=assistant", ["teachers.assistant.paths.0.teacher", "itself"]),
+        ("teachers.assistant.paths.0.teacher=bgi", ["teachers.assistant.paths.0.teacher", "'bgi'", "'big'"]),
+        ("teachers.assistant.paths=[soft_targets]", ["teachers.assistant.paths.0", "'soft_target'"]),
+        ("teachers.assistant.paths=[nst, nst]", ["teachers.assistant.paths.1", "two paths", "label"]),
+        ("teachers.assistant.aggregation=eqal", ["teachers.assistant.aggregation", "'equal'"]),
+        ("teachers.assistant.targets={precisions: {x: int8}}", ["teachers.assistant.targets", "'x'"]),
+        ("teachers.assistant.weights=initial", ["teachers.assistant", "paths", "weights ('initial')"]),
+        ("teachers={only: {model: digits_cnn, paths: [nst]}}", ["teachers.only.paths.0", "another teacher"]),
+        ("teachers.third={model: digits_cnn}", ["teachers.assistant.paths.0", "one of big, third"]),
+    ],
+)
+def test_a_teacher_that_cannot_be_taught_is_named(tmp_path: Path, override: str, says: list[str]) -> None:
+    base = {key: value for key, value in BASE.items() if key not in ("teacher", "paths")}
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({**base, "teachers": ASSISTANTS}))
+    with pytest.raises(UserError) as error:
+        RunSpec.load(file, override)
+    for word in says:
+        assert word in str(error.value), str(error.value)
+
+
+def test_a_circle_of_any_length_is_refused_and_spelt_out() -> None:
+    base = {key: value for key, value in BASE.items() if key not in ("teacher", "paths")}
+    names = ["a", "b", "c", "d"]
+    circle = {
+        name: {"model": "digits_cnn", "paths": [{"name": "nst", "teacher": after}]}
+        for name, after in zip(names, ["b", "c", "d", "b"], strict=True)
+    }
+    with pytest.raises(UserError) as error:
+        RunSpec.parse({**base, "teachers": {**circle, "big": TINY["teacher"]}})
+    for step in ("'b' learns from 'c'", "'c' learns from 'd'", "'d' learns from 'b'"):
+        assert step in str(error.value)
+    assert "'a'" not in str(error.value), "it only learns from one of them"
+
+
+def test_a_teachers_mistake_that_makes_no_run_is_named() -> None:
+    for change, says in (
+        ({"dataset": {"lables": 3}}, r"teachers\.teacher: .*'lables'\. Did you mean 'labels'"),
+        ({"training": {"batch_size": 50, "accumulate": 3}}, r"teachers\.teacher: training\.batch_size: 50"),
+    ):
+        with pytest.raises(UserError, match=says):
+            RunSpec.parse({**BASE, "teacher": {**TINY["teacher"], **change}}).identity()
+
+
 def test_several_teachers_must_be_named() -> None:
     teachers = {"big": TINY["teacher"], "other": {**TINY["teacher"], "seed": 1}}
     base = {key: value for key, value in BASE.items() if key != "teacher"}

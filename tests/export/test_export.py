@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
-from ray_kd import distill
+from ray_kd import RunSpec, distill
 from ray_kd.config.errors import UserError
 from ray_kd.export import Exported, export_run
 from ray_kd.export.choose import choose_run
 from ray_kd.export.forms import FORMS, wanted_forms
+from ray_kd.export.run import read_run
 from ray_kd.export.verify import ALONE, require_recorded, require_same_outputs
 from ray_kd.models.create import draw_model
 from ray_kd.storage import Store
@@ -100,6 +103,22 @@ def test_an_export_holds_what_its_reader_needs(storage: Path, former: tuple[Expo
         outputs = program(samples["image"][:count])
         assert set(outputs) == {"logits"}
         assert torch.allclose(outputs["logits"], samples["output.logits"][:count], atol=1e-5)
+
+
+def test_who_taught_the_teacher_is_known_too(tmp_path: Path) -> None:
+    teacher = tiny(tmp_path).teachers["teacher"].model_dump(mode="json")
+    assistant = {**teacher, "paths": [{"name": "soft_target", "label": "soft"}], "aggregation": "equal"}
+    teachers = {"assistant": assistant, "big": teacher}
+    short = {"epochs": 1, "batch_size": 40}
+    run = tiny(tmp_path, teacher=None, training=short).to_dict()
+    path = {"name": "nst", "teacher": "assistant"}
+    spec = RunSpec.parse({**run, "teachers": teachers, "paths": [path]})
+    known = read_run(Store(tmp_path), distill(spec)["identity"]).teachers
+    runs = {name: taught.identity() for name, taught in spec.teacher_runs().items()}
+    assert list(known) == ["assistant", "big"]
+    assert known["assistant"].startswith(f"digits_cnn width=4, run {runs['assistant']}, test top1 0.")
+    assert known["assistant"].endswith("; itself taught along soft from big")
+    assert known["big"].startswith(f"digits_cnn width=4, run {runs['big']}, test top1 0.")
 
 
 def test_what_is_damaged_afterwards_fails_its_own_check(
@@ -197,12 +216,47 @@ def test_a_run_is_named_by_its_beginning(storage: Path, tmp_path: Path) -> None:
         export_run(tmp_path, "abc1", tmp_path / "out")
 
 
-def test_own_objects_are_not_exported(tmp_path: Path) -> None:
+def test_a_run_of_own_objects_is_exported_where_they_are_handed_over_again(tmp_path: Path) -> None:
+    def net(width: int = 3) -> nn.Module:
+        body = [nn.Conv2d(1, width, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        return nn.Sequential(*body, nn.Linear(4 * width, 10))
+
+    def pairs(count: int) -> list[tuple[torch.Tensor, int]]:
+        return [(torch.full((1, 8, 8), index / count), index % 10) for index in range(count)]
+
+    spec = RunSpec.parse({"training": {"epochs": 1, "batch_size": 10}, "storage": str(tmp_path)})
+    test = pairs(20)
+    summary = distill(spec, student=net(), train=pairs(30), validation=pairs(20), test=test)
+    which, to = summary["identity"], tmp_path / "out"
+    with pytest.raises(UserError, match=rf"export_run\(.*{which}.*student=\.\.\., test=\.\.\.\)"):
+        export_run(tmp_path, which, to)
+    with pytest.raises(UserError, match=r"student \(torch.*Sequential, 160 parameters\)\. Hand"):
+        export_run(tmp_path, which, to, test=test)
+    with pytest.raises(UserError, match=r"student\.tensors\.0\.weight was \[3, 1, 3, 3\], is \[5, 1, 3, 3\]"):
+        export_run(tmp_path, which, to, student=net(5), test=test)
+    with pytest.raises(UserError, match=r"dataset\.test\.length was 20, is 30"):
+        export_run(tmp_path, which, to, student=net(), test=pairs(30))
+    assert not to.exists()
+    given = net()
+    before = copy.deepcopy(given.state_dict())
+    done = export_run(tmp_path, which, to, student=given, test=test)
+    assert done.samples == len(test)
+    assert done.metric == ("top1", summary["best"]["test"]["top1"])
+    assert set(done.forms) == {"safetensors", "torch.export"}
+    assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
+    given.load_state_dict(load_file(to / "student.safetensors"))
+    program = torch.export.load(to / "student.pt2").module()
+    images = torch.stack([image for image, _ in test])
+    torch.testing.assert_close(program(images)["logits"], given.eval()(images))
+    assert "ray-kd train" not in (to / "README.md").read_text()
+
+
+def test_what_a_spec_names_is_not_handed_over(tmp_path: Path) -> None:
     spec = tiny(tmp_path, teacher=None, training={"epochs": 1, "batch_size": 30})
     network = draw_model(spec.student, classes=10, channels=1, seed=0)
-    summary = distill(spec, student=network)
-    with pytest.raises(UserError, match=r"best\.safetensors"):
-        export_run(tmp_path, summary["identity"], tmp_path / "out")
+    which = distill(spec, student=network)["identity"]
+    with pytest.raises(UserError, match=r"test: run .* none of your own, but 'digits'"):
+        export_run(tmp_path, which, tmp_path / "out", student=network, test=[(torch.zeros(1, 8, 8), 0)])
 
 
 def test_forms_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

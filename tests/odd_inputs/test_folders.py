@@ -5,6 +5,7 @@ Sources: open-mmlab/mmpretrain #507 (.ipynb_checkpoints becomes a class), pytorc
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -13,10 +14,18 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
+from ray_kd.cluster.sweep import run_sweep
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import parse_component
+from ray_kd.config.registry import DATASETS
+from ray_kd.config.sweep import SweepSpec
 from ray_kd.data.base import Dataset
+from ray_kd.data.layout import warn_of_few
+from ray_kd.training.distill import distill
 from tests.data.formats import VOC, load, make_cityscapes, make_coco, make_folder, make_voc, picture
+from tests.helpers import TINY
 from tests.odd_inputs.test_every_dataset import MAKERS
 
 LITTER_FOLDERS = (
@@ -205,3 +214,45 @@ def test_the_known_quirks_pass(tmp_path: Path) -> None:
     rows = load("coco_detection", tmp_path / "coco", validation=0).test.gather(torch.arange(4))
     assert rows["crowd"].any()
     assert (rows["box_label"] == -1).all(1).any()
+
+
+def test_a_default_share_that_validates_by_a_few_images_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "b"):
+        for number in range(50):
+            picture(tmp_path / name / f"{number}.png")
+    for _ in range(2):
+        found = load("image_folder", tmp_path)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "default share of validation (0.05) leaves 4 samples" in said
+    assert "dataset.validation" in said
+    assert found.notes == (said.removeprefix("dataset image_folder: "),)
+    caplog.clear()
+    assert load("image_folder", tmp_path, validation=0.06).notes == ()
+    assert load("image_folder", tmp_path, validation=0).notes == ()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("count", "named"), [(1000, "0.1 leaves 100"), (120, "choose a larger one")])
+def test_the_share_that_is_advised_leaves_enough_where_there_is_one(count: int, named: str) -> None:
+    options: Any = parse_component(DATASETS, {"name": "image_folder", "root": "anywhere"})
+    (note,) = warn_of_few("image_folder", options, round(count * 0.05), count)
+    assert named in note
+    assert warn_of_few("image_folder", options, 100, 2000) == ()
+
+
+def test_a_sweep_says_what_its_workers_said_of_the_data(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for number in range(20):
+            picture(tmp_path / "pets" / name / f"{number}.png", tone=100 * (name == "a"))
+    data = {"name": "image_folder", "root": str(tmp_path / "pets"), "size": 16, "validation": 0.05}
+    base = {**TINY, "dataset": data, "teacher": None, "paths": [], "storage": str(tmp_path / "results")}
+    base["training"] = {"epochs": 1, "batch_size": 8}
+    cells: dict[str, Any] = {"slow": {"optimizer.lr": 0.01}, "fast": {}}
+    sweep = SweepSpec.parse({"name": "pets", "base": base, "cells": cells, "seeds": [0]})
+    for trial in sweep.plan().trials:
+        distill(trial.spec)
+    screen = io.StringIO()
+    assert run_sweep(sweep, console=Console(file=screen, width=300)).finished == 2
+    assert screen.getvalue().count("pets: dataset image_folder: the default share of validation") == 1

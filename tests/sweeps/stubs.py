@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.config.files import INITIAL
+from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, TensorSplit
 from ray_kd.data.files import FileSplit, Form
 

@@ -11,10 +11,11 @@ import torch
 
 from ray_kd.config.cells import strategy_name
 from ray_kd.config.errors import UserError
+from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
 from ray_kd.config.plan import Plan, Trial
 from ray_kd.config.registry import AGGREGATORS
-from ray_kd.config.spec import INITIAL, RunSpec
+from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.yamlio import read_yaml
 from ray_kd.data.base import Dataset
@@ -96,12 +97,14 @@ def kinds(spec: RunSpec) -> tuple[str, str]:
 
 
 def some_of_each(plan: Plan) -> Iterator[tuple[str, RunSpec]]:
-    """Trials that show every combination of paths and aggregation, and every student and dataset."""
+    """Runs that show every combination of paths and aggregation, and every student and dataset: of trials,
+    and of the teachers that other teachers train."""
     seen: set[str] = set()
-    for trial in plan.trials:
-        if not seen.issuperset(kinds(trial.spec)):
-            seen.update(kinds(trial.spec))
-            yield trial.cell, trial.spec
+    runs = [(trial.cell, trial.spec) for trial in plan.trials]
+    for cell, spec in [*runs, *(("teacher", run) for run in plan.teachers if run.active_paths())]:
+        if not seen.issuperset(kinds(spec)):
+            seen.update(kinds(spec))
+            yield cell, spec
 
 
 def take_a_step(spec: RunSpec, folder: Path) -> None:

@@ -95,6 +95,10 @@ CHANGED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "fewer samples": ({"train": pairs(50)}, ["train", "length", "60", "50"]),
     "other pictures": (sets(9), ["image", "[1, 8, 8]", "[1, 9, 9]"]),
     "other labels": ({"train": pairs(60, seed=2)}, ["train", "labels"]),
+    "fewer classes": (
+        {name: [(image, label % 5) for image, label in pairs] for name, pairs in sets().items()},
+        ["dataset.classes was 10, is 5"],
+    ),
     "another type": ({"test": tuple(pairs(30))}, ["test", "class", "list", "tuple"]),
 }
 
