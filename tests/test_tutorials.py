@@ -164,7 +164,6 @@ def executed(folder: Path) -> Any:
     notebook = book()
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     client = NotebookClient(notebook, timeout=550, resources={"metadata": {"path": str(folder)}})
-    client.create_kernel_manager()
     client.execute(env=environment)
     notebook.metadata["executed"] = digest(notebook)
     for cell in notebook.cells:
