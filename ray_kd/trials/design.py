@@ -82,8 +82,8 @@ class Design:
         ...     for cell in ("alone", "taught") for seed in (0, 1, 2)
         ... ]
         >>> design = implied({"baseline": "alone", "trials": trials})
-        >>> design.looks_of("taught"), design.reference_of("taught"), design.looks_of("alone")
-        (Looks(at=(3,), strategies=1, margin=None), 'alone', None)
+        >>> design.looks_of("taught").at, design.reference_of("taught"), design.looks_of("alone")
+        ((3,), 'alone', None)
     """
 
     families: tuple[Family, ...] = ()

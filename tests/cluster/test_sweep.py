@@ -72,7 +72,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, seed_shift: int) -> Swept:
         "files": {"paths": [], **on_files(root, loaders=2)},
         "spread": {"paths": ["soft_target"], "optimizer.lr": 0.01, "resources.workers": 2},
     }
-    spec = sweep(seeds=[3 + seed_shift], cells=cells)
+    spec = sweep(seeds=[3 + seed_shift], cells=cells, vary=["student", "teacher", "labels"])
     return Swept(spec, root / "results", run(spec, root / "results"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def test_what_cannot_be_redrawn_is_said_and_not_refused(tmp_path: Path) -> None:
     base["teacher"] = {"model": {"name": "digits_cnn", "width": 4}, "weights": str(file)}
     plan = sweep(["student", "teacher", "labels", "views"], base=base).plan()
     (entry,) = plan.to_json()["chance"]
+    assert json.loads(json.dumps(plan.to_json())) == plan.to_json()
     assert list(entry["fixed"]) == ["teacher", "labels", "views"]
     assert "teacher.safetensors" in entry["fixed"]["teacher"]
     assert str(tmp_path) not in entry["fixed"]["teacher"]
