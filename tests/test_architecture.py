@@ -20,8 +20,8 @@ PACKAGE = ROOT / "ray_kd"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    ["config", "version"],
-    ["storage", "outputs", "random_streams", "boxes", "statistics"],
+    ["config", "statistics", "version"],
+    ["storage", "outputs", "random_streams", "boxes"],
     ["models", "data", "paths", "aggregation"],
     ["tasks", "teacher"],
     ["targets"],

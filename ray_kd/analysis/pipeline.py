@@ -49,7 +49,7 @@ class Analysis:
 
     @property
     def headline(self) -> str:
-        """One paragraph: which strategy is best, and how sure that is."""
+        """One paragraph: the verdict on each strategy."""
         return self.results.headline
 
     @property

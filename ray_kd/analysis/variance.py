@@ -136,7 +136,7 @@ def variance_markdown(found: Variance) -> str:
         value, low, high = (_number(found.metric, figure) for figure in (*_figures(one.spread),))
         share = DASH if math.isnan(one.share) else f"{100 * one.share:.0f} %"
         interval = DASH if math.isnan(one.spread.low) else f"{low} to {high}"
-        rows.append(([one.of or "all", one.source, str(one.spread.n), value, interval, share], False))
+        rows.append([one.of or "all", one.source, str(one.spread.n), value, interval, share])
     notes = [
         f"Standard deviation of test {found.metric.title} over seeds that redraw what the second column says "
         "and share all else (Bouthillier et al., MLSys 2021); intervals by Bonett (2006), each on its own.",

@@ -46,8 +46,8 @@ def analyze(
     that --only names:
       tables       tables/trials.parquet, epochs.parquet and paths.parquet;
                    two seconds
-      comparison   table.md and table.csv, and prints the table; two
-                   seconds
+      comparison   table.md, table.csv and tables/comparison.parquet, and prints
+                   the table; two seconds
       plots        plots/: comparison, weight and loss of every path, as PNG
                    and SVG; some seconds
       report       report.html with the table and the plots; some seconds

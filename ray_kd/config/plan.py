@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ray_kd.config.cells import Cell, Overrides, searched_name
+from ray_kd.config.cells import Cell, Overrides, searched_name, strategy_name
 from ray_kd.config.chance import Source, chances, own_sources, redraw
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import TASKS
+from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.yamlio import set_key
 
@@ -42,7 +43,7 @@ class Trial:
     vary: tuple[Source, ...] = ()
     """The sources of chance that its seed redraws."""
     teachers: dict[str, RunSpec] = field(default_factory=dict, repr=False)
-    """The runs that train its teachers, and their teachers before them, by identity."""
+    """The runs that train its teachers, and theirs, by identity."""
 
     def to_json(self) -> dict[str, Any]:
         """The trial as plan.json holds it."""
@@ -191,6 +192,7 @@ def make_plan(sweep: SweepSpec) -> Plan:
     """Expand a sweep: see ``SweepSpec.plan``."""
     maker = TrialMaker(sweep)
     cells = {cell.name: cell for cell in sweep.all_cells()}
+    seeds, control_seeds = sweep.all_seeds, sweep.seeds_of_controls
     trials: list[Trial] = []
     later: list[LaterTrials] = []
     for search in sweep.search:
@@ -203,14 +205,15 @@ def make_plan(sweep: SweepSpec) -> Plan:
                 for index, extra in known
                 for seed in search.seeds
             ]
-            later += _later(sweep, search, name)
+            later += _later(search, name, len(seeds))
     for cell in cells.values():
-        trials += [maker.make(cell, seed, "compare") for seed in sweep.seeds]
+        trials += [maker.make(cell, seed, "compare") for seed in seeds]
     for name, overrides in sweep.controls.items():
         control = Cell(name=name, overrides=overrides)
-        trials += [maker.make(control, seed, "control") for seed in sweep.control_seeds or sweep.seeds]
+        trials += [maker.make(control, seed, "control") for seed in control_seeds]
     _check_grace(sweep, trials)
     _check_tasks(sweep, trials)
+    _check_baselines(sweep, trials)
     return Plan(
         name=sweep.name,
         baseline=sweep.baseline,
@@ -261,12 +264,31 @@ def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
         )
 
 
-def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
+def _check_baselines(sweep: SweepSpec, trials: list[Trial]) -> None:
+    """Refuse looks where a task has no baseline: nothing in it could be decided."""
+    if not isinstance(sweep.seeds, SeedLooks):
+        return
+    names: dict[str, set[str]] = {}
+    for trial in trials:
+        both = {trial.cell, strategy_name(trial.cell, trial.axes)}
+        names.setdefault(trial.spec.task.component_name, set()).update(
+            both if trial.phase == "compare" else ()
+        )
+    wanted = {strategy_name(trial.cell, trial.axes) for trial in trials if trial.cell == sweep.baseline}
+    for task, known in names.items():
+        if not known & {*wanted, str(sweep.baseline)}:
+            raise UserError(
+                f"sweep '{sweep.name}': seeds.looks: task {task} has no cell of the baseline "
+                f"'{sweep.baseline}', so nothing in it could be decided; add one, or give a list of seeds."
+            )
+
+
+def _later(search: Search, cell: str, seeds: int) -> list[LaterTrials]:
     later = []
     if search.method == "optuna":
         count = search.budget * len(search.seeds)
         later.append(LaterTrials(cell, "search", count, "optuna proposes them"))
-    later.append(LaterTrials(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
+    later.append(LaterTrials(searched_name(cell), "compare", seeds, "the search's winner"))
     return later
 
 

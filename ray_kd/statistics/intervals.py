@@ -1,4 +1,4 @@
-"""Intervals, paired tests and Holm's correction, on plain numbers."""
+"""Intervals and paired differences, on plain numbers."""
 
 from __future__ import annotations
 
@@ -40,15 +40,8 @@ class Paired:
     difference: Interval
     p: float
     """nan with fewer than two pairs; 1 where all differences are equal, where a t-test is undefined."""
-    holm: float = math.nan
-    """p corrected for all comparisons of the sweep."""
     constant: bool = False
     """All differences are equal."""
-
-    @property
-    def significant(self) -> bool:
-        """Whether the corrected p is below 0.05."""
-        return self.holm < ALPHA
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE, overlap: float = 0.0) -> Interval:
@@ -103,16 +96,3 @@ def equal(found: Numbers, values: Mapping[int, float], baseline: Mapping[int, fl
     """Whether differences are equal but for the rounding of the values they are taken from."""
     scale = max(abs(cell[seed]) for cell in (values, baseline) for seed in set(values) & set(baseline))
     return bool(np.ptp(found) <= ROUNDING * scale)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Scandinavian Journal of Statistics 6, 1979); nan stays nan, uncounted.
-
-    The i-th smallest of m values becomes max over j <= i of min(1, (m - j + 1) p_j).
-    """
-    tested = sorted((value, index) for index, value in enumerate(p) if not math.isnan(value))
-    corrected, largest = [math.nan] * len(p), 0.0
-    for rank, (value, index) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * value))
-        corrected[index] = largest
-    return corrected

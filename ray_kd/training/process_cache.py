@@ -110,7 +110,7 @@ class ProcessCache:
         return figures
 
     def once(self, key: tuple[Any, ...], make: Any) -> Any:
-        """The value of ``make()``, called once for a key while that is among the last ``KEPT`` of its kind.
+        """The value of ``make()``, called once for each key while it is among the last ``KEPT`` of its kind.
 
         Args:
             key: its first entry is the kind.

@@ -39,6 +39,7 @@ class Family:
             search has not ended).
         cells: the strategies that are compared, likewise.
         begun: a first look is complete, so that the family stands.
+        overlap: samples that test for each that trains, where each seed has a split of its own, else 0.
     """
 
     declared: str
@@ -51,12 +52,13 @@ class Family:
     references: dict[str, str | None]
     cells: dict[str, str | None]
     begun: bool = False
+    overlap: float = 0.0
 
     @property
     def judged_by(self) -> Looks:
         """The looks as ``judge`` takes them; m is the number of strategies, references not counted."""
         margin = None if self.margin is None else self.margin * self.unit
-        return Looks(self.looks, len(self.cells), margin)
+        return Looks(self.looks, len(self.cells), margin, overlap=self.overlap)
 
     def reference_of(self, cell: str) -> str:
         """The cell that ``cell`` is compared with: for the winner of a search that of the baseline's own."""
@@ -186,12 +188,11 @@ def declare(
         found = by_seed.get((cell, seed))
         return found or (identity_of(cell, seed) if identity_of else None) or ""
 
-    kept = [family for family in (former.families if former else ()) if family.begun]
-    current: dict[str, int] = {}
-    moment = _now() if declared is None else declared
+    earlier = former.families if former else ()
+    kept, current = [family for family in earlier if family.begun], dict[str, int]()
+    seeds = tuple(dict.fromkeys(trial.get("seed") for trial in trials))
+    looks = schedule.looks or (len(seeds),)
     for task, (references, cells) in compared_cells(plan).items():
-        seeds = tuple(dict.fromkeys(trial.get("seed") for trial in trials))
-        looks = schedule.looks or (len(seeds),)
         metric = schedule.metric(task) if schedule.metric else str(plan.get("metric"))
         added = []
         for cell in cells:
@@ -202,25 +203,20 @@ def declare(
                 current[cell] = found
                 kept[found] = _filled(kept[found], cell, references, identity)
         if added:
-            first = seeds[0]
             new = Family(
-                declared=moment,
+                declared=_now() if declared is None else declared,
                 task=task,
                 metric=metric,
                 looks=tuple(looks),
                 margin=schedule.margin,
                 unit=1.0 if "loss" in metric else POINT,
                 seeds=seeds[: looks[-1]],
-                references={cell: identity(cell, first) for cell in references},
-                cells={cell: identity(cell, first) for cell in added},
-            )
-            same = (
-                one
-                for one in (former.families if former else ())
-                if replace(new, declared=one.declared) == one
+                references={cell: identity(cell, seeds[0]) for cell in references},
+                cells={cell: identity(cell, seeds[0]) for cell in added},
+                overlap=_overlap(plan, {*references, *added}),
             )
             current.update(dict.fromkeys(added, len(kept)))
-            kept.append(next(same, new))
+            kept.append(next((one for one in earlier if replace(new, declared=one.declared) == one), new))
     return Design(tuple(kept), current)
 
 
@@ -301,6 +297,12 @@ def _filled(family: Family, cell: str, references: tuple[str, ...], identity: Id
             for one, then in family.references.items()
         },
     )
+
+
+def _overlap(plan: Mapping[str, Any], cells: Collection[str]) -> float:
+    """The largest overlap of splits among these cells, from what plan.json says of chance."""
+    chances = plan.get("chance") or ()
+    return max((float(one["overlap"] or 0) for one in chances if {*cells} & {*one["cells"]}), default=0.0)
 
 
 def _task_axis(trial: Entry | None) -> dict[str, Any]:

@@ -17,7 +17,6 @@ class Job:
     Attributes:
         trial: the first planned trial that it serves; None: a teacher.
         needs: identities of the teachers that it loads, a teacher's own teachers too.
-        place: where it stands in the queue; smaller ones come first.
         value, best: the last validation metric, and the best one so far.
         waits: a sentence that says what the started job waits for; None: nothing.
     """
@@ -26,7 +25,6 @@ class Job:
     spec: RunSpec
     trial: Trial | None
     needs: tuple[str, ...] = ()
-    place: tuple[int, ...] = ()
     state: Literal["waiting", "issued", "running", "done"] = "waiting"
     outcome: Outcome | None = None
     crashes: int = 0

@@ -11,7 +11,7 @@ import pytest
 
 from ray_kd.analysis import analyze
 from ray_kd.analysis.comparison import Comparison, compare_cells
-from ray_kd.analysis.headline import notes
+from ray_kd.analysis.notes import notes
 from ray_kd.analysis.records import read_records
 from ray_kd.config.errors import UserError
 from tests.analysis.make_records import CONTROL, STRATEGIES, Strategy, make_records
