@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_kd.cli.common import AddressOption, Overrides, ProgressLine, StorageOption, find_file, shown
+from ray_kd.cli.common import AddressOption, Overrides, ProgressLine, StorageOption, find_file, shown, typed
 from ray_kd.config.names import one_line
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def train(
     where = context.store.path(f"runs/{summary['identity']}")
     print(test_figures(summary))
     print(f"records and weights: {shown(where)}")
-    print("next: ray-kd sweep digits --plan     (compare it with other strategies)")
+    place = None if spec.storage == "results" else shown(spec.storage)
+    take_out = typed("export", summary["identity"][:8], to=f"exported/{spec.name}", storage=place)
+    print(f"next: {take_out}     (weights and program, for use without ray-kd)")
 
 
 @contextmanager

@@ -75,6 +75,8 @@ def _line(model: type[BaseModel], problem: Any) -> str:
         return f"unknown key '{key}'.{hint} Valid here: {', '.join(known)}."
     if kind == "missing":
         return f"'{key}' is missing."
+    if kind in ("model_type", "model_attributes_type"):
+        return _wants_a_mapping(key, value, _model_at(model, location))
     message = problem["msg"].removeprefix("Value error, ")
     if kind == "int_from_float":
         message = "expected a whole number"
@@ -90,7 +92,23 @@ def _line(model: type[BaseModel], problem: Any) -> str:
         guess = nearest(value, [word.strip("'") for word in expected])
     hint = f" Did you mean '{guess}'?" if guess else ""
     message = message.replace("input should be", "expected")
+    for word, plain in (
+        ("a valid dictionary", "a mapping"),
+        ("a valid tuple", "a list"),
+        ("a valid list", "a list"),
+    ):
+        message = message.replace(word, plain)
     return f"'{key}': {message.rstrip('.')}{shown}.{hint}"
+
+
+def _wants_a_mapping(key: str, value: Any, wanted: Any) -> str:
+    """Of a value that stands where a mapping belongs; a word is likely its name or its model."""
+    fields = getattr(wanted, "model_fields", {})
+    likely = [name for name in ("name", "model") if name in fields]
+    shown = f", got {shown_value(value)}" if _short(value) else ""
+    guess = len(likely) == 1 and isinstance(value, str) and _short(value)
+    hint = f" Did you mean {{{likely[0]}: {value}}}?" if guess else ""
+    return f"'{key}': expected a mapping{shown}.{hint} Valid in it: {', '.join(fields)}."
 
 
 def shown_value(value: Any) -> str:
@@ -106,13 +124,18 @@ def _short(value: Any) -> bool:
 
 def known_keys(model: type[BaseModel], parents: list[Any], problem: Any) -> list[str]:
     """The valid keys where an unknown key was found."""
+    return list(getattr(_model_at(model, parents), "model_fields", {}))
+
+
+def _model_at(model: type[BaseModel], location: list[Any]) -> Any:
+    """The model that describes what lies at a place of a file."""
     here: Any = model
-    for part in parents:
+    for part in location:
         if isinstance(part, int) or not (isinstance(here, type) and issubclass(here, BaseModel)):
             continue
         field = here.model_fields.get(part)
         here = _model_in(field.annotation) if field else here
-    return list(getattr(here, "model_fields", {}))
+    return here
 
 
 def _model_in(annotation: Any) -> Any:

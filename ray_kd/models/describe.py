@@ -47,7 +47,10 @@ def images_of(options: Options, weights: str | None = None) -> Preprocessing | N
 
 
 def image_notes(specs: Iterable[RunSpec]) -> list[str]:
-    """What images the networks of runs were made for, as they say themselves, beside the dataset's."""
+    """What images the networks of runs were made for, as they say themselves, beside the dataset's.
+
+    Of a network that begins with drawn weights nothing is said: no images were seen by those.
+    """
     notes: dict[str, None] = {}
     for spec in specs:
         shape = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset)
@@ -56,8 +59,9 @@ def image_notes(specs: Iterable[RunSpec]) -> list[str]:
         given = "" if mean is None or std is None else str(Preprocessing(tuple(mean), tuple(std), shown))
         networks: list[tuple[str, Options, str | None]] = [("student", spec.student, None)]
         networks += [(f"teacher '{name}'", t.model, t.weights) for name, t in spec.teachers.items()]
-        for role, options, weights in networks:
-            found = images_of(options, weights)
+        for role, options, given_weights in networks:
+            weights = given_weights or getattr(options, "weights", None)
+            found = None if weights in (None, "initial") else images_of(options, given_weights)
             if found is not None:
                 beside = f"; the dataset's are {given}" if given and given != str(found) else ""
                 notes[f"{role} ({options.component_name}) was made for {found}{beside}."] = None

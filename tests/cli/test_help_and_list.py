@@ -194,8 +194,18 @@ def test_what_images_a_network_is_for_is_shown(cli: Cli) -> None:
 
 def test_a_plan_says_what_images_a_network_was_made_for() -> None:
     pytest.importorskip("timm")
-    student = {"name": "timm", "model": "resnet18"}
+    drawn = {"name": "timm", "model": "resnet18"}
+    student = {**drawn, "weights": "PRETRAINED"}
     spec = RunSpec.parse({**TINY, "student": student, "paths": ["soft_target"]})
     (note,) = image_notes([spec, spec])
     assert note.startswith("student (timm) was made for images of 224 x 224, mean 0.485")
-    assert image_notes([RunSpec.parse(TINY)]) == []
+    taught = RunSpec.parse({**TINY, "teacher": {"model": drawn, "weights": "PRETRAINED"}, "paths": ["nst"]})
+    assert [note.partition(" was")[0] for note in image_notes([taught])] == ["teacher 'teacher' (timm)"]
+
+
+def test_a_plan_says_nothing_of_images_to_networks_with_drawn_weights() -> None:
+    pytest.importorskip("timm")
+    drawn = {"name": "timm", "model": "resnet18"}
+    untaught = {"model": drawn, "weights": "initial"}
+    assert image_notes([RunSpec.parse(TINY), RunSpec.parse({**TINY, "student": drawn})]) == []
+    assert image_notes([RunSpec.parse({**TINY, "student": drawn, "teacher": untaught})]) == []

@@ -52,7 +52,13 @@ def test_train_says_only_what_it_does(run_file: Path, tmp_path: Path) -> None:
     only(err, TRAINED, NO_KEY)
     assert err.count("no key") == 1
     head = r"test +last \(epoch 1\) +best \(epoch 1\)"
-    only(out, head, r"\w+ +\d\.\d{4} +\d\.\d{4}", r"records.*: results/.*", r"next: ray-kd sweep .*")
+    only(
+        out,
+        head,
+        r"\w+ +\d\.\d{4} +\d\.\d{4}",
+        r"records.*: results/.*",
+        r"next: ray-kd export [0-9a-f]{8} .*",
+    )
     assert len(offline_runs(tmp_path / "results")) == 1
 
 
