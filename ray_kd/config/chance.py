@@ -81,7 +81,7 @@ def redraw(spec: RunSpec, seed: int, vary: Collection[Source]) -> RunSpec:
 def fixed(spec: RunSpec, vary: Collection[Source]) -> dict[Source, str]:
     """The sources in ``vary`` that cannot be redrawn in this run, each with the reason."""
     found: dict[Source, str] = {}
-    needed = [spec.teachers[name] for name in spec.needed_teachers()]
+    needed = [spec.teachers[name] for name in spec.all_teachers()]
     ready = [teacher.weights for teacher in needed if teacher.weights not in (None, "initial")]
     if not needed:
         found["teacher"] = "there is none"

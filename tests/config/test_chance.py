@@ -176,3 +176,21 @@ def test_a_disturbed_run_has_another_identity_and_an_undisturbed_one_its_own() -
     same = RunSpec.parse({**TINY, "training": {**TINY["training"], "disturb": 0.0}})
     other = RunSpec.parse({**TINY, "training": {**TINY["training"], "disturb": 1e-7}})
     assert same.identity() == run.identity() != other.identity()
+
+
+def test_the_teachers_of_a_seed_s_teacher_are_of_that_seed_too() -> None:
+    """Each trains once; the one that teaches the other comes before it."""
+    big = {**TINY["teacher"], "model": {"name": "digits_cnn", "width": 6}}
+    chain = {
+        "assistant": {**TINY["teacher"], "paths": [{"name": "soft_target", "teacher": "big"}]},
+        "big": big,
+    }
+    changes: dict[str, Any] = {"base": {**BASE, "teachers": chain}, "cells": {"taught": {"paths": PATHS[:1]}}}
+    changes["cells"]["taught"]["paths"] = [{"name": "soft_target", "teacher": "assistant"}]
+    plan = sweep(["teacher"], **changes, baseline="taught").plan()
+    assert len(plan.teachers) == len({run.identity() for run in plan.teachers}) == 2 * len(SEEDS)
+    for trial in plan.trials:
+        first, second = trial.teachers.values()
+        assert (first.student.width, second.student.width) == (6, 4)  # type: ignore[attr-defined]
+        assert second.teacher_run("big").identity() == first.identity()
+    assert len(sweep(["student"], **changes, baseline="taught").plan().teachers) == 2
