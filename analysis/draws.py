@@ -3,8 +3,9 @@
     python analysis/draws.py results/draw_0 results/draw_1000 results/draw_2000 --out docs/results/demo
 
 A draw is the same sweep with other seeds, another teacher, or on another processor; each lies in a storage
-of its own. Prints each strategy's difference to the baseline in each draw; with --out it writes draws.md and
-draws.png too. A strategy is called better or worse only where every draw says so (Holm-corrected within it).
+of its own. Prints each strategy's difference to the baseline in each draw, with the interval that carries
+the draw's verdict. With --out it writes draws.md and draws.png too. A verdict stands only where every draw
+has it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python lo
 
 from analysis.script import run, script_parser
 from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
-from ray_kd.analysis.headline import DASH, number
+from ray_kd.analysis.comparison_table import DECIDED
+from ray_kd.analysis.headline import DASH, number, with_bounds
 from ray_kd.analysis.pipeline import only_sweep
-from ray_kd.analysis.plot_comparison import BETTER, UNDECIDED, WORSE
+from ray_kd.analysis.plot_comparison import UNSEEN, Look, look_of, verdict_handles
 from ray_kd.analysis.plot_style import (
     GREY,
     WIDTH,
@@ -40,6 +42,7 @@ from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import markdown
+from ray_kd.statistics.looks import Verdict
 
 FOCUS = 12.0
 """A difference of more points than this lies off the scale of the figure."""
@@ -74,19 +77,15 @@ def read_draw(storage: str, sweep: str | None, label: str | None) -> Draw:
 
 
 def verdict(draw: Draw, name: str) -> str:
-    """better or worse where the draw's test is significant, open where not, DASH where it has no test."""
+    """The draw's verdict on a strategy; DASH where it compares none of that name."""
     cell = _cell(draw, name)
-    if cell is None or cell.versus is None:
-        return DASH
-    if not cell.versus.significant:
-        return "open"
-    return "better" if draw.comparison.metric.better(cell.versus.difference.mean, 0.0) else "worse"
+    return DASH if cell is None or cell.versus is None else cell.versus.verdict.value
 
 
 def agreed(draws: list[Draw], name: str) -> str:
-    """The verdict on a strategy that all draws share; open where they differ or none is significant."""
+    """The verdict on a strategy that all draws share; open where they differ."""
     verdicts = {verdict(draw, name) for draw in draws}
-    return verdicts.pop() if len(verdicts) == 1 else "open"
+    return verdicts.pop() if len(verdicts) == 1 else Verdict.OPEN.value
 
 
 def draws_table(draws: list[Draw]) -> str:
@@ -95,8 +94,8 @@ def draws_table(draws: list[Draw]) -> str:
     names = [cell.name for cell in first.cells if cell.name != first.plan.baseline]
     unit, baseline = ", points" if first.metric.rate else "", markdown(str(first.plan.baseline))
     lines = [
-        f"Difference to “{baseline}” in test {first.metric.title}{unit}, ± half-width of its 95 % "
-        "t-interval over the seeds of a draw; \\* marks p < 0.05 after Holm's correction within the draw.",
+        f"Difference to “{baseline}” in test {first.metric.title}{unit}, with the interval that carries "
+        "the verdict: the intervals of all strategies at all looks of a draw hold together at 95 %.",
         "",
         _row(["strategy", *(markdown(draw.label) for draw in draws), "all draws"]),
         _row(["---", *["---:"] * len(draws), "---"]),
@@ -104,7 +103,7 @@ def draws_table(draws: list[Draw]) -> str:
     for name in names:
         entries = [_difference(draw, name) for draw in draws]
         shared = agreed(draws, name)
-        decided = shared in ("better", "worse")
+        decided = shared in DECIDED
         lines.append(_row([markdown(name), *entries, f"**{shared}**" if decided else shared]))
     alone = [_mean(draw) for draw in draws]
     lines.append(_row([f"*{baseline}, test {first.metric.title}*", *alone, ""]))
@@ -127,9 +126,9 @@ def _difference(draw: Draw, name: str) -> str:
     cell = _cell(draw, name)
     if cell is None or cell.versus is None:
         return DASH
-    difference = cell.versus.difference
-    text = f"{number(draw.comparison, difference.mean, sign=True)} ± "
-    return text + number(draw.comparison, difference.half_width) + ("\\*" if cell.versus.significant else "")
+    difference, found = cell.versus.difference, verdict(draw, name)
+    text = with_bounds(draw.comparison, difference)
+    return f"{text}, {f'**{found}**' if found in DECIDED else found}"
 
 
 def _mean(draw: Draw) -> str:
@@ -139,12 +138,18 @@ def _mean(draw: Draw) -> str:
 
 
 def _teacher(draw: Draw) -> str:
-    return ", ".join(number(draw.comparison, value) for _, value in draw.comparison.teachers) or DASH
+    """Its test metric; of a teacher for each seed the mean and the range."""
+    values = [value for _, value in draw.comparison.teachers]
+    if not values:
+        return DASH
+    mean, least, most = (
+        number(draw.comparison, value) for value in (sum(values) / len(values), min(values), max(values))
+    )
+    return mean if len(values) == 1 else f"{mean} ({least} to {most})"
 
 
 def _converged(draw: Draw) -> str:
-    words = {True: "yes", False: "no", None: "not known"}
-    return ", ".join(words[doubling.converged] for doubling in draw.comparison.doublings) or "not checked"
+    return ", ".join(doubling.converged for doubling in draw.comparison.doublings) or "not checked"
 
 
 def _seeds(draw: Draw) -> str:
@@ -182,26 +187,26 @@ def picture(draws: list[Draw]) -> Picture:
         Line2D([], [], marker=MARKERS[index % len(MARKERS)], color=GREY, lw=1.4, ms=5, label=draw.label)
         for index, draw in enumerate(draws)
     ]
-    kinds = (
-        (BETTER, "significantly better in its draw"),
-        (WORSE, "significantly worse"),
-        (UNDECIDED, "undecided"),
-    )
-    colours = [Line2D([], [], color=colour, lw=3, label=label) for colour, label in kinds]
+    looks = [_look(cell) for draw in draws for name in names if (cell := _cell(draw, name)) and cell.versus]
+    colours = verdict_handles(looks)
+    for handle in colours:
+        handle.set(marker="none", linewidth=3)  # shapes tell the draws apart
     legend_below(figure, shown, colours, most=4)
     caption = (
-        f"Difference to “{first.plan.baseline}” with its 95 % interval (not corrected), by strategy and "
-        "draw. Colours: the test within a draw, Holm-corrected. Arrows point at differences off the scale."
+        f"Difference to “{first.plan.baseline}” by strategy and draw, with the interval that carries its "
+        "verdict. Colours: the verdict within a draw, hollow where it is open. Arrows point at differences "
+        "off the scale."
     )
     return render(figure, "draws", "The same comparison in several draws", caption)
 
 
 def _draw_difference(axes: Axes, place: float, draw: Draw, cell: Cell, marker: str) -> None:
     assert cell.versus is not None  # checked by the caller
-    metric, difference, colour = draw.comparison.metric, cell.versus.difference, _colour(draw, cell)
+    metric, difference, colour = draw.comparison.metric, cell.versus.difference, _look(cell).colour
     mean, low, high = (metric.scale * value for value in (difference.mean, difference.low, difference.high))
     axes.plot([low, high], [place, place], color=colour, linewidth=1.4, solid_capstyle="butt", zorder=3)
-    axes.plot([mean], [place], marker, color=colour, ms=4.5, zorder=4)
+    face = colour if _look(cell).filled else "white"
+    axes.plot([mean], [place], marker, color=colour, markerfacecolor=face, ms=4.5, zorder=4)
 
 
 def _point_at(axes: Axes, place: float, draw: Draw, cell: Cell) -> None:
@@ -210,11 +215,11 @@ def _point_at(axes: Axes, place: float, draw: Draw, cell: Cell) -> None:
     mean = cell.versus.difference.mean
     edge = (axes.get_xlim()[0 if mean < 0 else 1], place)
     text = number(draw.comparison, mean, sign=True)
-    arrow_beyond(axes, edge, mean < 0, text, (_colour(draw, cell), 5, 7), fontsize=7)
+    arrow_beyond(axes, edge, mean < 0, text, (_look(cell).colour, 5, 7), fontsize=7)
 
 
-def _colour(draw: Draw, cell: Cell) -> str:
-    return {"better": BETTER, "worse": WORSE}.get(verdict(draw, cell.name), UNDECIDED)
+def _look(cell: Cell) -> Look:
+    return UNSEEN if cell.versus is None else look_of(cell.versus)
 
 
 def main() -> None:

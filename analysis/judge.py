@@ -4,7 +4,7 @@
     python analysis/judge.py results --sweep judge_utility --out docs/results/utility
 
 Prints the judgement and writes judgement.md and its figures. The comparator is chosen on validation; the
-test difference has paired one-sided 95 % bounds, and a margin of 1 point. See judgement.py.
+test differences have intervals that hold together at 95 %, and a margin of 1 point. See judgement.py.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Is one strategy of a sweep as good as the best of the others? Three questions about it.
 
-The first two are answered with paired one-sided 95 % bounds of a difference (the bounds of a paired 90 %
-t-interval over common seeds), the third with the share of each path in the update:
+The first two are answered by repeated intervals of a paired difference: all intervals of the judgement, at
+all looks of the sweep, hold together at 95 %. The third is answered with the share of each path in the
+update:
 
 1. Is it worse than the comparator, the strategy that is best on *validation* among all others?
 2. What does a harmful path cost it, and what does the same path cost the others?
@@ -20,30 +21,68 @@ import numpy as np
 from analysis.path_shares import OFF, Share, path_shares
 from analysis.strategies import ALONE, PathSet, Strategy, strategies_of
 from ray_kd.analysis.records import Records, incomplete_note
-from ray_kd.analysis.stats import Interval, interval, paired
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.statistics.intervals import Interval
+from ray_kd.statistics.looks import Judged, Looks, Verdict
+from ray_kd.statistics.looks import judge as judged_at
 
 MARGIN = 0.01
 """One point: the largest loss that still counts as non-inferior."""
-ONE_SIDED = 0.90
-"""The ends of a two-sided 90 % interval are one-sided 95 % bounds."""
 HARM_REFERENCE = "equal_norm"
-"""Corrupted paths count as harmful where they lower the test metric of this strategy significantly."""
-VERDICTS = ("non-inferior", "inconclusive", "inferior")
+"""Corrupted paths count as harmful where this strategy is worse with them."""
+VERDICTS = ("non-inferior", "inconclusive", "inferior", Verdict.NONE.value)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of the test metric with one-sided bounds; > 0: the first strategy is better."""
+    """A paired difference of the test metric with its interval; > 0: the first strategy is better."""
 
-    bounds: Interval
+    judged: Judged
+
+    @property
+    def bounds(self) -> Interval:
+        """The mean with the interval that carries the verdict; without bounds where none does."""
+        found = self.judged.difference
+        lost = self.judged.verdict is Verdict.NONE
+        return Interval(found.mean, math.nan, math.nan, found.n) if lost else found
 
     @property
     def verdict(self) -> str:
-        """non-inferior: the lower bound is above minus the margin; inferior: the upper one is below it."""
+        """non-inferior: the interval lies above minus the margin; inferior: it lies below it."""
+        if self.judged.verdict is Verdict.NONE:
+            return Verdict.NONE.value
         if self.bounds.low > -MARGIN:
             return "non-inferior"
         return "inferior" if self.bounds.high < -MARGIN else "inconclusive"
+
+
+Pair = tuple[Strategy, Strategy]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How differences are judged: all intervals of one judgement, at all looks, hold together at 95 %."""
+
+    looks: Looks
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, records: Records, pairs: Iterable[Pair]) -> Rule:
+        """The rule for these pairs, at the looks of the sweep; without any, one look at all seeds."""
+        count = len({(one.cell, other.cell) for one, other in pairs})
+        families = records.plan.design.families if records.plan is not None else ()
+        if families:
+            at, seeds = families[0].looks, families[0].seeds
+        else:
+            compared = records.trials[records.trials["phase"] == "compare"]
+            seeds = tuple(sorted(int(seed) for seed in compared["seed"].dropna().unique()))
+            at = (len(seeds),)
+        return cls(Looks(at, count, MARGIN), seeds)
+
+    def difference(self, one: Strategy, other: Strategy) -> Difference:
+        """The first strategy's test metric minus the second's, seed by seed."""
+        both = one.ended & other.ended
+        return Difference(judged_at(self.looks, self.seeds, one.test, other.test, both))
 
 
 @dataclass(frozen=True)
@@ -76,9 +115,8 @@ class ShareCheck:
     share: Share
     harmful: bool
     counts: bool | None
-    """Of a harmful path: whether it lowers the test metric of ``HARM_REFERENCE`` significantly. Of a clean
-    one: whether the path alone is significantly better than the student alone. None: the sweep has no
-    cells that tell."""
+    """Of a harmful path: whether ``HARM_REFERENCE`` is worse with it. Of a clean one: whether the path alone
+    is better than the student alone. None: the sweep has no cells that tell."""
     limit: float
     """The share that a harmful path must stay below, or that a clean one must reach."""
 
@@ -100,7 +138,8 @@ class Judgement:
     costs: tuple[Cost, ...]
     checks: tuple[ShareCheck, ...]
     harmful: Mapping[PathSet, bool]
-    """Whether the harmful paths of a set lower ``HARM_REFERENCE`` significantly; of the sets that tell."""
+    """Whether ``HARM_REFERENCE`` is worse with the harmful paths of a set; of the sets that tell."""
+    rule: Rule
     notes: tuple[str, ...] = ()
 
     def counts_as_harmful(self, strategy: Strategy) -> bool | None:
@@ -128,36 +167,27 @@ def judge(records: Records, name: str = "utility") -> Judgement:
     if not judged:
         known = sorted({one.name for one in strategies})
         raise unknown("strategy", name, known, where=f"the finished trials of '{records.plan.name}'")
-    contests = [contest for one in judged if (contest := _contest(one, strategies, name)) is not None]
-    costs = [cost for one in strategies if (cost := _cost(one, strategies)) is not None]
+    contests = [pair for one in judged if (pair := _contest(one, strategies, name)) is not None]
+    costs = [pair for one in strategies if (pair := _cost(one, strategies)) is not None]
+    helps = [pair for one in judged for pair in _helps(one, strategies).values()]
+    rule = Rule.of(records, [*contests, *costs, *helps])
+    costed = tuple(Cost(one, rule.difference(one, without)) for one, without in costs)
     harmful = {
-        cost.strategy.path_set: cost.difference.bounds.high < 0
-        for cost in costs
+        cost.strategy.path_set: cost.difference.judged.verdict is Verdict.WORSE
+        for cost in costed
         if cost.strategy.name == HARM_REFERENCE
     }
-    checks = [check for one in judged for check in _checks(one, strategies, records, harmful)]
+    checks = [check for one in judged for check in _checks(one, strategies, records, harmful, rule)]
     return Judgement(
         strategy=name,
         metric=metric,
-        contests=tuple(contests),
-        costs=tuple(costs),
+        contests=tuple(_judged(one, best, strategies, name, rule) for one, best in contests),
+        costs=costed,
         checks=tuple(checks),
         harmful=harmful,
+        rule=rule,
         notes=(*incomplete_note(records.trials), *records.plan.notes),
     )
-
-
-def difference(values: Mapping[int, float], other: Mapping[int, float]) -> Difference:
-    """The paired difference of two strategies on their common seeds, with one-sided 95 % bounds.
-
-    Differences that are equal on every seed (accuracies of few test samples on few seeds) have no variance
-    and therefore no bounds, unless all are 0: the cautious reading, as in ``stats.paired``.
-    """
-    plain = paired(values, other)
-    if plain.constant:
-        return Difference(plain.difference)
-    common = sorted(set(values) & set(other))
-    return Difference(interval([values[seed] - other[seed] for seed in common], ONE_SIDED))
 
 
 def comparators(strategy: Strategy, strategies: Iterable[Strategy], name: str) -> list[Strategy]:
@@ -175,19 +205,25 @@ def comparators(strategy: Strategy, strategies: Iterable[Strategy], name: str) -
     return found
 
 
-def _contest(strategy: Strategy, strategies: list[Strategy], name: str) -> Contest | None:
-    others = [
-        other for other in comparators(strategy, strategies, name) if set(other.test) & set(strategy.test)
-    ]
-    if not others:
-        return None
-    best = max(others, key=lambda other: _mean(other.validation, strategy.validation))
+def _candidates(strategy: Strategy, strategies: Iterable[Strategy], name: str) -> list[Strategy]:
+    others = comparators(strategy, strategies, name)
+    return [other for other in others if set(other.test) & set(strategy.test)]
+
+
+def _contest(strategy: Strategy, strategies: list[Strategy], name: str) -> Pair | None:
+    """The strategy and its comparator."""
+    others = _candidates(strategy, strategies, name)
+    best = max(others, key=lambda other: _mean(other.validation, strategy.validation), default=None)
+    return None if best is None else (strategy, best)
+
+
+def _judged(strategy: Strategy, best: Strategy, strategies: list[Strategy], name: str, rule: Rule) -> Contest:
     return Contest(
         strategy=strategy,
         comparator=best,
         validation=(_mean(strategy.validation, best.validation), _mean(best.validation, strategy.validation)),
-        difference=difference(strategy.test, best.test),
-        candidates=tuple(other.name for other in others),
+        difference=rule.difference(strategy, best),
+        candidates=tuple(other.name for other in _candidates(strategy, strategies, name)),
     )
 
 
@@ -197,17 +233,17 @@ def _mean(values: Mapping[int, float], shared: Mapping[int, float]) -> float:
     return float(np.mean(both)) if both else -math.inf
 
 
-def _cost(strategy: Strategy, strategies: list[Strategy]) -> Cost | None:
+def _cost(strategy: Strategy, strategies: list[Strategy]) -> Pair | None:
+    """A strategy with harmful paths, and the same without them."""
     if not strategy.harmful or not strategy.clean:
         return None
     same = [other for other in strategies if other.path_set[:2] == strategy.path_set[:2]]
     without = [other for other in same if other.name == strategy.name and not other.harmful]
-    return Cost(strategy, difference(strategy.test, without[0].test)) if without else None
+    return (strategy, without[0]) if without else None
 
 
-def _checks(
-    strategy: Strategy, strategies: list[Strategy], records: Records, harmful: Mapping[PathSet, bool]
-) -> list[ShareCheck]:
+def _helps(strategy: Strategy, strategies: list[Strategy]) -> dict[str, Pair]:
+    """By clean path of a strategy: the path alone, and the student alone."""
     here = [other for other in strategies if other.setting == strategy.setting]
     alone = next((other for other in here if other.name == ALONE), None)
     singles = {
@@ -215,16 +251,26 @@ def _checks(
         for other in here
         if len(other.clean) == 1 and not other.harmful and other.name.endswith(" alone")
     }
+    if alone is None:
+        return {}
+    return {path: (one, alone) for path, one in singles.items() if path in strategy.clean}
+
+
+def _checks(
+    strategy: Strategy,
+    strategies: list[Strategy],
+    records: Records,
+    harmful: Mapping[PathSet, bool],
+    rule: Rule,
+) -> list[ShareCheck]:
+    helps, checks = _helps(strategy, strategies), []
     equal_share = 1 / (len(strategy.clean) + len(strategy.harmful))
-    checks = []
     for share in path_shares(strategy, records.whole_paths):
         if share.path in strategy.harmful:
             counts = harmful.get(strategy.path_set)
             checks.append(ShareCheck(strategy, share, True, counts, limit=OFF))
             continue
-        single = singles.get(share.path)
-        helps = None
-        if single is not None and alone is not None:
-            helps = difference(single.test, alone.test).bounds.low > 0
-        checks.append(ShareCheck(strategy, share, False, helps, limit=equal_share / 2))
+        pair = helps.get(share.path)
+        better = None if pair is None else rule.difference(*pair).judged.verdict is Verdict.BETTER
+        checks.append(ShareCheck(strategy, share, False, better, limit=equal_share / 2))
     return checks

@@ -9,8 +9,8 @@ from analysis.path_shares import MEASUREMENTS, OFF, QUARTER
 from analysis.strategies import Strategy
 from ray_kd.analysis.comparison import Metric
 from ray_kd.analysis.headline import DASH
-from ray_kd.analysis.stats import Interval
 from ray_kd.config.names import markdown
+from ray_kd.statistics.intervals import Interval
 
 
 def report(judgement: Judgement) -> str:
@@ -51,9 +51,9 @@ def _contests(judgement: Judgement) -> list[str]:
         "",
         f"Of {len(judgement.contests)} sets: {counted or 'none was compared'}. The comparator is the "
         f"strategy that is best on validation; difference: test {Metric(judgement.metric).title} of "
-        f"`{judgement.strategy}` minus the comparator's on the same seeds, in points, with its one-sided "
-        f"95 % bounds. Non-inferior: the lower bound lies above {points(-MARGIN)}; inferior: the upper one "
-        "lies below it.",
+        f"`{judgement.strategy}` minus the comparator's on the same seeds, in points, with its interval. "
+        f"{_simultaneous(judgement)} Non-inferior: the interval lies above {points(-MARGIN)}; inferior: it "
+        "lies below that; no verdict: seeds were lost to failures.",
         "",
         *_head("setting", "paths", "harmful", "comparator", "of", "val", "val comparator"),
     ]
@@ -75,6 +75,17 @@ def _contests(judgement: Judgement) -> list[str]:
     return [*lines, ""]
 
 
+def _simultaneous(judgement: Judgement) -> str:
+    """How the intervals of a judgement hold."""
+    looks = judgement.rule.looks
+    at = f"look{'' if len(looks.at) == 1 else 's'} of {', '.join(map(str, looks.at))} seeds"
+    levels = ", ".join(f"{100 * (1 - looks.error(n)):.2f}" for n in looks.at)
+    return (
+        f"All {looks.strategies} intervals of this judgement, at the {at}, hold together at 95 %, each by "
+        f"itself at {levels} %."
+    )
+
+
 def _costs(judgement: Judgement) -> list[str]:
     if not judgement.costs:
         return ["## What does a harmful path cost?", "", "The sweep has no cells with harmful paths.", ""]
@@ -82,8 +93,8 @@ def _costs(judgement: Judgement) -> list[str]:
         "## What does a harmful path cost?",
         "",
         f"Test {Metric(judgement.metric).title} with the harmful paths minus without them, same strategy and "
-        "seeds, in points, with one-sided 95 % bounds and the same margin. A corruption counts as harmful "
-        f"where it makes `{HARM_REFERENCE}` significantly worse (the upper bound lies below 0).",
+        "seeds, in points, with the interval and the margin as above. A corruption counts as harmful where "
+        f"`{HARM_REFERENCE}` is worse with it (the interval lies below 0).",
         "",
         *_head("setting", "paths", "harmful", "counts as harmful", "strategy"),
     ]
@@ -116,9 +127,10 @@ def _checks(judgement: Judgement) -> list[str]:
         "## Do its weights show which paths help?",
         "",
         f"Harmful paths that count and have a share below {OFF:.0%}: {_held(off)}. Clean paths that alone "
-        f"beat the student significantly and keep half of an equal share: {_held(kept)}. Share: w‖g‖ over "
-        f"the sum of all paths', mean over the epochs after {QUARTER:.0%} of the training and at least "
-        f"{MEASUREMENTS} measurements, and over seeds; in %, with one-sided 95 % bounds.",
+        "are better than the student alone, and that keep half of an equal share: "
+        f"{_held(kept)}. Share: w‖g‖ over the sum of all paths', mean over the epochs after {QUARTER:.0%} of "
+        f"the training and at least {MEASUREMENTS} measurements, and over seeds; in %, with one-sided 95 % "
+        "bounds of its own, which only describe.",
         "",
         *_head("setting", "paths", "harmful", "path", "is", "counts"),
     ]

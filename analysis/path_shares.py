@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.strategies import Strategy
-from ray_kd.analysis.stats import Interval, interval
+from ray_kd.statistics.intervals import Interval, interval
 
 QUARTER = 0.25
 """Shares are judged after this part of the training, and not before ``MEASUREMENTS`` measurements."""

@@ -38,6 +38,7 @@ LOOK = {
     "non-inferior": (OKABE_ITO[2], "o", True),
     "inconclusive": (OKABE_ITO[0], "o", False),
     "inferior": (OKABE_ITO[1], "s", True),
+    "no verdict": (GREY, "x", True),
 }
 """Colour, marker and filling of each verdict, which differ without the colour, too."""
 
@@ -66,8 +67,8 @@ def _contests(judgement: Judgement) -> Picture | None:
     )
     caption = (
         f"Test {_metric(judgement)} of {judgement.strategy} minus that of the strategy which is best on "
-        "validation (named at the right), on the same seeds: mean, and one-sided 95 % bounds. Dotted line: "
-        "the margin of 1 point. Non-inferior: the whole bar lies at its right."
+        "validation (named at the right), on the same seeds: mean, and the interval that carries the "
+        "verdict. Dotted line: the margin of 1 point. Non-inferior: the whole bar lies at its right."
     )
     return render(figure, "difference", f"Is {judgement.strategy} worse than the best of the others", caption)
 
@@ -95,7 +96,8 @@ def _costs(judgement: Judgement) -> Picture | None:
     )
     caption = (
         f"What harmful paths cost each strategy (named at the right): test {_metric(judgement)} with them "
-        "minus without, on the same seeds: mean, and one-sided 95 % bounds. Dotted line: 1 point lost."
+        "minus without, on the same seeds: mean, and the interval that carries the verdict. Dotted line: 1 "
+        "point lost."
     )
     return render(figure, "cost", "What a harmful path costs", caption)
 

@@ -23,9 +23,9 @@ from ray_kd.analysis.headline import DASH
 from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, incomplete_note, read_records
-from ray_kd.analysis.stats import interval
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import markdown
+from ray_kd.statistics.intervals import interval
 
 
 def shares_table(records: Records) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ray_kd.analysis.headline import option_text
 from ray_kd.analysis.records import by_seed
+from ray_kd.analysis.verdicts import ended_seeds
 from ray_kd.config.cells import SEARCHED
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS, MODELS, Registry
@@ -33,6 +34,7 @@ class Strategy:
             where a search chose its settings.
         validation, test: the metric of the weights that were best on validation, by seed.
         identities: the runs, by seed.
+        ended: the seeds whose trial has ended, in whatever way.
         epochs: epochs of each run.
     """
 
@@ -44,6 +46,7 @@ class Strategy:
     validation: dict[int, float]
     test: dict[int, float]
     identities: dict[int, str]
+    ended: frozenset[int]
     epochs: int
 
     @property
@@ -59,15 +62,18 @@ class Strategy:
 
 def strategies_of(trials: pd.DataFrame, metric: str) -> list[Strategy]:
     """The strategies among the compared trials that finished, in the sweep's order."""
-    done = trials[(trials["phase"] == "compare") & (trials["status"] == "finished")]
+    compared = trials[trials["phase"] == "compare"]
+    done = compared[compared["status"] == "finished"]
     groups = [(str(cell), rows) for cell, rows in done.groupby("cell", sort=False)]
+    ended = [ended_seeds(compared[compared["cell"] == cell]) for cell, _ in groups]
     settings = _titles([_setting(rows.iloc[0]) for _, rows in groups])
     options = [_options(rows.iloc[0]["aggregation_options"]) for _, rows in groups]
-    found = [_strategy(*group, setting, metric) for group, setting in zip(groups, settings, strict=True)]
+    given = zip(groups, settings, ended, strict=True)
+    found = [_strategy(*group, setting, seeds, metric) for group, setting, seeds in given]
     return [_distinct(found, options, place) for place in range(len(found))]
 
 
-def _strategy(cell: str, rows: pd.DataFrame, setting: str, metric: str) -> Strategy:
+def _strategy(cell: str, rows: pd.DataFrame, setting: str, ended: frozenset[int], metric: str) -> Strategy:
     first = rows.iloc[0]
     labels, harmful = frozenset(_split(first["paths"])), frozenset(_split(first["harmful"]))
     clean = labels - harmful
@@ -87,6 +93,7 @@ def _strategy(cell: str, rows: pd.DataFrame, setting: str, metric: str) -> Strat
         validation=by_seed(rows, f"best_val_{metric}"),
         test=by_seed(rows, f"best_test_{metric}"),
         identities={int(seed): str(run) for seed, run in zip(rows["seed"], rows["identity"], strict=True)},
+        ended=ended,
         epochs=int(first["planned_epochs"]),
     )
 

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ray_kd"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = [
-    ["config", "version"],
+    ["config", "statistics", "version"],
     ["storage", "outputs", "random_streams", "boxes"],
     ["models", "data", "paths", "aggregation"],
     ["tasks", "teacher"],

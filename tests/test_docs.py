@@ -65,10 +65,11 @@ def test_the_readme_shows_files_that_run(tmp_path: Path) -> None:
 
 
 def test_the_page_on_sweeps_shows_a_sweep_that_can_be_planned(tmp_path: Path) -> None:
-    cells, tasks, search = map(yaml.safe_load, shown("docs/sweeps.md"))
+    cells, looks, tasks, search = map(yaml.safe_load, shown("docs/sweeps.md"))
     base = yaml.safe_load((ROOT / "sweeps" / "runs" / "digits.yaml").read_text())
     plan = SweepSpec.parse({**cells, **tasks, "base": base, "cells": {}}).plan()
     assert len({trial.cell for trial in plan.trials if trial.phase == "compare"}) == 2 * 3
+    assert SweepSpec.parse({**cells, **looks, "base": base}).looks == (10, 16, 25, 40)
     data = {**cells, **search}
     data["base"] = str(ROOT / "sweeps" / "runs" / "digits.yaml")
     data["search"]["method"] = "random"  # whose candidates are known beforehand

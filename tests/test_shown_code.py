@@ -59,6 +59,7 @@ NOT_OURS = {
 PARTS: dict[tuple[str, str], dict[str, Any]] = {
     ("docs/models.md", "taps"): {"student": {"name": "torchvision", "arch": "resnet18"}},
     ("docs/sweeps.md", "search"): {"cells": {"soft target": {"paths": ["soft_target"]}}},
+    ("docs/sweeps.md", "seeds"): {"cells": {"student alone": {"paths": []}, "logits": {"paths": ["logits"]}}},
 }
 """YAML blocks that are no file and none of its sections: page, first key, and what it is a part of."""
 

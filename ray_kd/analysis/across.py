@@ -1,16 +1,16 @@
-"""Strategies compared across tasks: mean ranks, and gains as a share of the gap from student to teacher."""
+"""Strategies across tasks: verdicts counted, and gains as a share of the gap from student to teacher."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scipy import stats
 
-from ray_kd.analysis.bootstrap import Numbers, Ratio, mean_of, ratio
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.stats import Interval, interval
+from ray_kd.statistics.intervals import Interval, interval
+from ray_kd.statistics.looks import Verdict
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Gap:
     task: str
     comparison: Comparison
     teacher: float
-    """Test metric of the teacher, from the record of the run that trained it (the best, if several did)."""
+    """Test metric of the teacher, from the records of the runs that trained it: their mean; of several models
+    that of the better one."""
     size: Interval
     """Teacher minus student alone over the student's seeds, > 0 where the teacher is better, with its 95 %
-    t-interval. The teacher is one run, so its variation from seed to seed is not in the interval."""
+    t-interval. The teacher is one number, so its variation from run to run is not in the interval."""
 
     @property
     def trouble(self) -> str | None:
@@ -49,12 +50,18 @@ class Standing:
     cells: Mapping[str, Cell]
     """Its cell in each task that has one."""
     ranks: Mapping[str, float]
-    """By the mean of the primary metric; 1 is best, ties share a rank; of strategies that all tasks have."""
-    gains: Mapping[str, Ratio]
-    """(student - alone) / (teacher - alone), a ratio of means over the seeds that both have, by task; a task
-    where it is undefined is missing."""
-    mean_gain: Ratio
-    """Mean over the tasks where a gain is defined; unknown where the strategy is missing in one of them."""
+    """By the mean of the primary metric; 1 is the highest, ties share a rank; of strategies that all tasks
+    have."""
+    gains: Mapping[str, Interval]
+    """(student - alone) / (teacher - alone) by task, a ratio of means. Its interval is that of the verdict,
+    divided by the same gap: it includes 0 exactly where the difference's does. Tasks where it is undefined
+    are missing. The winner of a search stands beside that of the baseline's own search."""
+    mean_gain: float
+    """Mean over the tasks where a gain is defined; nan where the strategy is missing in one of them."""
+
+    def tasks_of(self, verdict: Verdict) -> int:
+        """In how many tasks the verdict on it is ``verdict``."""
+        return sum(1 for cell in self.cells.values() if cell.versus and cell.versus.verdict is verdict)
 
     @property
     def mean_rank(self) -> float:
@@ -74,20 +81,9 @@ class Across:
     """The plan's own notes."""
 
     @property
-    def best(self) -> Standing | None:
-        """The strategy with the best mean rank; of equal ranks the one with the larger mean gain."""
-        ranked = [standing for standing in self.standings if not math.isnan(standing.mean_rank)]
-
-        def place(standing: Standing) -> tuple[float, float]:
-            gain = standing.mean_gain.value
-            return standing.mean_rank, 0.0 if math.isnan(gain) else -gain
-
-        return min(ranked, key=place, default=None)
-
-    @property
-    def ranked(self) -> int:
-        """How many strategies have a rank."""
-        return sum(1 for standing in self.standings if standing.ranks)
+    def compared(self) -> list[Standing]:
+        """The strategies that have a reference in some task."""
+        return [one for one in self.standings if any(cell.versus for cell in one.cells.values())]
 
 
 def across_tasks(name: str, comparisons: Mapping[str, Comparison], notes: tuple[str, ...] = ()) -> Across:
@@ -101,15 +97,15 @@ def across_tasks(name: str, comparisons: Mapping[str, Comparison], notes: tuple[
     for strategy in names:
         mine = {task: known[strategy] for task, known in cells.items() if strategy in known}
         found = {gap.task: _gain(gap, mine[gap.task]) for gap in gaps if not gap.trouble and gap.task in mine}
-        found = {task: gain for task, gain in found.items() if gain[0].known}
+        found = {task: gain for task, gain in found.items() if not math.isnan(gain.mean)}
         complete = len(found) == sum(1 for gap in gaps if not gap.trouble)
         standings.append(
             Standing(
                 name=strategy,
                 cells=mine,
                 ranks={task: of_task[strategy] for task, of_task in ranks.items() if strategy in of_task},
-                gains={task: gain for task, (gain, _) in found.items()},
-                mean_gain=mean_of(list(found.values())) if complete else Ratio(),
+                gains=found,
+                mean_gain=_mean([gain.mean for gain in found.values()]) if complete else math.nan,
             )
         )
     baseline = next((comparison.plan.baseline for comparison in comparisons.values()), None)
@@ -122,20 +118,29 @@ def _sign(comparison: Comparison) -> float:
 
 def _gap(task: str, comparison: Comparison) -> Gap:
     sign = _sign(comparison)
-    teacher = max((sign * value for _, value in comparison.teachers), default=math.nan) * sign
+    models: dict[str, list[float]] = {}
+    for model, value in comparison.teachers:
+        models.setdefault(model, []).append(sign * value)
+    teacher = sign * max(map(_mean, models.values()), default=math.nan)
     alone = comparison.baseline.seeds.values() if comparison.baseline is not None else ()
     known = [] if math.isnan(teacher) else [sign * (teacher - value) for value in alone]
     return Gap(task, comparison, teacher, interval(known))
 
 
-def _gain(gap: Gap, cell: Cell) -> tuple[Ratio, Numbers]:
-    alone = gap.comparison.baseline
-    assert alone is not None
-    seeds = sorted(set(cell.seeds) & set(alone.seeds))
-    return ratio(
-        [cell.seeds[seed] - alone.seeds[seed] for seed in seeds],
-        [gap.teacher - alone.seeds[seed] for seed in seeds],
-    )
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _gain(gap: Gap, cell: Cell) -> Interval:
+    """Of the seeds of the verdict's look; before one, of those that both have, and without bounds."""
+    versus = cell.versus
+    if versus is None:
+        return Interval(0.0, math.nan, math.nan, cell.n)
+    alone = next((other.seeds for other in gap.comparison.cells if other.name == versus.reference), {})
+    difference = versus.difference
+    size = gap.teacher - _mean([alone[seed] for seed in versus.seeds(cell.seeds, alone)])
+    low, high = sorted((difference.low / size, difference.high / size)) if size else (math.nan, math.nan)
+    return Interval(difference.mean / size if size else math.nan, low, high, difference.n)
 
 
 def _ranks(comparison: Comparison, names: list[str]) -> dict[str, float]:

@@ -10,52 +10,65 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.across import Across, Gap, Standing
-from ray_kd.analysis.bootstrap import Ratio
-from ray_kd.analysis.headline import DASH, number
+from ray_kd.analysis.headline import DASH, NAMED, number
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
+from ray_kd.statistics.intervals import Interval
+from ray_kd.statistics.looks import Verdict
 
 UNDEFINED = "undefined"
+_COUNTED = {Verdict.BETTER: "better\nin", Verdict.WORSE: "worse\nin", Verdict.SAME: "same\nin"}
+"""The verdicts that are counted over tasks, with the headings of their columns."""
 _MINUS = "\N{MINUS SIGN}"
 
 
 def across_headline(across: Across) -> str:
-    """One paragraph: the strategy with the best mean rank, and its gain."""
-    best = across.best
-    if best is None:
-        return "No result across tasks yet: no strategy has finished in every task."
-    where = _all_of([gap.task for gap in across.gaps])
-    text = f"Over {where}, “{best.name}” has the best mean rank: {_rank(best)} of {across.ranked}."
-    gain = best.mean_gain
-    if best.name == across.baseline or not gain.known:
-        return text
-    tasks = [gap.task for gap in across.gaps if not gap.trouble]
+    """One paragraph: in how many tasks each strategy is better or worse than the baseline."""
+    if not any(gap.comparison.started for gap in across.gaps):
+        return "No result across tasks yet: no trial has finished."
+    if not across.compared:
+        why = "the sweep names no baseline" if across.baseline is None else "no baseline has finished trials"
+        return f"No strategy was compared with another in any task, since {why}."
+    tasks = f"{len(across.gaps)} tasks"
+    decided = [one for one in across.compared if one.tasks_of(Verdict.BETTER) or one.tasks_of(Verdict.WORSE)]
+    if not decided:
+        return (
+            f"No strategy is shown to be better or worse than “{across.baseline}” in any of {tasks} "
+            f"({_all_of([gap.task for gap in across.gaps])})."
+        )
+    parts = [_counted(one) for one in decided[:NAMED]]
+    if len(decided) > NAMED:
+        parts.append(f"{len(decided) - NAMED} more strategies are in some")
+    rest = len(across.compared) - len(decided)
+    text = f"Beside “{across.baseline}”, in {tasks}: {'; '.join(parts)}."
     return (
-        f"{text} It goes {_percent(gain.value)} % of the way from “{across.baseline}” to the teacher "
-        f"(95 % CI {_percent(gain.low)} to {_percent(gain.high)}), the mean of {_all_of(tasks)}."
+        text
+        + (f" The other {rest} are neither in any task." if rest > 1 else "")
+        + (" The other one is neither in any task." if rest == 1 else "")
     )
+
+
+def _counted(standing: Standing) -> str:
+    counts = {verdict: standing.tasks_of(verdict) for verdict in (Verdict.BETTER, Verdict.WORSE)}
+    said = [f"{verdict} in {count}" for verdict, count in counts.items() if count]
+    return f"“{standing.name}” is {' and '.join(said)}"
 
 
 def across_notes(across: Across) -> list[str]:
     """What a reader of the table must know."""
-    pairs = [gain.n for standing in across.standings for gain in standing.gains.values()]
-    lines = [
-        "rank: by the strategy's mean test metric in each task (1 is best), mean over tasks; ranks are not "
-        "tested for significance.",
-    ]
     if across.baseline is None:
-        return [*lines, "gain: undefined, since the sweep names no baseline.", *across.notes]
-    lines.append(
+        return ["gain: undefined, since the sweep names no baseline.", *across.notes]
+    lines = [
+        f"better, worse, the same: in how many tasks that is the verdict beside “{across.baseline}”. The "
+        "intervals of one task hold together at 95 %, not those of all tasks.",
         f"gain: (strategy {_MINUS} {across.baseline}) / (teacher {_MINUS} {across.baseline}), a ratio of "
-        f"means over common seeds of the test metric of the weights that were best on validation: 0 % is "
-        f"“{across.baseline}”, 100 % the teacher. Brackets: 95 % bootstrap percentile interval over seeds, "
-        "paired, not corrected for the number of strategies. mean: over the tasks where a gain is defined; "
-        "seeds are resampled in each task separately."
-    )
-    if pairs and min(pairs) <= 5:
-        lines[1] += f" With {min(pairs)} seeds such an interval tends to be too narrow."
-    lines += [_gap_note(across, gap) for gap in across.gaps]
-    lines.append("The teacher is one run: no interval includes its variation from seed to seed.")
+        "means over common seeds of the test metric of the weights that were best on validation: 0 % is "
+        f"“{across.baseline}”, 100 % the teacher. Brackets: the interval that carries the verdict, as a "
+        "share of the same gap, which counts as known. mean: over the tasks where a gain is defined; it "
+        "only describes.",
+        *(_gap_note(across, gap) for gap in across.gaps),
+        "The teacher counts as one number: no interval includes its variation from run to run.",
+    ]
     return [*lines, *across.notes]
 
 
@@ -75,33 +88,32 @@ def _gap_note(across: Across, gap: Gap) -> str:
 def across_headings(across: Across) -> tuple[str, ...]:
     """The headings of the columns; a line feed divides a heading from its unit."""
     tasks = [f"{gap.task}\ngain, %" for gap in across.gaps]
-    return ("strategy\n ", "mean\nrank", *tasks, "mean\ngain, %")
+    return ("strategy\n ", *(_COUNTED.values()), *tasks, "mean\ngain, %")
 
 
-def across_rows(across: Across) -> list[tuple[Standing, tuple[str, ...]]]:
-    """Each strategy and the entries of its row."""
+def across_rows(across: Across) -> list[tuple[str, ...]]:
+    """The entries of each row."""
     rows = []
     for standing in across.standings:
         alone = standing.name == across.baseline
         gains = [
             UNDEFINED if gap.trouble else _gain(standing.gains.get(gap.task), alone) for gap in across.gaps
         ]
-        mean = _gain(standing.mean_gain, alone)
-        rows.append((standing, (standing.name, _rank(standing), *gains, mean)))
+        counts = [str(standing.tasks_of(verdict)) for verdict in _COUNTED]
+        if standing not in across.compared:
+            counts = [DASH] * len(_COUNTED)
+        mean = DASH if math.isnan(standing.mean_gain) else "0" if alone else _percent(standing.mean_gain)
+        rows.append((standing.name, *counts, *gains, mean))
     return rows
 
 
-def _rank(standing: Standing) -> str:
-    return DASH if math.isnan(standing.mean_rank) else f"{standing.mean_rank:.1f}"
-
-
-def _gain(gain: Ratio | None, alone: bool) -> str:
-    if gain is None or not gain.known:
+def _gain(gain: Interval | None, alone: bool) -> str:
+    if gain is None:
         return DASH
     if alone:
         return "0"
     bounds = "" if math.isnan(gain.low) else f" [{_percent(gain.low)}, {_percent(gain.high)}]"
-    return _percent(gain.value) + bounds
+    return _percent(gain.mean) + bounds
 
 
 def _percent(value: float) -> str:
@@ -119,23 +131,22 @@ def across_terminal(across: Across) -> Group:
             overflow="fold",
             min_width=12 if first else widest,  # an interval that finds no room goes below its gain
         )
-    for standing, entries in across_rows(across):
-        table.add_row(*map(Text, entries), style="bold" if standing is across.best else "")
+    for entries in across_rows(across):
+        table.add_row(*map(Text, entries))
     listed = [Text(f"· {note}", style="dim") for note in across_notes(across)]
     return Group(Text(across_headline(across)), Text(), table, Text(), *listed)
 
 
 def across_markdown(across: Across) -> str:
-    """Headline, table and notes as Markdown; the best mean rank is bold."""
-    rows = [(entries, standing is across.best) for standing, entries in across_rows(across)]
-    table = markdown_table(across_headings(across), rows)
+    """Headline, table and notes as Markdown."""
+    table = markdown_table(across_headings(across), across_rows(across))
     return "\n".join(
         [names.markdown(across_headline(across)), "", *table, *markdown_list(across_notes(across))]
     )
 
 
 ACROSS_COLUMNS = (
-    *("strategy", "task", "metric", "n", "mean", "rank"),
+    *("strategy", "task", "metric", "n", "mean", "verdict", "look", "rank"),
     *("teacher", "gap_mean", "gap_low", "gap_high"),
     *("gain", "gain_low", "gain_high"),
 )
@@ -147,16 +158,17 @@ def across_csv(across: Across) -> str:
     rows: list[list[object]] = []
     for standing in across.standings:
         for gap in across.gaps:
-            cell, gain = standing.cells.get(gap.task), standing.gains.get(gap.task, Ratio())
+            cell, gain = standing.cells.get(gap.task), standing.gains.get(gap.task)
             if cell is None:
                 continue
             row: list[object] = [standing.name, gap.task, gap.comparison.metric.name, cell.n, cell.best.mean]
+            row += [cell.versus.verdict.value, cell.versus.judged.look] if cell.versus else ["", ""]
             row += [standing.ranks.get(gap.task, math.nan), gap.teacher]
-            rows.append([*row, gap.size.mean, gap.size.low, gap.size.high, gain.value, gain.low, gain.high])
-        mean = standing.mean_gain
-        empty = [math.nan] * 4
-        row = [standing.name, "all", "", "", math.nan, standing.mean_rank, *empty]
-        rows.append([*row, mean.value, mean.low, mean.high])
+            row += [gap.size.mean, gap.size.low, gap.size.high]
+            rows.append([*row, *([gain.mean, gain.low, gain.high] if gain else [math.nan] * 3)])
+        mean = [standing.mean_gain, math.nan, math.nan]
+        blank = [math.nan] * 4
+        rows.append([standing.name, "all", "", "", math.nan, "", "", standing.mean_rank, *blank, *mean])
     return csv_table(ACROSS_COLUMNS, rows)
 
 

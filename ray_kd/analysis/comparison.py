@@ -1,19 +1,20 @@
-"""Compare the cells of a sweep: what entered, the means, and the tests against the baseline."""
+"""Compare the cells of a sweep: what entered, the means, and the verdicts beside the baseline."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ray_kd.analysis.convergence import Doubling, controls
+from ray_kd.analysis.convergence import Doubling, Repeat, controls, repeats
 from ray_kd.analysis.records import Plan, Records, by_seed, incomplete_note
-from ray_kd.analysis.stats import Interval, Paired, holm, interval, paired
+from ray_kd.analysis.verdicts import Versus, verdicts
 from ray_kd.config.cells import SEARCHED, searched_name
+from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.statistics.intervals import Interval, interval
 
 _TITLES = {
     "top1": "top-1",
@@ -81,23 +82,25 @@ class Cell:
     seeds: dict[int, float]
     """The primary metric of each seed: the test metric of the weights that were best on validation."""
     best: Interval
-    """The primary metric over the seeds."""
+    """The primary metric over the seeds, with a 95 % interval of its own, which decides nothing."""
     last: Interval
     """The test metric of the last weights."""
     agreement: Interval
     """Agreement with the teacher on test data, of the weights that were best on validation."""
     seconds: Interval
     """Wall seconds of training."""
-    versus: Paired | None = None
-    """Against its reference, by seed; None for a reference itself and where there is none."""
-    reference: str | None = None
-    """The cell that it is tested against: the baseline, or for the winner of a search that of the
-    baseline's own search; None for a reference itself."""
+    versus: Versus | None = None
+    """Beside its reference; None for a reference itself and where there is none."""
 
     @property
     def searched(self) -> bool:
         """Whether a search chose its settings."""
         return self.name.endswith(SEARCHED)
+
+    @property
+    def needed(self) -> int:
+        """Planned trials, without those that a look made needless."""
+        return self.planned - self.statuses.get(Ending.NOT_NEEDED.value, 0)
 
     @property
     def n(self) -> int:
@@ -122,49 +125,42 @@ class Comparison:
     later: tuple[str, ...]
     """Cells of the plan that have no trial yet: the winner of a search is known when the search ends."""
     unfinished: pd.DataFrame
-    """Cell, seed, phase, status, reason and identity of every planned trial that did not finish."""
+    """Cell, seed, phase, status, reason and identity of every needed trial that did not finish."""
     precisions: dict[str, int]
     """How many of the trials that count ran in each precision, where it is known."""
     damage: tuple[str, ...] = ()
     """Notes on incomplete records."""
+    repeats: tuple[Repeat, ...] = ()
+    """Cells that were trained again with a disturbance in the last bits."""
 
     @property
     def baseline(self) -> Cell | None:
-        """The cell that the others are tested against, if it has a finished trial."""
+        """The cell that the others are compared with, if it has a finished trial."""
         return next((cell for cell in self.cells if cell.name == self.plan.baseline and cell.n), None)
 
     def is_reference(self, cell: Cell) -> bool:
-        """Whether others are tested against ``cell``: the baseline, or its searched form."""
+        """Whether others are compared with ``cell``: the baseline, or its searched form."""
         baseline = self.plan.baseline
-        searched = baseline is not None and cell.name == searched_name(baseline) and cell.n > 0
-        return cell.name == baseline or (searched and self.baseline is not None)
-
-    def reference_of(self, cell: Cell) -> Cell | None:
-        """The cell that ``cell`` is tested against; a reference is its own."""
-        if self.is_reference(cell):
-            return cell if cell.n else None
-        return next((other for other in self.cells if other.name == cell.reference and other.n), None)
+        return baseline is not None and cell.name in (baseline, searched_name(baseline))
 
     @property
-    def best(self) -> Cell | None:
-        """The cell with the best mean, if any trial has finished."""
-        done = [cell for cell in self.cells if cell.n]
-        sign = 1.0 if self.metric.mode == "max" else -1.0
-        return max(done, key=lambda cell: sign * cell.best.mean, default=None)
+    def compared(self) -> list[Cell]:
+        """The strategies that have a reference."""
+        return [cell for cell in self.cells if cell.versus is not None]
 
     @property
-    def tests(self) -> int:
-        """How many comparisons Holm's correction spans."""
-        return sum(1 for cell in self.cells if cell.versus and not math.isnan(cell.versus.p))
+    def started(self) -> bool:
+        """Whether any trial has finished."""
+        return any(cell.n for cell in self.cells)
 
 
 def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     """Statistics of the trials of one sweep (``plan`` defaults to the one the records came with).
 
     The primary metric is the *test* metric of the weights that were best on *validation*; that of the last
-    weights is reported beside it and not tested. A cell is paired with the baseline on the seeds
-    that both finished, and the winner of a search with the winner of the baseline's own search, where it has
-    one; Holm's correction spans all cells that have two such seeds.
+    weights is reported beside it and decides nothing. A cell is compared with the baseline seed by seed, the
+    winner of a search with that of the baseline's own search, where it has one: by repeated intervals at the
+    plan's looks (``ray_kd.statistics.looks``). A plan without looks has one, at all its seeds.
 
     Raises:
         UserError: no plan, or no finished trial recorded the plan's metric.
@@ -177,20 +173,25 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     compared = trials[trials["phase"] == "compare"]
     names = [name for name in plan.cells if (compared["cell"] == name).any()]
     names += [str(name) for name in compared["cell"].unique() if name not in names]
-    cells = [_cell(name, compared[compared["cell"] == name], metric) for name in names]
-    unfinished = trials[trials["status"] != "finished"]
+    cells = [_cell(name, compared[compared["cell"] == name], metric, plan.overlap(name)) for name in names]
+    unfinished = trials[~trials["status"].isin([Ending.FINISHED.value, Ending.NOT_NEEDED.value])]
     known = set(trials["cell"])
+    later = tuple(name for name in plan.cells if name not in known)
+    figures = {cell.name: cell.seeds for cell in cells}
+    known_baseline = bool(figures.get(str(plan.baseline)))
+    beside = verdicts(compared, figures, plan.design, metric.mode == "max") if known_baseline else {}
     return Comparison(
         plan=plan,
         metric=metric,
-        cells=tuple(_against_baseline(cells, plan.baseline)),
+        cells=tuple(dataclasses.replace(cell, versus=beside.get(cell.name)) for cell in cells),
         searched=int((trials["phase"] == "search").sum()),
         doublings=tuple(controls(trials, plan, metric.name, metric.mode)),
         teachers=_teachers(trials, metric),
-        later=tuple(name for name in plan.cells if name not in known),
+        later=later,
         unfinished=unfinished[["cell", "seed", "phase", "status", "reason", "identity"]],
         precisions=dict(Counter(compared[compared["status"] == "finished"]["precision"].dropna().map(str))),
         damage=tuple(incomplete_note(trials)),
+        repeats=tuple(repeats(trials, plan, metric.name)),
     )
 
 
@@ -221,13 +222,13 @@ def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], 
     )
 
 
-def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
+def _cell(name: str, planned: pd.DataFrame, metric: Metric, overlap: float) -> Cell:
     finished = planned[planned["status"] == "finished"]
     seeds = by_seed(finished, f"best_test_{metric.name}")
     entered = finished[finished["seed"].isin(list(seeds))]
 
     def over_seeds(column: str) -> Interval:
-        return interval(list(by_seed(entered, column).values()))
+        return interval(list(by_seed(entered, column).values()), overlap=overlap)
 
     return Cell(
         name=name,
@@ -239,28 +240,3 @@ def _cell(name: str, planned: pd.DataFrame, metric: Metric) -> Cell:
         agreement=over_seeds("best_test_agreement"),
         seconds=over_seeds("seconds"),
     )
-
-
-def _against_baseline(cells: list[Cell], baseline: str | None) -> list[Cell]:
-    """Test each cell against its reference; the winner of a search against that of the baseline's search."""
-    figures = {cell.name: cell.seeds for cell in cells if cell.seeds}
-    if baseline not in figures:
-        return cells
-    own = searched_name(baseline)
-    reference = {cell.name: own if cell.searched and own in figures else baseline for cell in cells}
-    tests = {
-        cell.name: paired(cell.seeds, figures[reference[cell.name]])
-        for cell in cells
-        if cell.name != baseline and cell.name != reference[cell.name]
-    }
-    corrected = dict(zip(tests, holm([test.p for test in tests.values()]), strict=True))
-    return [
-        dataclasses.replace(
-            cell,
-            versus=dataclasses.replace(tests[cell.name], holm=corrected[cell.name]),
-            reference=reference[cell.name],
-        )
-        if cell.name in tests
-        else cell
-        for cell in cells
-    ]

@@ -11,10 +11,29 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.headline import DASH, headline, notes, number, p_value
+from ray_kd.analysis.contenders import chances, contenders
+from ray_kd.analysis.headline import DASH, headline, look_text, number, p_value, with_bounds
+from ray_kd.analysis.notes import notes
+from ray_kd.analysis.schema import COMPARISON
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
 from ray_kd.config.ending import STATES
+from ray_kd.statistics.intervals import Interval
+from ray_kd.statistics.looks import Verdict
+
+CSV_COLUMNS = tuple(name for name, _, _ in COMPARISON if name != "task")
+"""Of table.csv, which has one task; rates are fractions in [0, 1], at full precision."""
+VERDICT = 5
+"""The column of the verdict; the difference stands before it."""
+LEAST = {0: 12, VERDICT: 8}
+"""Columns that may fold, and to which width."""
+SPARE = (9, 3, 2, 7)
+"""Columns that a narrow terminal does without, in this order: time, agreement, last weights, p."""
+TERMINAL = 80
+
+DECIDED = tuple(verdict.value for verdict in Verdict if verdict.decided)
+"""The verdicts that Markdown prints bold; nothing else of a table is."""
+COLOURS = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.SAME: "magenta"}
 
 
 @dataclass(frozen=True)
@@ -22,9 +41,8 @@ class Row:
     """One printed row; every entry is text."""
 
     entries: tuple[str, ...]
-    best: bool
-    verdict: str
-    """better or worse where the test is significant, else empty."""
+    verdict: Verdict | None
+    """None of a reference."""
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:
@@ -35,12 +53,14 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
     return (
         "strategy\n ",
         f"test {metric.title}\nbest{unit}",
-        f"test\nlast{unit}",
+        "test\nlast",
         "agree\n%",
         f"difference{points}",
-        "p\nHolm",
-        "time\ns",
+        "verdict\n ",
+        "look\n ",
+        "p\n ",
         "n\n ",
+        "time\ns",
     )
 
 
@@ -61,31 +81,37 @@ def sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
 
 def _row(comparison: Comparison, cell: Cell) -> Row:
     versus = cell.versus
-    difference, p, verdict = DASH, DASH, ""
-    if comparison.is_reference(cell):
-        difference = "baseline"
-    elif versus is not None:
-        difference = _with_spread(comparison, versus.difference.mean, versus.difference.half_width, sign=True)
-        p = p_value(versus.holm) + ("*" if versus.significant else "")
-        if versus.significant:
-            verdict = "better" if comparison.metric.better(versus.difference.mean, 0.0) else "worse"
+    beside = ("baseline" if comparison.is_reference(cell) else DASH, DASH, DASH, DASH)
+    if versus is not None:
+        beside = (
+            with_bounds(comparison, versus.difference),
+            versus.verdict.value,
+            look_text(versus),
+            p_value(versus.judged.p),
+        )
     agreement = cell.agreement.mean
     entries = (
         cell.name,
-        _with_spread(comparison, cell.best.mean, cell.best.half_width),
+        _with_spread(comparison, cell.best),
         number(comparison, cell.last.mean),
         DASH if math.isnan(agreement) else f"{100 * agreement:.1f}",
-        difference,
-        p,
+        *beside,
+        _trials(cell),
         DASH if math.isnan(cell.seconds.mean) else _seconds(cell.seconds.mean),
-        str(cell.n) if cell.n == cell.planned else f"{cell.n}/{cell.planned}",
     )
-    return Row(entries, cell is comparison.best, verdict)
+    return Row(entries, None if versus is None else versus.verdict)
 
 
-def _with_spread(comparison: Comparison, mean: float, half_width: float, sign: bool = False) -> str:
-    text = number(comparison, mean, sign=sign)
-    return text if math.isnan(half_width) else f"{text} ± {number(comparison, half_width)}"
+def _trials(cell: Cell) -> str:
+    """Trials that count, of those that the verdict still needs."""
+    judged = None if cell.versus is None else cell.versus.judged
+    enough = judged is not None and (judged.verdict.decided or judged.hopeless)
+    return str(cell.n) if enough or cell.n == cell.needed else f"{cell.n}/{cell.needed}"
+
+
+def _with_spread(comparison: Comparison, shown: Interval) -> str:
+    text = number(comparison, shown.mean)
+    return text if math.isnan(shown.low) else f"{text} ± {number(comparison, shown.half_width)}"
 
 
 def _seconds(seconds: float) -> str:
@@ -99,62 +125,93 @@ def terminal(comparison: Comparison) -> Group:
 
 
 def terminal_table(comparison: Comparison) -> Table:
-    """The table alone; long names of strategies fold."""
-    table = Table(
-        box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, collapse_padding=True
-    )
-    for index, heading in enumerate(headings(comparison)):
+    """The table alone. Long names fold; columns of ``SPARE`` that find no room in 80 are left out."""
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
+    kept = _that_fit([headings(comparison), *(row.entries for row in rows(comparison))])
+    for index in kept:
         first = index == 0
         table.add_column(
-            heading,
+            headings(comparison)[index],
             justify="left" if first else "right",
             overflow="fold",
-            no_wrap=not first,
-            min_width=12 if first else None,
+            no_wrap=index not in LEAST,
+            min_width=LEAST.get(index),
+            max_width=None if first else LEAST.get(index),
         )
-    colours = {"better": "green", "worse": "red", "": ""}
     for _, group in sections(comparison):
         for row in group:
             cells = [Text(entry) for entry in row.entries]
-            for index in (4, 5):
-                cells[index].stylize(colours[row.verdict])
-            table.add_row(*cells, style="bold" if row.best else "")
+            for index in (VERDICT - 1, VERDICT):
+                cells[index].stylize("" if row.verdict is None else COLOURS.get(row.verdict, ""))
+            table.add_row(*(cells[index] for index in kept))
         table.add_section()
     return table
 
 
+def _that_fit(lines: list[tuple[str, ...]]) -> list[int]:
+    """The columns that a terminal of 80 has room for."""
+    widest = [
+        max(len(part) for entry in column for part in entry.split("\n"))
+        for column in zip(*lines, strict=True)
+    ]
+    widths = {index: min(width, LEAST.get(index, width)) for index, width in enumerate(widest)}
+    for spare in SPARE:
+        if sum(widths.values()) + len(widths) - 1 <= TERMINAL:
+            break
+        del widths[spare]
+    return list(widths)
+
+
 def markdown(comparison: Comparison) -> str:
-    """Headline, table and notes as Markdown; the best mean is bold."""
+    """Headline, table and notes as Markdown; verdicts that are decided are bold."""
     lines = [names.markdown(headline(comparison))]
     for title, group in sections(comparison):
         lines += ["", f"**{title}**"] if title else []
-        lines += ["", *markdown_table(headings(comparison), [(row.entries, row.best) for row in group])]
+        lines += ["", *markdown_table(headings(comparison), [row.entries for row in group], DECIDED)]
     return "\n".join([*lines, *markdown_list(notes(comparison))])
 
 
-CSV_COLUMNS = (
-    *("strategy", "metric", "planned", "n"),
-    *STATES,
-    *("best_mean", "best_low", "best_high"),
-    *("last_mean", "last_low", "last_high"),
-    *("agreement_mean", "agreement_low", "agreement_high"),
-    *("difference_mean", "difference_low", "difference_high"),
-    *("pairs", "p", "p_holm", "seconds_mean"),
-)
-"""Fractions in [0, 1] for rates, at full precision; empty where there is no value."""
+def records_of(comparison: Comparison) -> list[dict[str, object]]:
+    """The numbers behind the table, a row for each strategy: the columns of ``schema.COMPARISON``."""
+    found, best, shares = [], contenders(comparison), chances(comparison)
+    for cell in comparison.cells:
+        versus = cell.versus
+        row: dict[str, object] = {
+            "strategy": cell.name,
+            "metric": comparison.metric.name,
+            "planned": cell.planned,
+            "n": cell.n,
+            **{state.replace(" ", "_"): cell.statuses.get(state, 0) for state in STATES},
+            "seconds_mean": cell.seconds.mean,
+        }
+        if best is not None and cell.name in best.contenders:
+            row["may_be_best"] = best.contenders[cell.name].may_be_best
+        if cell.name in shares:
+            share = shares[cell.name]
+            row |= {"beats": share.wins / share.n, "beats_low": share.low, "beats_high": share.high}
+        figures = {"best": cell.best, "last": cell.last, "agreement": cell.agreement}
+        if versus is not None:
+            figures["difference"] = versus.difference
+            row |= {
+                "reference": versus.reference,
+                "pairs": versus.difference.n,
+                "verdict": versus.verdict.value,
+                "look": versus.judged.look,
+                "looks": " ".join(map(str, versus.looks.at)),
+                "level": versus.level,
+                "p": versus.judged.p,
+                "margin": versus.looks.margin,
+                "lost": versus.judged.lost,
+                "hopeless": versus.judged.hopeless,
+                "skewed": versus.judged.skewed,
+            }
+        for name, figure in figures.items():
+            row |= {f"{name}_mean": figure.mean, f"{name}_low": figure.low, f"{name}_high": figure.high}
+        found.append(row)
+    return found
 
 
 def as_csv(comparison: Comparison) -> str:
-    """The numbers behind the table."""
-    rows = []
-    for cell in comparison.cells:
-        versus = cell.versus
-        difference = versus.difference if versus else None
-        values: list[object] = [cell.name, comparison.metric.name, cell.planned, cell.n]
-        values += [cell.statuses.get(state, 0) for state in STATES]
-        for figure in (cell.best, cell.last, cell.agreement, difference):
-            values += [figure.mean, figure.low, figure.high] if figure else [math.nan] * 3
-        values += [difference.n if difference else math.nan]
-        values += [versus.p, versus.holm] if versus else [math.nan] * 2
-        rows.append([*values, cell.seconds.mean])
-    return csv_table(CSV_COLUMNS, rows)
+    """The numbers behind the table; empty where there is no value."""
+    rows = records_of(comparison)
+    return csv_table(CSV_COLUMNS, [[row.get(name) for name in CSV_COLUMNS] for row in rows])

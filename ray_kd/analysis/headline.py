@@ -1,21 +1,26 @@
-"""A comparison in words: the headline above its table, and the notes below."""
+"""A comparison in words: the headline above its table, and how figures are printed."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.convergence import Doubling
-from ray_kd.analysis.stats import Paired
+from ray_kd.analysis.convergence import Converged
+from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.ending import NOT_ENDED
+from ray_kd.statistics.intervals import Interval
+from ray_kd.statistics.looks import Looks, Verdict
 
+NAMED = 12
+"""Names that a sentence lists; of more, it says how many."""
 DASH = "\N{EN DASH}"
 """Printed where there is no value."""
 
 
 def headline(comparison: Comparison) -> str:
-    """One paragraph: which strategy was best, whether that is significant, and what limits the result."""
-    return " ".join([_best(comparison), *_others(comparison), *_limits(comparison)])
+    """One paragraph: the verdict on each strategy beside its reference, and what limits the result."""
+    return " ".join([*_verdicts(comparison), *_limits(comparison)])
 
 
 def number(comparison: Comparison, value: float, sign: bool = False) -> str:
@@ -24,6 +29,14 @@ def number(comparison: Comparison, value: float, sign: bool = False) -> str:
         return DASH
     text = f"{value * comparison.metric.scale:{'+' if sign else ''}.{comparison.metric.digits}f}"
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def with_bounds(comparison: Comparison, shown: Interval) -> str:
+    """A difference of the compared metric as printed, with its interval where there is one."""
+    if math.isnan(shown.low):
+        return number(comparison, shown.mean, sign=True)
+    low, high = (number(comparison, bound, sign=True) for bound in (shown.low, shown.high))
+    return f"{number(comparison, shown.mean, sign=True)} [{low}, {high}]"
 
 
 def option_text(value: object) -> str:
@@ -44,231 +57,121 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _best(comparison: Comparison) -> str:
-    metric, best, baseline = comparison.metric, comparison.best, comparison.baseline
-    if best is not None and baseline is not None:
-        baseline = comparison.reference_of(best)
-    if best is None:
-        return "No result yet: no trial has finished."
-    figure = f"{number(comparison, best.best.mean)}{' %' if metric.rate else ''} test {metric.title}"
-    lead = f"“{best.name}” had the best mean, {figure} over {_seeds(best)}"
-    if baseline is None:
+def look_text(versus: Versus) -> str:
+    """The number of seeds of the look that a verdict is from; an en dash before the first."""
+    return str(versus.judged.look or DASH)
+
+
+def margin_text(comparison: Comparison, looks: Looks) -> str:
+    """The margin of the verdict "the same", with its unit."""
+    size = (looks.margin or 0.0) * comparison.metric.scale
+    return f"{size:g}{'' if not comparison.metric.rate else ' point' if size == 1 else ' points'}"
+
+
+def _verdicts(comparison: Comparison) -> list[str]:
+    if not comparison.started:
+        return ["No result yet: no trial has finished."]
+    if comparison.baseline is None:
         wanted = comparison.plan.baseline
         why = f"“{wanted}” has no finished trial" if wanted else "the sweep names no baseline"
-        return f"{lead}; nothing was tested, since {why}."
-    if best is baseline and all(cell is best or not cell.n for cell in comparison.cells):
-        return f"Only “{baseline.name}” has finished trials so far: {figure} over {_seeds(best)}."
-    if best is baseline:
-        return f"No strategy had a better mean than “{baseline.name}”: {figure} over {_seeds(best)}."
-    assert best.versus is not None
-    lead += f", {_distance(comparison, best.versus)} “{baseline.name}”"
-    if math.isnan(best.versus.p):
-        return f"{lead}; that cannot be tested with {_pairs(best.versus)}."
-    if best.versus.significant:
-        return f"{lead}: a significant difference (Holm-corrected p {_p(best.versus.holm)})."
-    return (
-        f"{lead}. The difference is not significant (Holm-corrected p {_p(best.versus.holm)}): "
-        "these trials do not show that it is better."
-    )
-
-
-def _others(comparison: Comparison) -> list[str]:
-    """Sentences on the other strategies that differ significantly, or on none that does."""
-    if comparison.baseline is None or comparison.tests == 0:
-        return []
-    others = [cell for cell in comparison.cells if cell is not comparison.best and _significant(cell)]
-    above = [cell for cell in others if cell.versus and _is_better(comparison, cell.versus)]
-    below = [cell for cell in others if cell not in above]
-    best = comparison.best if comparison.best and _significant(comparison.best) else None
+        return [f"No strategy was compared with another, since {why}."]
+    if not any(cell.n for cell in comparison.compared):
+        return [f"Only “{comparison.baseline.name}” has finished trials so far: no strategy was compared."]
     sentences = []
-    for name, cells in _by_reference(above).items():
-        also = "Also significantly" if best and best.reference == name else "Significantly"
-        sentences.append(f"{also} better than “{name}”: {_names(cells)}.")
-    for name, cells in _by_reference(below).items():
-        sentences.append(f"Significantly worse than “{name}”: {_names(cells)}.")
-    if not others and not best:
-        names = dict.fromkeys(cell.reference for cell in comparison.cells if cell.reference)
-        listed = " or ".join(f"“{name}”" for name in names)
-        sentences.append(f"No strategy differs significantly from {listed}.")
+    for name, cells in _by_reference(comparison.compared).items():
+        sentences += _beside(comparison, name, cells)
     return sentences
 
 
+def _beside(comparison: Comparison, reference: str, cells: list[Cell]) -> list[str]:
+    """The sentences on the strategies that share a reference."""
+    found: dict[Verdict, list[Cell]] = {verdict: [] for verdict in Verdict}
+    for cell, versus in with_versus(cells):
+        found[versus.verdict].append(cell)
+    early = [cell for cell, versus in with_versus(found[Verdict.OPEN]) if not versus.judged.look]
+    if len(early) == len(cells):
+        return [f"No verdict yet beside “{reference}”: {_first_look(comparison, cells)}"]
+    margins = dict.fromkeys(
+        margin_text(comparison, versus.looks) for _, versus in with_versus(found[Verdict.SAME])
+    )
+    kinds = {
+        Verdict.BETTER: "better",
+        Verdict.WORSE: "worse",
+        Verdict.SAME: f"the same within {' or '.join(margins)}",
+        Verdict.OPEN: "open",
+        Verdict.NONE: "without a verdict, since seeds were lost to failures",
+    }
+    if len(cells) == 1:
+        ((verdict, (cell,)),) = [(verdict, listed) for verdict, listed in found.items() if listed]
+        return [f"Beside “{reference}”, “{cell.name}” is {kinds[verdict]}."]
+    better = found[Verdict.BETTER]
+    lead = f"{len(better) or 'None'} of {len(cells)} strategies"
+    shown = "are" if len(better) > 1 else "is" if better else "is shown to be"
+    sentences = [f"{lead} {shown} better than “{reference}”{_listed(better)}."]
+    for verdict, words in kinds.items():
+        if found[verdict] and verdict is not Verdict.BETTER:
+            one = "is" if len(found[verdict]) == 1 else "are"
+            sentences.append(f"{len(found[verdict])} {one} {words}{_listed(found[verdict])}.")
+    return sentences
+
+
+def _first_look(comparison: Comparison, cells: list[Cell]) -> str:
+    firsts = sorted({versus.looks.at[0] for _, versus in with_versus(cells)})
+    looks = " or ".join(counted(first, "seed") for first in firsts)
+    return (
+        f"the first look is taken when all trials of {looks} have ended. Until then the means only describe."
+    )
+
+
+def with_versus(cells: Iterable[Cell]) -> list[tuple[Cell, Versus]]:
+    """Those cells that are compared with a reference, each beside what was found."""
+    return [(cell, cell.versus) for cell in cells if cell.versus is not None]
+
+
 def _by_reference(cells: list[Cell]) -> dict[str, list[Cell]]:
-    """Cells by the name of the cell that each was tested against."""
+    """Cells by the name of the cell that each was compared with."""
     grouped: dict[str, list[Cell]] = {}
-    for cell in cells:
-        grouped.setdefault(cell.reference or "", []).append(cell)
+    for cell, versus in with_versus(cells):
+        grouped.setdefault(versus.reference, []).append(cell)
     return grouped
 
 
+def _listed(cells: list[Cell]) -> str:
+    """The names, of many the first; empty for none."""
+    if not cells:
+        return ""
+    shown = names_of(cells[:NAMED])
+    return f": {shown}" + (f" and {len(cells) - NAMED} more" if len(cells) > NAMED else "")
+
+
 def _limits(comparison: Comparison) -> list[str]:
-    planned = sum(cell.planned for cell in comparison.cells)
-    waiting = sum(cell.statuses.get(s, 0) for cell in comparison.cells for s in NOT_ENDED)
+    planned = sum(cell.needed for cell in comparison.cells)
+    settled = {cell.name for cell, versus in with_versus(comparison.compared) if versus.judged.settled}
+    asked = [cell for cell in comparison.cells if cell.name not in settled]  # the others need no more seeds
+    waiting = sum(cell.statuses.get(state, 0) for cell in asked for state in NOT_ENDED)
+    to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.next_looks]
     sentences = []
-    if waiting and comparison.best is not None:
+    if comparison.started and waiting and (to_come or not comparison.compared):
         sentences.append(f"This is preliminary: {waiting} of {planned} trials have not ended.")
-    elif comparison.later and comparison.best is not None:
+    elif comparison.later and comparison.started:
         sentences.append("This is preliminary: some strategies have no trials yet.")
-    if comparison.metric.rate and any(doubling.converged is False for doubling in comparison.doublings):
+    if comparison.metric.rate and any(
+        doubling.converged is Converged.NO for doubling in comparison.doublings
+    ):
         sentences.append(
             "Training was too short to converge (see the notes): longer runs may rank differently."
         )
     return sentences
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What a reader of the table must know, one sentence or two each."""
-    title = comparison.metric.title
-    lines = [
-        f"best: test {title} of the weights that were best on validation, the primary metric; mean ± "
-        f"half-width of its 95 % t-interval over seeds. last: test {title} of the last weights. Test data "
-        "were read once, at the end of a trial, for both.",
-        *_test_note(comparison),
-        f"agree: {comparison.metric.agreement}. "
-        "time: training seconds of one trial, mean. n: trials that count.",
-        *_teacher_note(comparison),
-        *_status_notes(comparison),
-        *comparison.damage,
-        *_precision_note(comparison),
-        *_search_note(comparison),
-        *convergence_notes(comparison),
-        *comparison.plan.notes,
-    ]
-    return lines
+def names_of(cells: Iterable[Cell]) -> str:
+    return quoted(cell.name for cell in cells)
 
 
-def _test_note(comparison: Comparison) -> list[str]:
-    baseline = comparison.baseline
-    if comparison.plan.baseline is None:
-        return ["No test: the sweep names no baseline."]
-    if baseline is None:
-        return [f"No test: the baseline “{comparison.plan.baseline}” has no finished trial."]
-    count = comparison.tests
-    if not count:
-        return [f"No test: no strategy has two seeds in common with “{baseline.name}” yet."]
-    lines = [
-        f"difference: to “{baseline.name}” on the same seeds, ± half-width of its own 95 % t-interval (not "
-        f"corrected). p: two-sided paired t-test with Holm's correction over {_count(count, 'comparison')}; "
-        "* marks p < 0.05. Strategies are tested against the baseline, not against each other."
-    ]
-    searched = [cell for cell in comparison.cells if cell.searched and comparison.is_reference(cell)]
-    if searched:
-        lines[0] += f" What a search chose is tested against {_names(searched)}."
-    constant = [cell for cell in comparison.cells if cell.versus and cell.versus.constant]
-    if constant:
-        lines.append(
-            f"{_names(constant)}: the difference is the same on every seed, so a t-test is undefined; "
-            "p is set to 1."
-        )
-    return lines
+def quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"“{name}”" for name in names)
 
 
-def _teacher_note(comparison: Comparison) -> list[str]:
-    unit = " %" if comparison.metric.rate else ""
-    return [
-        f"Teacher ({model}): {number(comparison, value)}{unit} test {comparison.metric.title}."
-        for model, value in comparison.teachers
-    ]
-
-
-def _status_notes(comparison: Comparison) -> list[str]:
-    lines = []
-    for cell in comparison.cells:
-        left = {status: count for status, count in sorted(cell.statuses.items()) if status != "finished"}
-        unmeasured = cell.statuses.get("finished", 0) - cell.n
-        if unmeasured > 0:
-            left["finished without this metric, or sharing a seed"] = unmeasured
-        if left:
-            parts = ", ".join(f"{count} {status}" for status, count in left.items())
-            lines.append(f"{cell.name}: {cell.n} of {cell.planned} trials count; {parts}.")
-    if comparison.later:
-        names = ", ".join(f"“{name}”" for name in comparison.later)
-        lines.append(f"Not in the table, since they have no trials yet: {names}.")
-    fewer: dict[str, list[Cell]] = {}
-    for cell in comparison.cells:
-        if cell.versus and cell.versus.difference.n < cell.n:
-            fewer.setdefault(_pairs(cell.versus), []).append(cell)
-    return lines + [f"Compared over {pairs} only: {_names(cells)}." for pairs, cells in fewer.items()]
-
-
-def _precision_note(comparison: Comparison) -> list[str]:
-    if len(comparison.precisions) < 2:
-        return []
-    parts = ", ".join(f"{count} in {name}" for name, count in sorted(comparison.precisions.items()))
-    return [
-        f"Trials ran in different precisions ({parts}): training.precision 'auto' depends on the device. Set "
-        "one precision to make trials comparable."
-    ]
-
-
-def _search_note(comparison: Comparison) -> list[str]:
-    if not comparison.searched:
-        return []
-    return [
-        f"{_count(comparison.searched, 'search trial')} chose settings on validation data; they do not count "
-        "here."
-    ]
-
-
-def convergence_notes(comparison: Comparison) -> list[str]:
-    """A sentence on each control cell, or one that says that there is none."""
-    if not comparison.metric.rate:
-        return []
-    if not comparison.doublings:
-        return ["Convergence was not checked: the sweep has no control trials with twice the epochs."]
-    return [_doubling_note(comparison, doubling) for doubling in comparison.doublings]
-
-
-def _doubling_note(comparison: Comparison, doubling: Doubling) -> str:
-    if doubling.converged is None:
-        return f"Convergence is not known yet: no trial of “{doubling.control}” has finished."
-    spread = doubling.gain.half_width
-    bounds = "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
-    epochs = f" ({doubling.epochs} → {doubling.control_epochs} epochs)" if doubling.epochs else ""
-    verdict = "under 0.5 points, converged" if doubling.converged else "0.5 points or more: NOT converged"
-    return (
-        f"Convergence: “{doubling.control}”{epochs} changes validation {comparison.metric.title} of "
-        f"“{doubling.cell}” by {number(comparison, doubling.gain.mean, sign=True)}{bounds} points over "
-        f"{_count(doubling.gain.n, 'seed')}; {verdict}."
-    )
-
-
-def _significant(cell: Cell) -> bool:
-    return cell.versus is not None and cell.versus.significant
-
-
-def _is_better(comparison: Comparison, versus: Paired) -> bool:
-    return comparison.metric.better(versus.difference.mean, 0.0)
-
-
-def _distance(comparison: Comparison, versus: Paired) -> str:
-    difference = versus.difference
-    side = "above" if difference.mean >= 0 else "below"
-    unit = " points" if comparison.metric.rate else ""
-    interval = ""
-    if not math.isnan(difference.low):
-        low, high = (number(comparison, bound, sign=True) for bound in (difference.low, difference.high))
-        interval = f" (95 % CI {low} to {high})"
-    return f"{number(comparison, abs(difference.mean))}{unit}{interval} {side}"
-
-
-def _p(p: float) -> str:
-    text = p_value(p)
-    return text.replace("<", "< ") if text.startswith("<") else f"= {text}"
-
-
-def _names(cells: list[Cell]) -> str:
-    return ", ".join(f"“{cell.name}”" for cell in cells)
-
-
-def _seeds(cell: Cell) -> str:
-    return _count(cell.n, "seed")
-
-
-def _pairs(versus: Paired) -> str:
-    count = versus.difference.n
-    return f"{'no' if count == 0 else count} common seed{'' if count == 1 else 's'}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str) -> str:
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from rich.console import Group
 
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.comparison import Comparison
-from ray_kd.analysis.plot_style import Picture, left_out, style
+from ray_kd.analysis.plot_style import Picture, attempt, left_out, style
 from ray_kd.analysis.plots import draw_plots, write_pictures, write_plots
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, read_records, sweep_names
 from ray_kd.analysis.report import report_html, tasks_report_html
 from ray_kd.analysis.sweep_results import SweepResults, sweep_results, terminal_tables, write_comparison
 from ray_kd.analysis.tables import write_tables
+from ray_kd.analysis.variance import variance, variance_csv, variance_markdown, variance_picture
 from ray_kd.config.errors import UserError, unknown
 
-PARTS = ("tables", "comparison", "plots", "report", "pictures")
+PARTS = ("tables", "comparison", "plots", "report", "pictures", "variance")
 """What ``analyze`` can write, by the name that ``only`` has for it."""
-DEFAULT = PARTS[:-1]
-"""What it writes unless told otherwise: ``pictures`` runs the networks, and only for dense tasks."""
+DEFAULT = PARTS[:-2]
+"""What it writes unless told otherwise: ``pictures`` runs the networks, and only for dense tasks;
+``variance`` is of a sweep with an axis ``vary``."""
 
 
 @dataclass
@@ -35,6 +37,8 @@ class Analysis:
     files: dict[str, str] = field(default_factory=dict)
     """Name relative to the output folder -> full path: tables, plots, ``report.html``. With several tasks,
     each has a folder for its own files."""
+    variance: str = ""
+    """With ``variance``: its tables and what they say, as Markdown."""
     left_out: list[str] = field(default_factory=list)
     """A sentence for each figure that could not be drawn; everything else is written."""
 
@@ -45,7 +49,7 @@ class Analysis:
 
     @property
     def headline(self) -> str:
-        """One paragraph: which strategy is best, and how sure that is."""
+        """One paragraph: the verdict on each strategy."""
         return self.results.headline
 
     @property
@@ -80,13 +84,14 @@ def analyze(
         storage: directory or URI that holds ``runs/`` and ``sweeps/``.
         sweep: name of the sweep; may be left out where the storage holds one only.
         out: where to write; default ``<storage>/sweeps/<sweep>``.
-        only: which of ``PARTS`` to write, as names or as one text with commas; default: all but ``pictures``.
+        only: which of ``PARTS`` to write, as names or as one text with commas; default: the first four.
         strategy, images: of ``pictures``: whose student it shows (default: the one with the best mean), and
             on how many test images.
 
     Raises:
         UserError: no such storage, sweep or part; several sweeps and none named; ``out`` cannot be written;
-            ``pictures`` of a sweep without dense tasks, or without the weights of its students.
+            ``pictures`` of a sweep without dense tasks, or without the weights of its students;
+            ``variance`` of one without an axis ``vary``.
     """
     chosen = parts(only)
     root = Folder.open(storage)
@@ -110,7 +115,26 @@ def analyze(
         pictures = _predictions(found, root, strategy, images)
         written = write_pictures(pictures, folder.sub("plots"))
         found.files.update({f"plots/{name}": path for name, path in written.items()})
+    if "variance" in chosen:
+        _write_variance(found, folder)
     return found
+
+
+def _write_variance(found: Analysis, folder: Folder) -> None:
+    """``variance.md``, ``variance.csv`` and the figure, for each task."""
+    for task, comparison in found.results.comparisons.items():
+        measured = variance(found.results.parts[task], comparison)
+        own = found.results.folders[task]
+        texts = {"variance.md": variance_markdown(measured), "variance.csv": variance_csv(measured)}
+        found.variance += texts["variance.md"]
+        found.files.update(
+            {f"{own}{name}": folder.write(f"{own}{name}", text) for name, text in texts.items()}
+        )
+        with style():
+            pictures = [attempt("variance", partial(variance_picture, measured))]
+        written = write_pictures([one for one in pictures if one is not None], folder.sub(f"{own}plots"))
+        found.left_out.extend(left_out(one for one in pictures if one is not None))
+        found.files.update({f"{own}plots/{name}": path for name, path in written.items()})
 
 
 def parts(only: str | Iterable[str] | None) -> set[str]:

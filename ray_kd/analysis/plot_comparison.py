@@ -1,8 +1,10 @@
-"""The comparison as a dot plot: one row for each strategy."""
+"""The comparison as a dot plot: one row for each strategy, with the interval that carries its verdict."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -10,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.headline import number, p_value
+from ray_kd.analysis.headline import margin_text, number, with_bounds
 from ray_kd.analysis.plot_style import (
     GREY,
     OKABE_ITO,
@@ -23,56 +25,150 @@ from ray_kd.analysis.plot_style import (
     right_axis,
     wrapped,
 )
+from ray_kd.analysis.verdicts import Versus
+from ray_kd.statistics.intervals import Interval
+from ray_kd.statistics.looks import Verdict
 
-FIGURE_SPACE = "\N{FIGURE SPACE}"
-"""As wide as a digit: numbers of different length are aligned with it."""
 FOCUS = 3.0
 """The worst strategies are drawn as arrows where that enlarges the others by at least this factor."""
-BETTER, WORSE, UNDECIDED = OKABE_ITO[2], OKABE_ITO[1], OKABE_ITO[0]
+BAND = "#ECECEC"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a verdict is drawn: by colour and by shape, so that either of them is enough."""
+
+    colour: str
+    marker: str
+    filled: bool = True
+    size: float = 6.5
+
+    def draw(self, axes: Axes, x: float, y: float) -> None:
+        """The marker at a place."""
+        axes.plot([x], [y], zorder=4, **self.style)  # type: ignore[arg-type]
+
+    @property
+    def style(self) -> dict[str, object]:
+        """Of a line or of its legend."""
+        face = self.colour if self.filled else "white"
+        return {
+            "marker": self.marker,
+            "color": self.colour,
+            "markerfacecolor": face,
+            "markersize": self.size,
+            "markeredgewidth": 1.4,
+        }
+
+
+LOOKS = {
+    Verdict.BETTER: Look(OKABE_ITO[2], "^", size=7.5),
+    Verdict.WORSE: Look(OKABE_ITO[1], "v", size=7.5),
+    Verdict.SAME: Look(OKABE_ITO[3], "s"),
+    Verdict.OPEN: Look(OKABE_ITO[0], "o", filled=False),
+    Verdict.NONE: Look(GREY, "x"),
+}
+UNSEEN = Look(GREY, "o", filled=False)
+"""Before the first look."""
+REFERENCE = Look(GREY, "D")
+
+
+def look_of(versus: Versus) -> Look:
+    """How a strategy's verdict is drawn."""
+    unseen = versus.verdict is Verdict.OPEN and not versus.judged.look
+    return UNSEEN if unseen else LOOKS[versus.verdict]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is drawn of one strategy, in the metric's own unit."""
+
+    cell: Cell
+    seeds: tuple[float, ...]
+    shown: Interval
+    look: Look
+    right: str = ""
+
+    @property
+    def values(self) -> list[float]:
+        """Everything that the axis has to show."""
+        every = (self.shown.low, self.shown.mean, self.shown.high, *self.seeds)
+        return [value for value in every if not math.isnan(value)]
 
 
 def comparison_picture(comparison: Comparison) -> Picture | None:
-    """Mean and 95 % interval of each strategy, its seeds, and the baseline's mean as a line.
+    """The difference of each strategy to its reference with the interval of its verdict, and single seeds.
 
-    None while no trial has finished.
+    Without a baseline: the mean of each with its own interval. None while no trial has finished.
     """
-    if comparison.best is None:
+    if not comparison.started:
         return None
-    cells, metric = comparison.cells, comparison.metric
-    figure = Figure(figsize=(WIDTH, 0.65 + 0.29 * len(cells)))
+    rows = _rows(comparison)
+    figure = Figure(figsize=(WIDTH, 0.65 + 0.29 * len(rows)))
     axes = figure.subplots()
     away = off_scale(comparison)
-    for row, cell in enumerate(cells):
-        if cell.name not in away:
-            _draw_cell(axes, row, cell, comparison)
+    for place, row in enumerate(rows):
+        if row.cell.name not in away:
+            _draw(axes, place, row, comparison.metric.scale)
     axes.margins(x=0.04)
     if away:
         axes.set_xlim(axes.get_xlim())  # keep the limits, whatever is drawn next
-        for row, cell in enumerate(cells):
-            if cell.name in away:
-                _point_at(axes, row, cell, comparison)
+        for place, row in enumerate(rows):
+            if row.cell.name in away:
+                _point_at(axes, place, row, comparison)
+    margins = sorted({m * comparison.metric.scale for m in _margins(comparison)})
+    for margin in margins:
+        axes.axvspan(-margin, margin, color=BAND, zorder=0, linewidth=0)
     if comparison.baseline is not None:
-        mean = comparison.baseline.best.mean * metric.scale
-        axes.axvline(mean, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
-    name_rows(axes, [_name(cell) for cell in cells])
+        axes.axvline(0.0, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
+    name_rows(axes, [_name(row.cell) for row in rows])
     axes.tick_params(axis="y", pad=8 if away else 3.5)
     axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    unit = " (%)" if metric.rate else ""
-    axes.set_xlabel(f"Test {metric.title}{' accuracy' if metric.name.startswith('top') else ''}{unit}")
-    _differences(axes, comparison)
-    legend_below(figure, _legend(comparison), most=3)
-    return render(figure, "comparison", "Which strategy makes the student best", _caption(comparison))
+    axes.set_xlabel(_label(comparison))
+    if comparison.baseline is not None:
+        right_axis(
+            axes,
+            range(len(rows)),
+            [row.right for row in rows],
+            f"{'points, ' if comparison.metric.rate else ''}verdict (seeds)",
+        )
+    handles = _legend(comparison, rows)
+    handles += [_band(comparison)] if margins else []
+    legend_below(figure, handles, most=4)
+    return render(figure, "comparison", _title(comparison), _caption(comparison, bool(away)))
+
+
+def _rows(comparison: Comparison) -> list[_Row]:
+    if comparison.baseline is None:
+        return [
+            _Row(cell, tuple(cell.seeds.values()), cell.best, Look(OKABE_ITO[0], "o", filled=False))
+            for cell in comparison.cells
+        ]
+    return [_beside(comparison, cell) for cell in comparison.cells]
+
+
+def _beside(comparison: Comparison, cell: Cell) -> _Row:
+    """A strategy beside its reference; a reference lies at 0."""
+    versus, figures = cell.versus, {other.name: other.seeds for other in comparison.cells}
+    if versus is None:
+        at = Interval(0.0, math.nan, math.nan, cell.n) if cell.n else cell.best
+        unit = " %" if comparison.metric.rate else ""
+        return _Row(cell, (), at, REFERENCE, f"baseline, {number(comparison, cell.best.mean)}{unit}")
+    reference, judged = figures.get(versus.reference, {}), versus.judged
+    common = versus.seeds(cell.seeds, reference)
+    differences = tuple(cell.seeds[seed] - reference[seed] for seed in common)
+    mean = number(comparison, versus.difference.mean, sign=True)
+    said = f"{mean}  {versus.verdict}{f' ({judged.look})' if judged.look else ''}"
+    return _Row(cell, differences, versus.difference, look_of(versus), said)
 
 
 def off_scale(comparison: Comparison) -> frozenset[str]:
     """The strategies that are so much worse than the rest that a common scale would hide the differences.
 
-    As few as possible, at most half of all, and never the baseline or one better than it.
+    As few as possible, at most half of all, and never the baseline or one with a higher mean.
     """
-    ranked = sorted((cell for cell in comparison.cells if cell.n), key=lambda cell: cell.best.mean)
-    if comparison.metric.mode == "min":
-        ranked.reverse()
-    names = [cell.name for cell in ranked]
+    sign = 1.0 if comparison.metric.mode == "max" else -1.0
+    ranked = sorted((row for row in _rows(comparison) if row.values), key=lambda row: sign * row.shown.mean)
+    names = [row.cell.name for row in ranked]
     most = names.index(comparison.plan.baseline) if comparison.plan.baseline in names else len(names)
     for count in range(1, min(most, len(names) // 2) + 1):
         if _extent(ranked) >= FOCUS * _extent(ranked[count:]) > 0:
@@ -80,113 +176,94 @@ def off_scale(comparison: Comparison) -> frozenset[str]:
     return frozenset()
 
 
-def _extent(cells: list[Cell]) -> float:
-    """The length of the axis that shows these cells' intervals and seeds."""
-    shown = [value for cell in cells for value in (cell.best.low, cell.best.high, *cell.seeds.values())]
-    shown = [value for value in shown if not math.isnan(value)]
+def _extent(rows: Sequence[_Row]) -> float:
+    """The length of the axis that shows these rows."""
+    shown = [value for row in rows for value in row.values]
     return max(shown) - min(shown)
 
 
-def _point_at(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:
-    """An arrow at the edge beyond which the strategy lies, with its mean as text."""
+def _point_at(axes: Axes, place: int, row: _Row, comparison: Comparison) -> None:
+    """An arrow at the edge beyond which the strategy lies, with its value as text."""
     left = comparison.metric.mode == "max"
-    spread = cell.best.half_width
-    text = number(comparison, cell.best.mean)
-    text += "" if math.isnan(spread) else f" ± {number(comparison, spread)}"
+    text = number(comparison, row.shown.mean)
+    if comparison.baseline is not None:
+        text = with_bounds(comparison, row.shown)
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-    edge = (axes.get_xlim()[0 if left else 1], row)
-    look = (_colour(cell, comparison), 6.5, 9)
-    arrow_beyond(axes, edge, left, f"{text}, off the scale", look, bbox=behind)
+    edge = (axes.get_xlim()[0 if left else 1], place)
+    arrow_beyond(axes, edge, left, f"{text}, off the scale", (row.look.colour, 6.5, 9), bbox=behind)
 
 
-def _draw_cell(axes: Axes, row: int, cell: Cell, comparison: Comparison) -> None:
-    scale, colour = comparison.metric.scale, _colour(cell, comparison)
-    seeds = [value * scale for value in cell.seeds.values()]
-    below = [row + 0.26] * len(seeds)  # beside the bar, which would hide them
-    axes.plot(seeds, below, "o", color=colour, markersize=3.6, alpha=0.45, markeredgewidth=0, zorder=2)
-    if not cell.n:
-        return
-    low, mean, high = (scale * value for value in (cell.best.low, cell.best.mean, cell.best.high))
+def _draw(axes: Axes, place: int, row: _Row, scale: float) -> None:
+    colour = row.look.colour
+    seeds = [value * scale for value in row.seeds]
+    below = [place + 0.26] * len(seeds)  # beside the bar, which would hide them
+    axes.plot(seeds, below, "o", color=colour, markersize=3.2, alpha=0.4, markeredgewidth=0, zorder=2)
+    low, mean, high = (scale * value for value in (row.shown.low, row.shown.mean, row.shown.high))
     if not math.isnan(low):
-        axes.plot([low, high], [row, row], color=colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
-    decided = cell.versus is not None and cell.versus.significant
-    face = colour if decided or comparison.is_reference(cell) else "white"
-    axes.plot(
-        [mean], [row], "o", color=colour, markerfacecolor=face, markersize=6.5, markeredgewidth=1.5, zorder=4
-    )
-
-
-def _colour(cell: Cell, comparison: Comparison) -> str:
-    if comparison.is_reference(cell):
-        return GREY
-    if cell.versus is None or not cell.versus.significant:
-        return UNDECIDED
-    return BETTER if comparison.metric.better(cell.versus.difference.mean, 0.0) else WORSE
+        axes.plot([low, high], [place, place], color=colour, linewidth=1.8, solid_capstyle="butt", zorder=3)
+    if not math.isnan(mean):
+        row.look.draw(axes, mean, place)
 
 
 def _name(cell: Cell) -> str:
-    return wrapped(cell.name if cell.n == cell.planned else f"{cell.name} ({cell.n} of {cell.planned})", 34)
+    lost = cell.versus is not None and cell.versus.verdict is Verdict.NONE
+    return wrapped(f"{cell.name} ({cell.n} of {cell.needed})" if lost else cell.name, 34)
 
 
-def _differences(axes: Axes, comparison: Comparison) -> None:
-    """Difference and corrected p of each row, in a column at the right of the axes."""
+def _margins(comparison: Comparison) -> set[float]:
+    return {
+        cell.versus.looks.margin for cell in comparison.compared if cell.versus and cell.versus.looks.margin
+    }
+
+
+def _title(comparison: Comparison) -> str:
+    baseline = comparison.plan.baseline
+    return f"Which strategies differ from “{baseline}”" if baseline else "The strategies"
+
+
+def _label(comparison: Comparison) -> str:
+    metric = comparison.metric
+    text = f"Test {metric.title}{' accuracy' if metric.name.startswith('top') else ''}"
     if comparison.baseline is None:
-        return
-    shown = [_difference(comparison, cell) for cell in comparison.cells]
-    widest = max(len(difference) for difference, _ in shown)
-    labels = [f"{difference.rjust(widest, FIGURE_SPACE)}{p}" for difference, p in shown]
-    labels = [
-        "baseline" if comparison.is_reference(cell) else label
-        for cell, label in zip(comparison.cells, labels, strict=True)
-    ]
-    unit = ", points" if comparison.metric.rate else ""
-    right_axis(axes, range(len(labels)), labels, f"difference{unit} (Holm p)")
+        return text + (" (%)" if metric.rate else "")
+    unit = " (points)" if metric.rate else ""
+    return wrapped(f"{text}: difference to “{comparison.baseline.name}”{unit}", 84)
 
 
-def _difference(comparison: Comparison, cell: Cell) -> tuple[str, str]:
-    """The difference to the baseline and its p, as printed; empty where there is none."""
-    versus = cell.versus
-    if versus is None or math.isnan(versus.difference.mean):
-        return "", ""
-    difference = number(comparison, versus.difference.mean, sign=True)
-    return difference, "" if math.isnan(versus.holm) else f"  ({p_value(versus.holm)})"
-
-
-def _legend(comparison: Comparison) -> list[Line2D]:
-    def dot(colour: str, filled: bool, label: str, size: float = 6.5) -> Line2D:
-        face = colour if filled else "white"
-        return Line2D(
-            [], [], marker="o", color=colour, markerfacecolor=face, markersize=size, lw=1.8, label=label
-        )
-
+def _legend(comparison: Comparison, rows: Sequence[_Row]) -> list[Line2D]:
     seed = Line2D(
         [], [], marker="o", color=GREY, alpha=0.4, markersize=4, markeredgewidth=0, lw=0, label="one seed"
     )
     if comparison.baseline is None:
-        return [dot(UNDECIDED, False, "mean, 95 % interval"), seed]
-    used = {_colour(cell, comparison) for cell in comparison.cells if cell.n}
-    untested = [cell for cell in comparison.cells if cell.n and cell.versus and math.isnan(cell.versus.p)]
-    open_dot = "no significant difference" + (", or not tested" if untested else "")
-    kinds = [
-        (BETTER, True, "significantly better"),
-        (WORSE, True, "significantly worse"),
-        (UNDECIDED, False, open_dot if comparison.tests else "not tested"),
-    ]
-    line = Line2D([], [], color=GREY, lw=1.0, linestyle=(0, (4, 2)), label="mean of the baseline")
-    return [*(dot(*kind) for kind in kinds if kind[0] in used), seed, line]
+        return [_handle(rows[0].look, "mean, its own 95 % interval"), seed]
+    return [*verdict_handles([row.look for row in rows]), seed]
 
 
-def _caption(comparison: Comparison) -> str:
-    text = (
-        f"Test {comparison.metric.title} of the weights that were best on validation: mean (dot), 95 % "
-        "t-interval over seeds (bar), single seeds (faint dots)."
-    )
-    if off_scale(comparison):
-        text += " Arrows: mean ± half-width of strategies too far off to be drawn to scale."
+def verdict_handles(drawn: Collection[Look]) -> list[Line2D]:
+    """The legend's entries of the verdicts that are drawn."""
+    words = [*((look, verdict.value) for verdict, look in LOOKS.items()), (UNSEEN, "before the first look")]
+    return [_handle(look, label) for look, label in words if look in drawn]
+
+
+def _handle(look: Look, label: str) -> Line2D:
+    width = 0.0 if look in (UNSEEN, LOOKS[Verdict.NONE]) else 1.8
+    return Line2D([], [], lw=width, label=label, **look.style)  # type: ignore[arg-type]
+
+
+def _band(comparison: Comparison) -> Line2D:
+    looks = (cell.versus.looks for cell in comparison.compared if cell.versus)
+    sizes = dict.fromkeys(margin_text(comparison, one) for one in looks if one.margin)
+    return Line2D([], [], color=BAND, lw=9, label=f"margin: ±{' and ±'.join(sizes)}")
+
+
+def _caption(comparison: Comparison, away: bool) -> str:
+    lead = f"Test {comparison.metric.title} of the weights that were best on validation"
     if comparison.baseline is None:
-        return text
-    return (
-        f"{text} Dashed line: mean of “{comparison.baseline.name}”. At the right: difference to it on the "
-        "same seeds and p of the paired t-test, Holm-corrected; filled dots have p < 0.05. Bars of two rows "
-        "may overlap although their paired difference is significant."
-    )
+        text = f"{lead}: mean, its own 95 % t-interval over seeds (bar), single seeds (faint dots)."
+    else:
+        text = (
+            f"{lead}: difference to “{comparison.baseline.name}” on the same seeds (dashed line: 0) with "
+            "the interval that carries the verdict (bar), and single seeds (faint dots). At the right: "
+            "verdict and seeds at which it fell. Without a verdict or a look there is no interval."
+        )
+    return text + (" Arrows: strategies too far off to be drawn to scale." if away else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ray_kd.analysis.schema import TABLES, to_frame
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.storage import Store
+from ray_kd.trials.design import Design, implied
 
 Row = dict[str, Any]
 
@@ -46,10 +47,25 @@ class Plan:
     """max or min; None (an older plan): as the runs' summaries say."""
     cells: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    design: Design = field(default_factory=Design)
+    """The looks that were declared; a sweep that declared none has one look at all of its seeds."""
+    chance: tuple[Row, ...] = ()
+    """What the seeds redraw (``config.chance.Chance``), an entry for all cells that redraw the same."""
+    repeats: tuple[str, ...] = ()
+    """Controls that train a cell again with a disturbance in the last bits."""
+
+    def overlap(self, cell: str | None) -> float:
+        """Samples that test for each that trains, where each seed of a cell has a split of its own, or 0."""
+        found = (float(entry["overlap"]) for entry in self.chance if str(cell) in entry["cells"])
+        return max(found, default=0.0)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
-        """From plan.json; 'val/top1' and 'top1' name the same metric."""
+        """From plan.json, with the content of design.json under ``design`` if there is one.
+
+        'val/top1' and 'top1' name the same metric.
+        """
+        declared = data.get("design")
         return cls(
             name=str(data["name"]),
             baseline=data.get("baseline"),
@@ -57,6 +73,9 @@ class Plan:
             mode=data.get("mode"),
             cells=tuple(data.get("cells") or dict.fromkeys(trial["cell"] for trial in data["trials"])),
             notes=tuple(data.get("notes") or ()),
+            design=Design.from_json(declared) if declared else implied(data),
+            chance=tuple(data.get("chance") or ()),
+            repeats=tuple(data.get("repeats") or ()),
         )
 
 
@@ -142,7 +161,8 @@ def _plan(root: Folder, name: str) -> dict[str, Any]:
         raise UserError(
             f"{root.where(f'sweeps/{name}/plan.json')}: not a sweep's plan; `ray-kd sweep` writes it anew."
         )
-    return {**data, "name": data.get("name") or name}
+    design = root.json(f"sweeps/{name}/design.json")
+    return {**data, "name": data.get("name") or name, "design": design}
 
 
 def _ledger(root: Folder, name: str) -> dict[str, Row]:

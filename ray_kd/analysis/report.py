@@ -12,12 +12,14 @@ from ray_kd.analysis.across import Across
 from ray_kd.analysis.across_table import across_headings, across_headline, across_notes, across_rows
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.comparison_table import headings, sections
-from ray_kd.analysis.headline import headline, notes, option_text
+from ray_kd.analysis.headline import headline, option_text
+from ray_kd.analysis.notes import notes
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import ENVIRONMENT, Records
 from ray_kd.analysis.report_style import PAGE
 from ray_kd.analysis.run_files import parse_spec, section
+from ray_kd.statistics.looks import Verdict
 
 
 def report_html(
@@ -51,7 +53,7 @@ def tasks_report_html(
         parts: the records and the figures of each task, in the order of ``across.gaps``.
     """
     heads, rows = across_headings(across), across_rows(across)
-    lines = [("best" if one is across.best else "", entries) for one, entries in rows]
+    lines = [("", entries) for entries in rows]
     sections = [
         _section("Across tasks", _wide(heads, [("", lines)]) + _list(across_notes(across))),
         *_figures(pictures),
@@ -60,7 +62,9 @@ def tasks_report_html(
         own, drawn = parts[gap.task]
         sections += _result(own, gap.comparison, drawn, root, f"{gap.task.capitalize()}: ")
     sections += _origin(records, across.name, storage)
-    question = f"Which strategy is best over {len(across.gaps)} tasks?"
+    question = f"Which strategies differ from “{across.baseline}” in {len(across.gaps)} tasks?"
+    if across.baseline is None:
+        question = f"How do strategies do in {len(across.gaps)} tasks?"
     return _page(across.name, question, across_headline(across), sections)
 
 
@@ -98,7 +102,11 @@ def _question(trials: pd.DataFrame, comparison: Comparison) -> str:
     students, datasets = _values(trials, "student"), _values(trials, "dataset")
     subject = f"the student {students[0]}" if len(students) == 1 else "the student"
     place = f" on {datasets[0]}" if len(datasets) == 1 else ""
-    return f"Which strategy makes {subject} best{place}, by test {comparison.metric.title}?"
+    by = f"{place}, by test {comparison.metric.title}?"
+    baseline = comparison.plan.baseline
+    if baseline is None:
+        return f"How good does each strategy make {subject}{by}"
+    return f"Which strategies make {subject} better or worse than “{baseline}”{by}"
 
 
 def _section(title: str, body: str) -> str:
@@ -111,7 +119,7 @@ def _list(items: Iterable[str]) -> str:
 
 def _table(comparison: Comparison) -> str:
     groups = [
-        (title, [(f"{'best' if row.best else ''} {row.verdict}".strip(), row.entries) for row in group])
+        (title, [((row.verdict or "").replace(" ", "-"), row.entries) for row in group])
         for title, group in sections(comparison)
     ]
     return _wide(headings(comparison), groups)
@@ -157,11 +165,13 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
     seeds = sorted(int(seed) for seed in trials["seed"].dropna().unique())
     finished = int((trials["status"] == "finished").sum())
     baseline = comparison.plan.baseline
-    tested = "No test: the sweep names no baseline. Intervals"
+    tested = "No verdicts: the sweep names no baseline."
     if baseline is not None:
         tested = (
-            f"Two-sided paired t-test of each strategy against “{baseline}”, over the seeds that both "
-            f"finished; Holm's correction over all comparisons ({comparison.tests}); intervals"
+            f"Each strategy is compared with “{baseline}” seed by seed, by repeated confidence intervals "
+            "(Jennison and Turnbull, 1989) at numbers of seeds that were declared before the first look, "
+            "with Bonferroni's bound over strategies and looks. One interval carries verdict, table and "
+            "figure. If a seed of a look was lost, to a failure or a scheduler, there is no verdict."
         )
     students = trials[["student", "parameters"]].dropna().drop_duplicates()
     sizes = [f"{name}, {int(size):,} parameters" for name, size in students.itertuples(index=False)]
@@ -184,18 +194,14 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
         (
             "Metric",
             f"Primary: test {comparison.metric.title} of the weights that were best on validation. The table "
-            "also gives that of the last weights; no test uses it.",
+            "also gives that of the last weights, which decides nothing.",
         ),
         (
             "Seeds",
             "Trials of one seed share initialisation, data order and views whatever the strategy, so "
             "strategies are compared seed by seed.",
         ),
-        (
-            "Test",
-            f"{tested} are 95 % t-intervals, each on its own. Failed, stopped and unfinished trials enter "
-            "neither means nor tests.",
-        ),
+        ("Verdicts", tested),
     ]
     return [(term, text) for term, text in items if text]
 
@@ -245,19 +251,20 @@ def _values(trials: pd.DataFrame, column: str) -> list[str]:
 
 
 def _specs(records: Records, comparison: Comparison, root: Folder) -> str:
-    """The sweep's specification, and the resolved one of a trial of the best strategy."""
+    """The sweep's specification, and the resolved one of a trial: of a better strategy, if there is one."""
     parts = []
     sweep = root.text(f"sweeps/{comparison.plan.name}/sweep.yaml")
     if sweep:
         parts.append(_fold("The sweep", sweep))
-    best = comparison.best
-    if best is not None:
+    finished = [cell for cell in comparison.cells if cell.n]
+    better = [cell for cell in finished if cell.versus and cell.versus.verdict is Verdict.BETTER]
+    for cell in (better or [cell for cell in finished if cell.versus] or finished)[:1]:
         trials = records.trials
-        mine = trials[(trials["cell"] == best.name) & (trials["status"] == "finished")]
+        mine = trials[(trials["cell"] == cell.name) & (trials["status"] == "finished")]
         identity, seed = mine.iloc[0]["identity"], mine.iloc[0]["seed"]
         spec = root.text(f"runs/{identity}/spec.yaml")
         if spec:
-            parts.append(_fold(f"One trial of “{best.name}” in full (seed {seed}, {identity})", spec))
+            parts.append(_fold(f"One trial of “{cell.name}” in full (seed {seed}, {identity})", spec))
     return "\n".join(parts) or "<p>No specification was recorded.</p>"
 
 

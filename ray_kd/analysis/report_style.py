@@ -4,9 +4,10 @@ from __future__ import annotations
 
 _CSS = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1d1f23; --soft: #5b6068; --line: #dcdfe4;
-  --panel: #f5f6f8; --accent: #0072b2; --better: #00734f; --worse: #b34600; }
+  --panel: #f5f6f8; --accent: #0072b2; --better: #00734f; --worse: #b34600; --same: #8a3a75; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16181c; --ink: #e6e8eb; --soft: #a2a8b1;
-  --line: #353a42; --panel: #1f2329; --accent: #6fc0ef; --better: #4fd0a5; --worse: #ff9455; } }
+  --line: #353a42; --panel: #1f2329; --accent: #6fc0ef; --better: #4fd0a5; --worse: #ff9455;
+  --same: #e6a3cf; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
@@ -25,9 +26,10 @@ tbody tr { border-bottom: 1px solid var(--line); }
 tbody th { font-weight: 400; white-space: normal; }
 th:first-child, td:first-child, table.plain th, table.plain td { text-align: left; }
 table.plain td { white-space: normal; }
-tr.best th, tr.best td { font-weight: 700; }
 tr.better td:nth-child(5), tr.better td:nth-child(6) { color: var(--better); }
 tr.worse td:nth-child(5), tr.worse td:nth-child(6) { color: var(--worse); }
+tr.the-same td:nth-child(5), tr.the-same td:nth-child(6) { color: var(--same); }
+tr.better td:nth-child(6), tr.worse td:nth-child(6), tr.the-same td:nth-child(6) { font-weight: 700; }
 ul.notes { color: var(--soft); font-size: .88rem; padding-left: 1.1rem; }
 figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line);

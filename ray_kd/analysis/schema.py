@@ -1,4 +1,4 @@
-"""The columns of the three tables, with their Arrow types and what they mean.
+"""The columns of the tables, with their Arrow types and what they mean.
 
 The columns listed here are always there, in this order. Metrics that they do not name (a segmentation's
 ``miou``, say) follow as float64 columns in alphabetical order, as ``last_test_miou`` or ``val_miou``.
@@ -13,7 +13,9 @@ from collections.abc import Iterable
 import pandas as pd
 import pyarrow as pa
 
-TEXT, INTEGER, NUMBER = pa.string(), pa.int64(), pa.float64()
+from ray_kd.config.ending import STATES
+
+TEXT, INTEGER, NUMBER, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 Column = tuple[str, pa.DataType, str]
 
 CORE_METRICS = ("loss", "top1", "top5", "agreement", "agreement5")
@@ -109,16 +111,67 @@ _SUMMARY: tuple[Column, ...] = tuple(
     for metric in CORE_METRICS
 )
 
+
+def _figure(name: str, what: str, interval: str) -> tuple[Column, ...]:
+    return (
+        (f"{name}_mean", NUMBER, f"{what}: mean"),
+        (f"{name}_low", NUMBER, f"{what}: lower bound of {interval}"),
+        (f"{name}_high", NUMBER, f"{what}: upper bound of {interval}"),
+    )
+
+
+_OWN = "the strategy's own 95 % t-interval, which decides nothing"
+COMPARISON: tuple[Column, ...] = (
+    ("task", TEXT, "registered name of the task"),
+    ("strategy", TEXT, "the cell, without its task's label"),
+    ("metric", TEXT, "the metric that is compared"),
+    ("reference", TEXT, "the cell that it is compared with; null of a reference itself"),
+    ("verdict", TEXT, "better, worse, the same, open or no verdict (seeds were lost to failures)"),
+    ("look", INTEGER, "seeds of the look that the verdict is from; 0: before the first look"),
+    *_figure("difference", "strategy minus reference on the look's seeds", "the interval of the verdict"),
+    (
+        "level",
+        NUMBER,
+        "confidence of that interval by itself; all intervals of the family together have 95 %",
+    ),
+    ("p", NUMBER, "smallest error of the whole family at which the interval excludes 0"),
+    ("pairs", INTEGER, "seeds in the difference"),
+    ("looks", TEXT, "all looks of the strategy's family, in seeds, joined by ' '"),
+    ("margin", NUMBER, "largest difference that counts as the same; null: none was declared"),
+    ("lost", INTEGER, "seeds of the look whose trial, or whose reference's trial, has no result"),
+    ("hopeless", FLAG, "stopped as open, since the last look would hardly give a verdict"),
+    ("skewed", FLAG, "the differences are skewed for sure"),
+    ("may_be_best", FLAG, "in the set that holds the best true mean at 95 %; null: the design cannot ask"),
+    *(
+        (f"beats{end}", NUMBER, f"{what} a seed's metric is better than the reference's; null as above")
+        for end, what in (
+            ("", "share of the look's seeds on which"),
+            ("_low", "lower bound (Clopper and Pearson, 95 %, by itself) of the chance that"),
+            ("_high", "upper bound of the chance that"),
+        )
+    ),
+    ("planned", INTEGER, "planned trials"),
+    ("n", INTEGER, "trials that count"),
+    *((state.replace(" ", "_"), INTEGER, f"planned trials with the status {state}") for state in STATES),
+    *_figure("best", "test metric of the weights that were best on validation", _OWN),
+    *_figure("last", "test metric of the last weights", _OWN),
+    *_figure("agreement", "agreement with the teacher on test data", _OWN),
+    ("seconds_mean", NUMBER, "wall seconds of training, mean"),
+)
+"""The columns of comparison.parquet and, but for ``task``, of table.csv: a row for each strategy."""
+
 TABLES: dict[str, tuple[Column, ...]] = {
     "trials": (*_WHO, *_TRIAL, *_SUMMARY),
     "epochs": (*_WHO, *_EPOCH),
     "paths": (*_WHO, *_PATH),
 }
+"""The tables of records."""
+_COLUMNS = {**TABLES, "comparison": COMPARISON}
 
 
 def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
     """The Arrow schema of ``table``; of ``columns``, those it does not name are added as float64 metrics."""
-    fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in TABLES[table]]
+    fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in _COLUMNS[table]]
     known = {field.name for field in fields}
     for name in sorted(set(columns) - known):
         fields.append(pa.field(name, NUMBER, metadata={"meaning": "a metric of the task"}))

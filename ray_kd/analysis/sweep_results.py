@@ -10,10 +10,11 @@ from rich.text import Text
 from ray_kd.analysis.across import Across, across_tasks
 from ray_kd.analysis.across_table import across_csv, across_headline, across_markdown, across_terminal
 from ray_kd.analysis.comparison import Comparison, compare_cells
-from ray_kd.analysis.comparison_table import as_csv, markdown, terminal
+from ray_kd.analysis.comparison_table import as_csv, markdown, records_of, terminal
 from ray_kd.analysis.headline import headline
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
+from ray_kd.analysis.tables import write_comparison_table
 from ray_kd.analysis.tasks import by_task
 
 
@@ -29,7 +30,7 @@ class SweepResults:
 
     @property
     def headline(self) -> str:
-        """One paragraph: which strategy is best, and how sure that is."""
+        """One paragraph: the verdict on each strategy."""
         if self.across is not None:
             return across_headline(self.across)
         return headline(next(iter(self.comparisons.values())))
@@ -60,9 +61,10 @@ def terminal_tables(results: SweepResults) -> Group:
 
 
 def write_comparison(results: SweepResults, folder: Folder) -> dict[str, str]:
-    """Write ``table.md`` and ``table.csv``; returns the path of each.
+    """Write ``table.md``, ``table.csv`` and ``tables/comparison.parquet``; returns the path of each.
 
-    With several tasks, these compare across tasks, and each task has its own pair in a folder of its name.
+    With several tasks, the tables compare across tasks, and each task has its own pair in a folder of its
+    name; the Parquet file has all tasks.
     """
     texts = {}
     for task, comparison in results.comparisons.items():
@@ -71,4 +73,8 @@ def write_comparison(results: SweepResults, folder: Folder) -> dict[str, str]:
     if results.across is not None:
         texts["table.md"] = across_markdown(results.across)
         texts["table.csv"] = across_csv(results.across)
-    return {name: folder.write(name, text) for name, text in texts.items()}
+    rows = [{"task": task, **row} for task, found in results.comparisons.items() for row in records_of(found)]
+    return {
+        **{name: folder.write(name, text) for name, text in texts.items()},
+        "tables/comparison.parquet": write_comparison_table(rows, folder.sub("tables")),
+    }

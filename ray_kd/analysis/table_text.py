@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import pandas as pd
 
@@ -14,18 +14,20 @@ def pipes(entries: Iterable[str]) -> str:
     return f"| {' | '.join(entries)} |"
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[tuple[Sequence[str], bool]]) -> list[str]:
+def markdown_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], bold: Collection[str] = ()
+) -> list[str]:
     """The lines of a Markdown table: names at the left, numbers at the right.
 
     Args:
         headings: a line feed divides a heading from its unit.
-        rows: the entries of each row, and whether the first two are bold.
+        bold: entries beside the first of a row that are printed bold.
     """
     lines = [pipes(heading.strip().replace("\n", "<br>") for heading in headings)]
     lines.append(pipes(["---", *["---:"] * (len(headings) - 1)]))
-    for given, bold in rows:
+    for first, *given in rows:
         entries = [names.markdown(entry) for entry in given]
-        lines.append(pipes([*(f"**{entry}**" if bold else entry for entry in entries[:2]), *entries[2:]]))
+        lines.append(pipes([names.markdown(first), *(f"**{e}**" if e in bold else e for e in entries)]))
     return lines
 
 

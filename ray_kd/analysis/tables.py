@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Plan, Records
-from ray_kd.analysis.schema import TABLES, arrow_to_frame, frame_to_arrow
+from ray_kd.analysis.schema import TABLES, arrow_to_frame, frame_to_arrow, schema
 from ray_kd.config.errors import UserError
 
 _PLAN = b"ray_kd.plan"
@@ -30,10 +31,29 @@ def write_tables(records: Records, out: str | Path | Folder) -> dict[str, str]:
     written = {}
     for name in TABLES:
         table = frame_to_arrow(name, getattr(records, name)).replace_schema_metadata(plan)
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        written[name] = folder.write(f"{name}.parquet", buffer.getvalue())
+        written[name] = folder.write(f"{name}.parquet", _parquet(table))
     return written
+
+
+def write_comparison_table(rows: list[dict[str, object]], out: str | Path | Folder) -> str:
+    """Write ``comparison.parquet`` into ``out``, with the columns of ``schema.COMPARISON``; returns its path.
+
+    Args:
+        rows: a row for each task and strategy; nan becomes null.
+    """
+    known = [{key: value for key, value in row.items() if not _is_nan(value)} for row in rows]
+    table = pa.Table.from_pylist(known, schema=schema("comparison"))
+    return Folder.open(out).write("comparison.parquet", _parquet(table.replace_schema_metadata(None)))
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
 
 
 def read_tables(out: str | Path | Folder) -> Records:

@@ -53,6 +53,13 @@ def by_task(records: Records) -> dict[str, Records]:
             cells=tuple(strategy(cell) for cell in names),
             baseline=None if plan.baseline is None else strategy(plan.baseline),
             notes=(),
+            design=plan.design.renamed(strategy, task),
+            repeats=tuple(strategy(cell) for cell in plan.repeats if cell in names),
+            chance=tuple(
+                {**entry, "cells": [strategy(cell) for cell in here]}
+                for entry in plan.chance
+                if (here := [cell for cell in entry["cells"] if cell in names])
+            ),
         )
         parts[task] = Records(
             trials=_renamed(mine, strategy),

@@ -80,7 +80,7 @@ def compose(records: Records, comparison: Comparison, root: Folder, entity: str)
     return wr.Report(
         entity=entity,
         project=project,
-        title=wandb_name(f"{name}: which strategy makes the student best?"),
+        title=wandb_name(f"{name}: strategies beside {comparison.plan.baseline or 'one another'}"),
         description=headline(comparison),
         blocks=blocks,
         width="fluid",

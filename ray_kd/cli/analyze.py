@@ -46,8 +46,8 @@ def analyze(
     that --only names:
       tables       tables/trials.parquet, epochs.parquet and paths.parquet;
                    two seconds
-      comparison   table.md and table.csv, and prints the table; two
-                   seconds
+      comparison   table.md, table.csv and tables/comparison.parquet, and prints
+                   the table; two seconds
       plots        plots/: comparison, weight and loss of every path, as PNG
                    and SVG; some seconds
       report       report.html with the table and the plots; some seconds
@@ -55,6 +55,7 @@ def analyze(
                    alone and distilled student predict, from their weights;
                    segmentation and detection only; some seconds with
                    small networks
+      variance     which source of chance matters most; needs an axis vary
 
     Examples:
       ray-kd analyze
@@ -74,6 +75,7 @@ def analyze(
     found = analysis.analyze(storage, sweep, out, chosen, strategy, images or 4)
     if "comparison" in chosen:
         Console().print(found.table)
+    print(found.variance, end="")
     for path in sorted(found.files.values()):
         print(shown(path))
     say_left_out(found.left_out)

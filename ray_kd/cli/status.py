@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ray_kd.analysis.run_list import ListedRun
+    from ray_kd.trials.verdicts import Verdicts
 
 
 def status(
@@ -26,11 +27,12 @@ def status(
 ) -> None:
     """Show the state of a sweep's trials.
 
-    Prints a row for each cell, while the sweep runs or after it; below, each
-    failed trial with its reason and the path of its traceback, and the reasons
-    of trials that are blocked (their teacher failed) or unfinished; then the
-    best student by validation, and the command that exports it. Where there is
-    no sweep, or with --runs, it lists the runs.
+    Prints a row for each cell, while the sweep runs or after it, with looks
+    also what they have decided; below, each failed trial with its reason and
+    the path of its traceback, and the reasons of trials that are blocked (their
+    teacher failed) or unfinished; then the best student by validation, and the
+    command that exports it. Where there is no sweep, or with --runs, it lists
+    the runs.
 
     Examples:
       ray-kd status
@@ -38,6 +40,7 @@ def status(
       ray-kd status results --runs
     """
     from ray_kd.analysis import read_records
+    from ray_kd.analysis.looks import read_verdicts
     from ray_kd.analysis.pipeline import only_sweep
     from ray_kd.analysis.reader import Folder
     from ray_kd.analysis.records import sweep_names
@@ -48,8 +51,9 @@ def status(
     if listed and (there := list_runs(storage)):
         return _show_runs(there)
     sweep = sweep or only_sweep(storage)
-    trials = read_records(storage, sweep).trials
-    _show_cells(trials)
+    records = read_records(storage, sweep)
+    trials = records.trials
+    _show_cells(trials, read_verdicts(records, storage, sweep))
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
         print(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
@@ -64,8 +68,8 @@ def status(
         print("The command that started the sweep trains the unfinished trials.")
 
 
-def _show_cells(trials: pd.DataFrame) -> None:
-    """A row for each cell: how many of its trials are in which state."""
+def _show_cells(trials: pd.DataFrame, verdicts: Verdicts) -> None:
+    """A row for each cell: how many of its trials are in which state, and what looks say of it."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -78,12 +82,18 @@ def _show_cells(trials: pd.DataFrame) -> None:
     table.add_column("cell")
     for state in states:
         table.add_column(state, justify="right")
+    lines = verdicts.lines()
+    if lines:
+        table.add_column("look", no_wrap=True)
     searched = trials["phase"] == "search"
     trials["row"] = trials["cell"].where(~searched, trials["cell"] + " (candidates)")
     for cell, group in trials.groupby("row", sort=False):
         counts = group["status"].value_counts()
-        table.add_row(Text(str(cell)), *(str(counts.get(state, 0) or "") for state in states))
+        texts = [str(counts.get(state, 0) or "") for state in states]
+        table.add_row(Text(str(cell)), *texts, *([verdicts.in_words(str(cell))] if lines else ()))
     Console().print(table)
+    for line in lines:
+        print(line)
 
 
 def _show_runs(runs: list[ListedRun]) -> None:

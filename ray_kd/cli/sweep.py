@@ -9,6 +9,7 @@ import typer
 from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, say_left_out, shown, typed
 from ray_kd.cli.export import best_lines
 from ray_kd.config.errors import UserError
+from ray_kd.config.words import seconds_in
 
 
 def sweep(
@@ -24,17 +25,28 @@ def sweep(
     address: AddressOption = None,
     storage: StorageOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
+    until_time: Annotated[
+        str | None,
+        typer.Option(
+            "--until-time", help="Stop after 2h, 90m, 45s, and print the table.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Train the missing trials of a comparison, then print its table.
 
     Trials run in parallel with Ray Tune. After Ctrl-C the same command resumes
-    and repeats no finished trial. Exit code 1: a trial failed or has no
-    teacher; 3: trials are unfinished after a fault of the storage.
+    and repeats no finished trial. With looks in 'seeds', a strategy that a look
+    decides gets no more seeds. After --until-time the table says what the looks
+    have decided that are complete. Exit code 1: a trial failed or has no
+    teacher; 3: trials are unfinished after a fault of the storage, or because
+    the time is over.
 
     Examples:
       ray-kd sweep sweeps/digits.yaml --plan
       ray-kd sweep sweeps/digits.yaml
       ray-kd sweep sweeps/digits.yaml seeds=[0,1,2] base.training.epochs=40
+      ray-kd sweep sweeps/digits.yaml "seeds={looks: [5, 10, 20], margin: 1}"
+      ray-kd sweep sweeps/digits.yaml --until-time 2h
       ray-kd sweep sweeps/digits.yaml base.tracking.wandb=offline
       ray-kd sweep sweeps/digits.yaml base.targets=stored
       ray-kd sweep sweeps/digits.yaml --address auto --storage s3://bucket/kd
@@ -50,7 +62,9 @@ def sweep(
         Console().print(plan_table(SweepSpec.load(file, *(overrides or ())), storage, trials))
         return
     again = typed("sweep", file, *(overrides or ()), address=address, storage=storage)
-    compare(file, tuple(overrides or ()), address, storage, again, f"{again} --retry-failed", retry_failed)
+    limit = None if until_time is None else seconds_in(until_time, "--until-time")
+    given, retry = tuple(overrides or ()), f"{again} --retry-failed"
+    compare(file, given, address, storage, again, retry, retry_failed, limit)
 
 
 def compare(
@@ -61,6 +75,7 @@ def compare(
     again: str,
     retry: str,
     retry_failed: bool = False,
+    until_time: float | None = None,
 ) -> None:
     """Run a sweep, analyse it, and print where its files are and the next command."""
     from rich.console import Console
@@ -70,7 +85,17 @@ def compare(
     from ray_kd.cluster.sweep import run_sweep
 
     quiet()
-    result = run_sweep(file, *overrides, address=address, storage=storage, retry_failed=retry_failed)
+    result = run_sweep(
+        file,
+        *overrides,
+        address=address,
+        storage=storage,
+        retry_failed=retry_failed,
+        until_time=until_time,
+    )
+    if result.out_of_time and not result.complete and result.finished:
+        Console().print(analyze(result.storage, result.name).table)
+        print()
     if result.exit_code == 3:
         print(f"next: {again}     (trains the {result.unfinished} unfinished trials)")
     if not result.complete:

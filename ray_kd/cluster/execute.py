@@ -50,12 +50,17 @@ COUNT_EVERY = 10.0
 
 
 def execute(
-    queue: TrialQueue, address: str | None, screen: Console | None, started: Callable[[], None]
+    queue: TrialQueue,
+    address: str | None,
+    screen: Console | None,
+    started: Callable[[], None],
+    until: float | None = None,
 ) -> None:
     """Train the jobs of a trial queue.
 
     Args:
         started: called once it is certain that trials can run, before the first one.
+        until: halt the queue at this time (of ``time.monotonic``); None: never.
 
     Raises:
         UserError: no machine is large enough for one of the runs, or a node is not ready.
@@ -66,18 +71,20 @@ def execute(
         check_cluster(*specs)
         queue.slots = require_room(queue, alive_nodes())
         started()
-        _store_targets(queue, address, screen)
+        _store_targets(queue, address, screen, until)
         if not queue.over:
-            _fit(queue, screen)
+            _fit(queue, screen, until)
 
 
-def _store_targets(queue: TrialQueue, address: str | None, screen: Console | None) -> None:
+def _store_targets(
+    queue: TrialQueue, address: str | None, screen: Console | None, until: float | None
+) -> None:
     """Where trials read stored targets: train their teachers, then compute all targets that are missing."""
     if not same_targets(_students(queue)):
         return
     queue.teachers_only = True
     if not queue.over:
-        _fit(queue, screen)
+        _fit(queue, screen, until)
     queue.teachers_only = False
     if not queue.halted:
         say = Counted(queue.plan.name, screen)
@@ -104,7 +111,7 @@ def require_room(queue: TrialQueue, nodes: list[Bundle]) -> int:
     return min(most, queue.sweep.concurrency or most)
 
 
-def _fit(queue: TrialQueue, screen: Console | None) -> None:
+def _fit(queue: TrialQueue, screen: Console | None, until: float | None) -> None:
     sweep = queue.sweep
 
     def configure(job: Job, warm: bool) -> dict[str, Any]:
@@ -127,7 +134,7 @@ def _fit(queue: TrialQueue, screen: Console | None) -> None:
             _tune_environment(TUNE_ENVIRONMENT),
             _stop_signals(queue),
         ):
-            watch = Watch(searcher, progress)
+            watch = Watch(searcher, progress, until)
             tuner = tune.Tuner(
                 JobActor,
                 tune_config=tune.TuneConfig(
@@ -160,8 +167,9 @@ class Watch(Stopper):
     It also counts the slots again every few seconds, since nodes come and go.
     """
 
-    def __init__(self, searcher: QueueSearcher, progress: Progress) -> None:
-        self.searcher, self.progress, self._counted = searcher, progress, time.monotonic()
+    def __init__(self, searcher: QueueSearcher, progress: Progress, until: float | None) -> None:
+        self.searcher, self.progress, self.until = searcher, progress, until
+        self._counted = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.searcher.may_end(trial_id)
@@ -169,6 +177,8 @@ class Watch(Stopper):
     def stop_all(self) -> bool:
         self.progress.tick()
         queue = self.searcher.queue
+        if self.until is not None and time.monotonic() >= self.until:
+            queue.halted = queue.out_of_time = True
         if time.monotonic() - self._counted > COUNT_EVERY:
             self._counted = time.monotonic()
             self.progress.notice = None
@@ -179,7 +189,7 @@ class Watch(Stopper):
         return queue.halted
 
     def __reduce__(self) -> Any:
-        return Watch, (None, None)  # Tune pickles it into snapshots that nobody reads
+        return Watch, (None, None, None)  # Tune pickles it into snapshots that nobody reads
 
 
 class Starts(tune.Callback):

@@ -8,8 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
-from ray_kd.config.plan import Trial
+from ray_kd.config.plan import Plan, Trial
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.models.describe import image_notes
@@ -42,6 +43,12 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     ledger.load()
     identities = [*(trial.identity for trial in plan.trials), *(run.identity() for run in plan.teachers)]
     ended = {identity: outcome.status for identity, outcome in ledger.outcomes(set(identities)).items()}
+    needless = {
+        identity
+        for identity, entry in ledger.entries.items()
+        if entry.get("status") == Ending.NOT_NEEDED and identity not in ended
+    }
+    states = {**dict.fromkeys(needless, Ending.NOT_NEEDED), **ended}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("cell", "phase", "seeds" if not trials else "seed", "epochs"):
         table.add_column(column)
@@ -50,23 +57,63 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     if trials:
         for trial in plan.trials:
             cells = (Text(trial.cell), _phase(trial), str(trial.seed), str(trial.spec.training.epochs))
-            table.add_row(*cells, trial.identity, ended.get(trial.identity, "to run"))
+            table.add_row(*cells, trial.identity, states.get(trial.identity, "to run"))
     else:
         for (cell, phase), group in _groups(plan.trials).items():
-            seeds = ", ".join(str(seed) for seed in dict.fromkeys(trial.seed for trial in group))
+            seeds = _spans(list(dict.fromkeys(trial.seed for trial in group)))
             epochs = ", ".join(str(value) for value in {trial.spec.training.epochs: None for trial in group})
-            states = Counter(ended.get(trial.identity, "to run") for trial in group)
-            state = ", ".join(f"{count} {status}" for status, count in states.items())
+            counts = Counter(states.get(trial.identity, "to run") for trial in group)
+            state = ", ".join(f"{count} {status}" for status, count in counts.items())
             table.add_row(Text(cell), phase, seeds, epochs, str(len(group)), state)
     for entry in plan.later:
         table.add_row(Text(entry.cell), entry.phase, "", "", str(entry.count), f"later: {entry.why}")
     done = len({trial.identity for trial in plan.trials} & ended.keys())
     missing = [run for run in plan.teachers if run.identity() not in ended]
-    text = f"{plan.size} trials, of which {done} have ended; "
+    fewest = _fewest(sweep, plan)
+    gone = len({trial.identity for trial in plan.trials} & needless)
+    text = f"{plan.size} trials, of which {done} have ended"
+    text += f" and {gone} are not needed; " if gone else "; "
+    if fewest < plan.size:
+        text = f"{fewest} to {text}"
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
     longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
-    notes = [Text(f"Note: {note}", style="dim") for note in (*plan.notes, *longer, *image_notes(specs))]
+    said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
+    notes = [Text(f"Note: {note}", style="dim") for note in said]
     return Group(table, Text(), Text(text), *notes, *_targets(specs))
+
+
+def _fewest(sweep: SweepSpec, plan: Plan) -> int:
+    """How many trials there are if the first look decides every strategy."""
+    if sweep.looks is None:
+        return plan.size
+    first = set(sweep.all_seeds[: sweep.looks[0]])
+    known = {trial.identity for trial in plan.trials if trial.phase != "compare" or trial.seed in first}
+    later = (
+        min(entry.count, len(first)) if entry.phase == "compare" else entry.count for entry in plan.later
+    )
+    return len(known) + sum(later)
+
+
+def _looks(sweep: SweepSpec, fewest: int) -> list[str]:
+    """What the looks mean for the number of trials; empty where the seeds are a list."""
+    looks = sweep.looks
+    if looks is None:
+        return []
+    text = f"Results are looked at after {', '.join(map(str, looks))} seeds."
+    if len(looks) > 1:
+        text += f" {fewest} trials are enough if the first look decides every strategy."
+    return [text]
+
+
+def _spans(seeds: list[int]) -> str:
+    """Seeds as text; six or more that count up are shown by the first and the last."""
+    parts: list[str] = []
+    rest = seeds
+    while rest:
+        run = next((n for n in range(1, len(rest)) if rest[n] != rest[0] + n), len(rest))
+        parts += [f"{rest[0]} to {rest[run - 1]}"] if run > 5 else map(str, rest[:run])
+        rest = rest[run:]
+    return ", ".join(parts)
 
 
 def _targets(specs: list[RunSpec]) -> list[RenderableType]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -37,11 +37,18 @@ class Snapshot:
     best: str | None
     left: float | None
     """Estimated seconds that are left; None while nothing has been measured."""
+    looks: tuple[str, ...] = ()
+    """What the looks have decided, a line for each family of strategies that has several looks."""
 
     @property
     def ended(self) -> int:
-        """Trials that ended in any way; unfinished trials have not ended."""
-        return self.endings.total() - self.endings[Ending.UNFINISHED]
+        """Trials that ended in any way; unfinished trials have not ended, and some need not be trained."""
+        return sum(count for ending, count in self.endings.items() if ending.counts)
+
+    @property
+    def needed(self) -> int:
+        """Trials, without those that looks have made needless."""
+        return self.total - self.endings[Ending.NOT_NEEDED]
 
     @property
     def waiting(self) -> int:
@@ -51,26 +58,33 @@ class Snapshot:
     def counts(self) -> str:
         """``12 of 50 trials done, 2 running, ...``"""
         text = (
-            f"{self.ended} of {self.total} trials done, {len(self.running)} running, {self.waiting} waiting"
+            f"{self.ended} of {self.needed} trials done, {len(self.running)} running, {self.waiting} waiting"
         )
         text += f", {self.endings[Ending.FAILED]} failed"
-        rest = {Ending.STOPPED: "stopped early", Ending.BLOCKED: "blocked", Ending.UNFINISHED: "unfinished"}
+        rest = {
+            Ending.STOPPED: "stopped early",
+            Ending.BLOCKED: "blocked",
+            Ending.UNFINISHED: "unfinished",
+            Ending.NOT_NEEDED: "not needed",
+        }
         more = (f", {self.endings[ending]} {word}" for ending, word in rest.items() if self.endings[ending])
         return text + "".join(more)
 
 
 def snapshot(queue: TrialQueue) -> Snapshot:
-    """The state of ``queue`` now."""
-    trials = [job for job in queue.jobs.values() if job.trial is not None]
-    teachers = [job for job in queue.jobs.values() if job.trial is None]
+    """The state of ``queue`` now; it costs the same whatever the number of its trials."""
+    tally = queue.tally
+    later = sum(entry.count for entry in queue.plan.later)
+    running = [*tally.running.values(), *tally.teachers.values()]
     return Snapshot(
-        total=len(trials) + sum(entry.count for entry in queue.plan.later),
-        endings=Counter(job.outcome.status for job in trials if job.outcome is not None),
-        running=tuple(_doing(job) for job in trials if job.state == "running"),
-        teachers=tuple(_doing(job) for job in teachers if job.state == "running"),
-        waits=tuple(job.waits for job in queue.jobs.values() if job.state == "running" and job.waits),
-        best=_best(queue, trials),
-        left=_left(queue, trials, teachers),
+        total=tally.trials + later,
+        endings=Counter(tally.endings),
+        running=tuple(_doing(job) for job in tally.running.values()),
+        teachers=tuple(_doing(job) for job in tally.teachers.values()),
+        waits=tuple(job.waits for job in running if job.waits),
+        best=_best(queue),
+        left=tally.seconds_left(later, queue.slots),
+        looks=tuple(queue.looks.verdicts.lines()),
     )
 
 
@@ -79,56 +93,24 @@ def _doing(job: Job) -> str:
     return f"{one_line(job.cell)}{seed}: epoch {job.epoch} of {job.spec.training.epochs}"
 
 
-def _best(queue: TrialQueue, trials: list[Job]) -> str | None:
+def _best(queue: TrialQueue) -> str | None:
     """The cell with the best mean validation metric over its finished trials; else the best running trial.
 
-    None where there are several tasks, or no trial has been evaluated.
+    None where there are several tasks, whose metrics cannot be compared, or no trial has been evaluated.
     """
-    if len({job.spec.task.component_name for job in trials}) != 1:
-        return None  # their metrics cannot be compared
-    metric, sign = queue.plan.metric_of(trials[0].spec), 1 if queue.plan.mode == "max" else -1
-    cells: dict[str, list[float]] = defaultdict(list)
-    for job in trials:
-        if job.outcome is not None and job.outcome.status is Ending.FINISHED and job.phase != "control":
-            cells[job.cell].append(job.outcome.best.get(metric, float("nan")))
-    means = {cell: sum(values) / len(values) for cell, values in cells.items()}
-    means = {cell: mean for cell, mean in means.items() if mean == mean}
-    if means:
-        cell = max(means, key=lambda name: sign * means[name])
-        count = len(cells[cell])
-        trials_of = f"{count} trial{'s' if count > 1 else ''}"
-        return f"{one_line(cell)}, validation {metric} {means[cell]:.4f} ({trials_of})"
-    running = [job for job in trials if job.best is not None]
+    tally, sign = queue.tally, 1 if queue.plan.mode == "max" else -1
+    if len(tally.tasks) != 1:
+        return None
+    found = tally.best()
+    if found is not None:
+        cell, mean, count = found
+        metric = queue.plan.metric_of(queue.plan.trials[0].spec)
+        return f"{one_line(cell)}, validation {metric} {mean:.4f} ({count} trial{'s' if count > 1 else ''})"
+    running = [job for job in tally.running.values() if job.best is not None]
     if not running:
         return None
     first = max(running, key=lambda job: sign * (job.best or 0.0))
-    return f"{one_line(first.cell)}, validation {metric} {first.best:.4f} (running)"
-
-
-def _left(queue: TrialQueue, trials: list[Job], teachers: list[Job]) -> float | None:
-    """Estimated seconds of training that are left on all slots, from the seconds per epoch of each cell."""
-    paces: dict[str, list[float]] = defaultdict(list)
-    for job in trials:
-        if job.outcome is not None and job.outcome.epochs and job.outcome.seconds:
-            paces[job.cell].append(job.outcome.seconds / job.outcome.epochs)
-    for job in trials if not paces else ():
-        if job.state == "running" and job.epoch and job.began is not None:
-            paces[job.cell].append((time.monotonic() - job.began) / job.epoch)
-    if not paces:
-        return None
-    mean = {cell: sum(values) / len(values) for cell, values in paces.items()}
-    overall = sum(mean.values()) / len(mean)
-    seconds = [
-        (job.spec.training.epochs - job.epoch) * mean.get(job.cell, overall)
-        for job in trials
-        if job.state != "done"
-    ]
-    epochs = sum(job.spec.training.epochs for job in trials) / max(1, len(trials))
-    seconds += [overall * epochs] * sum(entry.count for entry in queue.plan.later)
-    seconds += [
-        (job.spec.training.epochs - job.epoch) * overall for job in teachers if job.state == "running"
-    ]
-    return max(sum(seconds) / max(1, queue.slots), max(seconds, default=0.0))
+    return f"{one_line(first.cell)}, validation {queue.plan.metric_of(first.spec)} {first.best:.4f} (running)"
 
 
 @dataclass
@@ -180,6 +162,7 @@ class Progress:
         parts = [f"{self.queue.plan.name}: {now.counts()}"]
         if now.teachers:
             parts.append("; ".join(now.teachers))
+        parts += now.looks[:1]
         if now.best is not None:
             parts.append(f"best so far: {now.best}")
         parts += now.waits[:1]
@@ -196,8 +179,9 @@ class Progress:
         bar = Table.grid(expand=True)
         bar.add_column(ratio=1)
         bar.add_column(justify="right")
-        bar.add_row(ProgressBar(total=max(1, now.total), completed=now.ended), f"  {now.ended}/{now.total}")
+        bar.add_row(ProgressBar(total=max(1, now.needed), completed=now.ended), f"  {now.ended}/{now.needed}")
         lines: list[RenderableType] = [bar, Text(now.counts())]
+        lines += [Text(text) for text in now.looks[:4]]
         if now.best is not None:
             lines.append(Text.assemble("best so far: ", (now.best, "bold")))
         lines += [Text(text, style="dim") for text in (*now.teachers, *now.running)[:8]]

@@ -16,6 +16,7 @@ from ray_kd.config.ending import Ending, exit_code
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.names import one_line, print_plain
+from ray_kd.config.plan import Plan
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
@@ -38,11 +39,14 @@ class SweepResult:
         storage: where its records lie; ``ray_kd.read_records(storage, name)`` reads them.
         total, finished, failed, stopped: numbers of trials by identity, those of earlier calls included.
         blocked: trials whose teacher failed.
+        not_needed: trials of seeds that no strategy needs any more, since looks have decided.
         unfinished: all other trials: interrupted, given up after a fault of the machine, or not begun.
         started: trials and teachers that this call started.
         failures: ``{"ending", "cell", "seed", "reason", "error"}`` of each trial that failed, is blocked, or
             met a fault of the machine; error: the path of its traceback.
         interrupted: it was asked to stop (Ctrl-C); the same call resumes it.
+        out_of_time: ``until_time`` is over; the same call goes on.
+        looks: what looks have decided, a line for each family of strategies that has several looks.
         warmup_seconds: from the call to the first trial's first step; 0 if nothing was started.
         training_seconds: from there to the end of the last trial.
     """
@@ -54,35 +58,40 @@ class SweepResult:
     failed: int = 0
     stopped: int = 0
     blocked: int = 0
+    not_needed: int = 0
     started: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    out_of_time: bool = False
+    looks: tuple[str, ...] = ()
     warmup_seconds: float = 0.0
     training_seconds: float = 0.0
 
     @property
     def unfinished(self) -> int:
         """Trials that have not ended; the same call trains them."""
-        return self.total - self.finished - self.failed - self.stopped - self.blocked
+        ended = self.finished + self.failed + self.stopped + self.blocked
+        return self.total - self.not_needed - ended
 
     @property
     def complete(self) -> bool:
-        """Whether every trial ended."""
+        """Whether every trial that is needed has ended."""
         return not self.interrupted and not self.unfinished
 
     @property
     def exit_code(self) -> int:
-        """0: all trials finished; 1: a trial failed; 3: a trial is unfinished; 130: interrupted."""
-        found = [ending for ending in Ending if getattr(self, ending.value)]
+        """0: all trials finished; 1: one failed; 3: one is unfinished, or time is over; 130: interrupted."""
+        found = [ending for ending in Ending if getattr(self, ending.name.lower())]
         return 130 if self.interrupted else exit_code(found)
 
     def message(self) -> str:
         """What to tell the user at the end, in a few lines."""
-        lines = [f"{self.name}: {self.finished} of {self.total} trials finished"]
+        lines = [f"{self.name}: {self.finished} of {self.total - self.not_needed} trials finished"]
         lines[0] += f", {self.failed} failed" if self.failed else ""
         lines[0] += f", {self.blocked} blocked" if self.blocked else ""
         lines[0] += f", {self.stopped} stopped early" if self.stopped else ""
         lines[0] += f", {self.unfinished} unfinished" if self.unfinished else ""
+        lines[0] += f", {self.not_needed} not needed" if self.not_needed else ""
         lines[0] += f" ({self.started} started now, {clock(self.training_seconds)})" if self.started else ""
         reasons: dict[tuple[Ending, str, str | None], list[str]] = {}
         for failure in self.failures:
@@ -95,9 +104,10 @@ class SweepResult:
                 lines.append(f"    traceback: {self.storage}/{error}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
+        lines += [f"  {line}" for line in self.looks]
         if not self.complete:
-            ended = self.total - self.unfinished
-            word = "Stopped. " if self.interrupted else ""
+            ended = self.total - self.unfinished - self.not_needed
+            word = "Stopped. " if self.interrupted else "Time is over. " if self.out_of_time else ""
             lines.append(f"{word}{ended} trials are kept; the same command resumes the others.")
         return "\n".join(lines)
 
@@ -115,6 +125,7 @@ def run_sweep(
     storage: str | None = None,
     progress: bool = True,
     retry_failed: bool = False,
+    until_time: float | None = None,
     console: Console | None = None,
 ) -> SweepResult:
     """Train all trials of a sweep that have not ended. A second call starts no trial that has ended.
@@ -126,6 +137,8 @@ def run_sweep(
         storage: where records are written; default: the base run's ``storage``.
         progress: show a live panel on a terminal, else a line every ten seconds.
         retry_failed: train failed trials again.
+        until_time: seconds after which it stops as after Ctrl-C: trials that run save their state, and the
+            same call goes on; None: as long as it takes.
         console: where to show the progress; default: standard error.
 
     Raises:
@@ -143,11 +156,7 @@ def run_sweep(
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)
     store = Store(str(sweep.base["storage"]))
-    plan = sweep.plan()
-    check_plan(plan)
-    for trial in plan.trials:
-        require_wandb(trial.spec)
-    require_same_runs(store, [*plan.teachers, *(trial.spec for trial in plan.trials)])
+    plan = _checked_plan(sweep, store)
     screen = (console or Console(stderr=True)) if progress else None
     with _only_driver(store, sweep.name, screen):
         ledger = Ledger(store, sweep.name)
@@ -155,10 +164,8 @@ def run_sweep(
         queue = TrialQueue(sweep, plan, ledger, retry_failed=retry_failed)
         while not queue.over and _forget_damaged_teachers(queue, store):  # and then theirs
             queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
-        if screen is not None:
-            for line in length_notes([job.spec for job in queue.jobs.values() if job.state != "done"], store):
-                print_plain(screen, f"{sweep.name}: {line}")
-        _train(queue, address, screen)
+        _say_before(queue, store, screen)
+        _train(queue, address, screen, None if until_time is None else called + until_time)
         result = _result(queue, store, called)
         if screen is not None:
             print_plain(screen, "\n".join([result.message(), *_data_notes(queue, store)]))
@@ -168,6 +175,23 @@ def run_sweep(
             if result.complete:
                 raise
         return result
+
+
+def _checked_plan(sweep: SweepSpec, store: Store) -> Plan:
+    plan = sweep.plan()
+    check_plan(plan)
+    for trial in plan.trials:
+        require_wandb(trial.spec)
+    require_same_runs(store, [*plan.teachers, *(trial.spec for trial in plan.trials)])
+    return plan
+
+
+def _say_before(queue: TrialQueue, store: Store, screen: Console | None) -> None:
+    """What a person should know before trials start: runs of other lengths, and what stands declared."""
+    if screen is not None:
+        specs = [job.spec for job in queue.jobs.values() if job.state != "done"]
+        for line in (*length_notes(specs, store), *queue.looks.remarks()):
+            print_plain(screen, f"{queue.sweep.name}: {line}")
 
 
 def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
@@ -183,14 +207,14 @@ def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
     return list(found)
 
 
-def _train(queue: TrialQueue, address: str | None, screen: Console | None) -> None:
+def _train(queue: TrialQueue, address: str | None, screen: Console | None, until: float | None) -> None:
     if queue.over:
         _write_plan(queue)
         return
     quiet()  # before the next import, which imports Ray
     from ray_kd.cluster.execute import execute
 
-    execute(queue, address, screen, lambda: _write_plan(queue))
+    execute(queue, address, screen, lambda: _write_plan(queue), until)
 
 
 def _resolve(spec: SweepSpec | str | Path, overrides: tuple[str, ...], storage: str | None) -> SweepSpec:
@@ -242,22 +266,26 @@ def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
 
 
 def _write_plan(queue: TrialQueue) -> None:
+    queue.ledger.write_design(queue.looks.design)  # before the plan, by which a later call reads it
     queue.ledger.write_plan(queue.plan.to_json())
     queue.ledger.write_sweep(queue.sweep.to_yaml())
 
 
 def _result(queue: TrialQueue, store: Store, called: float) -> SweepResult:
     trials = [job for job in queue.jobs.values() if job.trial is not None]
-    result = SweepResult(queue.sweep.name, store.uri, started=queue.started, interrupted=queue.halted)
+    result = SweepResult(queue.sweep.name, store.uri, started=queue.started)
+    result.out_of_time, result.interrupted = queue.out_of_time, queue.halted and not queue.out_of_time
+    result.looks = tuple(queue.looks.verdicts.lines())
     result.total = len(trials) + sum(entry.count for entry in queue.plan.later)
     for job in trials:
         if job.outcome is None:
             continue
         ending = job.outcome.status
         if ending is not Ending.UNFINISHED:
-            setattr(result, ending.value, getattr(result, ending.value) + 1)
-        if ending not in (Ending.FINISHED, Ending.STOPPED):
-            about = {"ending": ending, "cell": job.cell, "seed": job.spec.seed}
+            name = ending.name.lower()
+            setattr(result, name, getattr(result, name) + 1)
+        if ending not in (Ending.FINISHED, Ending.STOPPED, Ending.NOT_NEEDED):
+            about = {"ending": ending, "cell": job.cell, "seed": job.seed}
             result.failures.append({**about, "reason": job.outcome.reason, "error": job.outcome.error})
     began = [job.began for job in queue.jobs.values() if job.began is not None]
     if began:

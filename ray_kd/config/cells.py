@@ -28,11 +28,15 @@ class Cell(Strict):
     """The cell's values of the axes; empty for a named cell."""
 
 
-def strategy_name(cell: str, axes: Mapping[str, Any]) -> str:
-    """The name of a cell without its task's label: ``detection, utility`` is the strategy ``utility``."""
-    if TASK not in axes:
+VARY = "vary"
+"""The axis whose labels say what seeds redraw, for a sweep that asks which source of chance matters most."""
+
+
+def strategy_name(cell: str, axes: Mapping[str, Any], axis: str = TASK) -> str:
+    """The name of a cell without its label on an axis: ``detection, utility`` is the strategy ``utility``."""
+    if axis not in axes:
         return cell
-    for label in (f"{TASK}={axes[TASK]}", str(axes[TASK])):
+    for label in (f"{axis}={axes[axis]}", str(axes[axis])):
         for piece in (f"{label}, ", f", {label}"):
             if piece in cell:
                 return cell.replace(piece, "", 1)

@@ -22,6 +22,13 @@ class Ending(StrEnum):
     """It never began: its teacher failed."""
     UNFINISHED = "unfinished"
     """It was interrupted, or met a fault of the machine; the same command resumes it."""
+    NOT_NEEDED = "not needed"
+    """A look had decided its strategy, or had ended it, before this seed was trained."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether a look waits no longer for such a trial; unless it finished, its seed is lost."""
+        return self not in (Ending.UNFINISHED, Ending.NOT_NEEDED)
 
     @property
     def final(self) -> bool:

@@ -134,7 +134,7 @@ class ViewOptions(Options):
     """Options of every view policy."""
 
     seed: int = 0
-    """Seed of the views; shared by all seeds of a sweep, so that views are paired."""
+    """Seed of the views; a sweep redraws it where its ``vary`` lists views."""
     count: int | None = None
     """How many distinct views a sample has (epoch e uses view e mod count); None: one for each epoch."""
 

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ray_kd.config.cells import Cell, Overrides, searched_name
+from ray_kd.config.cells import Cell, Overrides, searched_name, strategy_name
+from ray_kd.config.chance import Source, chances, own_sources, redraw
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import TASKS
+from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.yamlio import set_key
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 Phase = Literal["compare", "control", "search"]
 RESERVED = {
-    "seed": "'seeds' of the sweep sets it",
+    "seed": "'seeds' of the sweep and its 'vary' set it",
     "storage": "all trials of a sweep use the base's",
 }
 
@@ -38,6 +40,10 @@ class Trial:
     axes: dict[str, Any] = field(default_factory=dict)
     candidate: int | None = None
     """The number of the candidate in its cell's search; None outside a search."""
+    vary: tuple[Source, ...] = ()
+    """The sources of chance that its seed redraws."""
+    teachers: dict[str, RunSpec] = field(default_factory=dict, repr=False)
+    """The runs that train its teachers, and theirs, by identity."""
 
     def to_json(self) -> dict[str, Any]:
         """The trial as plan.json holds it."""
@@ -79,12 +85,17 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The content of plan.json."""
+        first: dict[str, Trial] = {}
+        for trial in self.trials:
+            first.setdefault(trial.cell, trial)
         return {
             "name": self.name,
             "baseline": self.baseline,
             "metric": self.metric,
             "mode": self.mode,
             "cells": list(self.cells),
+            "chance": chances((cell, one.spec, one.vary) for cell, one in first.items()),
+            "repeats": list(dict.fromkeys(one.cell for one in self.trials if one.spec.training.disturb)),
             "trials": [trial.to_json() for trial in self.trials],
             "teachers": [teacher.identity() for teacher in self.teachers],
             "notes": self.notes,
@@ -123,8 +134,9 @@ class TrialMaker:
         extra = extra or {}
         overrides = {**cell.overrides, **extra}
         parsed = self._spec(cell.name, overrides)
-        spec = parsed.model_copy(
-            update={"seed": seed, "name": f"{self.sweep.name}: {cell.name}, seed {seed}"}
+        vary = own_sources(overrides, self.sweep.vary)
+        spec = redraw(parsed, seed, vary).model_copy(
+            update={"name": f"{self.sweep.name}: {cell.name}, seed {seed}"}
         )
         return Trial(
             identity=spec.identity(),
@@ -135,6 +147,8 @@ class TrialMaker:
             overrides={**overrides, "seed": seed},
             axes={**cell.axes, **extra},
             candidate=candidate,
+            vary=vary,
+            teachers={run.identity(): run for run in spec.teacher_runs().values()},
         )
 
     def _spec(self, cell: str, overrides: Mapping[str, Any]) -> RunSpec:
@@ -143,7 +157,10 @@ class TrialMaker:
             where = f"sweep '{self.sweep.name}', cell '{cell}'"
             data = copy.deepcopy(self.base)
             try:
+                own_sources(dict(overrides), self.sweep.vary)
                 for key, value in overrides.items():
+                    if key == "vary":  # of the cell, not of its runs
+                        continue
                     if key in RESERVED:
                         raise UserError(f"'{key}' cannot differ from cell to cell: {RESERVED[key]}.")
                     set_key(data, key, copy.deepcopy(value))
@@ -175,6 +192,7 @@ def make_plan(sweep: SweepSpec) -> Plan:
     """Expand a sweep: see ``SweepSpec.plan``."""
     maker = TrialMaker(sweep)
     cells = {cell.name: cell for cell in sweep.all_cells()}
+    seeds, control_seeds = sweep.all_seeds, sweep.seeds_of_controls
     trials: list[Trial] = []
     later: list[LaterTrials] = []
     for search in sweep.search:
@@ -187,14 +205,15 @@ def make_plan(sweep: SweepSpec) -> Plan:
                 for index, extra in known
                 for seed in search.seeds
             ]
-            later += _later(sweep, search, name)
+            later += _later(search, name, len(seeds))
     for cell in cells.values():
-        trials += [maker.make(cell, seed, "compare") for seed in sweep.seeds]
+        trials += [maker.make(cell, seed, "compare") for seed in seeds]
     for name, overrides in sweep.controls.items():
         control = Cell(name=name, overrides=overrides)
-        trials += [maker.make(control, seed, "control") for seed in sweep.control_seeds or sweep.seeds]
+        trials += [maker.make(control, seed, "control") for seed in control_seeds]
     _check_grace(sweep, trials)
     _check_tasks(sweep, trials)
+    _check_baselines(sweep, trials)
     return Plan(
         name=sweep.name,
         baseline=sweep.baseline,
@@ -245,30 +264,46 @@ def _check_tasks(sweep: SweepSpec, trials: list[Trial]) -> None:
         )
 
 
-def _later(sweep: SweepSpec, search: Search, cell: str) -> list[LaterTrials]:
+def _check_baselines(sweep: SweepSpec, trials: list[Trial]) -> None:
+    """Refuse looks where a task has no baseline: nothing in it could be decided."""
+    if not isinstance(sweep.seeds, SeedLooks):
+        return
+    names: dict[str, set[str]] = {}
+    for trial in trials:
+        both = {trial.cell, strategy_name(trial.cell, trial.axes)}
+        names.setdefault(trial.spec.task.component_name, set()).update(
+            both if trial.phase == "compare" else ()
+        )
+    wanted = {strategy_name(trial.cell, trial.axes) for trial in trials if trial.cell == sweep.baseline}
+    for task, known in names.items():
+        if not known & {*wanted, str(sweep.baseline)}:
+            raise UserError(
+                f"sweep '{sweep.name}': seeds.looks: task {task} has no cell of the baseline "
+                f"'{sweep.baseline}', so nothing in it could be decided; add one, or give a list of seeds."
+            )
+
+
+def _later(search: Search, cell: str, seeds: int) -> list[LaterTrials]:
     later = []
     if search.method == "optuna":
         count = search.budget * len(search.seeds)
         later.append(LaterTrials(cell, "search", count, "optuna proposes them"))
-    later.append(LaterTrials(searched_name(cell), "compare", len(sweep.seeds), "the search's winner"))
+    later.append(LaterTrials(searched_name(cell), "compare", seeds, "the search's winner"))
     return later
 
 
 def teachers_of(trials: list[Trial]) -> list[RunSpec]:
     """The runs that train the teachers of these trials, and their teachers, one for each identity."""
     found: dict[str, RunSpec] = {}
-    seen: set[str] = set()
     for trial in trials:
-        key = f"{trial.cell} {trial.axes}"  # a teacher does not depend on the seed
-        for run in trial.spec.teacher_runs().values() if key not in seen else ():
-            found.setdefault(run.identity(), run)
-        seen.add(key)
+        for identity, run in trial.teachers.items():
+            found.setdefault(identity, run)
     return list(found.values())
 
 
 def _notes(sweep: SweepSpec, trials: list[Trial]) -> list[str]:
     notes = []
-    if not sweep.controls:
+    if all(trial.spec.training.disturb for trial in trials if trial.phase == "control"):
         notes.append(
             "No control run checks whether training was long enough; differences between cells may change "
             "with more epochs (add 'controls' with twice the epochs)."
@@ -286,10 +321,16 @@ def _notes(sweep: SweepSpec, trials: list[Trial]) -> list[str]:
             f"The scheduler ({sweep.scheduler.name}) stops compared trials, so the seeds that a cell has "
             "left are a selection; the baseline is never stopped."
         )
-    same: dict[str, list[str]] = {}
+    runs: dict[str, set[str]] = {}
     for trial in trials:
-        if trial.phase != "search" and trial.cell not in same.setdefault(trial.identity, []):
-            same[trial.identity].append(trial.cell)
-    for names in dict.fromkeys(tuple(names) for names in same.values() if len(names) > 1):
-        notes.append(f"The same runs serve {' and '.join(f'“{name}”' for name in names)}.")
+        if trial.phase != "search":
+            runs.setdefault(trial.cell, set()).add(trial.identity)
+    same: dict[frozenset[str], list[str]] = {}
+    for cell, identities in runs.items():
+        same.setdefault(frozenset(identities), []).append(cell)
+    notes += [
+        f"The same runs serve {' and '.join(f'“{name}”' for name in cells)}."
+        for cells in same.values()
+        if len(cells) > 1
+    ]
     return notes

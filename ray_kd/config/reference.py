@@ -9,6 +9,7 @@ from typing import Any
 
 from ray_kd.config.options import AggregatorOptions, PathOptions, Strict, ViewOptions
 from ray_kd.config.schema import Schema, field_docs
+from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.space import Space
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import Scheduler, Search, SweepSpec
@@ -64,6 +65,7 @@ _KINDS = {
     "Teacher.targets": "live | stored, or a mapping as in the run's own below",
     "Teacher.aggregation": "ray-kd list aggregators",
     "SweepSpec.base": "text or a mapping",
+    "SweepSpec.seeds": "a list, or a mapping with looks",
 }
 """What may stand at keys where the models alone say too little."""
 _DEFAULTS = {
@@ -100,7 +102,8 @@ def reference() -> str:
         _TAIL.lstrip(),
         _SWEEP,
         _block(file_lines("sweep")),
-        _spaces(),
+        _keys("seeds", SeedLooks),
+        _keys("search.space", Space),
     ]
     return "\n".join(parts)
 
@@ -111,11 +114,11 @@ def file_lines(kind: str) -> list[str]:
     return _section(models[kind], 0)
 
 
-def _spaces() -> str:
-    """What a searched key takes."""
-    lines = [f"- `{name}`: {text}" for name, text in field_docs(Space).items()]
-    about = " ".join((inspect.getdoc(Space) or "").replace("``", "`").split())
-    return "\n".join(["### `search.space`", "", about, "", *lines, ""])
+def _keys(key: str, model: type[Strict]) -> str:
+    """The keys of a mapping that the file shows in another form."""
+    lines = [f"- `{name}`: {' '.join(text.split())}" for name, text in field_docs(model).items()]
+    about = " ".join((inspect.getdoc(model) or "").replace("``", "`").split())
+    return "\n".join([f"### `{key}`", "", about, "", *lines, ""])
 
 
 def _block(lines: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,17 +11,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ray_kd.config.beside import found_beside, with_code
-from ray_kd.config.cells import SEARCHED, Cell, Overrides, product_cells, searched_name, strategy_name
+from ray_kd.config.cells import SEARCHED, TASK, Cell, Overrides, product_cells, searched_name, strategy_name
+from ray_kd.config.chance import DEFAULT, Source, sources
 from ray_kd.config.errors import unknown
 from ray_kd.config.names import require_distinct, require_name
 from ray_kd.config.options import Strict
 from ray_kd.config.plan import Plan, make_plan
+from ray_kd.config.seeds import SeedLooks, Seeds, SeedsField, require_seeds
 from ray_kd.config.space import Space
 from ray_kd.config.training import Count, NotNegative, Positive
 from ray_kd.config.validation import validate
 from ray_kd.config.yamlio import apply_overrides, dump_yaml, overridden_keys, read_yaml
-
-Seeds = tuple[Annotated[int, Field(ge=0)], ...]
 
 _POPULATION = ("pbt", "pb2", "pbt_replay", "population_based_training")
 
@@ -54,7 +55,7 @@ class Search(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Search:
-        _distinct_seeds("seeds", self.seeds)
+        require_seeds("seeds", self.seeds)
         if not self.space:
             raise ValueError("space: expected at least one key to search")
         if self.method == "grid":
@@ -108,7 +109,12 @@ class SweepSpec(Strict):
     name: str
     base: dict[str, Any]
     """A run, or the path of its file relative to the sweep's."""
-    seeds: Seeds = (0, 1, 2, 3, 4)
+    seeds: SeedsField = (0, 1, 2, 3, 4)
+    """Each cell is trained once for each of them; a mapping (below) lets strategies end early, at looks."""
+    vary: Annotated[tuple[Source, ...], BeforeValidator(sources)] = DEFAULT
+    """What each seed redraws: student (initialisation and order), teacher (each seed trains its own), labels
+    (which ones ``dataset.labels`` keeps), split (which samples train, validate and test), views (the draws
+    of augmentation). What is not listed is the same for all seeds. A cell may have a ``vary`` of its own."""
     baseline: str | None = None
     """The cell that every other cell is compared with; with an axis ``task``, a name without the task's label
     means that strategy in each task."""
@@ -120,7 +126,7 @@ class SweepSpec(Strict):
     controls: dict[str, Overrides] = Field(default_factory=dict)
     """Cells outside the comparison (such as the baseline with twice the epochs), phase ``control``."""
     control_seeds: Seeds | None = None
-    """Seeds of the controls; default: all seeds of the sweep."""
+    """Seeds of the controls; default: all seeds of the sweep, with looks those of the first look."""
     search: Annotated[tuple[Search, ...], BeforeValidator(lambda value: _several(value))] = ()
     """One search or several; each cell is in at most one."""
     scheduler: Annotated[Scheduler | None, BeforeValidator(lambda value: _scheduler(value))] = None
@@ -150,10 +156,9 @@ class SweepSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> SweepSpec:
-        _distinct_seeds("seeds", self.seeds)
+        require_seeds("seeds", self.all_seeds)
         if self.control_seeds is not None:
-            _distinct_seeds("control_seeds", self.control_seeds)
-            _known_seeds("control_seeds", self.control_seeds, self.seeds)
+            require_seeds("control_seeds", self.control_seeds, self.all_seeds)
         names = [cell.name for cell in self.all_cells()]
         names += list(self.controls)
         for name in names:
@@ -168,7 +173,21 @@ class SweepSpec(Strict):
         compared += [strategy_name(cell.name, cell.axes) for cell in self.all_cells()]
         if self.baseline is not None and self.baseline not in compared:
             raise ValueError(f"baseline: {_choose('cell', self.baseline, dict.fromkeys(compared))}")
+        self._check_looks()
         return self
+
+    def _check_looks(self) -> None:
+        if not isinstance(self.seeds, SeedLooks):
+            return
+        if self.baseline is None:
+            raise ValueError(
+                "seeds.looks: strategies are decided beside a baseline; name a cell in 'baseline'"
+            )
+        if self.scheduler is not None and not self.search:
+            raise ValueError(
+                f"scheduler: {self.scheduler.name} stops compared trials, and a strategy that lost seeds "
+                "gets no verdict at a look; expected none, a search, or a list of seeds"
+            )
 
     def _check_search(self) -> None:
         cells = [cell.name for cell in self.all_cells()]
@@ -180,8 +199,45 @@ class SweepSpec(Strict):
                 if name in taken:
                     raise ValueError(f"search.cells: '{name}' is searched twice")
                 taken.add(name)
-            if "seed" in search.space:
-                raise ValueError("search.space: 'seed' cannot be searched; the sweep's 'seeds' set it")
+            for key in ("seed", "vary"):
+                if key in search.space:
+                    raise ValueError(f"search.space: '{key}' cannot be searched; the sweep sets it")
+
+    @property
+    def looks(self) -> tuple[int, ...] | None:
+        """The numbers of seeds at which results are looked at; None where the seeds are a list."""
+        if not isinstance(self.seeds, SeedLooks):
+            return None
+        return self.seeds.looks or self.seeds.derived(self.strategies)
+
+    @property
+    def margin(self) -> float | None:
+        """Half the width of what counts as the same; None: nothing does."""
+        return self.seeds.margin if isinstance(self.seeds, SeedLooks) else None
+
+    @property
+    def all_seeds(self) -> Seeds:
+        """The seeds of every compared cell, at most, in order."""
+        if not isinstance(self.seeds, SeedLooks):
+            return self.seeds
+        last = (self.looks or (0,))[-1]
+        return tuple(range(self.seeds.first, self.seeds.first + last))
+
+    @property
+    def seeds_of_controls(self) -> Seeds:
+        """The seeds of every control."""
+        looks = self.looks
+        return self.control_seeds or self.all_seeds[: looks[0] if looks else None]
+
+    @property
+    def strategies(self) -> int:
+        """How many strategies are compared with a reference, in a task at most."""
+        counts: Counter[Any] = Counter()
+        searched = {name for search in self.search for name in self.searched_by(search)}
+        for cell in self.all_cells():
+            if self.baseline not in (cell.name, strategy_name(cell.name, cell.axes)):
+                counts[cell.axes.get(TASK)] += 1 + (cell.name in searched)
+        return max(counts.values(), default=0)
 
     def searched_by(self, search: Search) -> tuple[str, ...]:
         """The names of a search's cells."""
@@ -274,21 +330,6 @@ def _scheduler(value: Any) -> Any:
             "could not be found or repeated. Use asha or median, with a search"
         )
     return data
-
-
-def _distinct_seeds(key: str, seeds: Iterable[int]) -> None:
-    seeds = list(seeds)
-    if not seeds:
-        raise ValueError(f"{key}: the sweep has no trials; expected at least one seed")
-    repeated = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    if repeated:
-        raise ValueError(f"{key}: expected each seed once, got {repeated[0]} twice")
-
-
-def _known_seeds(key: str, seeds: Iterable[int], known: Iterable[int]) -> None:
-    extra = [seed for seed in seeds if seed not in set(known)]
-    if extra:
-        raise ValueError(f"{key}: {extra[0]} is none of the sweep's seeds ({', '.join(map(str, known))})")
 
 
 def _choose(kind: str, name: str, known: Iterable[str]) -> str:

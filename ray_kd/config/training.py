@@ -174,6 +174,9 @@ class Training(Strict):
     labels: Literal["given", "permuted"] = "given"
     """permuted: the training labels are permuted once among the samples (keyed by the seed), for a teacher
     that is wrong on purpose. Validation and test labels are not permuted."""
+    disturb: NotNegative = 0.0
+    """Disturbance of the initial weights: each is multiplied by 1 + disturb x a standard normal number (keyed
+    by the seed). 1e-7 moves the last bits, for a control that shows the noise of arithmetic; 0: none."""
     order: Order | None = None
     """{block: 1000, window: 8}: in each epoch 8 blocks of 1000 consecutive samples are shuffled together,
     then the next 8, for datasets too large for random access; None: all samples are shuffled together."""

@@ -19,11 +19,28 @@ class LabelOptions(Options):
     labels: Annotated[int, Field(ge=1)] | None = None
     """Labelled training images the student may use; None: all of them."""
     seed: int = 0
-    """Key of the splits and of the choice of labels; shared by all seeds of a sweep."""
+    """Key of the splits and of the choice of labels; a sweep redraws it where its ``vary`` lists split."""
+    label_seed: int | None = None
+    """Key of the choice of labels alone; null: ``seed``. A sweep sets it where its ``vary`` lists labels."""
 
     def teacher_options(self) -> dict[str, Any]:
         """What a teacher's dataset differs in: it sees every label of the training split."""
-        return {"labels": None}
+        return {"labels": None, "label_seed": None}
+
+    def overlap(self) -> float | None:
+        """Samples that ``seed`` holds out, for each that is left to train on; None: it chooses no split.
+
+        Of the shares ``validation`` and ``test`` the larger one counts, since a root may bring either.
+        """
+        given = [getattr(self, name, None) for name in ("validation", "test")]
+        shares = [share for share in given if isinstance(share, float)]  # a name is a folder that is there
+        return max(shares) / (1 - sum(shares)) if any(shares) else None
+
+    def essence(self) -> dict[str, Any]:
+        found = super().essence()
+        if self.labels is None:
+            found.pop("label_seed", None)  # nothing is chosen
+        return found
 
 
 class Split(Protocol):

@@ -50,7 +50,9 @@ class CIFAR(Dataset):
         require(self.name, options.root, needed, self.tree, options.download)
         given = self._read(made, options, True)
         labels = np.array(given.targets)
-        train, held = hold_out(labels, options.validation, options.labels, options.seed, self.name)
+        train, held = hold_out(
+            labels, options.validation, options.labels, options.seed, self.name, options.label_seed
+        )
         self.train = self._split(given, 0, train)
         self.test = self._split(self._read(made, options, False), len(labels))
         self.validation = self._split(given, 0, held) if options.validation else self.test

@@ -11,7 +11,7 @@ from pydantic import Field
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, LabelOptions, TensorSplit
-from ray_kd.data.splits import stratified_order
+from ray_kd.data.splits import keep_labels, stratified_order
 
 
 class DigitsOptions(LabelOptions):
@@ -58,13 +58,8 @@ class Digits(Dataset):
             "validation": order[test : test + validation],
             "train": order[test + validation :],
         }
-        if options.labels is not None:
-            if not 1 <= options.labels <= len(parts["train"]):
-                raise UserError(
-                    f"dataset digits: labels: expected 1 to {len(parts['train'])} (the training split), "
-                    f"got {options.labels}."
-                )
-            parts["train"] = parts["train"][: options.labels]
+        budget, key = options.labels, options.label_seed
+        parts["train"] = keep_labels(parts["train"], raw.target, budget, key, self.name)
         for split, index in parts.items():
             chosen = torch.from_numpy(np.sort(index))
             setattr(self, split, TensorSplit(images[chosen], labels[chosen], chosen))

@@ -257,7 +257,7 @@ class FileDataset(Dataset):
         form = Form(options.size, options.mean, options.std, fit, most)
         known = np.zeros(len(train)) if classes is None else classes
         share = options.validation if validation is None else 0.0
-        chosen, held = hold_out(known, share, options.labels, options.seed, self.name)
+        chosen, held = hold_out(known, share, options.labels, options.seed, self.name, options.label_seed)
         self.train = FileSplit(train, torch.from_numpy(chosen), 0, form, training=True)
         self.test = FileSplit(test, torch.arange(len(test)), len(train), form)
         if validation is not None:

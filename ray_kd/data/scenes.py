@@ -12,6 +12,7 @@ from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
 from ray_kd.data.scene_drawing import Painter, ScenesOptions
 from ray_kd.data.splits import stratified_order
+from ray_kd.random_streams import generator
 
 CHUNK = 256
 """Scenes drawn at once: bounds the memory of drawing."""
@@ -49,12 +50,13 @@ class Scenes(Dataset):
             )
         first = 0
         pools = _digits(options.seed)
-        for split, there, used in (
-            ("train", options.train, labels),
-            ("validation", options.validation, options.validation),
-            ("test", options.test, options.test),
-        ):
-            setattr(self, split, _split(options, split, pools[split], used, first))
+        for split in ("train", "validation", "test"):
+            there = getattr(options, split)
+            used = torch.arange(there)
+            if split == "train" and options.label_seed is not None:
+                used = torch.randperm(there, generator=generator(options.label_seed, "scenes labels"))
+            index = used[:labels].sort().values if split == "train" else used
+            setattr(self, split, _split(options, split, pools[split], index, first))
             first += there
         self.classes, self.channels, self.class_names = 10, options.channels, tuple("0123456789")
         self.mean, self.std = (MEAN,) * options.channels, (STD,) * options.channels
@@ -80,9 +82,9 @@ def _digits(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def _split(
-    options: ScenesOptions, split: str, pool: tuple[Tensor, Tensor], count: int, first: int
+    options: ScenesOptions, split: str, pool: tuple[Tensor, Tensor], numbers: Tensor, first: int
 ) -> TensorSplit:
-    parts = [Painter(options, *pool, split, index).scenes() for index in torch.arange(count).split(CHUNK)]
+    parts = [Painter(options, *pool, split, index).scenes() for index in numbers.split(CHUNK)]
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     columns["image"] = columns["image"].sub_(MEAN).div_(STD)
-    return TensorSplit(columns.pop("image"), ids=first + torch.arange(count), **columns)
+    return TensorSplit(columns.pop("image"), ids=first + numbers, **columns)

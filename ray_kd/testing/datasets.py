@@ -13,7 +13,7 @@ from torch import Tensor
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options, parse_component
 from ray_kd.config.registry import DATASETS
-from ray_kd.data.base import Dataset, Split, is_raw
+from ray_kd.data.base import Dataset, LabelOptions, Split, is_raw
 from ray_kd.data.create import create_dataset
 from ray_kd.data.sample_checks import SPLITS, TASKS
 from ray_kd.testing.state import assert_same
@@ -155,6 +155,20 @@ class DatasetConformance:
             if isinstance(getattr(options, name), (str, Path)) and Path(getattr(options, name)).exists()
         ]
         assert set(paths) <= set(options.places), "options that name a place on this machine are 'places'"
+
+    def test_other_labels_are_kept_under_another_key(self) -> None:
+        """Where labels can be limited, ``label_seed`` chooses which are kept, and nothing else."""
+        if not isinstance(self.parsed(), LabelOptions):
+            return
+        whole = self.make(labels=None)
+        budget = max(1, len(whole.train) // 2)
+        found = [self.make(labels=budget, label_seed=seed) for seed in range(6)]
+        kept = [tuple(dataset.train.ids.tolist()) for dataset in found]
+        assert all(len(ids) == budget and set(ids) <= set(whole.train.ids.tolist()) for ids in kept)
+        assert budget == len(whole.train) or len(set(kept)) > 1, "label_seed changes nothing"
+        for dataset in found:
+            for name in ("validation", "test"):
+                assert torch.equal(getattr(dataset, name).ids, getattr(whole, name).ids), name
 
     def test_mistakes_are_named(self) -> None:
         with pytest.raises(UserError, match="no_such_option"):

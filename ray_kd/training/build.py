@@ -25,7 +25,7 @@ from ray_kd.models.sync_norm import synchronise
 from ray_kd.models.tapped import TappedModel
 from ray_kd.paths import Path, create_path
 from ray_kd.paths.feature import FeaturePath
-from ray_kd.random_streams import forked, key
+from ray_kd.random_streams import forked, generator, key
 from ray_kd.targets.batch_reader import Reading
 from ray_kd.targets.open import OpenedTargets, open_stored
 from ray_kd.targets.stored_targets import StoredTargets
@@ -68,6 +68,7 @@ def build(spec: RunSpec, context: RunContext, cache: ProcessCache, own: Own | No
     dataset = as_trained(spec, own.dataset or cache.dataset(spec.dataset, device))
     task, views = create_task(spec, dataset), create_views(spec, dataset)
     student = _student(spec, own, dataset)
+    disturb(student, spec)
     stored = spec.targets.source == "stored" and bool(spec.active_paths())
     require_live(spec, own)
     # A teacher of stored targets stays off the device: only its frozen modules and widths are read.
@@ -166,6 +167,16 @@ def _student(spec: RunSpec, own: Own, dataset: Dataset) -> nn.Module:
     if own.student is not None:
         return own.student
     return create_model(spec.student, **fitting(spec.student, spec, dataset), seed=spec.seed)
+
+
+@torch.no_grad()
+def disturb(student: nn.Module, spec: RunSpec) -> None:
+    """Multiply the initial weights by 1 + ``training.disturb`` x standard normal numbers, if it is not 0."""
+    if spec.training.disturb:
+        draws = generator(spec.seed, "disturb")
+        for values in student.parameters():
+            noise = torch.randn(values.shape, generator=draws).to(values.device, values.dtype)
+            values.mul_(1 + spec.training.disturb * noise)
 
 
 def _look_at_features(networks: Mapping[str, nn.Module], paths: list[Path], dataset: Dataset) -> None:

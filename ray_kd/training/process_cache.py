@@ -23,6 +23,8 @@ from ray_kd.training.evaluation import evaluate, evaluate_predictions
 from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.run_context import RunContext
 
+KEPT = 8
+"""The most datasets, teachers ... that are kept: where a sweep's seeds redraw them, each seed has its own."""
 KEPT_BYTES = 1 << 30
 """The most bytes of a teacher's predictions on one split that are kept."""
 JUDGED = 1024
@@ -108,11 +110,18 @@ class ProcessCache:
         return figures
 
     def once(self, key: tuple[Any, ...], make: Any) -> Any:
-        """The value of ``make()``, which is called only once for each key."""
+        """The value of ``make()``, called once for each key while it is among the last ``KEPT`` of its kind.
+
+        Args:
+            key: its first entry is the kind.
+        """
         text = json.dumps(key, sort_keys=True, default=str)
-        if text not in self._kept:
-            self._kept[text] = make()
-        return self._kept[text]
+        value = self._kept.pop(text) if text in self._kept else make()
+        self._kept[text] = value  # the last one used comes last
+        alike = [other for other in self._kept if other.startswith(json.dumps(key[:1])[:-1])]
+        for other in alike[:-KEPT]:
+            del self._kept[other]
+        return value
 
 
 class TeacherNetwork(nn.Module):

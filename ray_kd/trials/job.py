@@ -40,6 +40,11 @@ class Job:
         return self.trial.cell if self.trial is not None else "teacher"
 
     @property
+    def seed(self) -> int:
+        """The seed of its trial, which need not be its run's (see ``vary``); of a teacher its own."""
+        return self.trial.seed if self.trial is not None else self.spec.seed
+
+    @property
     def phase(self) -> str:
         """Its phase as the ledger names it."""
         return self.trial.phase if self.trial is not None else "teacher"

@@ -12,13 +12,14 @@ import contextlib
 import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.storage import Store
+from ray_kd.trials.design import Design
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Outcome:
 
     Attributes:
         best: validation metrics of its best epoch; empty where it has none.
+        test: test metrics of the same weights, which the table compares; empty where there are none.
         seconds: wall seconds of training.
         error: path of a failed run's traceback below the storage; None if it left none.
     """
@@ -37,6 +39,7 @@ class Outcome:
     epochs: int
     best: dict[str, float]
     error: str | None = None
+    test: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, summary: dict[str, Any]) -> Outcome:
@@ -49,6 +52,7 @@ class Outcome:
             epochs=int(summary.get("epochs") or 0),
             best=dict((summary.get("best") or {}).get("val") or {}),
             error=f"runs/{summary['identity']}/error.txt" if status is Ending.FAILED else None,
+            test=dict((summary.get("best") or {}).get("test") or {}),
         )
 
 
@@ -111,8 +115,8 @@ class Ledger:
     def forget(self, identity: str) -> None:
         """Delete a run's entry and summary, and its checkpoints if it failed; it then trains again."""
         self.stale.discard(identity)
-        entry = self.entries.pop(identity, None)
-        self.store.delete(f"{self.folder}/ledger/{identity}.json")
+        entry = self.entries.get(identity)
+        self.erase(identity)
         summary = self.read_json(f"runs/{identity}/summary.json")
         if (summary or {}).get("status") == "finished":
             return  # another process has finished it in the meantime
@@ -121,6 +125,11 @@ class Ledger:
         if Ending.FAILED in ((entry or {}).get("status"), (summary or {}).get("status")):
             self.store.delete_tree(f"runs/{identity}/checkpoints")
 
+    def erase(self, identity: str) -> None:
+        """Delete a run's entry alone."""
+        self.entries.pop(identity, None)
+        self.store.delete(f"{self.folder}/ledger/{identity}.json")
+
     def read_plan(self) -> dict[str, Any] | None:
         """plan.json of an earlier invocation of the sweep; None if there is none."""
         return self.read_json(f"{self.folder}/plan.json")
@@ -128,6 +137,26 @@ class Ledger:
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Write plan.json."""
         self.keep_json(f"{self.folder}/plan.json", plan)
+
+    def read_design(self) -> Design:
+        """The design that an earlier invocation declared; an empty one if there is none.
+
+        Raises:
+            UserError: design.json is damaged. What was declared is then unknown, and is not guessed.
+        """
+        path = f"{self.folder}/design.json"
+        data = self.read_json(path)
+        try:
+            return Design() if data is None and not self.store.exists(path) else Design.from_json(data or {})
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{self.store.path(path)}: not a sweep's design, so nobody knows which looks were declared. "
+                "Bring it back, or give the sweep another 'name'."
+            ) from None
+
+    def write_design(self, design: Design) -> None:
+        """Write design.json."""
+        self.keep_json(f"{self.folder}/design.json", design.to_json())
 
     def write_sweep(self, text: str) -> None:
         """Write the resolved sweep file."""

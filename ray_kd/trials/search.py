@@ -41,6 +41,7 @@ class CellSearch:
     candidates: list[Candidate] = field(default_factory=list)
     _study: Any = None
     _asked: dict[int, Any] = field(default_factory=dict)
+    _ended: int = 0
 
     def former(self, overrides: Overrides) -> bool:
         """Whether a candidate of an earlier invocation of the sweep still lies in the search space."""
@@ -70,14 +71,18 @@ class CellSearch:
 
     def may_propose(self, ahead: int) -> bool:
         """Whether ``propose`` would return a candidate."""
-        open_now = sum(not candidate.ended for candidate in self.candidates)
-        learns = self.search.method == "optuna"
-        return learns and len(self.candidates) < self.search.budget and open_now < ahead
+        return self.learns and len(self.candidates) - self._ended < ahead
+
+    @property
+    def learns(self) -> bool:
+        """Whether it will propose candidates that depend on how others ended."""
+        return self.search.method == "optuna" and len(self.candidates) < self.search.budget
 
     def end(
         self, candidate: Candidate, value: float | None, partial: tuple[int, float] | None = None
     ) -> None:
         """Note a candidate's value; None: it failed, or was stopped (``partial`` says where)."""
+        self._ended += not candidate.ended
         candidate.ended, candidate.value, candidate.partial = True, value, partial
         if self._study is not None:
             self._tell(candidate)
@@ -85,7 +90,7 @@ class CellSearch:
     @property
     def complete(self) -> bool:
         """Whether the budget is spent and every candidate has ended."""
-        return len(self.candidates) >= self.search.budget and all(one.ended for one in self.candidates)
+        return len(self.candidates) >= self.search.budget and self._ended == len(self.candidates)
 
     def winner(self) -> Candidate | None:
         """The best candidate, the earlier of two equal ones; None if no candidate finished."""

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ray_kd.trials.design import Schedule, declare
+
 ALL = ("soft_target", "logits", "attention_transfer", "nst")
 LEVEL = {"soft_target": 6.0, "logits": 20.0, "attention_transfer": 0.02, "nst": 0.004}
 PUBLISHED = {"soft_target": 0.1, "logits": 0.1, "attention_transfer": 1000.0, "nst": 10.0}
@@ -66,6 +68,8 @@ def make_records(
     control: bool = True,
     search: int = 0,
     baseline: str | None = BASELINE,
+    looks: tuple[int, ...] | None = None,
+    margin: float | None = None,
 ) -> Path:
     """Write a whole storage directory and return it.
 
@@ -75,6 +79,7 @@ def make_records(
         values: (cell, seed) -> exact test top-1 of the best weights.
         control: add trials of the baseline with twice the epochs, phase ``control``.
         search: so many trials of phase ``search``, with absurdly good numbers.
+        looks, margin: declared in design.json (the margin in points); None: there is none.
     """
     statuses, values = statuses or {}, values or {}
     cells = STRATEGIES if strategies is None else strategies
@@ -104,8 +109,9 @@ def make_records(
             add(cell, seed, "compare", strategy, epochs)
     for seed in range(seeds if control else 0):
         add(CONTROL, seed, "control", Strategy(top1=0.917), 2 * epochs)
+    of = "published weights" if "published weights" in cells else next(reversed(cells))
     for index in range(search):
-        add("published weights", index, "search", Strategy(ALL, top1=0.999), epochs)
+        add(of, index, "search", Strategy(ALL, top1=0.999), epochs)
     plan = {
         "name": sweep,
         "baseline": baseline,
@@ -117,6 +123,8 @@ def make_records(
         "notes": ["The student sees 200 labels; the teacher sees all."],
     }
     _json(root / "sweeps" / sweep / "plan.json", plan)
+    if looks is not None:
+        _json(root / "sweeps" / sweep / "design.json", declare(plan, Schedule(looks, margin)).to_json())
     sweep_yaml = root / "sweeps" / sweep / "sweep.yaml"
     sweep_yaml.write_text(yaml.safe_dump({"name": sweep, "baseline": baseline, "axes": {"seed": [0, 1]}}))
     teacher = _Run(f"{sweep}-teacher", 0, Strategy(top1=0.985), epochs, "finished", None)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.judgement import Judgement, difference, judge
+from analysis.judgement import MARGIN, Difference, Judgement, Rule, judge
 from analysis.judgement_report import report
 from analysis.plot_judgement import judgement_pictures
 from analysis.shares import shares_table
+from analysis.strategies import Strategy
 from ray_kd.analysis.headline import DASH
 from ray_kd.analysis.records import Plan, Records
 from ray_kd.analysis.schema import to_frame
 from ray_kd.config.errors import UserError
+from ray_kd.statistics.looks import Looks
 
 SEEDS, EPOCHS = 12, 40
 Row = dict[str, Any]
@@ -106,16 +109,50 @@ def scene(utility: float = 0.95, spoilt: float = 0.949, pulls: dict[str, float] 
     return made
 
 
-def test_bounds_are_one_sided_and_paired() -> None:
+def strategy(values: dict[int, float], ended: Iterable[int] | None = None) -> Strategy:
+    """One that has these test figures, and whose trials of these seeds have ended."""
+    done = frozenset(values if ended is None else ended)
+    return Strategy("cell", "", frozenset(), frozenset(), "name", {}, values, {}, done, EPOCHS)
+
+
+def difference(
+    values: dict[int, float], other: dict[int, float], pairs: int = 1, ended: Iterable[int] | None = None
+) -> Difference:
+    looks = Looks((len(other),), pairs, MARGIN)
+    rule = Rule(looks, tuple(other))
+    return rule.difference(strategy(values, ended), strategy(other))
+
+
+@pytest.mark.parametrize("pairs", [1, 6])
+def test_intervals_are_paired_and_hold_together(pairs: int) -> None:
     values = {0: 0.9, 1: 0.8, 2: 0.95, 3: 0.7}
-    other = {0: 0.88, 1: 0.79, 2: 0.91, 3: 0.71, 9: 0.1}
-    differences = np.array([0.02, 0.01, 0.04, -0.01])
-    bounds = difference(values, other).bounds
-    test = stats.ttest_1samp(differences, 0, alternative="greater").confidence_interval(0.95)
+    other = {0: 0.88, 1: 0.79, 2: 0.92, 3: 0.70}  # differences that are not skewed
+    bounds = difference(values, other, pairs).bounds
+    expected = stats.ttest_1samp([0.02, 0.01, 0.03, 0.0], 0).confidence_interval(1 - 0.05 / pairs)
     assert bounds.n == 4
-    assert bounds.low == pytest.approx(test.low)
-    other_side = stats.ttest_1samp(differences, 0, alternative="less").confidence_interval(0.95)
-    assert bounds.high == pytest.approx(other_side.high)
+    assert (bounds.low, bounds.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_every_difference_of_a_judgement_counts() -> None:
+    """Two sets against their comparators, three strategies beside a harmful path, two paths alone."""
+    judged = scene().judge()
+    assert judged.rule.looks.strategies == 2 + 3 + 2
+    assert judged.rule.looks.at == (SEEDS,)
+    assert "All 7 intervals of this judgement, at the look of 12 seeds" in report(judged)
+
+
+def test_after_a_lost_seed_there_is_no_verdict() -> None:
+    made = scene()
+    made.trials = [
+        {**row, "status": "failed"} if (row["cell"], row["seed"]) == ("utility", 3) else row
+        for row in made.trials
+    ]
+    judged = made.judge()
+    clean = next(contest for contest in judged.contests if not contest.strategy.harmful)
+    assert clean.difference.verdict == "no verdict"
+    assert math.isnan(clean.difference.bounds.low)
+    assert "no verdict" in report(judged)
+    assert all(not picture.trouble for picture in judgement_pictures(judged, made.records()))
 
 
 def test_the_comparator_is_chosen_on_validation_alone() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import math
 import os
 import re
 import runpy
@@ -19,7 +20,7 @@ from rich.console import Console
 
 from ray_kd.analysis import analyze
 from ray_kd.analysis.comparison import Comparison
-from ray_kd.analysis.comparison_table import CSV_COLUMNS, as_csv, markdown, rows, terminal
+from ray_kd.analysis.comparison_table import CSV_COLUMNS, SPARE, as_csv, markdown, rows, terminal
 from ray_kd.analysis.pipeline import PARTS, Analysis
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
@@ -55,30 +56,27 @@ def test_the_table_fits_a_terminal_and_cuts_nothing(comparison: Comparison, widt
     assert not any("…" in line for line in lines)
     text = re.sub(r"\s+", "", "".join(lines))
     for row in rows(shown):
-        for entry in row.entries[1:]:
-            assert re.sub(r"\s+", "", entry) in text
+        for index, entry in enumerate(row.entries):
+            if index and index not in SPARE:
+                assert all(part in text for part in entry.split())
 
 
 def test_the_table_says_how_many_of_how_many(comparison: Comparison) -> None:
-    line = next(line for line in printed(comparison, 100) if line.startswith("published weights"))
-    assert line.rstrip().endswith("3/5")
+    line = next(line for line in printed(comparison, 100) if line.startswith("published"))
+    assert "3/5" in line.split()
 
 
-def test_the_star_is_where_the_corrected_p_is_below_five_percent(comparison: Comparison) -> None:
-    for row, cell in zip(rows(comparison), comparison.cells, strict=True):
-        significant = cell.versus is not None and cell.versus.holm < 0.05
-        assert row.entries[5].endswith("*") is significant
-        assert bool(row.verdict) is significant
-
-
-def test_markdown_has_a_row_for_each_cell_and_one_bold_best(comparison: Comparison) -> None:
+def test_markdown_has_a_row_for_each_cell_and_only_verdicts_that_are_decided_are_bold(
+    comparison: Comparison,
+) -> None:
     table = [line for line in markdown(comparison).splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(comparison.cells)
-    assert {line.count("|") for line in table} == {9}
-    assert comparison.best is not None
-    bold = [line for line in table if "**" in line]
-    assert len(bold) == 1
-    assert comparison.best.name in bold[0]
+    assert {line.count("|") for line in table} == {11}
+    for line, cell in zip(table[2:], comparison.cells, strict=True):
+        decided = cell.versus is not None and cell.versus.verdict.decided
+        assert re.findall(r"\*\*(.*?)\*\*", line) == (
+            [cell.versus.verdict] if decided and cell.versus else []
+        )
 
 
 def test_csv_holds_the_numbers_at_full_precision(comparison: Comparison) -> None:
@@ -87,7 +85,14 @@ def test_csv_holds_the_numbers_at_full_precision(comparison: Comparison) -> None
     for entry, cell in zip(entries, comparison.cells, strict=True):
         assert float(entry["best_mean"]) == cell.best.mean
         assert int(entry["n"]) == cell.n
-        assert (entry["p_holm"] == "") is (cell.versus is None)
+        if cell.versus is None:
+            assert entry["verdict"] == entry["p"] == entry["look"] == ""
+            continue
+        judged = cell.versus.judged
+        assert (entry["verdict"], int(entry["look"])) == (judged.verdict, judged.look)
+        assert entry["p"] == ("" if math.isnan(judged.p) else repr(judged.p))
+        assert entry["level"] == "" or float(entry["level"]) == pytest.approx(1 - 0.05 / 8)
+        assert (entry["level"] == "") is (judged.look == 0)
     assert entries[0]["agreement_mean"] == ""  # the student alone has no teacher to agree with
 
 
@@ -127,9 +132,10 @@ def test_the_report_says_what_it_must(analysis: Analysis) -> None:
     text = unescape(Path(analysis.files["report.html"]).read_text())
     for words in (
         analysis.headline,
-        "Which strategy makes the student small_cnn best on digits, by test top-1?",
+        "Which strategies make the student small_cnn better or worse than “student alone” on digits, by test",
         "the loss became nan in epoch 7",
-        "Holm's correction over 8 comparisons",
+        "repeated confidence intervals",
+        "The intervals of all 8 strategies at the look at 5 seeds hold together at 95 %",
         "Test data are read once",
         "2.15.0",
         "<dd>digits (labels 200)</dd>",
@@ -153,7 +159,7 @@ def test_everything_is_written_where_the_contract_says(analysis: Analysis) -> No
     figures = {
         f"plots/{name}.{kind}" for name in ("comparison", "weights", "losses") for kind in ("png", "svg")
     }
-    tables = {f"tables/{name}.parquet" for name in ("trials", "epochs", "paths")}
+    tables = {f"tables/{name}.parquet" for name in ("trials", "epochs", "paths", "comparison")}
     assert set(analysis.files) == {*figures, *tables, "table.md", "table.csv", "report.html"}
     assert all(Path(path).stat().st_size > 500 for path in analysis.files.values())
 
@@ -182,7 +188,7 @@ def test_the_sweep_must_be_named_where_there_are_several(tmp_path: Path) -> None
 
 WRITES = {
     "tables": {f"tables/{name}.parquet" for name in ("trials", "epochs", "paths")},
-    "comparison": {"table.md", "table.csv"},
+    "comparison": {"table.md", "table.csv", "tables/comparison.parquet"},
     "plots": {f"plots/{name}.{kind}" for name in ("comparison", "losses") for kind in ("png", "svg")},
     "report": {"report.html"},
 }

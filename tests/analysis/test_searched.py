@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from ray_kd.analysis.comparison import Comparison, compare_cells
 from ray_kd.analysis.comparison_table import markdown, sections
 from ray_kd.analysis.headline import headline
 from ray_kd.analysis.pipeline import analyze
 from ray_kd.analysis.records import read_records
-from ray_kd.analysis.stats import paired
 from tests.analysis.make_records import Strategy, make_records
+from tests.analysis.test_comparison import short_side
 
 STRATEGIES = {
     "student alone": Strategy(top1=0.90),
@@ -36,20 +37,23 @@ def comparison(storage: Path) -> Comparison:
 
 def test_a_winner_is_tested_against_the_winner_of_the_baselines_search(comparison: Comparison) -> None:
     cells = {cell.name: cell for cell in comparison.cells}
-    searched = cells["equal (searched)"].versus
+    searched, given = cells["equal (searched)"].versus, cells["equal"].versus
     assert searched is not None
-    expected = paired(cells["equal (searched)"].seeds, cells["student alone (searched)"].seeds)
-    assert searched.difference == expected.difference
-    assert cells["equal (searched)"].reference == "student alone (searched)"
-    assert cells["equal"].reference == "student alone"
+    assert given is not None
+    own, alone = cells["equal (searched)"].seeds, cells["student alone (searched)"].seeds
+    differences = [own[seed] - alone[seed] for seed in own]
+    bounds = stats.ttest_1samp(differences, 0).confidence_interval(1 - 0.05 / 2)
+    assert searched.difference.mean == pytest.approx(sum(differences) / len(differences))
+    assert short_side(searched.difference) == pytest.approx((bounds.high - bounds.low) / 2)
+    assert (searched.reference, given.reference) == ("student alone (searched)", "student alone")
     assert cells["student alone (searched)"].versus is None
-    assert comparison.tests == 2
+    assert searched.looks.strategies == 2
 
 
 def test_without_a_search_of_the_baseline_the_baseline_is_the_reference(tmp_path: Path) -> None:
     fewer = {name: strategy for name, strategy in STRATEGIES.items() if name != "student alone (searched)"}
     found = compare_cells(read_records(make_records(tmp_path, strategies=fewer), "digits"))
-    assert {cell.reference for cell in found.cells} == {None, "student alone"}
+    assert {cell.versus.reference for cell in found.compared if cell.versus} == {"student alone"}
 
 
 def test_two_tables_and_the_note_that_says_what_is_compared(storage: Path, tmp_path: Path) -> None:
@@ -57,8 +61,8 @@ def test_two_tables_and_the_note_that_says_what_is_compared(storage: Path, tmp_p
     text = markdown(found.comparison)
     given, searched = text.index("**Settings as given**"), text.index("**Settings chosen by a search**")
     assert given < text.index("| student alone |") < searched < text.index("student alone (searched) |")
-    assert "What a search chose is tested against “student alone (searched)”" in text
-    assert "above “student alone (searched)”" in found.headline
+    assert "What a search chose is compared with “student alone (searched)”" in text
+    assert "eside “student alone (searched)”" in found.headline
     assert "Settings chosen by a search" in (tmp_path / "report.html").read_text()
 
 
@@ -68,7 +72,7 @@ def test_one_table_where_nothing_was_searched(tmp_path: Path) -> None:
     assert [title for title, _ in sections(found)] == [""]
 
 
-def test_the_answer_says_of_each_what_it_was_tested_against(tmp_path: Path) -> None:
+def test_the_answer_says_of_each_what_it_was_compared_with(tmp_path: Path) -> None:
     more = {
         "adaptive": Strategy(("soft_target",), top1=0.87),
         "adaptive (searched)": Strategy(("soft_target",), top1=0.96),
@@ -76,8 +80,7 @@ def test_the_answer_says_of_each_what_it_was_tested_against(tmp_path: Path) -> N
     }
     storage = make_records(tmp_path, strategies={**STRATEGIES, **more}, control=False, seeds=8)
     found = headline(compare_cells(read_records(storage, "digits")))
-    assert "“adaptive (searched)” had the best mean" in found
-    assert "Also significantly better than “student alone (searched)”: “equal (searched)”." in found
-    assert "Significantly better than “student alone”: “equal”." in found
-    assert "Significantly worse than “student alone”: “adaptive”." in found
-    assert "Significantly worse than “student alone (searched)”: “fixed (searched)”." in found
+    assert "2 of 3 strategies are better than “student alone (searched)”: " in found
+    assert "better than “student alone”." in found
+    assert "1 is worse: “adaptive”." in found
+    assert "1 is worse: “fixed (searched)”." in found

@@ -57,5 +57,6 @@ def sweep_file(tmp_path: Path, run_file: Path) -> Path:
     file = tmp_path / "sweep.yaml"
     cells = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
     sweep = {"name": "small", "base": run_file.name, "seeds": [0, 1], "baseline": "alone", "cells": cells}
+    sweep["vary"] = ["student"]
     file.write_text(yaml.safe_dump(sweep))
     return file

@@ -45,6 +45,7 @@ def cluster() -> Iterator[Any]:
 def sweep(epochs: int, **changes: Any) -> SweepSpec:
     base = {**TINY, "training": {"epochs": epochs, "batch_size": 30}, **changes.pop("base", {})}
     data = {"name": "nodes", "base": base, "seeds": [0, 1, 2], "baseline": "alone"}
+    data["vary"] = ["student"]
     return SweepSpec.parse({**data, "cells": {"alone": {"paths": []}}, **changes})
 
 

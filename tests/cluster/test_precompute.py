@@ -101,7 +101,7 @@ def test_a_sweep_over_two_tasks_computes_its_teachers_predictions_once(tmp_path:
     }
     base = {**TINY, "targets": "stored"}
     data = {"name": "tiny", "base": base, "seeds": [0, 1], "metric": "monitor", "cells": cells}
-    spec = SweepSpec.parse(data)
+    spec = SweepSpec.parse({**data, "vary": ["student"]})
     first = run_sweep(spec, storage=str(tmp_path), progress=False)
     assert (first.finished, first.failed) == (8, 0), first.message()
     groups = {path.parent.name for path in tmp_path.glob("targets/*/*/group.json")}

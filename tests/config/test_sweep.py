@@ -27,6 +27,7 @@ SPACE = {"optimizer.lr": {"uniform": [0, 1]}}
 
 def sweep(**changes: Any) -> SweepSpec:
     data = {"name": "tiny", "base": BASE, "seeds": [0, 1], "baseline": "student alone", "cells": CELLS}
+    data["vary"] = ["student"]
     return SweepSpec.parse({**data, **changes})
 
 
@@ -216,6 +217,18 @@ def test_resources_reach_every_trial_and_change_no_identity() -> None:
         ({"seeds": []}, ["seeds", "no trials"]),
         ({"seeds": [0, 1, 1]}, ["seeds", "1 twice"]),
         ({"seeds": [-1]}, ["seeds"]),
+        ({"seeds": {"looks": [5, 3]}}, ["seeds.looks", "increasing", "3 after 5"]),
+        ({"seeds": {"looks": [4, 4]}}, ["seeds.looks", "increasing", "4 after 4"]),
+        ({"seeds": {"looks": [1, 3]}}, ["seeds.looks", "at least 2", "got 1"]),
+        ({"seeds": {"looks": []}}, ["seeds.looks", "at least one"]),
+        ({"seeds": {"loks": [3]}}, ["seeds.loks", "Did you mean 'looks'?"]),
+        ({"seeds": {"looks": [3], "margin": -1}}, ["seeds.margin", "greater than 0"]),
+        ({"seeds": {"looks": [3], "power": 0.8}}, ["seeds", "looks and power"]),
+        ({"seeds": {"margin": 1, "power": 0.8}}, ["seeds", "spread is missing"]),
+        ({"seeds": {"margin": 0.01, "power": 0.8, "spread": 9}}, ["seeds.power", "10000 seeds"]),
+        ({"seeds": {"looks": [3]}, "baseline": None}, ["seeds.looks", "baseline"]),
+        ({"seeds": {"looks": [3]}, "scheduler": "asha"}, ["scheduler", "asha", "a list of seeds"]),
+        ({"seeds": {"looks": [3]}, "control_seeds": [3]}, ["control_seeds", "3"]),
         ({"cells": {}, "baseline": None}, ["no trials"]),
         ({"axes": {"optimizer.lr": []}}, ["axes", "optimizer.lr", "no trials"]),
         (
@@ -276,3 +289,39 @@ def test_a_missing_base_is_named(tmp_path: Path) -> None:
     (tmp_path / "sweep.yaml").write_text("name: tiny\nbase: runs/none.yaml\ncells: {a: {}}\n")
     with pytest.raises(UserError, match=r"cannot read .*none"):
         SweepSpec.load(tmp_path / "sweep.yaml")
+
+
+def test_looks_say_how_many_seeds_there_are_at_most() -> None:
+    spec = sweep(seeds={"looks": [2, 3, 5], "margin": 1, "first": 1000}, controls={"longer": {"paths": []}})
+    assert spec.all_seeds == (1000, 1001, 1002, 1003, 1004)
+    seeds = {
+        cell: [trial.seed for trial in spec.plan().trials if trial.cell == cell]
+        for cell in ("soft target", "longer")
+    }
+    assert seeds == {"soft target": [1000, 1001, 1002, 1003, 1004], "longer": [1000, 1001]}
+    assert SweepSpec.parse(spec.to_dict()) == spec
+
+
+def test_looks_are_derived_from_what_they_are_to_find() -> None:
+    few = sweep(seeds={"margin": 2, "power": 0.8, "spread": 1.5})
+    cells = {**CELLS, **{f"rate {rate}": {"optimizer.lr": rate} for rate in (0.1, 0.2, 0.3)}}
+    more = sweep(seeds={"margin": 2, "power": 0.8, "spread": 1.5}, cells=cells)
+    finer = sweep(seeds={"margin": 1, "power": 0.8, "spread": 1.5})
+    assert (few.strategies, more.strategies) == (1, 4)
+    assert len(few.all_seeds) < len(more.all_seeds) < len(finer.all_seeds)
+    for spec in (few, more, finer):
+        assert spec.looks is not None
+        assert list(spec.looks) == sorted(set(spec.looks))
+        assert spec.looks[-1] == len(spec.all_seeds)
+
+
+def test_a_task_without_its_baseline_cannot_be_looked_at() -> None:
+    dense = {"task": "segmentation", "dataset": "scenes", "student": "scenes_segnet", "teacher": None}
+    spec = sweep(
+        axes={"task": {"classification": {}, "segmentation": dense}, "how": {"plain": {"paths": []}}},
+        cells={"student alone": {"paths": []}},
+        metric="monitor",
+        seeds={"looks": [2, 4]},
+    )
+    with pytest.raises(UserError, match=r"seeds\.looks: task segmentation has no cell of the baseline"):
+        spec.plan()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_kd.config.cells import strategy_name
+from ray_kd.config.cells import VARY, strategy_name
+from ray_kd.config.chance import SOURCES
 from ray_kd.config.errors import UserError
 from ray_kd.config.files import INITIAL
 from ray_kd.config.options import Options
@@ -178,6 +179,9 @@ def steps_of(file: Path, trials: list[tuple[str, RunSpec]], tmp_path: Path) -> N
 def test_a_sweep_says_how_to_run_it_and_compares_with_a_baseline(file: Path) -> None:
     sweep, plan = loaded(file)
     assert f"ray-kd sweep sweeps/{file.name}" in file.read_text()
+    if VARY in sweep.axes:  # compares sources of chance, and no strategies
+        assert {source for trial in plan.trials for source in trial.vary} == set(SOURCES)
+        return
     assert sweep.baseline is not None
     if file.stem in ABLATIONS:
         return

@@ -23,6 +23,7 @@ RATES = {"optimizer.lr": {"log_uniform": [0.01, 1.0]}}
 def sweep(**changes: Any) -> SweepSpec:
     base = {key: value for key, value in TINY.items() if key != "teacher"} | {"teacher": TINY["teacher"]}
     data = {"name": "tiny", "base": base, "seeds": [0, 1], "baseline": "alone", "cells": CELLS}
+    data["vary"] = ["student"]
     return SweepSpec.parse({**data, **changes})
 
 
@@ -291,3 +292,31 @@ def test_a_damaged_ledger_entry_counts_as_absent(store: Store) -> None:
     store.write(f"sweeps/tiny/ledger/{name}", b"")
     assert queue(store).over
     assert store.read_json(f"sweeps/tiny/ledger/{name}")["status"] == "finished"
+
+
+def test_each_seed_s_teacher_comes_once_and_right_before_its_students(store: Store) -> None:
+    on = queue(store, sweep(vary=["student", "teacher", "labels"], seeds=[0, 1, 2]))
+    order = [(job.cell, job.trial.seed if job.trial else None) for job in drain(on)]
+    assert order == [
+        entry for seed in (0, 1, 2) for entry in (("teacher", None), ("alone", seed), ("taught", seed))
+    ]
+    assert len(on.plan.teachers) == 3
+
+
+def test_a_failed_teacher_blocks_the_students_of_its_seed_alone(store: Store) -> None:
+    on = queue(store, sweep(vary=["student", "teacher"]))
+    first = on.next()
+    assert first is not None
+    end(on, first, status="failed", reason="NaN")
+    drain(on)
+    blocked = [job for job in on.jobs.values() if job.outcome and job.outcome.status is Ending.BLOCKED]
+    assert [job.seed for job in blocked] == [0, 0]
+    assert snapshot(on).endings == {Ending.FINISHED: 2, Ending.BLOCKED: 2}
+
+
+def test_the_ledger_has_the_sweep_s_seed_where_the_run_s_does_not_change(store: Store) -> None:
+    on = queue(store, sweep(vary=["teacher"]))
+    drain(on)
+    noted = sorted(entry["seed"] for entry in on.ledger.entries.values())
+    assert noted == [0, 0, 1, 1]
+    assert {job.spec.seed for job in on.jobs.values() if job.trial} == {0}

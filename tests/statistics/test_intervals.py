@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from ray_kd.analysis.stats import holm, interval, paired
+from ray_kd.statistics.intervals import interval, paired
 
 
 def random_cells(seed: int, n: int) -> tuple[dict[int, float], dict[int, float]]:
@@ -104,37 +104,3 @@ def test_too_few_pairs_have_no_p(n: int) -> None:
     found = paired(dict(list(cell.items())[:n]), baseline)
     assert found.difference.n == n
     assert math.isnan(found.p)
-    assert not found.significant
-
-
-def test_holm_of_a_worked_example() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def rejected_step_down(p: list[float], alpha: float) -> set[int]:
-    """Holm's procedure as its paper states it: walk up the sorted values until one is too large."""
-    rejected: set[int] = set()
-    for step, index in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
-        if p[index] > alpha / (len(p) - step):
-            break
-        rejected.add(index)
-    return rejected
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_holm_rejects_what_the_step_down_procedure_rejects(seed: int) -> None:
-    p = (np.random.default_rng(seed).random(9) ** 3).tolist()
-    corrected = holm(p)
-    assert all(value >= raw for value, raw in zip(corrected, p, strict=True))
-    for alpha in np.linspace(0.001, 0.999, 101):
-        assert {i for i, value in enumerate(corrected) if value <= alpha} == rejected_step_down(p, alpha)
-
-
-def test_holm_follows_a_permutation_and_leaves_nan_out() -> None:
-    p = [0.2, math.nan, 0.01, 0.03, 0.01]
-    corrected = holm(p)
-    assert math.isnan(corrected[1])
-    assert [value for i, value in enumerate(corrected) if i != 1] == holm([0.2, 0.01, 0.03, 0.01])
-    order = [3, 0, 4, 1, 2]
-    permuted = holm([p[i] for i in order])
-    assert permuted == pytest.approx([corrected[i] for i in order], nan_ok=True)

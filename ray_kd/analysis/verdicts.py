@@ -1,0 +1,96 @@
+"""The rule on the trials of a sweep: each strategy beside its reference, by the looks of its family."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ray_kd.config.ending import Ending
+from ray_kd.statistics.intervals import Interval
+from ray_kd.statistics.looks import Judged, Looks, Verdict, judge
+from ray_kd.trials.design import Design, Family
+
+
+@dataclass(frozen=True)
+class Versus:
+    """One strategy beside its reference."""
+
+    reference: str
+    """The cell that it is compared with: the baseline, or for the winner of a search that of the
+    baseline's own search."""
+    family: Family
+    """The strategies that were declared together with it."""
+    later: bool
+    """Whether the family was declared after the first look of another one."""
+    judged: Judged
+
+    @property
+    def looks(self) -> Looks:
+        """The looks that its verdict may fall at."""
+        return self.family.judged_by
+
+    @property
+    def verdict(self) -> Verdict:
+        """What headline, tables, plots and files say of the strategy."""
+        return self.judged.verdict
+
+    @property
+    def difference(self) -> Interval:
+        """The mean difference, with the interval that carries the verdict; without bounds where none does."""
+        found = self.judged.difference
+        lost = self.verdict is Verdict.NONE
+        return Interval(found.mean, math.nan, math.nan, found.n) if lost else found
+
+    def seeds(self, values: Collection[int], reference: Collection[int]) -> list[int]:
+        """The seeds that the difference is from, given those that the strategy and its reference have."""
+        look = self.judged.look if self.verdict is not Verdict.NONE else 0
+        of = self.family.seeds[:look] if look else values
+        return [seed for seed in of if seed in values and seed in reference]
+
+    @property
+    def level(self) -> float:
+        """Confidence of its interval by itself, nan before the first look; together those of the family have
+        95 %."""
+        return 1 - self.looks.error(self.judged.look) if self.judged.look else math.nan
+
+    @property
+    def next_looks(self) -> tuple[int, ...]:
+        """The looks that may still change its verdict; empty where no more seeds are spent on it."""
+        if self.judged.settled:
+            return ()
+        return tuple(n for n in self.looks.at if n > self.judged.look)
+
+
+def verdicts(
+    trials: pd.DataFrame,
+    figures: Mapping[str, Mapping[int, float]],
+    design: Design,
+    higher_is_better: bool,
+) -> dict[str, Versus]:
+    """Each compared cell beside its reference, by name.
+
+    Args:
+        trials: those of phase ``compare``.
+        figures: the compared metric by cell and seed, of the trials that finished.
+    """
+    ended = {str(cell): ended_seeds(rows) for cell, rows in trials.groupby("cell", sort=False)}
+    found = {}
+    for cell, index in design.current.items():
+        family = design.families[index]
+        reference = family.reference_of(cell)
+        both = ended.get(cell, frozenset()) & ended.get(reference, frozenset())
+        values, others = figures.get(cell, {}), figures.get(reference, {})
+        judged = judge(family.judged_by, family.seeds, values, others, both, higher_is_better)
+        later = any(other.task == family.task for other in design.families[:index])
+        found[cell] = Versus(reference, family, later, judged)
+    return found
+
+
+def ended_seeds(trials: pd.DataFrame) -> frozenset[int]:
+    """The seeds whose trial has ended, in whatever way that looks count."""
+    counted = [ending.value for ending in Ending if ending.counts]
+    waiting = set(trials[~trials["status"].isin(counted)]["seed"].dropna())
+    return frozenset(int(seed) for seed in trials["seed"].dropna().unique() if seed not in waiting)

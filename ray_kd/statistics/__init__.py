@@ -1,0 +1,1 @@
+"""Intervals, looks and verdicts, on plain numbers."""
