@@ -8,6 +8,8 @@ from functools import partial
 from ray_kd.analysis.answer import Answer
 from ray_kd.analysis.attribution import attribution
 from ray_kd.analysis.attribution_table import attribution_answer
+from ray_kd.analysis.budget import budget
+from ray_kd.analysis.budget_table import budget_answer
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
@@ -23,8 +25,13 @@ def _attribution(records: Records, comparison: Comparison, root: Folder) -> Answ
     return attribution_answer(attribution(records, comparison, root))
 
 
+def _budget(records: Records, comparison: Comparison, root: Folder) -> Answer:
+    return budget_answer(budget(records, comparison, root))
+
+
 QUESTIONS: dict[str, Callable[[Records, Comparison, Folder], Answer]] = {
     "variance": _variance,
     "attribution": _attribution,
+    "budget": _budget,
 }
 """By name; each takes the records and the comparison of one task, and the storage."""

@@ -16,14 +16,6 @@ from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Verdict
 
-SAID = {
-    Verdict.BETTER: "improves",
-    Verdict.WORSE: "worsens",
-    Verdict.SAME: "changes no more than the margin allows",
-    Verdict.OPEN: "is open",
-    Verdict.NONE: "has no verdict, since seeds were lost",
-}
-
 
 def attribution_answer(found: Attribution) -> Answer:
     """Sentences and table, the table as CSV, and the figure."""
@@ -34,8 +26,8 @@ def findings(found: Attribution) -> list[str]:
     """A sentence on the Shapley values, and one on what the whole set loses without each path."""
     metric = found.comparison.metric.title
     ways = (
-        (f"Test {metric}, on average over the orders in which paths can join (Shapley value)", "shapley"),
-        (f"Test {metric} of all paths, beside all but the one (leave-one-out)", "left_out"),
+        (f"Test {metric} with the path, over all orders in which paths can join (Shapley value)", "shapley"),
+        (f"Test {metric} with all paths, beside all but the one (leave-one-out)", "left_out"),
     )
     lines = []
     for lead, name in ways:
@@ -43,8 +35,8 @@ def findings(found: Attribution) -> list[str]:
             verdict: [f"“{one.path}”" for one in found.paths if getattr(one, name).verdict is verdict]
             for verdict in Verdict
         }
-        parts = [f"{', '.join(paths)} {SAID[verdict]}" for verdict, paths in groups.items() if paths]
-        lines.append(f"{lead}: {'; '.join(parts)}.")
+        parts = [f"{verdict.value}: {', '.join(paths)}" for verdict, paths in groups.items() if paths]
+        lines.append(f"{lead} is {'; '.join(parts)}.")
     return lines
 
 

@@ -54,6 +54,7 @@ def analyze(
                    alone and distilled student predict, from their weights
       variance     which source of chance matters most; needs an axis vary
       attribution  what each path is worth; needs all subsets of the paths
+      budget       what searches of 1 to 20 candidates find; needs random ones
 
     Examples:
       ray-kd analyze

@@ -108,7 +108,7 @@ def test_table_csv_and_figure_are_written(tmp_path: Path) -> None:
         *(f"attribution.{end}" for end in ("md", "csv")),
         *(f"plots/attribution.{end}" for end in ("png", "svg")),
     }
-    assert "“soft_target” improves; “nst” worsens; “logits” is open." in found.answers
+    assert "is better: “soft_target”; worse: “nst”; open: “logits”." in found.answers
     assert "from 8 cells: all subsets of 3 paths" in found.answers
     rows = (tmp_path / "out" / "attribution.csv").read_text().splitlines()
     assert len(rows) == 4
