@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ray_kd.cluster.plan_runs import planned_runs
+from ray_kd.cluster.plan_sizes import size_lines
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Plan, Trial
@@ -57,7 +59,8 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     table = _table(plan, states, trials)
     done = len({trial.identity for trial in plan.trials} & ended.keys())
     missing = [run for run in plan.teachers if run.identity() not in ended]
-    fewest = _fewest(sweep, plan)
+    runs = planned_runs(sweep, plan)
+    fewest = runs.fewest
     gone = len({trial.identity for trial in plan.trials} & needless)
     text = f"{plan.size} trials, of which {done} have ended"
     text += f" and {gone} are not needed; " if gone else "; "
@@ -67,7 +70,8 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
     said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
     notes = [Text(f"Note: {note}", style="dim") for note in said]
-    found = [Text(line) for line in _findings(sweep, plan, ledger, outcomes)]
+    lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, ProcessCache())]
+    found = [Text(line) for line in lines]
     return Group(table, Text(), Text(text), *found, *notes, *_targets(specs))
 
 
@@ -109,18 +113,6 @@ def _findings(sweep: SweepSpec, plan: Plan, ledger: Ledger, outcomes: Mapping[st
     design = declare(plan.to_json(), schedule, ledger.read_design())
     given = sweep.seeds.spread if isinstance(sweep.seeds, SeedLooks) else None
     return can_find(design, values, given)
-
-
-def _fewest(sweep: SweepSpec, plan: Plan) -> int:
-    """How many trials there are if the first look decides every strategy."""
-    if sweep.looks is None:
-        return plan.size
-    first = set(sweep.all_seeds[: sweep.looks[0]])
-    known = {trial.identity for trial in plan.trials if trial.phase != "compare" or trial.seed in first}
-    later = (
-        min(entry.count, len(first)) if entry.phase == "compare" else entry.count for entry in plan.later
-    )
-    return len(known) + sum(later)
 
 
 def _looks(sweep: SweepSpec, fewest: int) -> list[str]:
