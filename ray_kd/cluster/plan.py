@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ray_kd.cluster.plan_runs import planned_runs
 from ray_kd.cluster.plan_sizes import size_lines
+from ray_kd.cluster.plan_time import memory_line, time_line, times_of
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Plan, Trial
@@ -31,12 +32,15 @@ from ray_kd.trials.findings import can_find
 from ray_kd.trials.ledger import Ledger, Outcome
 
 
-def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = False) -> RenderableType:
+def plan_table(
+    sweep: SweepSpec, storage: str | None = None, trials: bool = False, probe: bool = False
+) -> RenderableType:
     """What ``ray-kd sweep FILE --plan`` prints.
 
     Args:
         storage: where to look for runs that have ended; default: the base run's.
         trials: print a row for each trial instead of one for each cell.
+        probe: time a few steps of each kind of runs of which there are no records, for half a minute.
     """
     if storage is not None:
         sweep = sweep.model_copy(update={"base": {**sweep.base, "storage": storage}})
@@ -70,7 +74,11 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
     said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
     notes = [Text(f"Note: {note}", style="dim") for note in said]
-    lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, ProcessCache())]
+    cache = ProcessCache()
+    lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, cache)]
+    times = times_of(runs, outcomes, cache, probe)
+    lines.append(time_line(runs, outcomes, times, sweep.concurrency))
+    lines += [memory_line()] if times.timed else []
     found = [Text(line) for line in lines]
     return Group(table, Text(), Text(text), *found, *notes, *_targets(specs))
 

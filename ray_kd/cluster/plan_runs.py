@@ -124,7 +124,7 @@ def _text(value: Any) -> str:
 
 def _without_seeds(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_seeds(kept) for key, kept in value.items() if key != "seed"}
+        return {key: _without_seeds(kept) for key, kept in value.items() if not key.endswith("seed")}
     return [_without_seeds(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
