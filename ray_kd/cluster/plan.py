@@ -76,7 +76,7 @@ def plan_table(
     notes = [Text(f"Note: {note}", style="dim") for note in said]
     cache = ProcessCache()
     lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, cache)]
-    times = times_of(runs, outcomes, cache, probe)
+    times = times_of(runs, outcomes, cache, probe, store)
     lines.append(time_line(runs, outcomes, times, sweep.concurrency))
     lines += [memory_line()] if times.timed else []
     found = [Text(line) for line in lines]

@@ -109,6 +109,12 @@ def alike_key(spec: RunSpec) -> str:
     return _text([essence_of_parts(spec), training, optimizer.name, optimizer.options])
 
 
+def pace_key(spec: RunSpec) -> str:
+    """Equal for runs whose epochs take the same time."""
+    training, optimizer = spec.training.model_dump(mode="json", exclude={"epochs"}), spec.optimizer
+    return _text([essence_of_parts(spec), training, optimizer.name, optimizer.options])
+
+
 def size_key(spec: RunSpec) -> str:
     """Equal for runs whose networks and files have the same sizes."""
     training, optimizer = spec.training, spec.optimizer

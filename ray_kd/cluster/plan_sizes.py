@@ -6,8 +6,8 @@ import torch
 
 from ray_kd.cluster.plan_runs import Alike, PlannedRuns, size_key, spans
 from ray_kd.config.errors import UserError
-from ray_kd.config.options import Options
 from ray_kd.config.words import sized
+from ray_kd.data.base import Dataset
 from ray_kd.data.sample_checks import SPLITS
 from ray_kd.training.footprint import Footprint, footprint
 from ray_kd.training.process_cache import ProcessCache
@@ -16,24 +16,35 @@ SHOWN = 4
 """The most different networks of a kind that are named."""
 
 
+def footprints(runs: PlannedRuns, cache: ProcessCache) -> dict[int, Footprint]:
+    """The sizes of each kind of runs, by its ``id``; networks of the same sizes are built once.
+
+    Raises:
+        UserError: data that are missing.
+    """
+    found: dict[str, Footprint] = {}
+    keys = {id(one): size_key(one.spec) for one in runs.alike}
+    for one in runs.alike:
+        if keys[id(one)] not in found:
+            found[keys[id(one)]] = footprint(one.spec, _dataset(one, cache))
+    return {kind: found[key] for kind, key in keys.items()}
+
+
 def size_lines(runs: PlannedRuns, cache: ProcessCache) -> list[str]:
     """Samples of the splits, parameters, bytes by kind, and memory, in sentences; nothing trains."""
-    found: dict[str, Footprint] = {}
     splits: dict[str, None] = {}
     taught: dict[str, None] = {}
     try:
+        found = footprints(runs, cache)
         for one in runs.alike:
-            dataset = cache.dataset(_present(one.spec.dataset), torch.device("cpu"))
+            dataset = _dataset(one, cache)
             counts = ", ".join(f"{len(getattr(dataset, name)):,} {name}" for name in SPLITS)
             (taught if one.teacher else splits)[f"{one.spec.dataset.component_name}: {counts}"] = None
-            key = size_key(one.spec)
-            if key not in found:
-                found[key] = footprint(one.spec, dataset)
     except UserError as error:  # such as missing data: the plan is still shown
         return [f"Sizes are not estimated: {str(error).splitlines()[0]}"]
 
     def of(one: Alike) -> Footprint:
-        return found[size_key(one.spec)]
+        return found[id(one)]
 
     trials = [of(one) for one in runs.alike if not one.teacher]
     own = [text for text in taught if text not in splits]
@@ -52,9 +63,12 @@ def size_lines(runs: PlannedRuns, cache: ProcessCache) -> list[str]:
     return [data, _parameters(trials), kept, held]
 
 
-def _present(options: Options) -> Options:
-    """The same data, which are not downloaded if they are missing: a plan fetches nothing."""
-    return options.model_copy(update={"download": False}) if hasattr(options, "download") else options
+def _dataset(one: Alike, cache: ProcessCache) -> Dataset:
+    """A run's data, which are not downloaded if they are missing: a plan fetches nothing."""
+    options = one.spec.dataset
+    if hasattr(options, "download"):
+        options = options.model_copy(update={"download": False})
+    return cache.dataset(options, torch.device("cpu"))
 
 
 def _parameters(trials: list[Footprint]) -> str:

@@ -11,21 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import yaml
 
 from ray_kd.cluster.capacity import slots
-from ray_kd.cluster.plan_runs import Alike, PlannedRuns, spans
+from ray_kd.cluster.plan_runs import Alike, PlannedRuns, pace_key, spans
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.words import sized, spell
 from ray_kd.storage import Store
 from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.records import find_summary
 from ray_kd.training.run_context import RunContext, default_device
 from ray_kd.training.timing import EACH, seconds_of_run
 from ray_kd.trials.ledger import Outcome
 
 SECONDS = 30.0
 """For which kinds of runs are timed, about; those that are left then count as the mean of the others."""
+
+
+OTHERS = 300
+"""The most runs outside the plan whose records are read."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +50,28 @@ class Times:
     failed: str = ""
 
 
-def times_of(runs: PlannedRuns, outcomes: Mapping[str, Outcome], cache: ProcessCache, probe: bool) -> Times:
+def times_of(
+    runs: PlannedRuns,
+    outcomes: Mapping[str, Outcome],
+    cache: ProcessCache,
+    probe: bool,
+    store: Store | None = None,
+) -> Times:
     """What is known of the time of each kind of runs, by records first.
 
     Args:
         probe: time a few steps of the kinds without records, the ones with most steps first.
+        store: where runs of other sweeps are looked for; None: only the plan's own count.
     """
-    each = [_recorded(one, outcomes) for one in runs.alike]
+    keys = [pace_key(one.spec) for one in runs.alike]
+    paces = _paces(runs, keys, outcomes)
+    if store is not None and not paces.keys() >= set(keys):
+        for key, found in _paces_of_others(runs, set(keys) - paces.keys(), store).items():
+            paces[key] = found
+    each: list[float | None] = [
+        paces[key] * one.spec.training.epochs + EACH if key in paces else None
+        for one, key in zip(runs.alike, keys, strict=True)
+    ]
     recorded, timed, failed = sum(value is not None for value in each), 0, ""
     left = [index for index, value in enumerate(each) if value is None] if probe else []
     left.sort(key=lambda index: -_weight(runs.alike[index]))
@@ -80,10 +101,9 @@ def time_line(
         return f"Time: not estimated: {times.failed}"
     if not times.recorded + times.timed:
         return "Time: no run alike has ended here; add --probe to time a few steps of each kind of runs."
-    there = min(slots(one.spec, [this_machine()]) for one in runs.alike)
+    there = slots_of(runs, concurrency)
     if not there:
         return "Time: not estimated: no slot of this machine holds these trials."
-    there = min(there, concurrency or there)
     walls = [wall(runs, outcomes, times.each, there, fewest) for fewest in (True, False)]
     known = times.recorded + times.timed
     how = [f"records of {times.recorded}"] * bool(times.recorded)
@@ -142,16 +162,43 @@ def wall(
     return max(free)
 
 
-def this_machine() -> dict[str, float]:
-    """The CPUs and GPUs that Ray finds on this machine."""
-    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+def slots_of(runs: PlannedRuns, concurrency: int | None) -> int:
+    """How many of these runs train at the same time on the CPUs and GPUs that Ray finds on this machine."""
+    machine = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    there = min(slots(one.spec, [machine]) for one in runs.alike)
+    return min(there, concurrency or there)
 
 
-def _recorded(one: Alike, outcomes: Mapping[str, Outcome]) -> float | None:
-    """Seconds of a run of this kind, from those that have ended."""
-    ended = [outcomes[identity] for identity in one.runs if identity in outcomes]
-    paces = [found.seconds / found.epochs for found in ended if _whole(found)]
-    return sum(paces) / len(paces) * one.spec.training.epochs + EACH if paces else None
+def _paces(runs: PlannedRuns, keys: list[str], outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Mean seconds of an epoch by what makes them alike, from the plan's runs that have finished."""
+    found: dict[str, list[float]] = {}
+    for one, key in zip(runs.alike, keys, strict=True):
+        ended = [outcomes[identity] for identity in one.runs if identity in outcomes]
+        paces = [outcome.seconds / outcome.epochs for outcome in ended if _whole(outcome)]
+        if paces:
+            found.setdefault(key, []).extend(paces)
+    return {key: sum(paces) / len(paces) for key, paces in found.items()}
+
+
+def _paces_of_others(runs: PlannedRuns, wanted: set[str], store: Store) -> dict[str, float]:
+    """The same of runs outside the plan, of other seeds or lengths; none with plug-ins that these lack."""
+    own = {identity for one in runs.alike for identity in one.runs}
+    like = runs.alike[0].spec
+    found: dict[str, list[float]] = {}
+    for identity in [name for name in store.names("runs") if name not in own][:OTHERS]:
+        summary = find_summary(store, identity)
+        if summary is None or not _whole(outcome := Outcome.of(summary)):
+            continue
+        try:
+            data = yaml.safe_load(store.read(f"runs/{identity}/spec.yaml"))
+            if any(list(data.get(key) or ()) != list(getattr(like, key)) for key in ("plugins", "code")):
+                continue  # reading its spec would import what this sweep does not name
+            key = pace_key(RunSpec.parse(data))
+        except (FileNotFoundError, UserError, AttributeError, yaml.YAMLError):
+            continue
+        if key in wanted:
+            found.setdefault(key, []).append(outcome.seconds / outcome.epochs)
+    return {key: sum(paces) / len(paces) for key, paces in found.items()}
 
 
 def _whole(outcome: Outcome) -> bool:

@@ -20,6 +20,7 @@ from ray_kd.storage import Store
 from ray_kd.storage.prune import kind_of
 from ray_kd.training.distill import distill
 from ray_kd.training.process_cache import ProcessCache
+from ray_kd.training.timing import EACH
 from ray_kd.trials.ledger import Outcome
 from tests.helpers import TINY
 
@@ -144,6 +145,23 @@ def test_runs_that_ended_take_no_more_time_and_say_how_long_the_others_take(tmp_
     assert wall(runs, ended, times.each, 1) == pytest.approx(7 + 3 * 30, abs=1.0)
     everything = {identity: outcome(1.0, 1) for one in runs.alike for identity in one.runs}
     assert "nothing is left" in time_line(runs, everything, times_of(runs, everything, cache, False), None)
+
+
+def test_runs_of_other_seeds_and_lengths_say_how_long_an_epoch_takes(tmp_path: Path) -> None:
+    before = sweep_in(tmp_path, cells={"alone": {"paths": []}}, seeds=[7])
+    (trial,) = before.plan().trials
+    summary = distill(trial.spec)
+    sweep = sweep_in(tmp_path, controls={"longer": {"paths": [], "training.epochs": 30}})
+    runs = planned_runs(sweep, sweep.plan())
+    times = times_of(runs, {}, ProcessCache(), probe=False, store=Store(tmp_path))
+    known = {
+        one.spec.training.epochs: value for one, value in zip(runs.alike, times.each, strict=True) if value
+    }
+    pace = summary["seconds"] / 3
+    assert known[3] == pytest.approx(3 * pace + EACH, abs=1e-3)
+    assert known[30] == pytest.approx(30 * pace + EACH, abs=1e-2)
+    assert times.recorded == 3, "alone, its control, and the teacher; nothing alike is taught"
+    assert "from records of 3 of 4 kinds" in said(sweep)
 
 
 @pytest.mark.parametrize("targets", ["live", "stored"])
