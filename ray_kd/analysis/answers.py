@@ -11,6 +11,8 @@ from ray_kd.analysis.attribution_table import attribution_answer
 from ray_kd.analysis.budget import budget
 from ray_kd.analysis.budget_table import budget_answer
 from ray_kd.analysis.comparison import Comparison
+from ray_kd.analysis.cost import cost
+from ray_kd.analysis.cost_table import cost_answer
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
 from ray_kd.analysis.variance import variance, variance_csv, variance_markdown, variance_picture
@@ -29,9 +31,14 @@ def _budget(records: Records, comparison: Comparison, root: Folder) -> Answer:
     return budget_answer(budget(records, comparison, root))
 
 
+def _cost(records: Records, comparison: Comparison, root: Folder) -> Answer:
+    return cost_answer(cost(records, comparison))
+
+
 QUESTIONS: dict[str, Callable[[Records, Comparison, Folder], Answer]] = {
     "variance": _variance,
     "attribution": _attribution,
     "budget": _budget,
+    "cost": _cost,
 }
 """By name; each takes the records and the comparison of one task, and the storage."""

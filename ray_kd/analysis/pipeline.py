@@ -127,7 +127,7 @@ def _write_answer(question: str, found: Analysis, root: Folder, folder: Folder) 
         answer = QUESTIONS[question](found.results.parts[task], comparison, root)
         own = found.results.folders[task]
         texts = {f"{own}{question}.md": answer.markdown, f"{own}{question}.csv": answer.csv}
-        found.answers += answer.markdown
+        found.answers += f"{task.upper()}\n\n{answer.markdown}" if own else answer.markdown
         found.files.update({name: folder.write(name, text) for name, text in texts.items()})
         with style():
             picture = attempt(question, answer.draw)

@@ -55,6 +55,7 @@ def analyze(
       variance     which source of chance matters most; needs an axis vary
       attribution  what each path is worth; needs all subsets of the paths
       budget       what searches of 1 to 20 candidates find; needs random ones
+      cost         accuracy beside training seconds and parameters
 
     Examples:
       ray-kd analyze
