@@ -40,7 +40,7 @@ def size_lines(runs: PlannedRuns, cache: ProcessCache) -> list[str]:
             dataset = _dataset(one, cache)
             counts = ", ".join(f"{len(getattr(dataset, name)):,} {name}" for name in SPLITS)
             (taught if one.teacher else splits)[f"{one.spec.dataset.component_name}: {counts}"] = None
-    except UserError as error:  # such as missing data: the plan is still shown
+    except (UserError, OSError, ImportError) as error:  # such as missing data: the plan is still shown
         return [f"Sizes are not estimated: {str(error).splitlines()[0]}"]
 
     def of(one: Alike) -> Footprint:

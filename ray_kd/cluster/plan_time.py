@@ -85,7 +85,7 @@ def times_of(
             share = min(1.0, rest / (4 * (len(left) - place)))
             each[index] = seconds_of_run(spec, _context(spec), cache, share)
             timed += 1
-        except UserError as error:  # such as missing data
+        except (UserError, OSError, ImportError) as error:  # such as missing data
             failed = failed or str(error).splitlines()[0]
     return Times(each, recorded, timed, failed)
 
