@@ -22,6 +22,9 @@ def sweep(
     overrides: Overrides = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print the trials, run nothing.")] = False,
     trials: Annotated[bool, typer.Option("--trials", help="With --plan: a row for each trial.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --plan: time a few steps, for the hours.")
+    ] = False,
     address: AddressOption = None,
     storage: StorageOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train failed trials again.")] = False,
@@ -43,6 +46,7 @@ def sweep(
 
     Examples:
       ray-kd sweep sweeps/digits.yaml --plan
+      ray-kd sweep sweeps/digits.yaml --plan --probe
       ray-kd sweep sweeps/digits.yaml
       ray-kd sweep sweeps/digits.yaml seeds=[0,1,2] base.training.epochs=40
       ray-kd sweep sweeps/digits.yaml "seeds={looks: [5, 10, 20], margin: 1}"
@@ -53,13 +57,15 @@ def sweep(
     """
     if trials and not plan:
         raise UserError("--trials prints a row for each trial of a plan; use it with --plan.")
+    if probe and not plan:
+        raise UserError("--probe times a few steps for the hours of a plan; use it with --plan.")
     if plan:
         from rich.console import Console
 
         from ray_kd.cluster.plan import plan_table
         from ray_kd.config.sweep import SweepSpec
 
-        Console().print(plan_table(SweepSpec.load(file, *(overrides or ())), storage, trials))
+        Console().print(plan_table(SweepSpec.load(file, *(overrides or ())), storage, trials, probe))
         return
     again = typed("sweep", file, *(overrides or ()), address=address, storage=storage)
     limit = None if until_time is None else seconds_in(until_time, "--until-time")

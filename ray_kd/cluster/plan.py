@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ray_kd.cluster.plan_runs import planned_runs
+from ray_kd.cluster.plan_sizes import size_lines
+from ray_kd.cluster.plan_time import memory_line, time_line, times_of
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Plan, Trial
+from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.models.describe import image_notes
@@ -22,15 +27,20 @@ from ray_kd.training.precompute import gather_work, plan_targets
 from ray_kd.training.preflight import check_plan
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import local_context
-from ray_kd.trials.ledger import Ledger
+from ray_kd.trials.design import Schedule, declare
+from ray_kd.trials.findings import can_find
+from ray_kd.trials.ledger import Ledger, Outcome
 
 
-def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = False) -> RenderableType:
+def plan_table(
+    sweep: SweepSpec, storage: str | None = None, trials: bool = False, probe: bool = False
+) -> RenderableType:
     """What ``ray-kd sweep FILE --plan`` prints.
 
     Args:
         storage: where to look for runs that have ended; default: the base run's.
         trials: print a row for each trial instead of one for each cell.
+        probe: time a few steps of each kind of runs of which there are no records, for half a minute.
     """
     if storage is not None:
         sweep = sweep.model_copy(update={"base": {**sweep.base, "storage": storage}})
@@ -42,13 +52,39 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
     ledger = Ledger(store, sweep.name)
     ledger.load()
     identities = [*(trial.identity for trial in plan.trials), *(run.identity() for run in plan.teachers)]
-    ended = {identity: outcome.status for identity, outcome in ledger.outcomes(set(identities)).items()}
+    outcomes = ledger.outcomes(set(identities))
+    ended = {identity: outcome.status for identity, outcome in outcomes.items()}
     needless = {
         identity
         for identity, entry in ledger.entries.items()
         if entry.get("status") == Ending.NOT_NEEDED and identity not in ended
     }
     states = {**dict.fromkeys(needless, Ending.NOT_NEEDED), **ended}
+    table = _table(plan, states, trials)
+    done = len({trial.identity for trial in plan.trials} & ended.keys())
+    missing = [run for run in plan.teachers if run.identity() not in ended]
+    runs = planned_runs(sweep, plan)
+    fewest = runs.fewest
+    gone = len({trial.identity for trial in plan.trials} & needless)
+    text = f"{plan.size} trials, of which {done} have ended"
+    text += f" and {gone} are not needed; " if gone else "; "
+    if fewest < plan.size:
+        text = f"{fewest} to {text}"
+    text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
+    longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
+    said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
+    notes = [Text(f"Note: {note}", style="dim") for note in said]
+    cache = ProcessCache()
+    lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, cache)]
+    times = times_of(runs, outcomes, cache, probe, store)
+    lines.append(time_line(runs, outcomes, times, sweep.concurrency))
+    lines += [memory_line()] if times.timed else []
+    found = [Text(line) for line in lines]
+    return Group(table, Text(), Text(text), *found, *notes, *_targets(specs))
+
+
+def _table(plan: Plan, states: Mapping[str, str], trials: bool) -> Table:
+    """A row for each cell, or for each trial, with how its trials have ended."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("cell", "phase", "seeds" if not trials else "seed", "epochs"):
         table.add_column(column)
@@ -67,31 +103,24 @@ def plan_table(sweep: SweepSpec, storage: str | None = None, trials: bool = Fals
             table.add_row(Text(cell), phase, seeds, epochs, str(len(group)), state)
     for entry in plan.later:
         table.add_row(Text(entry.cell), entry.phase, "", "", str(entry.count), f"later: {entry.why}")
-    done = len({trial.identity for trial in plan.trials} & ended.keys())
-    missing = [run for run in plan.teachers if run.identity() not in ended]
-    fewest = _fewest(sweep, plan)
-    gone = len({trial.identity for trial in plan.trials} & needless)
-    text = f"{plan.size} trials, of which {done} have ended"
-    text += f" and {gone} are not needed; " if gone else "; "
-    if fewest < plan.size:
-        text = f"{fewest} to {text}"
-    text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
-    longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
-    said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
-    notes = [Text(f"Note: {note}", style="dim") for note in said]
-    return Group(table, Text(), Text(text), *notes, *_targets(specs))
+    return table
 
 
-def _fewest(sweep: SweepSpec, plan: Plan) -> int:
-    """How many trials there are if the first look decides every strategy."""
-    if sweep.looks is None:
-        return plan.size
-    first = set(sweep.all_seeds[: sweep.looks[0]])
-    known = {trial.identity for trial in plan.trials if trial.phase != "compare" or trial.seed in first}
-    later = (
-        min(entry.count, len(first)) if entry.phase == "compare" else entry.count for entry in plan.later
-    )
-    return len(known) + sum(later)
+def _findings(sweep: SweepSpec, plan: Plan, ledger: Ledger, outcomes: Mapping[str, Outcome]) -> list[str]:
+    """What the design can find: the one that stands, or the one that the sweep would declare."""
+    metrics: dict[str, str] = {}
+    values: dict[str, dict[int, float]] = {}
+    for trial in plan.trials:
+        metric = metrics.setdefault(trial.spec.task.component_name, plan.metric_of(trial.spec))
+        outcome = outcomes.get(trial.identity)
+        if trial.phase != "compare" or outcome is None or outcome.status is not Ending.FINISHED:
+            continue
+        if metric in outcome.test:
+            values.setdefault(trial.cell, {})[trial.seed] = outcome.test[metric]
+    schedule = Schedule(sweep.looks, sweep.margin, metrics.__getitem__)
+    design = declare(plan.to_json(), schedule, ledger.read_design())
+    given = sweep.seeds.spread if isinstance(sweep.seeds, SeedLooks) else None
+    return can_find(design, values, given)
 
 
 def _looks(sweep: SweepSpec, fewest: int) -> list[str]:

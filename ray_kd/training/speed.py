@@ -110,15 +110,16 @@ def _rate(work: Callable[[], object], size: int, device: torch.device, seconds: 
     """Samples per second of ``work``, which processes ``size`` samples in each call."""
     for _ in range(2):
         work()
-    _settle(device)
+    settle(device)
     begin, done = time.perf_counter(), 0
     while done < 2 or time.perf_counter() - begin < seconds:
         work()
         done += 1
-    _settle(device)
+    settle(device)
     return done * size / (time.perf_counter() - begin)
 
 
-def _settle(device: torch.device) -> None:
+def settle(device: torch.device) -> None:
+    """Wait until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

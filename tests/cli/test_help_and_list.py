@@ -160,6 +160,7 @@ def test_the_schema_for_editors_is_within_reach(cli: Cli, kind: str, model: type
         (["list", "run", "nst"], "no name"),
         (["sweep", "s.yaml", "--plam"], "--plan"),
         (["sweep", "s.yaml", "--trials"], "--plan"),
+        (["sweep", "s.yaml", "--probe"], "--plan"),
         (["train"], "RUN.yaml"),
     ],
 )

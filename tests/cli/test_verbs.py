@@ -65,6 +65,7 @@ def test_a_plan_is_printed_and_nothing_runs(cli: Cli, sweep_file: Path, tmp_path
     assert "6 trials, of which 0 have ended; 1 of 1 teachers to train." in said.out
     cells = [line.split()[0] for line in said.out.splitlines() if line.endswith("3 to run")]
     assert cells == ["alone", "taught"]
+    assert "with probability 0.8, at 3 seeds (1 strategy)" in " ".join(said.out.split())
     said = cli("sweep", sweep_file, "--plan", "--trials", "--storage", storage)
     for trial in SweepSpec.load(sweep_file).plan().trials:
         (line,) = [line for line in said.out.splitlines() if trial.identity in line]
