@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from rich.console import Group
 
 from ray_kd.analysis.across import Across
+from ray_kd.analysis.answers import QUESTIONS
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.plot_style import Picture, attempt, left_out, style
 from ray_kd.analysis.plots import draw_plots, write_pictures, write_plots
@@ -18,14 +19,13 @@ from ray_kd.analysis.records import Records, read_records, sweep_names
 from ray_kd.analysis.report import report_html, tasks_report_html
 from ray_kd.analysis.sweep_results import SweepResults, sweep_results, terminal_tables, write_comparison
 from ray_kd.analysis.tables import write_tables
-from ray_kd.analysis.variance import variance, variance_csv, variance_markdown, variance_picture
 from ray_kd.config.errors import UserError, unknown
 
-PARTS = ("tables", "comparison", "plots", "report", "pictures", "variance")
-"""What ``analyze`` can write, by the name that ``only`` has for it."""
-DEFAULT = PARTS[:-2]
-"""What it writes unless told otherwise: ``pictures`` runs the networks, and only for dense tasks;
-``variance`` is of a sweep with an axis ``vary``."""
+DEFAULT = ("tables", "comparison", "plots", "report")
+"""What ``analyze`` writes unless told otherwise."""
+PARTS = (*DEFAULT, "pictures", *QUESTIONS)
+"""What it can write, by the name that ``only`` has for it: ``pictures`` runs the networks, and only for dense
+tasks; each of ``QUESTIONS`` needs a sweep that was made to answer it."""
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Analysis:
     files: dict[str, str] = field(default_factory=dict)
     """Name relative to the output folder -> full path: tables, plots, ``report.html``. With several tasks,
     each has a folder for its own files."""
-    variance: str = ""
-    """With ``variance``: its tables and what they say, as Markdown."""
+    answers: str = ""
+    """The tables of ``QUESTIONS`` that were chosen and what they say, as Markdown."""
     left_out: list[str] = field(default_factory=list)
     """A sentence for each figure that could not be drawn; everything else is written."""
 
@@ -91,7 +91,7 @@ def analyze(
     Raises:
         UserError: no such storage, sweep or part; several sweeps and none named; ``out`` cannot be written;
             ``pictures`` of a sweep without dense tasks, or without the weights of its students;
-            ``variance`` of one without an axis ``vary``.
+            one of ``QUESTIONS`` of a sweep that cannot answer it.
     """
     chosen = parts(only)
     root = Folder.open(storage)
@@ -115,25 +115,25 @@ def analyze(
         pictures = _predictions(found, root, strategy, images)
         written = write_pictures(pictures, folder.sub("plots"))
         found.files.update({f"plots/{name}": path for name, path in written.items()})
-    if "variance" in chosen:
-        _write_variance(found, folder)
+    for question in QUESTIONS:
+        if question in chosen:
+            _write_answer(question, found, root, folder)
     return found
 
 
-def _write_variance(found: Analysis, folder: Folder) -> None:
-    """``variance.md``, ``variance.csv`` and the figure, for each task."""
+def _write_answer(question: str, found: Analysis, root: Folder, folder: Folder) -> None:
+    """The question's table as Markdown and CSV, and its figure, for each task."""
     for task, comparison in found.results.comparisons.items():
-        measured = variance(found.results.parts[task], comparison)
+        answer = QUESTIONS[question](found.results.parts[task], comparison, root)
         own = found.results.folders[task]
-        texts = {"variance.md": variance_markdown(measured), "variance.csv": variance_csv(measured)}
-        found.variance += texts["variance.md"]
-        found.files.update(
-            {f"{own}{name}": folder.write(f"{own}{name}", text) for name, text in texts.items()}
-        )
+        texts = {f"{own}{question}.md": answer.markdown, f"{own}{question}.csv": answer.csv}
+        found.answers += f"{task.upper()}\n\n{answer.markdown}" if own else answer.markdown
+        found.files.update({name: folder.write(name, text) for name, text in texts.items()})
         with style():
-            pictures = [attempt("variance", partial(variance_picture, measured))]
-        written = write_pictures([one for one in pictures if one is not None], folder.sub(f"{own}plots"))
-        found.left_out.extend(left_out(one for one in pictures if one is not None))
+            picture = attempt(question, answer.draw)
+        pictures = [] if picture is None else [picture]
+        written = write_pictures(pictures, folder.sub(f"{own}plots"))
+        found.left_out.extend(left_out(pictures))
         found.files.update({f"{own}plots/{name}": path for name, path in written.items()})
 
 

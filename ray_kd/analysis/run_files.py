@@ -118,7 +118,7 @@ def incomplete(run: RunFiles) -> str | None:
     for entry in run.paths:
         by_path.setdefault(str(entry["path"]), set()).add(entry["epoch"])
     fewest = min(by_path.values(), key=lambda epochs: len(epochs & wanted), default=None)
-    if fewest is not None or _active(run.spec):
+    if fewest is not None or active_paths(run.spec):
         have["paths.jsonl"] = fewest or set()
     lines = [
         f"{file} has {len(epochs & wanted)} of {len(wanted)} epochs"
@@ -131,13 +131,14 @@ def incomplete(run: RunFiles) -> str | None:
 
 def describe(spec: Row) -> Row:
     """The components that a resolved spec names; None where a damaged spec does not say."""
-    active, aggregation = _active(spec), section(spec, "aggregation")
+    active, aggregation = active_paths(spec), section(spec, "aggregation")
+    harmful = ", ".join(path_label(path) for path in active if _is_harmful(path, spec))
     return {
         **{key: section(spec, key).get("name") for key in ("task", "dataset", "student")},
-        "paths": ", ".join(_label(path) for path in active) if spec else None,
+        "paths": ", ".join(path_label(path) for path in active) if spec else None,
         "aggregation": aggregation.get("name") if active else None,
         "granularity": aggregation.get("granularity") if active else None,
-        "harmful": ", ".join(_label(path) for path in active if _is_harmful(path, spec)) if spec else None,
+        "harmful": harmful if spec else None,
         **{f"{key}_options": _options(section(spec, key)) for key in ("student", "dataset")},
         "aggregation_options": _options(aggregation) if active else None,
         "planned_epochs": section(spec, "training").get("epochs"),
@@ -150,14 +151,14 @@ def section(spec: Row, key: str) -> Row:
     return found if isinstance(found, dict) else {}
 
 
-def _active(spec: Row) -> list[Row]:
+def active_paths(spec: Row) -> list[Row]:
     """The paths of a spec whose weight is not 0."""
     listed = spec.get("paths")
     paths = [path for path in listed if isinstance(path, dict)] if isinstance(listed, list) else []
     return [path for path in paths if path.get("weight") != 0]
 
 
-def _label(path: Row) -> str:
+def path_label(path: Row) -> str:
     return str(path.get("label") or path.get("name"))
 
 

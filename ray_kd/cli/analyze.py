@@ -44,18 +44,18 @@ def analyze(
 
     Works while a sweep runs. Writes the first four of these parts, or those
     that --only names:
-      tables       tables/trials.parquet, epochs.parquet and paths.parquet;
-                   two seconds
+      tables       tables/trials.parquet, epochs.parquet and paths.parquet
       comparison   table.md, table.csv and tables/comparison.parquet, and prints
-                   the table; two seconds
+                   the table
       plots        plots/: comparison, weight and loss of every path, as PNG
-                   and SVG; some seconds
-      report       report.html with the table and the plots; some seconds
+                   and SVG
+      report       report.html with the table and the plots
       pictures     plots/predictions_TASK: masks or boxes that teacher, student
-                   alone and distilled student predict, from their weights;
-                   segmentation and detection only; some seconds with
-                   small networks
+                   alone and distilled student predict, from their weights
       variance     which source of chance matters most; needs an axis vary
+      attribution  what each path is worth; needs all subsets of the paths
+      budget       what searches of 1 to 20 candidates find; needs random ones
+      cost         accuracy beside training seconds and parameters
 
     Examples:
       ray-kd analyze
@@ -75,7 +75,7 @@ def analyze(
     found = analysis.analyze(storage, sweep, out, chosen, strategy, images or 4)
     if "comparison" in chosen:
         Console().print(found.table)
-    print(found.variance, end="")
+    print(found.answers, end="")
     for path in sorted(found.files.values()):
         print(shown(path))
     say_left_out(found.left_out)

@@ -104,7 +104,7 @@ def varied(tmp_path: Path, spreads: dict[str, float], seeds: int = 12) -> Path:
 def test_the_source_with_the_largest_spread_is_named_where_it_is_told_apart(tmp_path: Path) -> None:
     root = varied(tmp_path, {"student": 0.002, "teacher": 0.0, "labels": 0.02})
     found = analyze(root, only="variance", out=tmp_path / "out")
-    lines = found.variance.splitlines()
+    lines = found.answers.splitlines()
     assert "alone: “labels” has the largest spread" in lines[0]
     assert "lies above those of all others" in lines[0]
     rows = [
@@ -121,7 +121,7 @@ def test_the_source_with_the_largest_spread_is_named_where_it_is_told_apart(tmp_
 
 def test_sources_that_are_not_told_apart_are_said_to_be_so(tmp_path: Path) -> None:
     root = varied(tmp_path, {"student": 0.010, "labels": 0.011})
-    first = analyze(root, only="variance", out=tmp_path / "out").variance.splitlines()[0]
+    first = analyze(root, only="variance", out=tmp_path / "out").answers.splitlines()[0]
     assert "“labels” has the largest spread" in first
     assert "meets that of “student”" in first
 

@@ -234,7 +234,7 @@ def test_the_help_names_every_part(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["--only", "plot"], "only: unknown part 'plot'. Did you mean 'plots'?"),
-        (["--only", "tables,"], "only: unknown part ''. Known: comparison, pictures, plots, report, tables"),
+        (["--only", "tables,"], f"only: unknown part ''. Known: {', '.join(sorted(PARTS))}."),
         (["--only", "plots", "--strategy", "NST"], "--strategy NST: it is an option of pictures"),
         (["--images", "3"], "--images 3: it is an option of pictures"),
         (["--only", "pictures"], "only pictures: sweep 'digits' has no task of segmentation or detection"),

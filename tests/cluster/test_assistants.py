@@ -38,7 +38,14 @@ def sweep(seeds: list[int]) -> SweepSpec:
     }
     run = {**base, "teachers": teachers, "paths": [{"name": "soft_target", "teacher": "assistant"}]}
     return SweepSpec.parse(
-        {"name": "chain", "base": run, "cells": cells, "seeds": seeds, "baseline": "alone"}
+        {
+            "name": "chain",
+            "base": run,
+            "cells": cells,
+            "seeds": seeds,
+            "vary": ["student"],  # one assistant for all seeds
+            "baseline": "alone",
+        }
     )
 
 

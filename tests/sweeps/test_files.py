@@ -62,7 +62,9 @@ class Untaught(ProcessCache):
         name = options.component_name
         return stub(name) if name in PUBLIC else super().dataset(options, device)
 
-    def teacher(self, spec: RunSpec, name: str, store: Store, device: torch.device) -> LiveTeacher:
+    def teacher(
+        self, spec: RunSpec, name: str, store: Store, device: torch.device, own: Dataset | None = None
+    ) -> LiveTeacher:
         task = spec.task.component_name
         key = (str(spec.teachers[name].model.full()), str([spec.dataset.component_name, task]))
         if key not in self.teachers:
