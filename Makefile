@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 help:
 	@echo "make demo       set up, and compare nine ways to distil on handwritten digits (5 minutes)"
-	@echo "make test       set up, lint, type-check, run what a change has to pass (13 minutes on two cores); tests"
+	@echo "make test       set up, lint, type-check, run what a change has to pass (16 minutes on two cores); tests"
 	@echo "                about outcomes of training once more with another processor's arithmetic"
 	@echo "make test-all   make test, then make test-rest"
 	@echo "make test-rest  what make test leaves out: the rest of large products, faults of several processes at once"
