@@ -31,9 +31,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("no_ray")]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without CPUs and one node with one."""
+    """A head without CPUs and one node with one, which ask for no token.
+
+    The Ray of earlier tests has left its token's mode in this process. The head would take it over, and nodes
+    that are added after a sweep has joined, which takes the mode back, could not reach it.
+    """
     import ray.cluster_utils
 
+    from ray_kd.cluster.authentication import AUTH_MODE, Config
+
+    ray.shutdown()
+    os.environ.pop(AUTH_MODE, None)
+    Config.initialize("")  # Ray reads its environment again
     cluster = ray.cluster_utils.Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
