@@ -8,7 +8,6 @@ stopped, which takes a little away; benchmarks/coverage.py shows what derived de
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -108,24 +107,6 @@ def derived(margin: float, spread: float, strategies: int, power: float = POWER)
         seeds_needed(margin, spread, strategies, looks, power, same=True),
     )
     return Looks(_at(last), strategies, margin)
-
-
-def least_margin(looks: Looks, spread: float, power: float = POWER) -> float:
-    """The least margin within which a strategy without any effect is called the same, with this power.
-
-    A margin at or below ``looks.half_width(n, spread)`` of the last look n is out of reach altogether, unless
-    the spread turns out to be smaller.
-    """
-    low = high = looks.half_width(looks.at[-1], spread)
-    if not math.isfinite(low):
-        return math.inf
-    while power_same(replace(looks, margin=high), spread) < power:
-        low, high = high, 2 * high
-    for _ in range(40):
-        middle = (low + high) / 2
-        reached = power_same(replace(looks, margin=middle), spread) >= power
-        low, high = (low, middle) if reached else (middle, high)
-    return high
 
 
 def least_effect(looks: Looks, spread: float, power: float = POWER) -> float:
