@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -289,6 +290,24 @@ def test_a_family_stands_although_its_cells_left_the_file(store: Store) -> None:
     again = queue(store, looked())
     assert len(again.looks.design.families) == 1
     assert again.looks.design.looks_of("same").strategies == 4
+
+
+def test_a_seed_whose_metric_is_no_number_is_lost(store: Store) -> None:
+    on = queue(store, looked(cells={name: CELLS[name] for name in ("alone", "ahead")}))
+    while (job := on.next()) is not None:
+        end(on, job, of=lambda job: math.nan if (job.cell, job.seed) == ("ahead", 1) else value(job))
+    found = on.looks.verdicts.of("ahead")
+    assert (found.verdict, found.lost) == (Verdict.NONE, 1)
+
+
+def test_a_cell_that_varies_something_of_its_own_is_known_by_it(store: Store) -> None:
+    """Its seed 0 is the run of another cell, its seed 3 is not."""
+    cells = {"alone": CELLS["alone"], "labels": {**CELLS["alone"], "vary": ["labels"]}}
+    on = queue(store, looked(cells=cells, seeds=[3, 4, 5]))
+    write(on)
+    simulate(on, 1, random.Random(0))
+    again = queue(store, looked(cells=cells, seeds=[0, 1]))
+    assert again.looks.design == on.looks.design
 
 
 def test_another_baseline_asks_other_questions(store: Store) -> None:
