@@ -69,24 +69,14 @@ class SweepLooks:
                 found = None if first is None else first.identity
                 if {**family.references, **family.cells}.get(cell, found) not in (None, found):
                     return None
-                known = {cell: found}
-                references = {**family.references, **(known if cell in family.references else {})}
-                cells = {**family.cells, **(known if cell in family.cells else {})}
-                self._change(index, references=references, cells=cells)
-        known_jobs = [(self.jobs[trial.identity], trial) for trial in trials]
-        reached = [
-            cell for job, trial in known_jobs if job.outcome is not None for cell in self._note(job, [trial])
-        ]
-        if sum(self._begin(cell) for cell in reached):
-            self.ledger.write_design(self.design)
-        return list(dict.fromkeys(reached))
+                key = "references" if cell in family.references else "cells"
+                self._change(index, **{key: {**getattr(family, key), cell: found}})
+        known = [(self.jobs[trial.identity], [trial]) for trial in trials]
+        return self._reached((job, of) for job, of in known if job.outcome is not None)
 
     def ended(self, job: Job) -> list[str]:
         """A job ended; returns the strategies that reached a look by it."""
-        reached = self._note(job, self._serves.get(job.identity, ()))
-        if sum(self._begin(cell) for cell in reached):
-            self.ledger.write_design(self.design)
-        return reached
+        return self._reached([(job, self._serves.get(job.identity, []))])
 
     def place(self, job: Job) -> tuple[Priority, bool]:
         """A job's priority, and whether it runs ahead of a look."""
@@ -171,6 +161,13 @@ class SweepLooks:
             if trial.phase == "compare":
                 self._cells.setdefault(trial.cell, {})[trial.seed] = trial
 
+    def _reached(self, ended: Iterable[tuple[Job, list[Trial]]]) -> list[str]:
+        """Note jobs that ended; the families of the strategies returned, which reached a look, stand."""
+        reached = dict.fromkeys(cell for job, trials in ended for cell in self._note(job, trials))
+        if sum(self._begin(cell) for cell in reached):
+            self.ledger.write_design(self.design)
+        return list(reached)
+
     def _note(self, job: Job, trials: Iterable[Trial]) -> list[str]:
         assert job.outcome is not None
         value = job.outcome.test.get(self.plan.metric_of(job.spec))
@@ -178,7 +175,7 @@ class SweepLooks:
         for trial in trials:
             if trial.phase == "compare":
                 reached += self.verdicts.note(trial.cell, trial.seed, job.outcome.status, value)
-        return list(dict.fromkeys(reached))
+        return reached
 
     def _begin(self, cell: str) -> bool:
         """Let a family stand once one of its strategies has reached a look; returns whether that is new."""
