@@ -109,7 +109,7 @@ def decide(looks: Looks, differences: Numbers, lost: Lost, effects: Numbers) -> 
         same = (-margin < low) & (high < margin)
         found = np.select([gone, low > 0, high < 0, same], [NONE, BETTER, WORSE, SAME], OPEN)
         ends = found != OPEN
-        if looks.futility and HOPELESS_FROM - 1 <= index < len(looks.at) - 1:
+        if HOPELESS_FROM - 1 <= index < len(looks.at) - 1:
             ends |= _chance(looks, n, mean, spread) < HOPELESS
         verdicts[running] = found[running]
         stops[running & ends] = n

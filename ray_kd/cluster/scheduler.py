@@ -43,7 +43,7 @@ class CellScheduler(FIFOScheduler):
 
     def group(self, job: Job | None) -> str | None:
         """The group of trials that a job is compared with; None: it is never stopped."""
-        if job is None or self.options is None or job.trial is None:
+        if job is None or self.options is None or job.trial is None or job.teaches:
             return None
         if self.queue.sweep.search:
             return job.cell if job.phase == "search" else None

@@ -8,7 +8,7 @@ most of the variance of a benchmark, and makes differences look surer than they 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -167,7 +167,7 @@ def chances(cells: Iterable[tuple[str, RunSpec, tuple[Source, ...]]]) -> list[di
     ]
 
 
-def own_sources(overrides: dict[str, Any], default: tuple[Source, ...]) -> tuple[Source, ...]:
+def own_sources(overrides: Mapping[str, Any], default: tuple[Source, ...]) -> tuple[Source, ...]:
     """What a cell's trials redraw: its own ``vary``, else the sweep's.
 
     Raises:

@@ -120,7 +120,7 @@ class TrialMaker:
         self.base = copy.deepcopy(sweep.base)
         for key, value in sweep.resources.model_dump(exclude_none=True).items():
             set_key(self.base, f"resources.{key}", value)
-        self._specs: dict[str, RunSpec] = {}
+        self._known: dict[str, tuple[RunSpec, tuple[Source, ...]]] = {}
 
     def make(
         self,
@@ -133,8 +133,7 @@ class TrialMaker:
         """A trial of ``cell`` with ``extra`` overrides on top."""
         extra = extra or {}
         overrides = {**cell.overrides, **extra}
-        parsed = self._spec(cell.name, overrides)
-        vary = own_sources(overrides, self.sweep.vary)
+        parsed, vary = self._parsed(cell.name, overrides)
         spec = redraw(parsed, seed, vary).model_copy(
             update={"name": f"{self.sweep.name}: {cell.name}, seed {seed}"}
         )
@@ -151,13 +150,14 @@ class TrialMaker:
             teachers={run.identity(): run for run in spec.teacher_runs().values()},
         )
 
-    def _spec(self, cell: str, overrides: Mapping[str, Any]) -> RunSpec:
+    def _parsed(self, cell: str, overrides: Mapping[str, Any]) -> tuple[RunSpec, tuple[Source, ...]]:
+        """A cell's run, and what its seeds redraw."""
         known = f"{cell}\x1f{overrides!r}"
-        if known not in self._specs:
+        if known not in self._known:
             where = f"sweep '{self.sweep.name}', cell '{cell}'"
             data = copy.deepcopy(self.base)
             try:
-                own_sources(dict(overrides), self.sweep.vary)
+                vary = own_sources(overrides, self.sweep.vary)
                 for key, value in overrides.items():
                     if key == "vary":  # of the cell, not of its runs
                         continue
@@ -166,8 +166,8 @@ class TrialMaker:
                     set_key(data, key, copy.deepcopy(value))
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
-            self._specs[known] = RunSpec.parse(data, where=where)
-        return self._specs[known]
+            self._known[known] = RunSpec.parse(data, where=where), vary
+        return self._known[known]
 
 
 def proposals(search: Search) -> Iterator[Overrides]:

@@ -28,7 +28,10 @@ def expected_best(values: Sequence[float], n: int, higher_is_better: bool = True
     >>> expected_best([0.5, 0.7, 0.9], 2)
     0.8333333333333334
     """
-    _check(values, n)
+    if not 1 <= n <= len(values):
+        raise ValueError(
+            f"a search of {n} candidates: expected a number from 1 to {len(values)}, those there are"
+        )
     worst_first = sorted(values, reverse=not higher_is_better)
     choices = [math.comb(rank, n - 1) for rank in range(len(values))]
     return math.fsum(c * value for c, value in zip(choices, worst_first, strict=True)) / math.comb(
@@ -62,10 +65,3 @@ def typical_best(
     upper = int(ranks[below.sf(ranks - 1) <= error / 2].min())
     ends = sorted((sign * ordered[lower], sign * ordered[upper]))
     return Interval(mean, ends[0], ends[1], total)
-
-
-def _check(values: Sequence[float], n: int) -> None:
-    if not 1 <= n <= len(values):
-        raise ValueError(
-            f"a search of {n} candidates: expected a number from 1 to {len(values)}, those there are"
-        )

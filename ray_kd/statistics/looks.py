@@ -61,7 +61,6 @@ class Looks:
         strategies: how many strategies are compared with their reference: m.
         margin: half the width of what counts as the same, in the metric's own unit (0.01 for one point of a
             rate); None: no verdict "the same".
-        futility: whether a strategy without a prospect is stopped as open, from the third look.
         overlap: of the seeds' splits, where each seed has its own; see ``statistics.intervals.interval``.
 
     Raises:
@@ -75,7 +74,6 @@ class Looks:
     at: tuple[int, ...]
     strategies: int
     margin: float | None = None
-    futility: bool = True
     overlap: float = 0.0
 
     def __post_init__(self) -> None:
@@ -210,6 +208,6 @@ def _at(
 
 def _hopeless(looks: Looks, found: Numbers) -> bool:
     n = len(found)
-    if not looks.futility or n == looks.at[-1] or looks.at.index(n) + 1 < HOPELESS_FROM:
+    if n == looks.at[-1] or looks.at.index(n) + 1 < HOPELESS_FROM:
         return False
     return conditional_power(looks, n, float(found.mean()), float(found.std(ddof=1))) < HOPELESS

@@ -8,7 +8,6 @@ stopped, which takes a little away; benchmarks/coverage.py shows what derived de
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -27,29 +26,12 @@ QUADRATURE = 400
 """Points at which a distribution of the standard deviation is taken."""
 
 
-def power(looks: Looks, effect: float, spread: float) -> float:
-    """The chance that the last look finds a difference of this size, and on its right side.
-
-    The noncentral t-distribution of the one-sample t-test (Cohen, "Statistical power analysis for the
-    behavioral sciences", 1988), at the error that the last look has and for its interval, which is a little
-    longer than Student's.
-
-    Args:
-        effect: the true mean difference; its sign does not matter.
-        spread: standard deviation of the differences from seed to seed.
-    """
-    n = looks.at[-1]
-    if n < 2 or spread <= 0:
-        return math.nan
-    return _found(abs(effect) / spread, n, looks.error(n))
-
-
-def power_same(looks: Looks, spread: float, effect: float = 0.0) -> float:
-    """The chance that the last look calls a true difference of this size the same; 0 without a margin."""
+def power_same(looks: Looks, spread: float) -> float:
+    """The chance that the last look calls a strategy without any effect the same; 0 without a margin."""
     n = looks.at[-1]
     if looks.margin is None or n < 2:
         return 0.0
-    return _same(looks.margin, n, looks.error(n), spread, effect)
+    return _same(looks.margin, n, looks.error(n), spread)
 
 
 def seeds_needed(
@@ -110,26 +92,16 @@ def derived(margin: float, spread: float, strategies: int, power: float = POWER)
     return Looks(_at(last), strategies, margin)
 
 
-def least_margin(looks: Looks, spread: float, power: float = POWER) -> float:
-    """The least margin within which a strategy without any effect is called the same, with this power.
-
-    A margin at or below ``looks.half_width(n, spread)`` of the last look n is out of reach altogether, unless
-    the spread turns out to be smaller.
-    """
-    low = high = looks.half_width(looks.at[-1], spread)
-    if not math.isfinite(low):
-        return math.inf
-    while power_same(replace(looks, margin=high), spread) < power:
-        low, high = high, 2 * high
-    for _ in range(40):
-        middle = (low + high) / 2
-        reached = power_same(replace(looks, margin=middle), spread) >= power
-        low, high = (low, middle) if reached else (middle, high)
-    return high
-
-
 def least_effect(looks: Looks, spread: float, power: float = POWER) -> float:
-    """The least true difference that the last look finds with this power; infinite with a single seed."""
+    """The least true difference that the last look finds with this power; infinite with a single seed.
+
+    The noncentral t-distribution of the one-sample t-test (Cohen, "Statistical power analysis for the
+    behavioral sciences", 1988), at the error that the last look has and for its interval, which is a little
+    longer than Student's.
+
+    Args:
+        spread: standard deviation of the differences from seed to seed.
+    """
     n = looks.at[-1]
     if n < 2:
         return math.inf
@@ -171,8 +143,8 @@ def _found(effect: float, n: int, error: float) -> float:
     return float(stats.nct.sf(_width(n, error, 0.5) * root, n - 1, effect * root))
 
 
-def _same(margin: float, n: int, error: float, spread: float, effect: float = 0.0) -> float:
-    """The chance that an interval lies within the margin.
+def _same(margin: float, n: int, error: float, spread: float) -> float:
+    """The chance that an interval of a true difference of 0 lies within the margin.
 
     With standard deviation s the interval does if |mean| < margin - width s: the mean's normal probability,
     averaged over the distribution of s, which is independent of the mean.
@@ -180,5 +152,5 @@ def _same(margin: float, n: int, error: float, spread: float, effect: float = 0.
     probabilities = (np.arange(QUADRATURE) + 0.5) / QUADRATURE
     s = spread * np.sqrt(stats.chi2.ppf(probabilities, n - 1) / (n - 1))
     room = np.maximum(margin - _width(n, error, 1.0) * s, 0)
-    mean = stats.norm(effect, spread / math.sqrt(n))
+    mean = stats.norm(0, spread / math.sqrt(n))
     return float(np.mean(mean.cdf(room) - mean.cdf(-room)))

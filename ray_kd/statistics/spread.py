@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from ray_kd.statistics.intervals import CONFIDENCE
+from ray_kd.statistics.intervals import CONFIDENCE, ROUNDING
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def spread(values: Sequence[float], confidence: float = CONFIDENCE) -> Spread:
     array, n = np.sort(np.asarray(values, dtype=np.float64)), len(values)
     if n < 2:
         return Spread(math.nan, math.nan, math.nan, n)
-    equal = np.ptp(array) <= 1e-12 * np.abs(array).max()
+    equal = np.ptp(array) <= ROUNDING * np.abs(array).max()
     value = 0.0 if equal else float(array.std(ddof=1))
     if n < 5 or equal:
         return Spread(value, math.nan, math.nan, n)

@@ -82,7 +82,7 @@ class Design:
         ...     for cell in ("alone", "taught") for seed in (0, 1, 2)
         ... ]
         >>> design = implied({"baseline": "alone", "trials": trials})
-        >>> design.looks_of("taught").at, design.reference_of("taught"), design.looks_of("alone")
+        >>> design.family_of("taught").looks, design.reference_of("taught"), design.family_of("alone")
         ((3,), 'alone', None)
     """
 
@@ -94,11 +94,6 @@ class Design:
         """The family in which a cell is judged; None for references, controls and sweeps without baseline."""
         index = self.current.get(cell)
         return None if index is None else self.families[index]
-
-    def looks_of(self, cell: str) -> Looks | None:
-        """The looks by which a cell is judged; None as for ``family_of``."""
-        family = self.family_of(cell)
-        return None if family is None else family.judged_by
 
     def reference_of(self, cell: str) -> str | None:
         """The cell that a cell is compared with; None as for ``family_of``."""

@@ -12,11 +12,12 @@ from ray_kd.trials.ledger import Outcome
 
 @dataclass
 class Job:
-    """A run in a sweep's trial queue, which trains at most once: a teacher, or the run of one or more trials.
+    """A run in a sweep's trial queue, which trains at most once: a teacher, the run of trials, or both.
 
     Attributes:
-        trial: the first planned trial that it serves; None: a teacher.
+        trial: the first planned trial that it serves; None: it is a teacher alone.
         needs: identities of the teachers that it loads, a teacher's own teachers too.
+        teaches: other jobs load it; it may serve a trial too (self-distillation beside the student alone).
         value, best: the last validation metric, and the best one so far.
         waits: a sentence that says what the started job waits for; None: nothing.
     """
@@ -25,6 +26,7 @@ class Job:
     spec: RunSpec
     trial: Trial | None
     needs: tuple[str, ...] = ()
+    teaches: bool = False
     state: Literal["waiting", "issued", "running", "done"] = "waiting"
     outcome: Outcome | None = None
     crashes: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        best: validation metrics of its best epoch; empty where it has none.
+        best: finite validation metrics of its best epoch; empty where it has none.
         test: test metrics of the same weights, which the table compares; empty where there are none.
         seconds: wall seconds of training.
         error: path of a failed run's traceback below the storage; None if it left none.
@@ -50,10 +51,16 @@ class Outcome:
             reason=summary.get("reason"),
             seconds=float(summary.get("seconds") or 0.0),
             epochs=int(summary.get("epochs") or 0),
-            best=dict((summary.get("best") or {}).get("val") or {}),
+            best=_finite(summary, "val"),
             error=f"runs/{summary['identity']}/error.txt" if status is Ending.FAILED else None,
-            test=dict((summary.get("best") or {}).get("test") or {}),
+            test=_finite(summary, "test"),
         )
+
+
+def _finite(summary: dict[str, Any], split: str) -> dict[str, float]:
+    """Metrics of a run's best epoch; one that is no number counts as absent, as in the table."""
+    metrics = (summary.get("best") or {}).get(split) or {}
+    return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
 class Ledger:

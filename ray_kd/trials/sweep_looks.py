@@ -36,8 +36,8 @@ class SweepLooks:
     ) -> None:
         self.sweep, self.plan, self.ledger, self.maker, self.jobs = sweep, plan, ledger, maker, jobs
         self._serves: dict[str, list[Trial]] = {}
-        self._cells: dict[str, dict[int, str]] = {}
-        """Compared cell -> seed -> identity."""
+        self._cells: dict[str, dict[int, Trial]] = {}
+        """Compared cell -> seed -> trial."""
         self._index(plan.trials)
         former = self._former() if former is None else former
         self.design = declare(plan.to_json(), self._schedule(), former, identity_of=self._identity)
@@ -60,32 +60,23 @@ class SweepLooks:
         """
         trials = list(trials)
         self._index(trials)
-        for cell, identities in {trial.cell: self._cells.get(trial.cell, {}) for trial in trials}.items():
+        for cell in dict.fromkeys(trial.cell for trial in trials):
             beside = self.verdicts.strategies_of(cell)
             indices = {self.design.current[one] for one in (beside or [cell]) if one in self.design.current}
             for index in indices:
                 family = self.design.families[index]
-                found = identities.get(family.seeds[0])
+                first = self._cells.get(cell, {}).get(family.seeds[0])
+                found = None if first is None else first.identity
                 if {**family.references, **family.cells}.get(cell, found) not in (None, found):
                     return None
-                known = {cell: found}
-                references = {**family.references, **(known if cell in family.references else {})}
-                cells = {**family.cells, **(known if cell in family.cells else {})}
-                self._change(index, references=references, cells=cells)
-        known_jobs = [(self.jobs[trial.identity], trial) for trial in trials]
-        reached = [
-            cell for job, trial in known_jobs if job.outcome is not None for cell in self._note(job, [trial])
-        ]
-        if sum(self._begin(cell) for cell in reached):
-            self.ledger.write_design(self.design)
-        return list(dict.fromkeys(reached))
+                key = "references" if cell in family.references else "cells"
+                self._change(index, **{key: {**getattr(family, key), cell: found}})
+        known = [(self.jobs[trial.identity], [trial]) for trial in trials]
+        return self._reached((job, of) for job, of in known if job.outcome is not None)
 
     def ended(self, job: Job) -> list[str]:
         """A job ended; returns the strategies that reached a look by it."""
-        reached = self._note(job, self._serves.get(job.identity, ()))
-        if sum(self._begin(cell) for cell in reached):
-            self.ledger.write_design(self.design)
-        return reached
+        return self._reached([(job, self._serves.get(job.identity, []))])
 
     def place(self, job: Job) -> tuple[Priority, bool]:
         """A job's priority, and whether it runs ahead of a look."""
@@ -98,17 +89,17 @@ class SweepLooks:
         if job.trial is None or not self.drops:
             return None
         reasons = [self._why(trial) for trial in self._serves[job.identity]]
-        return None if any(reason is None for reason in reasons) else reasons[0]
+        return None if None in reasons else reasons[0]
 
     def jobs_of(self, cell: str) -> list[Job]:
         """The jobs of a compared cell, in the order of its seeds."""
-        return [self.jobs[identity] for identity in self._cells.get(cell, {}).values()]
+        return [self.jobs[trial.identity] for trial in self._cells.get(cell, {}).values()]
 
     def jobs_for_next_look(self, cell: str) -> list[Job]:
         """Those that are trained for the look after the last one that was reached."""
         stage = self.verdicts.passed(cell)
         mine = self._cells.get(cell, {}).items()
-        return [self.jobs[identity] for seed, identity in mine if self.verdicts.stage(cell, seed) == stage]
+        return [self.jobs[trial.identity] for seed, trial in mine if self.verdicts.stage(cell, seed) == stage]
 
     def remarks(self) -> list[str]:
         """A sentence for each way in which the sweep file differs from what stands declared."""
@@ -158,9 +149,9 @@ class SweepLooks:
 
     def _identity(self, cell: str, seed: int) -> str | None:
         """The identity of a cell's trial of a seed that the plan does not hold."""
-        known = self.jobs[next(iter(self._cells[cell].values()))].trial if cell in self._cells else None
-        if known is None:
+        if cell not in self._cells:
             return None
+        known = next(iter(self._cells[cell].values()))
         overrides = {key: value for key, value in known.overrides.items() if key != "seed"}
         return self.maker.make(Cell(name=cell, overrides=overrides), seed, "compare").identity
 
@@ -168,7 +159,14 @@ class SweepLooks:
         for trial in trials:
             self._serves.setdefault(trial.identity, []).append(trial)
             if trial.phase == "compare":
-                self._cells.setdefault(trial.cell, {})[trial.seed] = trial.identity
+                self._cells.setdefault(trial.cell, {})[trial.seed] = trial
+
+    def _reached(self, ended: Iterable[tuple[Job, list[Trial]]]) -> list[str]:
+        """Note jobs that ended; the families of the strategies returned, which reached a look, stand."""
+        reached = dict.fromkeys(cell for job, trials in ended for cell in self._note(job, trials))
+        if sum(self._begin(cell) for cell in reached):
+            self.ledger.write_design(self.design)
+        return list(reached)
 
     def _note(self, job: Job, trials: Iterable[Trial]) -> list[str]:
         assert job.outcome is not None
@@ -177,7 +175,7 @@ class SweepLooks:
         for trial in trials:
             if trial.phase == "compare":
                 reached += self.verdicts.note(trial.cell, trial.seed, job.outcome.status, value)
-        return list(dict.fromkeys(reached))
+        return reached
 
     def _begin(self, cell: str) -> bool:
         """Let a family stand once one of its strategies has reached a look; returns whether that is new."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import ChainMap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ray_kd.config.ending import Ending
 from ray_kd.config.faults import fault_in
-from ray_kd.config.plan import Plan, Trial, TrialMaker
+from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.trials.job import Job, needs_of
 from ray_kd.trials.ledger import Ledger, Outcome
@@ -163,7 +164,7 @@ class TrialQueue:
             return False
         job.crashes += 1
         if job.crashes <= RETRIES:
-            why = self.looks.not_needed(job)
+            why = self._not_needed(job)
             if why is not None:  # a look decided its strategy while it trained
                 self.end(identity, Outcome(Ending.NOT_NEEDED, why, 0.0, job.epoch, {}))
                 return False
@@ -194,9 +195,8 @@ class TrialQueue:
         trained = self._is_trained(job.identity)
         if job.trial is not None or not trained:
             self.ledger.write(job.identity, job.cell, job.seed, job.phase, outcome)
-        if job.trial is None:
-            self._waiting.trained(job.identity) if trained else self._block(job)
-        elif self._looks is not None:
+        self._waiting.trained(job.identity) if trained else self._block(job)
+        if job.trial is not None and self._looks is not None:
             self._follow(self._looks.ended(job))
 
     def _block(self, teacher: Job) -> None:
@@ -257,9 +257,13 @@ class TrialQueue:
                     self._line_up(job for job in ready if job.state == "waiting")
                     continue
                 for job in self.looks.jobs_of(one):
-                    why = self.looks.not_needed(job) if job.state == "waiting" else None
+                    why = self._not_needed(job) if job.state == "waiting" else None
                     if why is not None:
                         self._settle(job, Outcome(Ending.NOT_NEEDED, why, 0.0, 0, {}))
+
+    def _not_needed(self, job: Job) -> str | None:
+        """Why a job is not needed; None: it is, by a strategy or as a teacher."""
+        return None if self._waiting.students(job.identity) else self.looks.not_needed(job)
 
     # Adding trials
 
@@ -278,16 +282,22 @@ class TrialQueue:
         """Add the jobs that these trials need, and note those that have ended in an earlier invocation."""
         trials = list(trials)
         new: dict[str, Job] = {}
+        known, joined = ChainMap(new, self.jobs), list[Job]()
         for trial in trials:
             for identity, run in trial.teachers.items():
-                if identity not in self.jobs and identity not in new:
-                    new[identity] = Job(identity, run, None, needs_of(run))
-            if trial.identity not in self.jobs and trial.identity not in new:
-                taught = any((new.get(one) or self.jobs[one]).needs for one in trial.teachers)
+                if identity not in known:
+                    known[identity] = Job(identity, run, None, needs_of(run))
+                known[identity].teaches = True
+            job = known.get(trial.identity)
+            if job is None:
+                taught = any(known[one].needs for one in trial.teachers)
                 needs = needs_of(trial.spec) if taught else tuple(trial.teachers)
-                new[trial.identity] = Job(trial.identity, trial.spec, trial, needs)
+                known[trial.identity] = Job(trial.identity, trial.spec, trial, needs)
+            elif job.trial is None:  # a teacher serves a trial too
+                job.trial = trial
+                joined += [] if trial.identity in new else [job]
         self.jobs.update(new)
-        for job in new.values():
+        for job in (*new.values(), *joined):
             self.tally.add(job)
         reached = [] if self._looks is None else self._looks.add(trials)
         for identity, outcome in self.ledger.outcomes(new).items():
@@ -295,14 +305,15 @@ class TrialQueue:
                 self.ledger.stale.add(identity)
             else:
                 self._settle(new[identity], outcome)
+        for job in joined:
+            if job.outcome is not None:
+                self._settle(job, job.outcome)
         for identity in new.keys() & self.ledger.stale:
             self.ledger.forget(identity)
-        known = {teacher.identity() for teacher in self.plan.teachers}
-        self.plan.teachers += [
-            job.spec for job in new.values() if job.trial is None and job.identity not in known
-        ]
+        planned = {teacher.identity() for teacher in self.plan.teachers}
+        self.plan.teachers += [run for run in teachers_of(trials) if run.identity() not in planned]
         if reached is None:
             self._declare()
         elif self._looks is not None:
-            self._line_up(job for job in new.values() if job.state == "waiting")
+            self._line_up(job for job in (*new.values(), *joined) if job.state == "waiting")
             self._follow(reached)

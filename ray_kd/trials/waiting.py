@@ -41,9 +41,6 @@ class Waiting:
         self._missing: dict[str, dict[str, Job]] = {}
         """Waiting job -> the teachers that it lacks."""
 
-    def __contains__(self, job: Job) -> bool:
-        return job.identity in self._place
-
     def add(self, job: Job, priority: Priority, ahead: bool = False) -> None:
         """Add a job with the teachers that it lacks, or move one that waits to another place."""
         known = self._place.get(job.identity)
@@ -73,14 +70,14 @@ class Waiting:
         return list(self._students.get(teacher, {}).values())
 
     def remove(self, job: Job) -> None:
-        """A job waits no longer, and neither do teachers that no other job needs."""
+        """A job waits no longer, and neither do teachers that no other job needs and that serve no trial."""
         if self._place.pop(job.identity, None) is None:
             return
         missing = self._missing.pop(job.identity)
         for need in job.needs:
             students = self._students[need]
             del students[job.identity]
-            if not students and need in missing:
+            if not students and need in missing and missing[need].trial is None:
                 self.remove(missing[need])
 
     def first(self, teachers_only: bool = False) -> Job | None:
@@ -107,7 +104,7 @@ class Waiting:
     def _line_up(self, job: Job) -> None:
         ahead, priority, number = self._place[job.identity]
         if not self._missing[job.identity]:
-            heapq.heappush(self._lines[ahead, job.trial is None], (priority, number, job))
+            heapq.heappush(self._lines[ahead, job.teaches], (priority, number, job))
         elif job.trial is not None:
             heapq.heappush(self._blocked, (priority, number, job))
 

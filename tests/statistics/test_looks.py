@@ -151,8 +151,6 @@ def test_a_strategy_without_a_prospect_stops_as_open_from_the_third_look() -> No
     found = judge(looks, range(40), values, reference, range(40))
     assert (found.verdict, found.look, found.hopeless, found.settled) == (Verdict.OPEN, 16, True, True)
     assert not judge(looks, range(40), values, reference, range(15)).hopeless
-    patient = judge(Looks(FIVE.at, 8, futility=False), range(40), values, reference, range(40))
-    assert (patient.verdict, patient.look, patient.hopeless) == (Verdict.OPEN, 40, False)
     wide = judge(Looks(FIVE.at, 8, margin=0.04), range(40), values, reference, range(40))
     assert (wide.verdict, wide.hopeless) == (Verdict.SAME, False)
 

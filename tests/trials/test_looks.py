@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -215,7 +216,7 @@ def test_a_list_of_seeds_is_trained_as_it_stands(store: Store) -> None:
     simulate(on, 5, random.Random(0))
     assert not seeds_of(on, "ahead", Ending.NOT_NEEDED)
     assert snapshot(on).endings == {Ending.FINISHED: 60}
-    assert on.looks.design.looks_of("ahead").at == (12,)
+    assert on.looks.design.families[0].looks == (12,)
 
 
 def test_failed_seeds_that_are_trained_again_open_their_strategy_again(store: Store) -> None:
@@ -270,8 +271,8 @@ def test_strategies_that_are_added_or_changed_after_a_look_are_a_family_of_their
     again = queue(store, looked(cells=cells))
     first, second = again.looks.design.families
     assert (set(first.cells), set(second.cells)) == ({"ahead", "noisy", "same", "taught"}, {"late", "same"})
-    assert again.looks.design.looks_of("late").strategies == 2
-    assert again.looks.design.looks_of("ahead").strategies == 4
+    assert [again.looks.design.family_of(cell) for cell in ("late", "ahead")] == [second, first]
+    assert (first.judged_by.strategies, second.judged_by.strategies) == (4, 2)
     assert any("2 strategies joined or changed" in remark for remark in again.looks.remarks())
     write(again)
     simulate(again, 1, random.Random(0))
@@ -288,7 +289,25 @@ def test_a_family_stands_although_its_cells_left_the_file(store: Store) -> None:
     write(queue(store, looked(cells=fewer)))
     again = queue(store, looked())
     assert len(again.looks.design.families) == 1
-    assert again.looks.design.looks_of("same").strategies == 4
+    assert again.looks.design.families[0].judged_by.strategies == 4
+
+
+def test_a_seed_whose_metric_is_no_number_is_lost(store: Store) -> None:
+    on = queue(store, looked(cells={name: CELLS[name] for name in ("alone", "ahead")}))
+    while (job := on.next()) is not None:
+        end(on, job, of=lambda job: math.nan if (job.cell, job.seed) == ("ahead", 1) else value(job))
+    found = on.looks.verdicts.of("ahead")
+    assert (found.verdict, found.lost) == (Verdict.NONE, 1)
+
+
+def test_a_cell_that_varies_something_of_its_own_is_known_by_it(store: Store) -> None:
+    """Its seed 0 is the run of another cell, its seed 3 is not."""
+    cells = {"alone": CELLS["alone"], "labels": {**CELLS["alone"], "vary": ["labels"]}}
+    on = queue(store, looked(cells=cells, seeds=[3, 4, 5]))
+    write(on)
+    simulate(on, 1, random.Random(0))
+    again = queue(store, looked(cells=cells, seeds=[0, 1]))
+    assert again.looks.design == on.looks.design
 
 
 def test_another_baseline_asks_other_questions(store: Store) -> None:

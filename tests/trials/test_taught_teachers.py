@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ray_kd.analysis.records import read_records
+from ray_kd.cluster.progress import snapshot
 from ray_kd.config.ending import Ending
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
@@ -86,3 +87,66 @@ def test_a_trained_assistant_does_not_need_its_teacher(store: Store) -> None:
     store.delete(f"runs/{trained['assistant']}/summary.json")
     more = sweep(base=spec.base, seeds=[0, 1, 2, 3], cells={"alone": {"paths": []}})
     assert [job.cell for job in drain(queue(store, more))] == ["teacher", "teacher", "alone"]
+
+
+# A teacher whose run is a trial too: the student alone, beside self-distillation
+
+
+def born_again(*order: str, **changes: Any) -> SweepSpec:
+    """Teacher and student are alike, so that the trial of seed 0 without paths is the teacher's own run."""
+    base = {key: value for key, value in TINY.items() if key != "teacher"} | {"dataset": "digits"}
+    base["teacher"] = {"model": base["student"], **{key: base[key] for key in ("views", "training")}}
+    known = {"alone": {"paths": [], "teacher": None}, "taught": {"paths": ["soft_target"]}}
+    cells = {name: known[name] for name in order}
+    return sweep(**{"base": base, "cells": cells, "vary": ["student", "teacher"], **changes})
+
+
+@pytest.mark.parametrize("order", [("alone", "taught"), ("taught", "alone")])
+def test_a_run_that_is_a_trial_and_a_teacher_trains_once_and_counts_as_both(
+    store: Store, order: tuple[str, str]
+) -> None:
+    on = queue(store, born_again(*order))
+    first = on.next()
+    assert first is not None
+    assert (first.cell, first.seed, first.teaches) == ("alone", 0, True)
+    end(on, first)
+    rest = drain(on)
+    assert sorted((job.cell, job.seed) for job in rest if job.trial) == [
+        ("alone", 1), ("taught", 0), ("taught", 1)
+    ]  # fmt: skip
+    assert sum(job.trial is None for job in rest) == 1, "the teacher of seed 1"
+    assert snapshot(on).endings == {Ending.FINISHED: 4}
+    assert on.looks.verdicts.passed("taught") == 1
+    assert queue(store, born_again(*order)).over
+
+
+def test_its_failure_counts_and_blocks_its_students(store: Store) -> None:
+    on = queue(store, born_again("taught", "alone"))
+    first = on.next()
+    assert first is not None
+    end(on, first, status="failed", reason="a loss is NaN")
+    drain(on)
+    assert snapshot(on).endings == {Ending.FINISHED: 2, Ending.FAILED: 1, Ending.BLOCKED: 1}
+
+
+def test_targets_that_are_stored_first_wait_for_it(store: Store) -> None:
+    on = queue(store, born_again("alone", "taught"))
+    on.teachers_only = True
+    assert [(job.cell, job.teaches) for job in (on.next(), on.next()) if job] == [
+        ("alone", True), ("teacher", True)
+    ]  # fmt: skip
+    assert on.next() is None
+
+
+def test_a_teacher_becomes_a_trial_when_a_search_proposes_it(store: Store) -> None:
+    search = {"method": "optuna", "trials": 1, "space": {"optimizer.lr": {"choice": [0.05]}}, "seeds": [0]}
+    own = born_again("taught", "alone")
+    cells = {**own.cells, "other": {"paths": [], "teacher": None, "optimizer.lr": 0.2}}
+    same = own.base["teacher"] | {"optimizer": {"lr": 0.05}}
+    spec = born_again("taught", "alone", base={**own.base, "teacher": same}, cells=cells,
+                      search={**search, "cells": ["other"]})  # fmt: skip
+    on = queue(store, spec)
+    done = drain(on)
+    joined = [job for job in done if job.teaches and job.trial is not None]
+    assert [(job.phase, job.seed) for job in joined] == [("search", 0)]
+    assert snapshot(on).total == snapshot(on).endings[Ending.FINISHED] == len(on.plan.trials) - 1

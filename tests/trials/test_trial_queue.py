@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,17 @@ def test_a_search_whose_candidates_all_failed_has_no_winner_and_says_so(store: S
     assert on.over
     assert any("none of its candidates finished" in note for note in on.plan.notes)
     assert queue(store, sweep(search=search)).over
+
+
+def test_a_metric_that_is_no_number_wins_no_search_and_no_panel(store: Store) -> None:
+    search = {"method": "grid", "space": {"optimizer.lr": [0.05, 0.2]}, "cells": ["taught"], "seeds": [0]}
+    on = queue(store, sweep(search=search))
+    drain(on, values={0.05: math.nan, 0.2: 0.1})
+    winner = next(job for job in on.jobs.values() if job.cell == "taught (searched)")
+    assert winner.spec.optimizer.lr == 0.2
+    best = snapshot(on).best
+    assert best is not None
+    assert "0.1000" in best
 
 
 def optuna_sweep(trials: int = 12) -> SweepSpec:
