@@ -21,6 +21,7 @@ import numpy as np
 from analysis.path_shares import OFF, Share, path_shares
 from analysis.strategies import ALONE, PathSet, Strategy, strategies_of
 from ray_kd.analysis.records import Records, incomplete_note
+from ray_kd.analysis.verdicts import shown
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Looks, Verdict
@@ -42,9 +43,7 @@ class Difference:
     @property
     def bounds(self) -> Interval:
         """The mean with the interval that carries the verdict; without bounds where none does."""
-        found = self.judged.difference
-        lost = self.judged.verdict is Verdict.NONE
-        return Interval(found.mean, math.nan, math.nan, found.n) if lost else found
+        return shown(self.judged)
 
     @property
     def verdict(self) -> str:
