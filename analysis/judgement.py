@@ -17,10 +17,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from analysis.path_shares import OFF, Share, path_shares
 from analysis.strategies import ALONE, PathSet, Strategy, strategies_of
-from ray_kd.analysis.records import Records, incomplete_note
+from ray_kd.analysis.records import Plan, Records, incomplete_note
+from ray_kd.analysis.verdicts import shown
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Looks, Verdict
@@ -42,9 +44,7 @@ class Difference:
     @property
     def bounds(self) -> Interval:
         """The mean with the interval that carries the verdict; without bounds where none does."""
-        found = self.judged.difference
-        lost = self.judged.verdict is Verdict.NONE
-        return Interval(found.mean, math.nan, math.nan, found.n) if lost else found
+        return shown(self.judged)
 
     @property
     def verdict(self) -> str:
@@ -67,17 +67,18 @@ class Rule:
     seeds: tuple[int, ...]
 
     @classmethod
-    def of(cls, records: Records, pairs: Iterable[Pair]) -> Rule:
+    def of(cls, plan: Plan, trials: pd.DataFrame, pairs: Iterable[Pair]) -> Rule:
         """The rule for these pairs, at the looks of the sweep; without any, one look at all seeds."""
-        count = len({(one.cell, other.cell) for one, other in pairs})
-        families = records.plan.design.families if records.plan is not None else ()
+        cells = {(one.cell, other.cell) for one, other in pairs}
+        families = [plan.design.families[index] for index in plan.design.current.values()]
         if families:
             at, seeds = families[0].looks, families[0].seeds
         else:
-            compared = records.trials[records.trials["phase"] == "compare"]
+            compared = trials[trials["phase"] == "compare"]
             seeds = tuple(sorted(int(seed) for seed in compared["seed"].dropna().unique()))
             at = (len(seeds),)
-        return cls(Looks(at, count, MARGIN), seeds)
+        overlap = max((plan.overlap(cell) for pair in cells for cell in pair), default=0.0)
+        return cls(Looks(at, len(cells), MARGIN, overlap=overlap), seeds)
 
     def difference(self, one: Strategy, other: Strategy) -> Difference:
         """The first strategy's test metric minus the second's, seed by seed."""
@@ -170,7 +171,7 @@ def judge(records: Records, name: str = "utility") -> Judgement:
     contests = [pair for one in judged if (pair := _contest(one, strategies, name)) is not None]
     costs = [pair for one in strategies if (pair := _cost(one, strategies)) is not None]
     helps = [pair for one in judged for pair in _helps(one, strategies).values()]
-    rule = Rule.of(records, [*contests, *costs, *helps])
+    rule = Rule.of(records.plan, records.trials, [*contests, *costs, *helps])
     costed = tuple(Cost(one, rule.difference(one, without)) for one, without in costs)
     harmful = {
         cost.strategy.path_set: cost.difference.judged.verdict is Verdict.WORSE

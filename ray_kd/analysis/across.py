@@ -124,7 +124,8 @@ def _gap(task: str, comparison: Comparison) -> Gap:
     teacher = sign * max(map(_mean, models.values()), default=math.nan)
     alone = comparison.baseline.seeds.values() if comparison.baseline is not None else ()
     known = [] if math.isnan(teacher) else [sign * (teacher - value) for value in alone]
-    return Gap(task, comparison, teacher, interval(known))
+    overlap = comparison.plan.overlap(comparison.plan.baseline)
+    return Gap(task, comparison, teacher, interval(known, overlap=overlap))
 
 
 def _mean(values: Sequence[float]) -> float:

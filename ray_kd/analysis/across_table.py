@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.across import Across, Gap, Standing
-from ray_kd.analysis.headline import DASH, NAMED, number
+from ray_kd.analysis.headline import DASH, NAMED, joined, number
 from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
 from ray_kd.config import names
 from ray_kd.statistics.intervals import Interval
@@ -34,7 +34,7 @@ def across_headline(across: Across) -> str:
     if not decided:
         return (
             f"No strategy is shown to be better or worse than “{across.baseline}” in any of {tasks} "
-            f"({_all_of([gap.task for gap in across.gaps])})."
+            f"({joined([gap.task for gap in across.gaps])})."
         )
     parts = [_counted(one) for one in decided[:NAMED]]
     if len(decided) > NAMED:
@@ -170,7 +170,3 @@ def across_csv(across: Across) -> str:
         blank = [math.nan] * 4
         rows.append([standing.name, "all", "", "", math.nan, "", "", standing.mean_rank, *blank, *mean])
     return csv_table(ACROSS_COLUMNS, rows)
-
-
-def _all_of(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 
 from ray_kd.analysis.answer import Answer
 from ray_kd.analysis.attribution import Attribution, PathWorth
-from ray_kd.analysis.headline import number, with_bounds
+from ray_kd.analysis.headline import counted, number, quoted, with_bounds
 from ray_kd.analysis.plot_style import GREY, WIDTH, Picture, colours, legend_below, name_rows, render, wrapped
-from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
-from ray_kd.statistics.intervals import Interval
+from ray_kd.analysis.table_text import answer_text, csv_table
+from ray_kd.analysis.verdicts import shown
 from ray_kd.statistics.looks import Judged, Verdict
 
 
@@ -32,39 +32,41 @@ def findings(found: Attribution) -> list[str]:
     lines = []
     for lead, name in ways:
         groups = {
-            verdict: [f"“{one.path}”" for one in found.paths if getattr(one, name).verdict is verdict]
+            verdict: quoted(one.path for one in found.paths if getattr(one, name).verdict is verdict)
             for verdict in Verdict
         }
-        parts = [f"{verdict.value}: {', '.join(paths)}" for verdict, paths in groups.items() if paths]
+        parts = [f"{verdict.value}: {paths}" for verdict, paths in groups.items() if paths]
         lines.append(f"{lead} is {'; '.join(parts)}.")
     return lines
 
 
 def _markdown(found: Attribution) -> str:
     comparison, m = found.comparison, len(found.paths)
-    unit = "\npoints" if comparison.metric.rate else ""
-    headings = ["path", f"Shapley value{unit}", "verdict", f"leave-one-out{unit}", "verdict"]
+    points = comparison.metric.points
+    headings = ["path", f"Shapley value\n{points}", "verdict", f"leave-one-out\n{points}", "verdict"]
     rows = [
         [
             one.path,
-            with_bounds(comparison, _shown(one.shapley)),
+            with_bounds(comparison, shown(one.shapley)),
             one.shapley.verdict.value,
-            with_bounds(comparison, _shown(one.left_out)),
+            with_bounds(comparison, shown(one.left_out)),
             one.left_out.verdict.value,
         ]
         for one in found.paths
     ]
+    level = 1 - found.looks.error(found.looks.at[-1])
     total = sum(one.shapley.difference.mean for one in found.paths)
+    whole = frozenset(one.path for one in found.paths)
     notes = [
-        f"Differences in test {comparison.metric.title} over {_seeds(found)}, from {len(found.cells)} cells: "
+        f"Differences in test {comparison.metric.title} over {counted(len(found.values), 'seed')}, from "
+        f"{len(found.cells)} cells: "
         f"all subsets of {m} paths. The Shapley values add up to {number(comparison, total, sign=True)}, the "
-        f"difference between “{found.cells[_all(found)]}” and “{found.cells[frozenset()]}”.",
-        f"In brackets the interval that carries the verdict, at {100 * (1 - 0.05 / m):.4g} %: the {m} "
-        "intervals of a column hold together at 95 %, those of the two columns do not.",
+        f"difference between “{found.cells[whole]}” and “{found.cells[frozenset()]}”.",
+        f"In brackets the interval that carries the verdict, at {100 * level:.4g} %: the {m} intervals of a "
+        "column hold together at 95 %, those of the two columns do not.",
         *_warnings(found),
     ]
-    lines = [*markdown_list(findings(found)), *markdown_table(headings, rows), *markdown_list(notes)]
-    return "\n".join(lines).lstrip()
+    return answer_text(findings(found), headings, rows, notes)
 
 
 def _warnings(found: Attribution) -> list[str]:
@@ -83,21 +85,6 @@ def _warnings(found: Attribution) -> list[str]:
     return notes
 
 
-def _seeds(found: Attribution) -> str:
-    n = len(found.values)
-    return f"{n} seed{'' if n == 1 else 's'}"
-
-
-def _all(found: Attribution) -> frozenset[str]:
-    return frozenset(one.path for one in found.paths)
-
-
-def _shown(judged: Judged) -> Interval:
-    """The mean with the interval of its verdict; without bounds where there is no verdict."""
-    found = judged.difference
-    return Interval(found.mean, math.nan, math.nan, found.n) if judged.verdict is Verdict.NONE else found
-
-
 def _csv(found: Attribution) -> str:
     columns = ["path", "n", *(f"{name}_{end}" for name in ("shapley", "left_out") for end in _ENDS)]
     rows = [
@@ -111,8 +98,8 @@ _ENDS = ("mean", "low", "high", "p", "verdict")
 
 
 def _numbers(judged: Judged) -> list[object]:
-    shown = _shown(judged)
-    return [shown.mean, shown.low, shown.high, judged.p, judged.verdict.value]
+    at = shown(judged)
+    return [at.mean, at.low, at.high, judged.p, judged.verdict.value]
 
 
 def _picture(found: Attribution) -> Picture:
@@ -127,18 +114,18 @@ def _picture(found: Attribution) -> Picture:
     tones = dict(zip(names, colours(2), strict=True))
     for row, one in enumerate(found.paths):
         for offset, name, judged in _marks(one):
-            shown, place = _shown(judged), row + offset
-            if not math.isnan(shown.low):
-                axes.plot([scale * shown.low, scale * shown.high], [place] * 2, color=tones[name], lw=1.8)
+            at, place = shown(judged), row + offset
+            if not math.isnan(at.low):
+                axes.plot([scale * at.low, scale * at.high], [place] * 2, color=tones[name], lw=1.8)
             filled = tones[name] if judged.verdict.decided else "white"
-            axes.plot([scale * shown.mean], [place], "o", color=tones[name], mfc=filled, markersize=5.5)
+            axes.plot([scale * at.mean], [place], "o", color=tones[name], mfc=filled, markersize=5.5)
     name_rows(axes, [wrapped(one.path, 30) for one in found.paths])
     unit = ", points" if found.comparison.metric.rate else ""
     axes.set_xlabel(f"Difference in test {found.comparison.metric.title}{unit}")
     legend_below(figure, [Line2D([], [], color=tones[name], marker="o", label=name) for name in names])
     caption = (
-        f"Means over {_seeds(found)}. Bars: intervals that carry the verdicts; those of one colour hold "
-        "together at 95 %. Filled: decided; hollow: open or no verdict."
+        f"Means over {counted(len(found.values), 'seed')}. Bars: intervals that carry the verdicts; those of "
+        "one colour hold together at 95 %. Filled: decided; hollow: open or no verdict."
         f"{' Grey: the margin.' if margin is not None else ''}"
     )
     return render(figure, "attribution", "What each path is worth", caption)

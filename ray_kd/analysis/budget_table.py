@@ -13,7 +13,7 @@ from ray_kd.analysis.answer import Answer
 from ray_kd.analysis.budget import BUDGETS, Budget
 from ray_kd.analysis.headline import DASH, number
 from ray_kd.analysis.plot_style import WIDTH, Picture, legend_below, looks_of, render
-from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
+from ray_kd.analysis.table_text import answer_text, csv_table
 from ray_kd.statistics.intervals import Interval
 
 NAMED = 12
@@ -55,8 +55,7 @@ def _shown(found: Budget) -> list[int]:
 
 def _markdown(found: Budget) -> str:
     metric, budgets = found.comparison.metric, _shown(found)
-    unit = f"\n{metric.percent}" if metric.rate else ""
-    headings = ["cell", "candidates", *(f"best of {n}{unit}" for n in budgets)]
+    headings = ["cell", "candidates", *(f"best of {n}\n{metric.percent}" for n in budgets)]
     rows = [
         [curve.cell, str(len(curve.points)), *(_entry(found, curve.at(n)) for n in budgets)]
         for curve in found.curves
@@ -75,8 +74,7 @@ def _markdown(found: Budget) -> str:
         ),
         *(f"Nothing is said of “{cell}”: {reason}." for cell, reason in found.refused.items()),
     ]
-    lines = [*markdown_list(findings(found)), *markdown_table(headings, rows), *markdown_list(notes)]
-    return "\n".join(lines).lstrip()
+    return answer_text(findings(found), headings, rows, notes)
 
 
 def _entry(found: Budget, point: Interval | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ray_kd.analysis.comparison import Comparison
+from ray_kd.analysis.headline import joined, number, quoted
 from ray_kd.analysis.records import Plan
 from ray_kd.config.chance import SOURCES
 
@@ -21,12 +22,10 @@ MOST = 6
 
 def chance_notes(comparison: Comparison) -> list[str]:
     """What the intervals cover, and for each repeated cell the noise of arithmetic beside that of seeds."""
-    scale, unit = comparison.metric.scale, " points" if comparison.metric.rate else ""
+    unit = f" {comparison.metric.points}".rstrip()
     lines = covers(comparison.plan)
     for one in comparison.repeats:
-        own, other = (
-            f"{scale * value:.{comparison.metric.digits}f}" for value in (one.arithmetic, one.seeds)
-        )
+        own, other = (number(comparison, value) for value in (one.arithmetic, one.seeds))
         lines.append(
             f"Noise: runs of “{one.cell}” that differ in the last bits of their initial weights alone "
             f"(“{one.control}”, seeds: {one.n}) have a standard deviation of {own}{unit} in test "
@@ -55,11 +54,11 @@ def _sentence(entry: dict[str, Any], several: bool) -> str:
         for source in SOURCES
         if source not in entry["vary"] or source in fixed
     ]
-    who = ", ".join(f"“{cell}”" for cell in cells) if len(cells) <= MOST else f"{len(cells)} cells"
-    text = f"{f'{who}: each' if several else 'Each'} seed redraws {_listed(drawn) or 'nothing'}; "
+    who = quoted(cells) if len(cells) <= MOST else f"{len(cells)} cells"
+    text = f"{f'{who}: each' if several else 'Each'} seed redraws {joined(drawn) or 'nothing'}; "
     text += "intervals cover that and no more."
     if same:
-        text += f" The same for all seeds: {_listed(same)}."
+        text += f" The same for all seeds: {joined(same)}."
     if entry["overlap"]:
         if "given" in fixed.get("teacher", ""):
             text += " The given teacher may have trained on samples that test here."
@@ -68,7 +67,3 @@ def _sentence(entry: dict[str, Any], several: bool) -> str:
             f"(1/n + {entry['overlap']:.2f}) s² instead of s²/n (Nadeau and Bengio, 2003)."
         )
     return text
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)

@@ -66,6 +66,11 @@ class Metric:
         """The unit of the printed number."""
         return "%" if self.rate else ""
 
+    @property
+    def points(self) -> str:
+        """The unit of a printed difference."""
+        return "points" if self.rate else ""
+
     def better(self, value: float, other: float) -> bool:
         """Whether ``value`` is better than ``other``."""
         return value > other if self.mode == "max" else value < other
@@ -204,9 +209,8 @@ def _metric(trials: pd.DataFrame, plan: Plan) -> Metric:
         known = [name.removeprefix(prefix) for name in map(str, finished) if name.startswith(prefix)]
         known = [name for name in known if finished[prefix + name].notna().any()]
         raise unknown("metric", plan.metric, known, where=f"the plan of sweep '{plan.name}'")
-    same = finished[finished["monitor"] == plan.metric]["mode"].dropna()
-    mode = plan.mode or (str(same.iloc[0]) if len(same) else "min" if "loss" in plan.metric else "max")
-    return Metric(plan.metric, mode, rate="loss" not in plan.metric and bool(values.between(0, 1).all()))
+    rate = "loss" not in plan.metric and bool(values.between(0, 1).all())
+    return Metric(plan.metric, plan.mode, rate)
 
 
 def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], ...]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from ray_kd.analysis.comparison import Comparison
+from ray_kd.analysis.headline import joined, quoted
 from ray_kd.statistics.best import Best, Share, beats, best
 from ray_kd.statistics.looks import Verdict
+from ray_kd.trials.design import Family
 
 MOST = 8
 """Strategies whose chances a note lists."""
@@ -16,19 +18,26 @@ def contenders(comparison: Comparison) -> Best | None:
     It can where all strategies were declared together, with one look, and all of its trials have ended: with
     several looks strategies stop at different numbers of seeds, where chance made them look good or bad.
     """
+    family = _one_look(comparison)
+    if family is None:
+        return None
+    values = {cell.name: cell.seeds for cell in comparison.cells}
+    return best(family.judged_by, family.seeds, values, comparison.metric.mode == "max")
+
+
+def _one_look(comparison: Comparison) -> Family | None:
     versus = [cell.versus for cell in comparison.cells if cell.versus is not None]
     if not versus or any(one.family is not versus[0].family for one in versus):
         return None
-    looks, seeds = versus[0].looks, versus[0].family.seeds
+    looks = versus[0].looks
     if len(looks.at) > 1 or looks.at[0] < 2 or any(one.judged.look != looks.at[0] for one in versus):
         return None
-    values = {cell.name: cell.seeds for cell in comparison.cells}
-    return best(looks, seeds, values, comparison.metric.mode == "max")
+    return versus[0].family
 
 
 def chances(comparison: Comparison) -> dict[str, Share]:
     """By strategy, how likely it beats its reference on a new seed; empty where ``contenders`` is None."""
-    if contenders(comparison) is None:
+    if _one_look(comparison) is None:
         return {}
     values = {cell.name: cell.seeds for cell in comparison.cells}
     found = {}
@@ -46,15 +55,14 @@ def contender_notes(comparison: Comparison) -> list[str]:
     found = contenders(comparison)
     if found is None or not found.contenders:
         return []
-    names = [f"“{name}”" for name in found.may_be_best]
-    listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+    listed = joined([f"“{name}”" for name in found.may_be_best])
     total = f"of all {len(found.contenders)}" if not found.lost else f"of {len(found.contenders)} strategies"
     by = "by simultaneous comparison with the best at 95 % (Hsu, 1984)"
     text = f"{listed} has the best true mean {total}, {by}."
-    if len(names) > 1:
+    if len(found.may_be_best) > 1:
         text = f"May have the best true mean, {total}, {by}: {listed}."
     if found.lost:
-        text += f" Not compared, since they lack seeds: {', '.join(f'“{name}”' for name in found.lost)}."
+        text += f" Not compared, since they lack seeds: {quoted(found.lost)}."
     shares = list(chances(comparison).items())
     if not shares:
         return [text]

@@ -11,9 +11,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ray_kd.analysis.answer import Answer
 from ray_kd.analysis.cost import Cost
-from ray_kd.analysis.headline import DASH, number
+from ray_kd.analysis.headline import DASH, counted, number, quoted
 from ray_kd.analysis.plot_style import GREY, OKABE_ITO, WIDTH, Picture, legend_below, render
-from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
+from ray_kd.analysis.table_text import answer_text, csv_table
 
 AXES = {"seconds": "Training, seconds", "parameters": "Parameters of the student"}
 
@@ -25,9 +25,9 @@ def cost_answer(found: Cost) -> Answer:
 
 def findings(found: Cost) -> list[str]:
     """Who may be on the front, and who is not."""
-    front = [f"“{cell.cell}”" for cell in found.cells if cell.may_be_on_front]
+    front = [cell.cell for cell in found.cells if cell.may_be_on_front]
     beaten = [cell for cell in found.cells if not cell.may_be_on_front]
-    lines = [f"May be on the front, {len(front)} of {len(found.cells)}: {', '.join(front)}."]
+    lines = [f"May be on the front, {len(front)} of {len(found.cells)}: {quoted(front)}."]
     if beaten:
         names = ", ".join(f"“{cell.cell}” (by {_by(cell.beaten_by)})" for cell in beaten)
         lines.append(f"Beaten by one that is better and costs less: {names}.")
@@ -55,7 +55,7 @@ def _markdown(found: Cost) -> str:
         for cell in found.cells
     ]
     notes = [
-        f"Means over {n} seed{'' if n == 1 else 's'}. Beaten: another cell is better, takes less time and "
+        f"Means over {counted(n, 'seed')}. Beaten: another cell is better, takes less time and "
         "has no more parameters, by paired differences whose intervals exclude 0. All of these statements "
         "together err in at most 5 % of sweeps, so those that may be on the front hold all of it at 95 %; "
         "to be among them is no verdict.",
@@ -67,10 +67,8 @@ def _markdown(found: Cost) -> str:
     if n == 1:
         notes.append("One seed has no spread to judge by: nothing is beaten for sure.")
     if found.lacking:
-        names = ", ".join(f"“{cell}”" for cell in found.lacking)
-        notes.append(f"Not compared, since they lack seeds: {names}.")
-    lines = [*markdown_list(findings(found)), *markdown_table(headings, rows), *markdown_list(notes)]
-    return "\n".join(lines).lstrip()
+        notes.append(f"Not compared, since they lack seeds: {quoted(found.lacking)}.")
+    return answer_text(findings(found), headings, rows, notes)
 
 
 def _csv(found: Cost) -> str:
@@ -119,7 +117,7 @@ def _picture(found: Cost) -> Picture:
     figure.axes[0].set_ylabel(f"Test {metric.title}{', %' if metric.rate else ''}")
     legend_below(figure, handles, most=3)
     caption = (
-        f"Means over {len(found.seeds)} seeds. Filled: may be on the front; hollow: another cell is better "
-        "and costs less, for sure. All of these statements hold together at 95 %."
+        f"Means over {counted(len(found.seeds), 'seed')}. Filled: may be on the front; hollow: another cell "
+        "is better and costs less, for sure. All of these statements hold together at 95 %."
     )
     return render(figure, "cost", f"Test {metric.title} beside its cost", caption)

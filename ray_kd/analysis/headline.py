@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ray_kd.analysis.comparison import Cell, Comparison
 from ray_kd.analysis.convergence import Converged
@@ -170,6 +170,11 @@ def names_of(cells: Iterable[Cell]) -> str:
 
 def quoted(names: Iterable[str]) -> str:
     return ", ".join(f"“{name}”" for name in names)
+
+
+def joined(names: Sequence[str]) -> str:
+    """``a, b and c``; empty for none."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def counted(number: int, noun: str) -> str:

@@ -141,8 +141,7 @@ def _status_notes(comparison: Comparison) -> list[str]:
             parts = ", ".join(f"{count} {status}" for status, count in left.items())
             lines.append(f"{cell.name}: {cell.n} of {cell.needed} trials count; {parts}.")
     if comparison.later:
-        names = ", ".join(f"“{name}”" for name in comparison.later)
-        lines.append(f"Not in the table, since they have no trials yet: {names}.")
+        lines.append(f"Not in the table, since they have no trials yet: {quoted(comparison.later)}.")
     return lines
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.storage import Store
 from ray_kd.trials.design import Design, implied
+from ray_kd.trials.ledger import Ledger
 
 Row = dict[str, Any]
 
@@ -43,8 +44,8 @@ class Plan:
     name: str
     baseline: str | None
     metric: str
-    mode: str | None
-    """max or min; None (an older plan): as the runs' summaries say."""
+    mode: str
+    """max or min."""
     cells: tuple[str, ...]
     notes: tuple[str, ...] = ()
     design: Design = field(default_factory=Design)
@@ -61,7 +62,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Plan:
-        """From plan.json, with the content of design.json under ``design`` if there is one.
+        """From plan.json; with a ``design``, as ``tables`` keeps it, that one.
 
         'val/top1' and 'top1' name the same metric.
         """
@@ -70,7 +71,7 @@ class Plan:
             name=str(data["name"]),
             baseline=data.get("baseline"),
             metric=str(data.get("metric") or "top1").split("/")[-1],
-            mode=data.get("mode"),
+            mode=str(data["mode"]),
             cells=tuple(data.get("cells") or dict.fromkeys(trial["cell"] for trial in data["trials"])),
             notes=tuple(data.get("notes") or ()),
             design=Design.from_json(declared) if declared else implied(data),
@@ -108,7 +109,7 @@ def read_records(storage: str | Path | Store | Folder, sweep: str | None = None)
             runs). A run that two sweeps share then has a row in each.
 
     Raises:
-        UserError: no such storage, no such sweep, or a plan that cannot be read.
+        UserError: no such storage, no such sweep, or a plan or design that cannot be read.
 
     Example:
         >>> from ray_kd import RunSpec, distill
@@ -143,7 +144,7 @@ def read_records(storage: str | Path | Store | Folder, sweep: str | None = None)
         trials=to_frame("trials", [row.trial() for row in rows]),
         epochs=to_frame("epochs", [entry for row in rows for entry in row.epochs()]),
         paths=to_frame("paths", [entry for row in rows for entry in row.paths()]),
-        plan=Plan.from_json(plans[sweep]) if sweep is not None else None,
+        plan=_with_design(root, sweep, plans[sweep]) if sweep is not None else None,
     )
 
 
@@ -154,15 +155,22 @@ def sweep_names(root: Folder) -> list[str]:
 
 def _plan(root: Folder, name: str) -> dict[str, Any]:
     data = root.json(f"sweeps/{name}/plan.json")
-    trials = data.get("trials") if isinstance(data, dict) else None
+    whole = isinstance(data, dict) and data.get("mode") in ("max", "min")
+    trials = data.get("trials") if whole else None
     if not isinstance(trials, list) or any(
         not isinstance(trial, dict) or "identity" not in trial or "cell" not in trial for trial in trials
     ):
         raise UserError(
             f"{root.where(f'sweeps/{name}/plan.json')}: not a sweep's plan; `ray-kd sweep` writes it anew."
         )
-    design = root.json(f"sweeps/{name}/design.json")
-    return {**data, "name": data.get("name") or name, "design": design}
+    return {**data, "name": data.get("name") or name}
+
+
+def _with_design(root: Folder, name: str, data: dict[str, Any]) -> Plan:
+    store = root.store.child(root.prefix) if root.prefix else root.store
+    declared = Ledger(store, name).read_design()
+    plan = Plan.from_json(data)
+    return replace(plan, design=declared) if declared.families else plan
 
 
 def _ledger(root: Folder, name: str) -> dict[str, Row]:

@@ -36,6 +36,14 @@ def markdown_list(notes: Iterable[str]) -> list[str]:
     return ["", *(f"- {names.markdown(note)}" for note in notes), ""]
 
 
+def answer_text(
+    findings: Iterable[str], headings: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str]
+) -> str:
+    """What was found, the table, and notes on it, as Markdown."""
+    lines = [*markdown_list(findings), *markdown_table(headings, rows), *markdown_list(notes)]
+    return "\n".join(lines).lstrip()
+
+
 def csv_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A CSV file with numbers at full precision; nan is empty."""
     values = [[names.csv_text(value) for value in row] for row in rows]

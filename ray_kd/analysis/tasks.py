@@ -11,9 +11,7 @@ import pandas as pd
 from ray_kd.analysis.records import Plan, Records
 from ray_kd.config.cells import SEARCHED, TASK, strategy_name
 from ray_kd.config.errors import UserError
-
-MONITOR = "monitor"
-"""The name in a plan for the metric that each run monitors, which differs from task to task."""
+from ray_kd.config.sweep import MONITOR
 
 
 def by_task(records: Records) -> dict[str, Records]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ray_kd.analysis.comparison import Comparison, Metric
-from ray_kd.analysis.headline import DASH
+from ray_kd.analysis.answer import Answer
+from ray_kd.analysis.comparison import Comparison
+from ray_kd.analysis.headline import DASH, number, quoted
 from ray_kd.analysis.plot_style import WIDTH, Picture, colours, legend_below, name_rows, render
 from ray_kd.analysis.records import Records, by_seed
-from ray_kd.analysis.table_text import csv_table, markdown_list, markdown_table
+from ray_kd.analysis.table_text import answer_text, csv_table
 from ray_kd.config.cells import VARY, strategy_name
 from ray_kd.config.errors import UserError
 from ray_kd.statistics.spread import Spread, spread
@@ -42,8 +44,7 @@ class Component:
 class Variance:
     """All components of one task."""
 
-    name: str
-    metric: Metric
+    comparison: Comparison
     components: tuple[Component, ...]
 
     def of(self, what: str) -> list[Component]:
@@ -64,7 +65,7 @@ def variance(records: Records, comparison: Comparison) -> Variance:
     Raises:
         UserError: the sweep has no such axis.
     """
-    plan, metric = comparison.plan, comparison.metric
+    plan = comparison.plan
     drawn = {cell: tuple(entry["vary"]) for entry in plan.chance for cell in entry["cells"]}
     trials = records.trials[(records.trials["phase"] == "compare") & records.trials["axes"].notna()]
     values: dict[str, dict[str, dict[int, float]]] = {}
@@ -76,7 +77,7 @@ def variance(records: Records, comparison: Comparison) -> Variance:
         label, finished = str(axes[VARY]), group[group["status"] == "finished"]
         strategy = strategy_name(str(cell), axes, VARY)
         vary[label] = drawn.get(str(cell), ())
-        found = by_seed(finished, f"best_test_{metric.name}")
+        found = by_seed(finished, f"best_test_{comparison.metric.name}")
         values.setdefault("" if strategy == cell else strategy, {})[label] = found
     if not vary:
         raise UserError(
@@ -91,7 +92,7 @@ def variance(records: Records, comparison: Comparison) -> Variance:
             if (base := values[first].get(label)) is not None
         }
     parts = [part for what, known in values.items() for part in _components(what, known, vary)]
-    return Variance(plan.name, metric, tuple(parts))
+    return Variance(comparison, tuple(parts))
 
 
 def _components(
@@ -121,34 +122,37 @@ def findings(found: Variance) -> list[str]:
         if math.isnan(top.spread.low):
             lines.append(f"{text}; fewer than five seeds allow no interval.")
         elif near:
-            lines.append(f"{text}; its interval meets that of {', '.join(f'“{name}”' for name in near)}.")
+            lines.append(f"{text}; its interval meets that of {quoted(near)}.")
         else:
             lines.append(f"{text}, and its interval lies above those of all others.")
     return lines
 
 
-def variance_markdown(found: Variance) -> str:
-    """The findings and the table."""
-    unit = "\npoints" if found.metric.rate else ""
-    headings = ["of", "redrawn", "seeds", f"standard deviation{unit}", "95 % interval", "share of variance"]
+def variance_answer(found: Variance) -> Answer:
+    """Sentences and table, the table as CSV, and the figure."""
+    return Answer(_markdown(found), _csv(found), partial(_picture, found))
+
+
+def _markdown(found: Variance) -> str:
+    metric = found.comparison.metric
+    deviation = f"standard deviation\n{metric.points}"
+    headings = ["of", "redrawn", "seeds", deviation, "95 % interval", "share of variance"]
     rows = []
     for one in found.components:
-        value, low, high = (_number(found.metric, figure) for figure in (*_figures(one.spread),))
+        value, low, high = (number(found.comparison, figure) for figure in _figures(one.spread))
         share = DASH if math.isnan(one.share) else f"{100 * one.share:.0f} %"
         interval = DASH if math.isnan(one.spread.low) else f"{low} to {high}"
         rows.append([one.of or "all", one.source, str(one.spread.n), value, interval, share])
     notes = [
-        f"Standard deviation of test {found.metric.title} over seeds that redraw what the second column says "
+        f"Standard deviation of test {metric.title} over seeds that redraw what the second column says "
         "and share all else (Bouthillier et al., MLSys 2021); intervals by Bonett (2006), each on its own.",
         "share of variance: beside that of the row that redraws most. Shares need not add up to 100 %: "
         "sources interact, and each was redrawn around one draw of the others.",
     ]
-    lines = [*markdown_list(findings(found)), *markdown_table(headings, rows), *markdown_list(notes)]
-    return "\n".join(lines).lstrip()
+    return answer_text(findings(found), headings, rows, notes)
 
 
-def variance_csv(found: Variance) -> str:
-    """The table as numbers; metrics are not multiplied by 100."""
+def _csv(found: Variance) -> str:
     columns = ["of", "redrawn", "sources", "n", "spread", "low", "high", "share"]
     rows = [
         [one.of, one.source, " ".join(one.vary), one.spread.n, *_figures(one.spread), one.share]
@@ -157,21 +161,22 @@ def variance_csv(found: Variance) -> str:
     return csv_table(columns, rows)
 
 
-def variance_picture(found: Variance) -> Picture:
+def _picture(found: Variance) -> Picture:
     """A row for each source, with the spread of each strategy and difference."""
     sources, whats = list(dict.fromkeys(one.source for one in found.components)), found.whats
     figure = Figure(figsize=(WIDTH, 0.9 + 0.14 * len(sources) * (1 + len(whats))))
     axes = figure.subplots()
-    colour, scale = dict(zip(whats, colours(len(whats)), strict=True)), found.metric.scale
+    metric, colour = found.comparison.metric, dict(zip(whats, colours(len(whats)), strict=True))
     for one in found.components:
         row = sources.index(one.source) + (whats.index(one.of) - (len(whats) - 1) / 2) * 0.6 / len(whats)
         if not math.isnan(one.spread.low):
-            bounds = [scale * one.spread.low, scale * one.spread.high]
+            bounds = [metric.scale * one.spread.low, metric.scale * one.spread.high]
             axes.plot(bounds, [row, row], color=colour[one.of], lw=1.8)
-        axes.plot([scale * one.spread.value], [row], "o", color=colour[one.of], markersize=5.5)
+        axes.plot([metric.scale * one.spread.value], [row], "o", color=colour[one.of], markersize=5.5)
     axes.set_xlim(left=0)
     name_rows(axes, sources)
-    axes.set_xlabel(f"Standard deviation of test {found.metric.title} over seeds{_unit(found.metric)}")
+    unit = ", points" if metric.rate else ""
+    axes.set_xlabel(f"Standard deviation of test {metric.title} over seeds{unit}")
     legend = [Line2D([], [], color=colour[what], marker="o", label=what or "all") for what in whats]
     legend_below(figure, legend, most=3)
     caption = (
@@ -183,11 +188,3 @@ def variance_picture(found: Variance) -> Picture:
 
 def _figures(one: Spread) -> tuple[float, float, float]:
     return one.value, one.low, one.high
-
-
-def _unit(metric: Metric) -> str:
-    return ", points" if metric.rate else ""
-
-
-def _number(metric: Metric, value: float) -> str:
-    return DASH if math.isnan(value) else f"{metric.scale * value:.{metric.digits}f}"

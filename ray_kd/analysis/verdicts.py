@@ -8,10 +8,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ray_kd.analysis.records import Records
+from ray_kd.analysis.run_files import number_in
 from ray_kd.config.ending import Ending
+from ray_kd.config.errors import UserError
+from ray_kd.config.sweep import MONITOR
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Looks, Verdict, judge
 from ray_kd.trials.design import Design, Family
+from ray_kd.trials.verdicts import Verdicts
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,7 @@ class Versus:
     @property
     def difference(self) -> Interval:
         """The mean difference, with the interval that carries the verdict; without bounds where none does."""
-        found = self.judged.difference
-        lost = self.verdict is Verdict.NONE
-        return Interval(found.mean, math.nan, math.nan, found.n) if lost else found
+        return shown(self.judged)
 
     def seeds(self, values: Collection[int], reference: Collection[int]) -> list[int]:
         """The seeds that the difference is from, given those that the strategy and its reference have."""
@@ -62,6 +65,12 @@ class Versus:
         if self.judged.settled:
             return ()
         return tuple(n for n in self.looks.at if n > self.judged.look)
+
+
+def shown(judged: Judged) -> Interval:
+    """The mean difference, with the interval that carries the verdict; without bounds where none does."""
+    found, lost = judged.difference, judged.verdict is Verdict.NONE
+    return Interval(found.mean, math.nan, math.nan, found.n) if lost else found
 
 
 def verdicts(
@@ -94,3 +103,26 @@ def ended_seeds(trials: pd.DataFrame) -> frozenset[int]:
     counted = [ending.value for ending in Ending if ending.counts]
     waiting = set(trials[~trials["status"].isin(counted)]["seed"].dropna())
     return frozenset(int(seed) for seed in trials["seed"].dropna().unique() if seed not in waiting)
+
+
+def sweep_verdicts(records: Records) -> Verdicts:
+    """The same as the driver of a sweep counts it, by the names of the plan's cells.
+
+    Each task has the metric and the direction of its table; where less is better, the sign of values is
+    turned.
+
+    Raises:
+        UserError: no plan.
+    """
+    plan = records.plan
+    if plan is None:
+        raise UserError("verdicts need the plan of one sweep: read_records(storage, sweep=NAME).")
+    found = Verdicts(plan.design)
+    compared = records.trials[records.trials["phase"] == "compare"]
+    for row in compared[compared["status"].isin([ending.value for ending in Ending])].to_dict("records"):
+        own = plan.metric == MONITOR
+        metric, mode = (row["monitor"], row["mode"]) if own else (plan.metric, plan.mode)
+        value = number_in(row.get(f"best_test_{metric}"))
+        known = None if value is None or not math.isfinite(value) else -value if mode == "min" else value
+        found.note(str(row["cell"]), int(row["seed"]), Ending(row["status"]), known)
+    return found

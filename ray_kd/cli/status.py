@@ -40,11 +40,11 @@ def status(
       ray-kd status results --runs
     """
     from ray_kd.analysis import read_records
-    from ray_kd.analysis.looks import read_verdicts
     from ray_kd.analysis.pipeline import only_sweep
     from ray_kd.analysis.reader import Folder
     from ray_kd.analysis.records import sweep_names
     from ray_kd.analysis.run_list import list_runs
+    from ray_kd.analysis.verdicts import sweep_verdicts
     from ray_kd.config.ending import Ending
 
     listed = runs or (sweep is None and not sweep_names(Folder.open(storage)))
@@ -53,7 +53,7 @@ def status(
     sweep = sweep or only_sweep(storage)
     records = read_records(storage, sweep)
     trials = records.trials
-    _show_cells(trials, read_verdicts(records, storage, sweep))
+    _show_cells(trials, sweep_verdicts(records))
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
         print(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")

@@ -99,7 +99,7 @@ def best(
         if all(seed in found for seed in first)
     }
     bounds = {
-        (one, other): _bounds(whole[one], whole[other], ALPHA / max(1, len(whole) - 1))
+        (one, other): _bounds(whole[one], whole[other], ALPHA / max(1, len(whole) - 1), looks.overlap)
         for one in whole
         for other in whole
         if one != other
@@ -132,10 +132,12 @@ def beats(values: Mapping[int, float], others: Mapping[int, float], higher_is_be
     return Share(wins, ties, n, float(exact.low), float(exact.high))
 
 
-def _bounds(one: Mapping[int, float], other: Mapping[int, float], error: float) -> tuple[float, float]:
+def _bounds(
+    one: Mapping[int, float], other: Mapping[int, float], error: float, overlap: float
+) -> tuple[float, float]:
     """Lower and upper bound of a difference, each with this one-sided error."""
     found = differences(one, other)
     if equal(found, one, other):  # no spread to judge by: any difference would pass as exact
         return -math.inf, math.inf
-    shown = skewness.interval(found, 2 * error)
+    shown = skewness.interval(found, 2 * error, overlap)
     return shown.low, shown.high

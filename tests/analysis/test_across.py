@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import itertools
 import json
@@ -213,3 +214,14 @@ def test_one_task_is_as_it_was(tmp_path: Path) -> None:
     assert found.comparison.plan.baseline == "segmentation, student alone"
     plan = json.loads((root / "sweeps" / "tasks" / "plan.json").read_text())
     assert [cell.name for cell in found.comparison.cells] == plan["cells"][:3]
+
+
+def test_splits_that_overlap_widen_the_gap(records: Records) -> None:
+    assert records.plan is not None
+    chance = ({"vary": ["split"], "overlap": 0.5, "cells": list(records.plan.cells)},)
+    wide = sweep_results(dataclasses.replace(records, plan=dataclasses.replace(records.plan, chance=chance)))
+    narrow = sweep_results(records)
+    assert wide.across is not None
+    assert narrow.across is not None
+    for one, other in zip(wide.across.gaps, narrow.across.gaps, strict=True):
+        assert one.size.half_width == pytest.approx(other.size.half_width * math.sqrt((1 / 3 + 0.5) * 3))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,16 @@ def test_every_difference_of_a_judgement_counts() -> None:
     assert judged.rule.looks.strategies == 2 + 3 + 2
     assert judged.rule.looks.at == (SEEDS,)
     assert "All 7 intervals of this judgement, at the look of 12 seeds" in report(judged)
+
+
+def test_splits_that_overlap_widen_the_intervals() -> None:
+    records = scene().records()
+    assert records.plan is not None
+    chance = ({"vary": ["split"], "overlap": 0.5, "cells": list(records.plan.cells)},)
+    wide = judge(replace(records, plan=replace(records.plan, chance=chance)))
+    for one, other in zip(wide.costs, judge(records).costs, strict=True):
+        bounds, narrow = one.difference.bounds, other.difference.bounds
+        assert bounds.low < narrow.low < narrow.high < bounds.high
 
 
 def test_after_a_lost_seed_there_is_no_verdict() -> None:

@@ -21,6 +21,7 @@ from ray_kd.analysis.headline import DASH, headline
 from ray_kd.analysis.notes import notes
 from ray_kd.analysis.pipeline import Analysis, analyze
 from ray_kd.analysis.plot_style import style
+from ray_kd.analysis.verdicts import sweep_verdicts
 from ray_kd.statistics.looks import Verdict
 from tests.analysis.make_records import Strategy, make_records
 from tests.helpers import daily
@@ -80,8 +81,7 @@ def drawn(comparison: Comparison, monkeypatch: pytest.MonkeyPatch) -> list[tuple
     with style():
         plot_comparison.comparison_picture(comparison)
     (figure,) = figures
-    (right,) = figure.axes[0].child_axes
-    labels = [label.get_text() for label in right.get_yticklabels()]
+    labels = [label.get_text() for right in figure.axes[0].child_axes for label in right.get_yticklabels()]
     by_look = {id(look): verdict.value for verdict, look in plot_comparison.LOOKS.items()}
     by_look[id(plot_comparison.UNSEEN)] = Verdict.OPEN.value
     return [(label, by_look.get(id(markers.get(row)), "")) for row, label in enumerate(labels)]
@@ -93,9 +93,21 @@ def of_verdict(text: str) -> str:
 
 
 def test_all_that_people_read_says_the_same(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_the_same(found, monkeypatch)
+
+
+def test_without_a_baseline_nobody_says_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {("alone", seed): "failed" for seed in range(3)}
+    strategies = {cell: Strategy() for cell in CELLS}
+    root = make_records(tmp_path, strategies=strategies, statuses=lost, seeds=3, epochs=4, baseline="alone")
+    found = analyze(root, only=["comparison"])
+    assert found.comparison.baseline is None
+    assert_the_same(found, monkeypatch)
+
+
+def assert_the_same(found: Analysis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table, Markdown, CSV, Parquet, figure, ``ray-kd status`` and headline have the same verdicts."""
     comparison = found.comparison
-    if comparison.baseline is None:
-        pytest.skip("nothing was compared")
     truth = {cell.name: "" if cell.versus is None else cell.versus.verdict.value for cell in comparison.cells}
     table = {row.entries[0]: row.entries[VERDICT].replace(DASH, "") for row in rows(comparison)}
     assert table == truth
@@ -105,7 +117,17 @@ def test_all_that_people_read_says_the_same(found: Analysis, monkeypatch: pytest
     assert {entry["strategy"]: entry["verdict"] for entry in entries} == truth
     frame = pd.read_parquet(found.files["tables/comparison.parquet"])
     assert dict(zip(frame["strategy"], frame["verdict"].fillna(""), strict=True)) == truth
-    for (name, verdict), (label, marker) in zip(truth.items(), drawn(comparison, monkeypatch), strict=True):
+    figure = drawn(comparison, monkeypatch)
+    if comparison.baseline is None:
+        assert not any(truth.values())
+        assert not figure
+        assert headline(comparison).startswith("No strategy was compared with another")
+        return
+    counted = sweep_verdicts(found.records)
+    assert {name: counted.of(name).verdict.value for name in counted.design.current} == {
+        name: verdict for name, verdict in truth.items() if verdict
+    }
+    for (name, verdict), (label, marker) in zip(truth.items(), figure, strict=True):
         assert of_verdict(label) == verdict, name
         assert marker in (verdict, "")  # one off the scale, or without a value, has an arrow or nothing
     assert_headline(headline(comparison), truth)

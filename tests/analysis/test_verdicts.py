@@ -16,9 +16,12 @@ from ray_kd.analysis.contenders import chances, contenders
 from ray_kd.analysis.headline import headline
 from ray_kd.analysis.notes import notes
 from ray_kd.analysis.records import read_records
+from ray_kd.analysis.tasks import by_task
+from ray_kd.analysis.verdicts import sweep_verdicts
+from ray_kd.config.errors import UserError
 from ray_kd.statistics.looks import Verdict
 from ray_kd.trials.design import Schedule, declare
-from tests.analysis.make_records import STRATEGIES, make_records
+from tests.analysis.make_records import STRATEGIES, make_records, make_tasks
 from tests.analysis.test_comparison import compared, pick, short_side
 
 LEVEL = [0.80, 0.81, 0.805, 0.81, 0.80, 0.815, 0.80, 0.81]
@@ -162,3 +165,24 @@ def test_splits_that_overlap_widen_the_interval(tmp_path: Path) -> None:
     one, other = (short_side(pick(found, "NST")[1].difference) for found in (plain, apart))
     assert other == pytest.approx(one * math.sqrt(1 + 8 * 0.25))
     assert any("(1/n + 0.25)" in note for note in notes(apart))
+
+
+def test_a_design_that_cannot_be_read_is_refused_and_not_guessed(tmp_path: Path) -> None:
+    root = make_records(tmp_path, seeds=4, epochs=2, looks=(2, 4))
+    (root / "sweeps" / "digits" / "design.json").write_text('{"families": [')
+    with pytest.raises(UserError, match="nobody knows which looks were declared"):
+        read_records(root, "digits")
+
+
+def test_status_and_table_agree_where_each_task_has_a_direction_of_its_own(tmp_path: Path) -> None:
+    values = {"student alone": [0.50, 0.51, 0.52], "taught": [0.60, 0.611, 0.622]}
+    root = make_tasks(tmp_path, {"classification": values, "detection": values}, epochs=2)
+    for file in root.glob("runs/*/summary.json"):
+        summary = json.loads(file.read_text())
+        if summary["monitor"] == "map":
+            file.write_text(json.dumps({**summary, "mode": "min"}))
+    records = read_records(root, "tasks")
+    said = sweep_verdicts(records)
+    for task, verdict in (("classification", Verdict.BETTER), ("detection", Verdict.WORSE)):
+        _, versus = pick(compare_cells(by_task(records)[task]), "taught")
+        assert versus.verdict is said.of(f"{task}, taught").verdict is verdict

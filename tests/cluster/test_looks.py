@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ray_kd.analysis import read_records
-from ray_kd.analysis.looks import read_verdicts
+from ray_kd.analysis.verdicts import sweep_verdicts
 from ray_kd.cluster.sweep import SweepResult, run_sweep
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.statistics.looks import Verdict
@@ -63,7 +63,7 @@ def test_time_ends_a_sweep_whose_looks_the_same_call_completes(tmp_path: Path) -
     assert [state["broken", seed] for seed in range(4)] == ["failed", "failed", "not needed", "not needed"]
     assert {state["taught", seed] for seed in range(2)} == {"finished"}
 
-    verdicts = read_verdicts(read_records(tmp_path, "tiny"), tmp_path, "tiny")
+    verdicts = sweep_verdicts(read_records(tmp_path, "tiny"))
     assert (verdicts.of("broken").verdict, verdicts.of("broken").lost) == (Verdict.NONE, 2)
     last = verdicts.of("taught").look
     assert {
@@ -101,7 +101,7 @@ def test_a_driver_killed_at_any_look_gives_the_verdicts_of_an_undisturbed_sweep(
     found = [
         {
             cell: repr(verdicts.of(cell))
-            for verdicts in [read_verdicts(read_records(folder, "tiny"), folder, "tiny")]
+            for verdicts in [sweep_verdicts(read_records(folder, "tiny"))]
             for cell in verdicts.design.current
         }
         for folder in (storage, whole)

@@ -39,12 +39,13 @@ def test_the_greatest_mean_may_be_best_and_a_far_one_may_not(seed: int) -> None:
         assert contender.low <= 0 <= contender.high
 
 
-def test_bounds_are_those_of_the_paired_differences() -> None:
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_bounds_are_those_of_the_paired_differences(overlap: float) -> None:
     cells = _cells(3)
-    found = best(_looks(), range(8), cells)
+    found = best(Looks((8,), strategies=3, overlap=overlap), range(8), cells)
     for name in NAMES:
         pairs = [
-            skewness.interval([cells[name][s] - cells[other][s] for s in range(8)], 2 * 0.05 / 3)
+            skewness.interval([cells[name][s] - cells[other][s] for s in range(8)], 2 * 0.05 / 3, overlap)
             for other in NAMES
             if other != name
         ]
