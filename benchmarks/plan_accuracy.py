@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ray_kd.cluster.plan_runs import planned_runs
 from ray_kd.cluster.plan_sizes import footprints
-from ray_kd.cluster.plan_time import slots_of, times_of, wall
+from ray_kd.cluster.plan_time import processes_of, slots_of, times_of, wall
 from ray_kd.cluster.sweep import run_sweep
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
@@ -26,15 +26,16 @@ from ray_kd.training.process_cache import ProcessCache
 def main(file: str, *overrides: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         sweep = SweepSpec.load(file, *overrides, f"base.storage={folder}")
-        plan, cache = sweep.plan(), ProcessCache()
+        plan = sweep.plan()
         runs = planned_runs(sweep, plan)
-        sizes = footprints(runs, cache)
-        times = times_of(runs, {}, cache, probe=True)
+        sizes = footprints(runs, ProcessCache())
+        slots = slots_of(runs, sweep.concurrency)
+        times = times_of(runs, {}, processes_of(runs, slots))
         planned = {
             "trials": plan.size,
             "weights": runs.total(lambda one: sizes[id(one)].weights)[1],
             "records": runs.total(lambda one: sizes[id(one)].records)[1],
-            "seconds": wall(runs, {}, times.each, slots_of(runs, sweep.concurrency)),
+            "seconds": wall(runs, {}, times.each, slots),
         }
         result = run_sweep(sweep)
         store, kinds = Store(folder), Counter[str]()

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ray_kd.cluster.plan_runs import planned_runs
 from ray_kd.cluster.plan_sizes import size_lines
-from ray_kd.cluster.plan_time import memory_line, time_line, times_of
+from ray_kd.cluster.plan_time import memory_line, processes_of, slots_of, time_line, times_of
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.plan import Plan, Trial
@@ -74,11 +74,11 @@ def plan_table(
     longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
     said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
     notes = [Text(f"Note: {note}", style="dim") for note in said]
-    cache = ProcessCache()
-    lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, cache)]
-    times = times_of(runs, outcomes, cache, probe, store)
-    lines.append(time_line(runs, outcomes, times, sweep.concurrency))
-    lines += [memory_line()] if times.timed else []
+    lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, ProcessCache())]
+    slots = slots_of(runs, sweep.concurrency)
+    times = times_of(runs, outcomes, processes_of(runs, slots) if probe else 0, store)
+    lines.append(time_line(runs, outcomes, times, slots))
+    lines += [memory_line(times)] if times.timed else []
     found = [Text(line) for line in lines]
     return Group(table, Text(), Text(text), *found, *notes, *_targets(specs))
 

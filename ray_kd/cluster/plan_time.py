@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import resource
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,16 +17,12 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.words import sized, spell
 from ray_kd.storage import Store
-from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.records import find_summary
-from ray_kd.training.run_context import RunContext, default_device
-from ray_kd.training.timing import EACH, seconds_of_run
+from ray_kd.training.timing import EACH, time_side_by_side
 from ray_kd.trials.ledger import Outcome
 
 SECONDS = 30.0
 """For which kinds of runs are timed, about; those that are left then count as the mean of the others."""
-
-
 OTHERS = 300
 """The most runs outside the plan whose records are read."""
 
@@ -42,87 +35,80 @@ class Times:
         each: in the order of ``PlannedRuns.alike``; None: not known.
         recorded, timed: how many of them are from records, and from timed steps.
         failed: why a kind could not be timed; empty: none failed.
+        memory, gpu_memory: the most bytes of a process that timed some.
     """
 
     each: list[float | None]
     recorded: int
-    timed: int
+    timed: int = 0
     failed: str = ""
+    memory: int = 0
+    gpu_memory: int = 0
 
 
 def times_of(
-    runs: PlannedRuns,
-    outcomes: Mapping[str, Outcome],
-    cache: ProcessCache,
-    probe: bool,
-    store: Store | None = None,
+    runs: PlannedRuns, outcomes: Mapping[str, Outcome], probe: int = 0, store: Store | None = None
 ) -> Times:
     """What is known of the time of each kind of runs, by records first.
 
     Args:
-        probe: time a few steps of the kinds without records, the ones with most steps first.
+        probe: in how many processes at once a few steps of the kinds without records are timed, the ones with
+            most steps first; 0: not at all.
         store: where runs of other sweeps are looked for; None: only the plan's own count.
     """
     keys = [pace_key(one.spec) for one in runs.alike]
     paces = _paces(runs, keys, outcomes)
     if store is not None and not paces.keys() >= set(keys):
-        for key, found in _paces_of_others(runs, set(keys) - paces.keys(), store).items():
-            paces[key] = found
+        paces |= _paces_of_others(runs, set(keys) - paces.keys(), store)
     each: list[float | None] = [
         paces[key] * one.spec.training.epochs + EACH if key in paces else None
         for one, key in zip(runs.alike, keys, strict=True)
     ]
-    recorded, timed, failed = sum(value is not None for value in each), 0, ""
-    left = [index for index, value in enumerate(each) if value is None] if probe else []
+    left = [index for index, value in enumerate(each) if value is None]
+    recorded = len(each) - len(left)
+    if not probe or not left:
+        return Times(each, recorded)
     left.sort(key=lambda index: -_weight(runs.alike[index]))
-    begin = time.monotonic()
-    for place, index in enumerate(left):
-        rest = SECONDS - (time.monotonic() - begin)
-        if rest <= 0:
-            break
-        spec = runs.alike[index].spec
-        try:
-            share = min(1.0, rest / (4 * (len(left) - place)))
-            each[index] = seconds_of_run(spec, _context(spec), cache, share)
-            timed += 1
-        except (UserError, OSError, ImportError) as error:  # such as missing data
-            failed = failed or str(error).splitlines()[0]
-    return Times(each, recorded, timed, failed)
+    timings = time_side_by_side([runs.alike[index].spec for index in left], probe, SECONDS)
+    for index, several in zip(left, timings, strict=True):
+        seconds = [timing.seconds for timing in several if timing.seconds is not None]
+        each[index] = sum(seconds) / len(seconds) if seconds else None
+    timed = sum(value is not None for value in each) - recorded
+    every = [timing for several in timings for timing in several]
+    failed = next((timing.failed for timing in every if timing.failed), "")
+    memory, on_gpu = (max(getattr(timing, name) for timing in every) for name in ("memory", "gpu_memory"))
+    return Times(each, recorded, timed, failed, memory, on_gpu)
 
 
-def time_line(
-    runs: PlannedRuns, outcomes: Mapping[str, Outcome], times: Times, concurrency: int | None
-) -> str:
-    """The time that is left, in a sentence or two."""
+def time_line(runs: PlannedRuns, outcomes: Mapping[str, Outcome], times: Times, slots: int) -> str:
+    """The time that is left on so many slots, in a sentence or two."""
     unended = [one for one in runs.alike if one.runs.keys() - outcomes.keys()]
     if not unended and not runs.later:
         return "Time: nothing is left to train."
-    if times.failed and not times.recorded + times.timed:
-        return f"Time: not estimated: {times.failed}"
-    if not times.recorded + times.timed:
-        return "Time: no run alike has ended here; add --probe to time a few steps of each kind of runs."
-    there = slots_of(runs, concurrency)
-    if not there:
-        return "Time: not estimated: no slot of this machine holds these trials."
-    walls = [wall(runs, outcomes, times.each, there, fewest) for fewest in (True, False)]
+    if not slots:
+        return "Time is not estimated: no slot of this machine holds these trials."
     known = times.recorded + times.timed
+    if not known and times.failed:
+        return f"Time is not estimated: {times.failed}"
+    if not known:
+        return (
+            "Time is not estimated: no run like these has ended here. --probe times a few steps of each kind."
+        )
+    walls = [wall(runs, outcomes, times.each, slots, fewest) for fewest in (True, False)]
     how = [f"records of {times.recorded}"] * bool(times.recorded)
     how += [f"timed steps of {times.timed}"] * bool(times.timed)
-    text = (
-        f"Time: about {spans(walls, spell)} on {there} slot{'s' if there > 1 else ''} like this machine's, "
-    )
+    text = f"Time: about {spans(walls, spell)} on {slots} slot{'s' * (slots > 1)} like this machine's, "
     text += f"teachers included; from {' and '.join(how)} of {len(times.each)} kinds of runs"
     text += "" if known == len(times.each) else ", the others taken as their mean"
     return f"{text}. Ray's start and stored targets come on top."
 
 
-def memory_line() -> str:
-    """The most memory that this process has had, which has timed runs as a trial trains them."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    text = f"Memory that timing took: {sized(most)} with PyTorch and the data"
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        text += f", {sized(torch.cuda.max_memory_allocated())} of the GPU's"
-    return f"{text}; a trial takes about as much."
+def memory_line(times: Times) -> str:
+    """The memory of a trial, as the processes needed it that timed some."""
+    text = f"Memory of a timed run: up to {sized(times.memory)} with PyTorch and the data"
+    if times.gpu_memory:
+        text += f", and {sized(times.gpu_memory)} of the GPU's"
+    return f"{text}."
 
 
 def wall(
@@ -169,6 +155,13 @@ def slots_of(runs: PlannedRuns, concurrency: int | None) -> int:
     return min(there, concurrency or there)
 
 
+def processes_of(runs: PlannedRuns, slots: int) -> int:
+    """In how many processes steps are timed at once: as many as train at once, on GPUs those of one GPU."""
+    asked = [one.spec.resources for one in runs.alike]
+    workers = slots * min(resources.workers for resources in asked)
+    return min([workers, *(max(1, int(1 / resources.gpus)) for resources in asked if resources.gpus)])
+
+
 def _paces(runs: PlannedRuns, keys: list[str], outcomes: Mapping[str, Outcome]) -> dict[str, float]:
     """Mean seconds of an epoch by what makes them alike, from the plan's runs that have finished."""
     found: dict[str, list[float]] = {}
@@ -207,8 +200,3 @@ def _whole(outcome: Outcome) -> bool:
 
 def _weight(one: Alike) -> float:
     return len(one.runs) * one.spec.training.epochs
-
-
-def _context(spec: RunSpec) -> RunContext:
-    device = default_device() if spec.resources.gpus else torch.device("cpu")
-    return RunContext(Store(spec.storage), device)

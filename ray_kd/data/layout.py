@@ -49,7 +49,7 @@ def wrong(name: str, root: str, what: str, tree: str, download: bool | None = No
     """Raise the one message about a root that cannot be used."""
     fetch = ", or dataset.download=true to fetch it" if download is False else ""
     raise UserError(
-        f"dataset {name}: root '{root}' {what}. Expected below it:\n{textwrap.indent(tree.strip(), '  ')}\n"
+        f"dataset {name}: root '{root}' {what}.\nExpected below it:\n{textwrap.indent(tree.strip(), '  ')}\n"
         f"Set dataset.root to the folder that holds this{fetch}. (A relative root is looked for beside the "
         "file that names it, then in the working directory.)"
     )

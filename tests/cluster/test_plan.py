@@ -15,14 +15,16 @@ from ray_kd.cluster.plan import plan_table
 from ray_kd.cluster.plan_runs import Alike, PlannedRuns, planned_runs
 from ray_kd.cluster.plan_time import time_line, times_of, wall
 from ray_kd.config.ending import Ending
+from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from ray_kd.storage.prune import kind_of
 from ray_kd.training.distill import distill
 from ray_kd.training.process_cache import ProcessCache
-from ray_kd.training.timing import EACH
+from ray_kd.training.run_context import local_context
+from ray_kd.training.timing import EACH, seconds_of_run, time_side_by_side
 from ray_kd.trials.ledger import Outcome
-from tests.helpers import TINY
+from tests.helpers import TINY, tiny
 
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6}
 
@@ -91,7 +93,7 @@ def test_data_that_are_missing_leave_the_rest_of_the_plan(tmp_path: Path) -> Non
     sweep = SweepSpec.parse({"name": "x", "base": base, "seeds": [0], "cells": {"a": {}}})
     text = said(sweep)
     assert "1 trials" in text
-    assert "Sizes are not estimated: dataset cifar10" in text
+    assert re.search(r"Sizes are not estimated: dataset cifar10: .* does not exist\.\n", text)
     assert not (tmp_path / "nowhere").exists(), "a plan downloads nothing"
 
 
@@ -129,12 +131,13 @@ def test_a_run_begins_after_its_teacher_in_a_free_slot(runs: PlannedRuns, slots:
 def test_runs_that_ended_take_no_more_time_and_say_how_long_the_others_take(tmp_path: Path) -> None:
     sweep = sweep_in(tmp_path)
     plan = sweep.plan()
-    runs, cache = planned_runs(sweep, plan), ProcessCache()
-    nothing = times_of(runs, {}, cache, probe=False)
+    runs = planned_runs(sweep, plan)
+    nothing = times_of(runs, {})
     assert nothing.each == [None] * len(runs.alike)
-    assert "--probe" in time_line(runs, {}, nothing, None)
+    assert "--probe" in time_line(runs, {}, nothing, 1)
+    assert "no slot of this machine" in time_line(runs, {}, nothing, 0)
     ended = {plan.trials[0].identity: outcome(30.0, 3), plan.teachers[0].identity(): outcome(7.0, 1)}
-    times = times_of(runs, ended, cache, probe=False)
+    times = times_of(runs, ended)
     known = [value for value in times.each if value is not None]
     assert len(known) == times.recorded == 2
     assert 30 < max(known) < 31
@@ -144,7 +147,7 @@ def test_runs_that_ended_take_no_more_time_and_say_how_long_the_others_take(tmp_
     # a second teacher, one more trial alone, and two taught, of which nothing is known
     assert wall(runs, ended, times.each, 1) == pytest.approx(7 + 3 * 30, abs=1.0)
     everything = {identity: outcome(1.0, 1) for one in runs.alike for identity in one.runs}
-    assert "nothing is left" in time_line(runs, everything, times_of(runs, everything, cache, False), None)
+    assert "nothing is left" in time_line(runs, everything, times_of(runs, everything), 1)
 
 
 def test_runs_of_other_seeds_and_lengths_say_how_long_an_epoch_takes(tmp_path: Path) -> None:
@@ -153,7 +156,7 @@ def test_runs_of_other_seeds_and_lengths_say_how_long_an_epoch_takes(tmp_path: P
     summary = distill(trial.spec)
     sweep = sweep_in(tmp_path, controls={"longer": {"paths": [], "training.epochs": 30}})
     runs = planned_runs(sweep, sweep.plan())
-    times = times_of(runs, {}, ProcessCache(), probe=False, store=Store(tmp_path))
+    times = times_of(runs, {}, store=Store(tmp_path))
     known = {
         one.spec.training.epochs: value for one, value in zip(runs.alike, times.each, strict=True) if value
     }
@@ -165,19 +168,31 @@ def test_runs_of_other_seeds_and_lengths_say_how_long_an_epoch_takes(tmp_path: P
 
 
 @pytest.mark.parametrize("targets", ["live", "stored"])
-def test_a_probe_times_every_kind_and_writes_nothing(tmp_path: Path, targets: str) -> None:
+def test_every_kind_of_runs_can_be_timed_and_timing_writes_nothing(tmp_path: Path, targets: str) -> None:
     sweep = sweep_in(tmp_path)
     sweep = sweep.model_copy(update={"base": {**sweep.base, "targets": targets}})
-    state = torch.get_rng_state()
-    runs = planned_runs(sweep, sweep.plan())
-    times = times_of(runs, {}, ProcessCache(), probe=True)
-    assert times.timed == len(runs.alike) == 3
-    assert all(value is not None and value > 0 for value in times.each)
+    state, cache = torch.get_rng_state(), ProcessCache()
+    for one in planned_runs(sweep, sweep.plan()).alike:
+        assert seconds_of_run(one.spec, local_context(one.spec), cache, seconds=0.1) > EACH
     assert torch.equal(torch.get_rng_state(), state)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_are_timed_side_by_side_and_a_failure_is_told(tmp_path: Path) -> None:
+    spec = tiny(tmp_path, paths=[])
+    data = {"name": "cifar10", "root": str(tmp_path / "nowhere")}
+    lost = RunSpec.parse({**spec.to_dict(), "dataset": data, "student": {"name": "cifar_resnet"}})
+    twice, failed = time_side_by_side([spec, lost], 3, seconds=0.0)
+    assert len(twice) == 2, "so that the third process is not idle"
+    assert (twice[0].seconds or 0) > EACH
+    assert twice[0].memory > 50e6
+    assert "cifar10" in failed[0].failed
+    assert failed[0].seconds is None
 
 
 def test_the_plan_of_a_probe_says_time_and_memory(tmp_path: Path) -> None:
     text = said(sweep_in(tmp_path), probe=True)
     assert re.search(r"Time: about [\d.]+ (s|min) on \d+ slots? like this machine's, teachers included", text)
-    assert "Memory that timing took" in text
+    assert re.search(r"timed steps of [1-3] of 3 kinds", text), "the first kind is timed however slow this is"
+    assert "Memory of a timed run: up to" in text
+    assert list(tmp_path.iterdir()) == []

@@ -98,7 +98,7 @@ def test_a_damaged_cifar_file_is_named(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(UserError, match=r"damaged file: \S*data_batch_3"):
         load("cifar10", tmp_path)
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").unlink()
-    with pytest.raises(UserError, match=r"lacks cifar-10-batches-py/data_batch_3\. Expected"):
+    with pytest.raises(UserError, match=r"lacks cifar-10-batches-py/data_batch_3\.\nExpected"):
         load("cifar10", tmp_path)
 
 
