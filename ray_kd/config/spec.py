@@ -222,9 +222,7 @@ class RunSpec(Strict):
             UserError: names them, and how they are named or handed over.
         """
         missing = {key: found for key, found in self.own_parts().items() if key not in given}
-        lost = [
-            f"{key} ({options.described()})" for key, (options, _) in missing.items() if options.described()
-        ]
+        lost = [f"{key} ({words})" for key, (options, _) in missing.items() if (words := options.described())]
         call = f"distill(spec, {', '.join(dict.fromkeys(how for _, how in missing.values()))})"
         if lost:
             raise UserError(
