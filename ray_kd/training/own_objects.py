@@ -137,7 +137,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
         options = spec.teachers[name].model
         taught = _shape_taught(spec, name, own, shape)
         make = partial(create_model, options, classes=classes, channels=taught[0], size=taught[1:])
-        asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
+        asked = asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
         own.teacher = teacher if own.teacher is not None else None
         if own.student is not None and own.teacher is not None:
@@ -156,7 +156,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
 
 def _shape_taught(spec: RunSpec, name: str, own: Own, shape: ImageShape) -> ImageShape:
     """Channels, height and width that a teacher of the spec is built for; own sets are not what it learnt."""
-    trained = own.dataset is not None and own.teacher is None and spec.teachers[name].weights is None
+    trained = own.dataset is not None and spec.teachers[name].trained_here
     options = spec.teacher_run(name).dataset if trained else spec.dataset
     found: ImageShape | None = DATASETS.get(options.component_name).image_shape(options)
     return found or shape
