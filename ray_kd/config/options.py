@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -69,9 +70,9 @@ class OwnOptions(Options):
         """The description is left out: the run's folder, or its key, tells one object from another."""
         return {"name": self.component_name, "version": self.component_version}
 
+    @abstractmethod
     def described(self) -> str:
         """The object in a few words; empty where no record describes it."""
-        raise NotImplementedError
 
 
 class PathOptions(Options):

@@ -134,19 +134,18 @@ class RunSpec(Strict):
     def all_teachers(self) -> list[str]:
         """Names of the needed teachers and of those that train them in turn, each after its own."""
         names = self.needed_teachers()
-        handed_over = {one for one, teacher in self.teachers.items() if isinstance(teacher.model, OwnOptions)}
         for name in names:  # grows as it is walked
-            if self.teachers[name].weights is None and name not in handed_over:
+            if self.teachers[name].trained_here:
                 names += [one for one in self.teacher_run(name).needed_teachers() if one not in names]
         return [name for name in in_order(self.teachers) if name in names]
 
     def teacher_runs(self) -> dict[str, RunSpec]:
-        """The runs that train ``all_teachers``, in that order; a teacher with weights has none.
+        """The runs that train ``all_teachers``, in that order; one that is loaded or handed over has none.
 
         Raises:
             UserError: as ``teacher_run``.
         """
-        names = [name for name in self.all_teachers() if self.teachers[name].weights is None]
+        names = [name for name in self.all_teachers() if self.teachers[name].trained_here]
         return {name: self.teacher_run(name) for name in names}
 
     def teacher_run(self, name: str) -> RunSpec:
@@ -222,9 +221,7 @@ class RunSpec(Strict):
             UserError: names them, and how they are named or handed over.
         """
         missing = {key: found for key, found in self.own_parts().items() if key not in given}
-        lost = [
-            f"{key} ({options.described()})" for key, (options, _) in missing.items() if options.described()
-        ]
+        lost = [f"{key} ({words})" for key, (options, _) in missing.items() if (words := options.described())]
         call = f"distill(spec, {', '.join(dict.fromkeys(how for _, how in missing.values()))})"
         if lost:
             raise UserError(

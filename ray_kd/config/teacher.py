@@ -11,7 +11,16 @@ from pydantic import Field, model_validator
 from ray_kd.config.errors import unknown
 from ray_kd.config.files import INITIAL
 from ray_kd.config.names import require_name
-from ray_kd.config.options import OWN, AggregatorField, ModelField, Path, Strict, ViewField, parse_component
+from ray_kd.config.options import (
+    OWN,
+    AggregatorField,
+    ModelField,
+    OwnOptions,
+    Path,
+    Strict,
+    ViewField,
+    parse_component,
+)
 from ray_kd.config.registry import AGGREGATORS, MODELS, VIEWS
 from ray_kd.config.targets import Targets, TargetsField
 from ray_kd.config.training import Optimizer, Positive, Schedule, Training
@@ -67,6 +76,11 @@ class Teacher(Strict):
                 "trained; leave one of them out"
             )
         return self
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether a run of its own trains it: it is neither loaded nor handed over."""
+        return self.weights is None and not isinstance(self.model, OwnOptions)
 
     @property
     def on_purpose(self) -> bool:

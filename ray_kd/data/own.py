@@ -9,8 +9,6 @@ from ray_kd.config.options import OwnOptions
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset
 
-HANDED = "in Python distill(spec, train=..., validation=..., test=...) is handed them"
-
 
 class OwnDatasetOptions(OwnOptions):
     """What a record says of it; nobody has to write any of it."""
@@ -40,4 +38,7 @@ class OwnDataset(Dataset):
 
     def __init__(self, options: OwnDatasetOptions) -> None:
         what = f" ({options.described()})" if options.objects else ""
-        raise UserError(f"dataset 'own'{what}: sets of your own, which no file can build; {HANDED}.")
+        raise UserError(
+            f"dataset 'own'{what}: sets of your own, which no file can build; in Python "
+            "distill(spec, train=..., validation=..., test=...) is handed them."
+        )

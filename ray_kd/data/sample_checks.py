@@ -25,6 +25,8 @@ from ray_kd.outputs import IGNORE
 SPLITS = ("train", "validation", "test")
 TASKS = {"label": "classification", "mask": "segmentation", "box_label": "detection"}
 """Which task each column of classes is for."""
+COLUMNS = {task: column for column, task in TASKS.items()}
+"""Which column holds the classes of each task."""
 
 
 class OddLabel(OddFile):

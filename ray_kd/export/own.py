@@ -11,20 +11,22 @@ from torch import nn
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import OwnOptions
-from ray_kd.config.spec import RunSpec
-from ray_kd.data.base import Dataset, MapSplit
+from ray_kd.data.base import Dataset
 from ray_kd.data.sample_checks import check_dataset
+from ray_kd.export.run import ToExport
 from ray_kd.models.tapped import TappedModel
 from ray_kd.storage import Store
 from ray_kd.training.object_records import (
     NAMED,
     Description,
+    as_handed_over,
     describe_code,
     describe_network,
     describe_split,
     differences,
     require_same,
 )
+from ray_kd.training.own_objects import own_split
 from ray_kd.training.records import OBJECTS, read_whole
 
 
@@ -41,7 +43,7 @@ class Given:
     test: Any = None
 
 
-def require_given(store: Store, identity: str, spec: RunSpec, given: Given, to: str) -> None:
+def require_given(store: Store, run: ToExport, given: Given, to: str) -> None:
     """Whether what is handed over is what the run's spec does not name, and the same as was trained.
 
     Args:
@@ -50,6 +52,7 @@ def require_given(store: Store, identity: str, spec: RunSpec, given: Given, to: 
     Raises:
         UserError: names what is missing and the call that hands it over, what is not wanted, or what differs.
     """
+    identity, spec = run.identity, run.spec
     own = {"student": (spec.student, given.student), "test": (spec.dataset, given.test)}
     for argument, (options, value) in own.items():
         if value is not None and not isinstance(options, OwnOptions):
@@ -79,7 +82,7 @@ def require_given(store: Store, identity: str, spec: RunSpec, given: Given, to: 
             raise UserError(f"export: student: expected a torch.nn.Module, got {kind}.")
         found["student"] = describe_network(given.student)
     if given.test is not None:
-        found["dataset"] = {"test": describe_split(MapSplit(given.test, "test"))}
+        found["dataset"] = {"test": describe_split(own_split(spec, given.test, "test"))}
     there = {
         what: {key: value for key, value in known.get(what, {}).items() if key in parts}
         for what, parts in found.items()
@@ -91,18 +94,18 @@ def require_given(store: Store, identity: str, spec: RunSpec, given: Given, to: 
         )
 
 
-def own_test(identity: str, test: Any, store: Store) -> Dataset:
+def own_test(run: ToExport, test: Any, store: Store) -> Dataset:
     """A dataset of the test set that was handed over, with what the record says of the run's data."""
-    about = store.read_json(f"runs/{identity}/dataset.json")
+    about = store.read_json(f"runs/{run.identity}/dataset.json")
     dataset = Dataset()
     dataset.classes, dataset.channels = int(about["classes"]), int(about["image"][0])
     dataset.class_names = None if about["class_names"] is None else tuple(about["class_names"])
     # The others are asked for nothing but the size of their images, which is the same.
-    dataset.train = dataset.validation = dataset.test = MapSplit(test, "test")
+    dataset.train = dataset.validation = dataset.test = own_split(run.spec, test, "test")
     check_dataset(dataset, "export", "The run's record says how many classes there are.")
     return dataset
 
 
 def as_student(given: nn.Module) -> TappedModel:
     """A copy of a network as a student, whose weights are under the network's own names."""
-    return TappedModel(copy.deepcopy(given), (), f"student ({type(given).__name__})")
+    return TappedModel(copy.deepcopy(as_handed_over(given)), (), f"student ({type(given).__name__})")

@@ -106,8 +106,8 @@ def export_run(
     folder = Path(to).expanduser().absolute()
     _require_room(folder, run.identity)
     given = Given(student, test)
-    require_given(store, run.identity, run.spec, given, str(to))
-    dataset = create_dataset(run.spec.dataset) if test is None else own_test(run.identity, test, store)
+    require_given(store, run, given, str(to))
+    dataset = create_dataset(run.spec.dataset) if test is None else own_test(run, test, store)
     own = None if student is None else as_student(student)
     network = trained_student(run.spec, run.identity, dataset, store, run.file, own)
     if "safetensors" in forms and network.library_call() is None and "torch.export" not in forms:

@@ -10,8 +10,6 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.options import OwnOptions
 from ray_kd.config.registry import MODELS
 
-HANDED = "in Python distill(spec, student=...) is handed it"
-
 
 class OwnModelOptions(OwnOptions):
     """What a record says of it; nobody has to write any of it."""
@@ -39,4 +37,7 @@ class OwnModel(nn.Module):
 
     def __init__(self, options: OwnModelOptions, *rest: Any) -> None:
         what = f" ({options.described()})" if options.object is not None else ""
-        raise UserError(f"model 'own'{what}: a module of your own, which no file can build; {HANDED}.")
+        raise UserError(
+            f"model 'own'{what}: a module of your own, which no file can build; in Python "
+            "distill(spec, student=...) is handed it."
+        )

@@ -15,11 +15,8 @@ from ray_kd.config.options import Options, parse_component
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, LabelOptions, Split, is_raw
 from ray_kd.data.create import create_dataset
-from ray_kd.data.sample_checks import SPLITS, TASKS
+from ray_kd.data.sample_checks import COLUMNS, SPLITS
 from ray_kd.testing.state import assert_same
-
-COLUMNS = {task: column for column, task in TASKS.items()}
-"""Which column holds the classes of each task."""
 
 
 class DatasetConformance:

@@ -88,8 +88,7 @@ def distill(
         own = _own(spec, student, teacher, sets, key, classes)
         spec, identity = _checked(spec, own, context, cache)
         with _stopping(context, own):
-            if teacher is None:
-                ensure_teachers(spec, context, cache, on_epoch)
+            ensure_teachers(spec, context, cache, on_epoch)
             directory = begin_anew(context.store, identity, fresh)
             return _run(Training(spec, context, cache, own, identity, directory), on_epoch)
     finally:

@@ -115,8 +115,8 @@ def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, 
         classes: how many the data has; None: not known.
 
     Raises:
-        UserError: no logits, logits of another shape or for fewer classes, features that are not as
-            ``stage_channels`` says.
+        UserError: no logits, or no head of a detector; logits of another shape or for fewer classes;
+            features that are not as ``stage_channels`` says.
     """
     outputs = as_outputs(found, where)
     logits, dims = outputs.logits, {"classification": 2, "segmentation": 4}.get(task)
@@ -130,6 +130,11 @@ def check_outputs(found: Any, task: str, classes: int | None, model: nn.Module, 
                 f"{where}: its logits are for {logits.shape[1]} classes, and the data has {classes} (0 to "
                 f"{classes - 1}); expected a last layer for {classes}."
             )
+    if task == "detection" and outputs.head is None:
+        raise UserError(
+            f"{where}: detection needs ray_kd.Outputs with a head, which reads its tensors and has its loss "
+            "(see ray_kd.outputs.DetectionHead); got none."
+        )
     channels = getattr(model, "stage_channels", None)
     given = tuple(feature.shape[1] if feature.dim() > 1 else 0 for feature in outputs.features)
     for index, (feature, count) in enumerate(zip(outputs.features, channels or (), strict=False)):

@@ -37,13 +37,13 @@ def with_objects(spec: RunSpec, own: Own) -> RunSpec:
         given.add("dataset")
         update["dataset"] = _dataset(found.get("dataset"))
         for name, teacher in teachers.items():
-            if _is_trained_here(teacher) and not isinstance(spec.dataset, OwnOptions):
+            if teacher.trained_here and not isinstance(spec.dataset, OwnOptions):
                 theirs = spec.teacher_run(name).dataset.full()
                 teachers[name] = teacher.model_copy(update={"dataset": theirs})
     spec.require_named(given)
     placed = spec.model_copy(update={**update, "teachers": teachers})
     for name in placed.needed_teachers():
-        if _is_trained_here(placed.teachers[name]):
+        if placed.teachers[name].trained_here:
             placed.teacher_run(name)  # whether it knows on what
     return placed
 
@@ -73,10 +73,6 @@ def _trained(teacher: Teacher, name: str, model: Options) -> Teacher:
         )
     at_chance: Literal["go_on", "stop"] = "go_on" if teacher.on_purpose else "stop"
     return Teacher(model=model, normalise=teacher.normalise, at_chance=at_chance)
-
-
-def _is_trained_here(teacher: Teacher) -> bool:
-    return teacher.weights is None and not isinstance(teacher.model, OwnOptions)
 
 
 def _model(found: Description | None) -> OwnModelOptions:

@@ -15,7 +15,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS, PATHS
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
-from ray_kd.data.sample_checks import SPLITS, SampleChecks, check_dataset
+from ray_kd.data.sample_checks import COLUMNS, SPLITS, SampleChecks, check_dataset
 from ray_kd.data.user_sets import class_names, columns_of, known_classes, require_set
 from ray_kd.models import create_model
 from ray_kd.models.tapped import TappedModel
@@ -37,8 +37,6 @@ LOG = logging.getLogger(__name__)
 
 FIRST = 8
 """Samples of each set that are read before anything trains."""
-COLUMNS = {"classification": "label", "segmentation": "mask", "detection": "box_label"}
-"""Where each task has its classes."""
 
 
 def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, student: Any) -> Dataset:
@@ -54,8 +52,7 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
     """
     dataset, column = Dataset(), COLUMNS[spec.task.component_name]
     for name in SPLITS:
-        require_set(sets[name], name)
-        setattr(dataset, name, MapSplit(sets[name], name, columns=columns_of(sets[name], column, name)))
+        setattr(dataset, name, own_split(spec, sets[name], name))
     first = {name: _first(getattr(dataset, name), column, name) for name in SPLITS}
     dataset.channels = first["train"]["image"].shape[1]
     known = {name: known_classes(sets[name], column, getattr(dataset, name)) for name in SPLITS}
@@ -80,6 +77,16 @@ def own_dataset(spec: RunSpec, sets: Mapping[str, Any], classes: int | None, stu
         split = getattr(dataset, name)
         split.gather(torch.arange(min(FIRST, len(split))))
     return dataset
+
+
+def own_split(spec: RunSpec, given: Any, name: str) -> MapSplit:
+    """One of a user's sets as a split.
+
+    Raises:
+        UserError: it is not taken (see ``data.user_sets``), or is empty.
+    """
+    require_set(given, name)
+    return MapSplit(given, name, columns=columns_of(given, COLUMNS[spec.task.component_name], name))
 
 
 def _unknown(train: Any, column: str, doubt: str) -> UserError:
@@ -122,14 +129,15 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
     classes = data.classes_of(task)
     student = partial(create_model, spec.student, classes=classes, channels=shape[0], size=shape[1:])
     own.student, outputs = _asked(own.student, student, "student", asked_of(spec, shape), task, classes)
-    if own.teacher is None:  # on sets of one's own no teacher is trained
-        known = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset) or shape
-        check_assistants(spec, {}, None if own.dataset is not None else known)
+    if own.teacher is None:
+        # Own sets are not what an assistant learns from; a dataset that says its shape is asked itself.
+        known = DATASETS.get(spec.dataset.component_name).image_shape(spec.dataset)
+        check_assistants(spec, {}, shape if known is None and own.dataset is None else None)
     for name in spec.needed_teachers():
         options = spec.teachers[name].model
         taught = _shape_taught(spec, name, own, shape)
         make = partial(create_model, options, classes=classes, channels=taught[0], size=taught[1:])
-        asked = [((2, *shape), False)] if own.teacher is not None else asked_of_teacher(spec, name, shape)
+        asked = asked_of_teacher(spec, name, shape)
         teacher, teacher_outputs = _asked(own.teacher, make, f"teacher '{name}'", asked, task, None)
         own.teacher = teacher if own.teacher is not None else None
         if own.student is not None and own.teacher is not None:
@@ -148,7 +156,7 @@ def check_own_objects(spec: RunSpec, own: Own, cache: ProcessCache, device: torc
 
 def _shape_taught(spec: RunSpec, name: str, own: Own, shape: ImageShape) -> ImageShape:
     """Channels, height and width that a teacher of the spec is built for; own sets are not what it learnt."""
-    trained = own.dataset is not None and own.teacher is None and spec.teachers[name].weights is None
+    trained = own.dataset is not None and spec.teachers[name].trained_here
     options = spec.teacher_run(name).dataset if trained else spec.dataset
     found: ImageShape | None = DATASETS.get(options.component_name).image_shape(options)
     return found or shape

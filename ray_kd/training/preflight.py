@@ -180,7 +180,7 @@ def asked_of(spec: RunSpec, shape: ImageShape | None = None) -> list[Asked]:
 
 def asked_of_teacher(spec: RunSpec, name: str, shape: ImageShape | None = None) -> list[Asked]:
     """What a teacher is asked: what its own training asks, and predictions for the student's images."""
-    own = asked_of(spec.teacher_run(name), shape) if spec.teachers[name].weights is None else []
+    own = asked_of(spec.teacher_run(name), shape) if spec.teachers[name].trained_here else []
     for_student = [((2, *images[1:]), False) for images, _ in asked_of(spec, shape)]
     return [*own, *(asked for asked in for_student if asked[0][1:] not in [images[1:] for images, _ in own])]
 

@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.data import DataLoader
 
 from ray_kd import RunSpec, distill
 from ray_kd.config.errors import UserError
+from ray_kd.config.options import parse_component
+from ray_kd.config.registry import MODELS
 from ray_kd.export import Exported, export_run
 from ray_kd.export.choose import choose_run
 from ray_kd.export.forms import FORMS, wanted_forms
@@ -249,6 +253,44 @@ def test_a_run_of_own_objects_is_exported_where_they_are_handed_over_again(tmp_p
     images = torch.stack([image for image, _ in test])
     torch.testing.assert_close(program(images)["logits"], given.eval()(images))
     assert "ray-kd train" not in (to / "README.md").read_text()
+
+
+def test_a_test_set_is_read_as_it_was_trained_on(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def photos(count: int) -> Any:
+        kinds = {
+            "img": datasets.Image(),
+            "fine_label": datasets.ClassLabel(3),
+            "page": datasets.Value("int8"),
+        }
+        numbers = [index % 3 for index in range(count)]
+        images = [Image.new("RGB", (8, 8), (80 * number, index, 0)) for index, number in enumerate(numbers)]
+        columns = {"img": images, "fine_label": numbers, "page": numbers}
+        return datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+    spec = RunSpec.parse({"training": {"epochs": 1, "batch_size": 9}, "storage": str(tmp_path)})
+    which = distill(spec, student=net(), train=photos(18), validation=photos(9), test=photos(12))["identity"]
+    with pytest.raises(UserError, match=r"test: expected a dataset, got a DataLoader"):
+        export_run(tmp_path, which, tmp_path / "out", student=net(), test=DataLoader(photos(12)))
+    compiled = torch.compile(net(), backend="eager")
+    assert export_run(tmp_path, which, tmp_path / "out", student=compiled, test=photos(12)).samples == 12
+
+
+@pytest.mark.exhaustive
+def test_an_own_detector_is_exported(tmp_path: Path) -> None:
+    def net() -> nn.Module:
+        return draw_model(parse_component(MODELS, "scenes_detector"), classes=2, channels=1, seed=0)
+
+    box = {"boxes": torch.tensor([[4.0, 4.0, 20.0, 24.0]]), "box_label": torch.tensor([1])}
+    rows = [{"image": torch.full((1, 32, 32), index / 9), **box} for index in range(9)]
+    short = {"epochs": 1, "batch_size": 9}
+    spec = RunSpec.parse({"task": "detection", "training": short, "storage": str(tmp_path)})
+    which = distill(spec, student=net(), train=rows, validation=rows, test=rows)["identity"]
+    assert export_run(tmp_path, which, tmp_path / "out", student=net(), test=rows).metric[0] == "map"
 
 
 def test_what_a_spec_names_is_not_handed_over(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_a_student_of_too_few_classes(tmp_path: Path) -> None:
         distill(spec(tmp_path), student=net(classes=3), **sets())
 
 
+@pytest.mark.parametrize("name", ["student", "teacher"])
+def test_what_is_no_detector(tmp_path: Path, name: str) -> None:
+    boxes = {"boxes": torch.tensor([[1.0, 1.0, 5.0, 5.0]]), "box_label": torch.tensor([0])}
+    rows = [{"image": image, **boxes} for image in pictures(size=8)]
+    changes = {"student": "scenes_detector", "teacher": {"at_chance": "go_on"}} if name == "teacher" else {}
+    run = spec(tmp_path, task="detection", **changes)
+    with pytest.raises(UserError, match=rf"{name}.* \(Net\): detection needs .* with a head"):
+        distill(run, **{name: net()}, train=rows, validation=rows, test=rows)
+    assert not list(tmp_path.iterdir())
+
+
 def test_channels_that_are_not_as_said(tmp_path: Path) -> None:
     student = net()
     student.stage_channels = (7,)

@@ -129,6 +129,46 @@ def test_a_teacher_of_the_spec_learns_from_the_spec_s_dataset_beside_own_sets(tm
     assert RunSpec.parse(found).teacher_run("teacher").identity() == theirs
 
 
+def test_an_assistant_beside_own_sets_is_the_run_that_it_is_without_them(tmp_path: Path) -> None:
+    short = {**TINY["teacher"], "at_chance": "go_on"}
+    chain = {
+        "teachers": {"big": short, "assistant": {**short, "paths": ["soft_target"]}},
+        "paths": [{"name": "soft_target", "teacher": "assistant"}],
+    }
+    with pytest.raises(UserError, match=r"'name' in teachers\.big\.dataset"):
+        distill(spec_of(tmp_path, **chain), student=net(1), **sets())
+    spec = spec_of(tmp_path, dataset="digits", **chain)
+    summary = distill(spec, student=net(1), **sets())
+    theirs = {name: run.identity() for name, run in spec.teacher_runs().items()}
+    runs = {folder.name for folder in (tmp_path / "runs").iterdir()}
+    assert runs == {summary["identity"], *theirs.values()}
+    again = RunSpec.parse(recorded(tmp_path, summary)).teacher_runs()
+    assert {name: run.identity() for name, run in again.items()} == theirs
+
+
+def test_an_own_teacher_takes_an_assistant_s_place_where_nothing_else_is_asked(tmp_path: Path) -> None:
+    assistant = {**TINY["teacher"], "at_chance": "go_on", "paths": ["soft_target"]}
+    chain = {"assistant": assistant, "big": TINY["teacher"]}
+    given = {"dataset": "digits", "student": TINY["student"]}
+    given["paths"] = [{"name": "soft_target", "teacher": "assistant"}]
+    trained = set[str]()
+    spec = spec_of(tmp_path, **given, teachers=chain)
+    summary = distill(spec, teacher=net(2), on_epoch=lambda run, _: trained.add(run.name))
+    assert trained == {"mine"}, "neither the assistant, nor what it would have learnt from"
+    assert recorded(tmp_path, summary)["teachers"]["assistant"]["paths"] == []
+    both = spec_of(tmp_path, **given, teachers={"big": TINY["teacher"], "assistant": assistant})
+    with pytest.raises(UserError, match=r"2 teachers \(big, assistant\)"):  # agreement asks the first one
+        distill(both, teacher=net(2))
+
+
+def test_a_teacher_without_paths_is_asked_for_agreement_alone(tmp_path: Path) -> None:
+    parts = {"dataset": "digits", "student": TINY["student"], "teacher": {"at_chance": "go_on"}}
+    with pytest.raises(UserError, match=r"no 'teachers\.teacher\.model'.*distill\(spec, teacher="):
+        distill(spec_of(tmp_path, **parts))
+    summary = distill(spec_of(tmp_path, **parts), teacher=net(2))
+    assert "agreement" in summary["best"]["test"]
+
+
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     found = [record.getMessage() for record in caplog.records if "handed over" in record.getMessage()]
     caplog.clear()
