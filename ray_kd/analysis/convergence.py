@@ -71,7 +71,7 @@ def doubling_gain(
     """
     sign = 1.0 if mode == "max" else -1.0
     better, worse = ({seed: sign * value for seed, value in cell.items()} for cell in (long, short))
-    return paired(better, worse, overlap=overlap).difference
+    return paired(better, worse, overlap=overlap)
 
 
 def controls(trials: pd.DataFrame, plan: Plan, metric: str, mode: str) -> Iterator[Doubling]:

@@ -33,17 +33,6 @@ class Interval:
         return (self.high - self.low) / 2
 
 
-@dataclass(frozen=True)
-class Paired:
-    """Differences to a baseline on the seeds that both have, and the two-sided paired t-test of mean 0."""
-
-    difference: Interval
-    p: float
-    """nan with fewer than two pairs; 1 where all differences are equal, where a t-test is undefined."""
-    constant: bool = False
-    """All differences are equal."""
-
-
 def interval(values: Sequence[float], confidence: float = CONFIDENCE, overlap: float = 0.0) -> Interval:
     """Mean and Student's t-interval; no bounds for fewer than two values, nan without any.
 
@@ -69,22 +58,18 @@ def paired(
     baseline: Mapping[int, float],
     confidence: float = CONFIDENCE,
     overlap: float = 0.0,
-) -> Paired:
-    """Compare two cells by seed; seeds that only one of them has do not count. ``overlap``: see ``interval``.
+) -> Interval:
+    """The mean difference of two cells on the seeds that both have. ``overlap``: see ``interval``.
 
-    Equal differences on every seed (accuracies of few test samples do that) have no variance: the
-    t-statistic is 0/0 or infinite. p is then 1, the cautious reading, and unless they are all 0 there is
-    no interval. Deviation from ``scipy.stats.ttest_rel``, which gives nan or 0 there.
+    Equal differences on every seed (accuracies of few test samples do that) have no variance to judge by:
+    unless all are 0 there is no interval. Deviation from ``scipy.stats.ttest_rel``, which is certain there.
     """
     found = differences(values, baseline)
     whole = interval(found.tolist(), confidence, overlap)
-    if len(found) < 2:
-        return Paired(whole, math.nan)
-    if equal(found, values, baseline):
+    if len(found) > 1 and equal(found, values, baseline):
         bound = 0.0 if equal(np.append(found, 0.0), values, baseline) else math.nan
-        return Paired(Interval(whole.mean, bound, bound, whole.n), 1.0, constant=True)
-    t = whole.mean / (found.std(ddof=1) * math.sqrt(1 / len(found) + overlap))
-    return Paired(whole, float(2 * stats.t.sf(abs(t), len(found) - 1)))
+        return Interval(whole.mean, bound, bound, whole.n)
+    return whole
 
 
 def differences(values: Mapping[int, float], baseline: Mapping[int, float]) -> Numbers:
