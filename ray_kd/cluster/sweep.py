@@ -27,7 +27,7 @@ from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.preflight import check_plan
 from ray_kd.training.records import read_whole
-from ray_kd.trials.ledger import Ledger
+from ray_kd.trials.ledger import Ledger, node_line
 from ray_kd.trials.trial_queue import TrialQueue
 
 
@@ -47,6 +47,7 @@ class SweepResult:
         interrupted: it was asked to stop (Ctrl-C); the same call resumes it.
         out_of_time: ``until_time`` is over; the same call goes on.
         looks: what looks have decided, a line for each family of strategies that has several looks.
+        left_out: nodes that joined while it ran and were not ready, each with the reason.
         warmup_seconds: from the call to the first trial's first step; 0 if nothing was started.
         training_seconds: from there to the end of the last trial.
     """
@@ -64,6 +65,7 @@ class SweepResult:
     interrupted: bool = False
     out_of_time: bool = False
     looks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     warmup_seconds: float = 0.0
     training_seconds: float = 0.0
 
@@ -104,6 +106,7 @@ class SweepResult:
                 lines.append(f"    traceback: {self.storage}/{error}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
+        lines += [f"  left out: {line}" for line in self.left_out]
         lines += [f"  {line}" for line in self.looks]
         if not self.complete:
             ended = self.total - self.unfinished - self.not_needed
@@ -266,6 +269,7 @@ def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
 
 
 def _write_plan(queue: TrialQueue) -> None:
+    queue.ledger.forget_nodes()
     queue.ledger.write_design(queue.looks.design)  # before the plan, by which a later call reads it
     queue.ledger.write_plan(queue.plan.to_json())
     queue.ledger.write_sweep(queue.sweep.to_yaml())
@@ -276,6 +280,7 @@ def _result(queue: TrialQueue, store: Store, called: float) -> SweepResult:
     result = SweepResult(queue.sweep.name, store.uri, started=queue.started)
     result.out_of_time, result.interrupted = queue.out_of_time, queue.halted and not queue.out_of_time
     result.looks = tuple(queue.looks.verdicts.lines())
+    result.left_out = tuple(map(node_line, queue.ledger.left_out.values()))
     result.total = len(trials) + sum(entry.count for entry in queue.plan.later)
     for job in trials:
         if job.outcome is None:

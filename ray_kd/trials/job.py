@@ -19,6 +19,7 @@ class Job:
         needs: identities of the teachers that it loads, a teacher's own teachers too.
         teaches: other jobs load it; it may serve a trial too (self-distillation beside the student alone).
         value, best: the last validation metric, and the best one so far.
+        moves: how often it was started on a node that was not ready.
         waits: a sentence that says what the started job waits for; None: nothing.
     """
 
@@ -30,6 +31,7 @@ class Job:
     state: Literal["waiting", "issued", "running", "done"] = "waiting"
     outcome: Outcome | None = None
     crashes: int = 0
+    moves: int = 0
     epoch: int = 0
     value: float | None = None
     best: float | None = None

@@ -29,6 +29,8 @@ from ray_kd.trials.waiting import FRONT, Waiting
 
 RETRIES = 3
 """How often a job whose worker process died is resumed from its checkpoint."""
+MOVES = 10
+"""How often a job is started elsewhere since its node was not ready; then all new nodes seem to be so."""
 
 
 @dataclass
@@ -38,7 +40,8 @@ class TrialQueue:
     Args:
         plan: the sweep's plan; candidates and winners are added to it as they become known.
         ledger: the sweep's ledger, after ``load``.
-        slots: how many jobs may be active at the same time.
+        slots: how many jobs the machines can hold at the same time.
+        ahead: how many more may be handed out, for which machines are asked for.
         retry_failed: train trials again that failed in an earlier invocation of the sweep.
     """
 
@@ -46,6 +49,7 @@ class TrialQueue:
     plan: Plan
     ledger: Ledger
     slots: int = 1
+    ahead: int = 0
     retry_failed: bool = False
     jobs: dict[str, Job] = field(default_factory=dict)
     started: int = 0
@@ -73,17 +77,17 @@ class TrialQueue:
 
     def next(self) -> Job | None:
         """The next job to start; None while there is none (see ``over``)."""
-        if self.halted or self.active >= self.slots:
+        if self.halted or self.active >= self.slots + self.ahead:
             return None
         job = self._first()
         wanted = job is None or job.phase not in ("teacher", "search")
-        if wanted and not self.teachers_only and self._searches.propose(self.slots):
+        if wanted and not self.teachers_only and self._searches.propose(self.slots + self.ahead):
             job = self._first()
         if job is not None:
             self._waiting.remove(job)
             job.state = "issued"
             self.tally.issue(job)
-            self.started += job.crashes == 0
+            self.started += job.crashes + job.moves == 0
         return job
 
     @property
@@ -94,7 +98,7 @@ class TrialQueue:
     @property
     def ready(self) -> bool:
         """Whether ``next`` would return a job if a slot were free."""
-        learning = not self.teachers_only and self._searches.may_propose(self.slots)
+        learning = not self.teachers_only and self._searches.may_propose(self.slots + self.ahead)
         return not self.halted and (learning or self._first() is not None)
 
     @property
@@ -164,14 +168,7 @@ class TrialQueue:
             return False
         job.crashes += 1
         if job.crashes <= RETRIES:
-            why = self._not_needed(job)
-            if why is not None:  # a look decided its strategy while it trained
-                self.end(identity, Outcome(Ending.NOT_NEEDED, why, 0.0, job.epoch, {}))
-                return False
-            self.tally.back(job)
-            job.state, job.began = "waiting", None
-            self._waiting.add(job, FRONT)
-            return True
+            return self._again(job)
         fault = fault_in(reason)
         if fault is not None:
             self.end(identity, Outcome(Ending.UNFINISHED, str(fault), 0.0, job.epoch, {}))
@@ -182,6 +179,27 @@ class TrialQueue:
         text = f"its worker process died {job.crashes} times; the last time: {last[:300]}"
         self.end(identity, Outcome(Ending.FAILED, text, 0.0, job.epoch, {}, path))
         return False
+
+    def moved(self, identity: str, reason: str) -> bool:
+        """A job was started on a node that is not ready; returns whether it will be started elsewhere."""
+        job = self.jobs[identity]
+        job.moves += 1
+        if job.moves <= MOVES:
+            return self._again(job)
+        text = f"it was started on {job.moves} nodes that are not ready; the last one: {reason}"
+        self.end(identity, Outcome(Ending.UNFINISHED, text, 0.0, job.epoch, {}))
+        return False
+
+    def _again(self, job: Job) -> bool:
+        """Hand a job out again, unless a look decided its strategy meanwhile; returns whether it is."""
+        why = self._not_needed(job)
+        if why is not None:
+            self.end(job.identity, Outcome(Ending.NOT_NEEDED, why, 0.0, job.epoch, {}))
+            return False
+        self.tally.back(job)
+        job.state, job.began = "waiting", None
+        self._waiting.add(job, FRONT)
+        return True
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """Note how a job ended, and what follows for its students and for the strategies that it serves."""
