@@ -9,6 +9,7 @@ by default). Autoscaler v1 publishes no such list; what it can add stays unknown
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterable
 from typing import Literal
@@ -17,7 +18,7 @@ import ray
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.experimental.internal_kv import _internal_kv_get, internal_kv_get_gcs_client
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from ray_kd.cluster.capacity import Bundle, require_slots, slots, worker_bundle
 from ray_kd.config.spec import RunSpec
@@ -71,7 +72,7 @@ def ask(spec: RunSpec) -> Answer:
     """Whether the autoscaler can add nodes for a run; it begins to, if it can."""
     if not is_autoscaler_v2(fetch_from_server=True):
         return "unknown"
-    demand = placement_group([worker_bundle(spec)] * spec.resources.workers)
+    demand = _demand(spec)
     name, until, noted = demand.id.hex(), time.monotonic() + PATIENCE, None
     try:
         while time.monotonic() < until:
@@ -87,6 +88,20 @@ def ask(spec: RunSpec) -> Answer:
         return "unknown"
     finally:
         remove_placement_group(demand)
+
+
+def await_nodes(spec: RunSpec, stop: threading.Event) -> None:
+    """Wait until the cluster holds a run, whose demand stands meanwhile, or until ``stop`` is set."""
+    demand = _demand(spec)
+    try:
+        while not stop.is_set() and not demand.wait(1):
+            pass
+    finally:
+        remove_placement_group(demand)
+
+
+def _demand(spec: RunSpec) -> PlacementGroup:
+    return placement_group([worker_bundle(spec)] * spec.resources.workers)
 
 
 def ahead(specs: Iterable[RunSpec], places: int) -> int:

@@ -19,7 +19,7 @@ import torch  # noqa: E402
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig  # noqa: E402
 from ray.train.torch import TorchConfig, TorchTrainer, get_device  # noqa: E402
 
-from ray_kd.cluster.autoscaler import can_hold  # noqa: E402
+from ray_kd.cluster.autoscaler import await_nodes, can_hold  # noqa: E402
 from ray_kd.cluster.joined import left_out, not_on, probe_joined, require_fit  # noqa: E402
 from ray_kd.cluster.stream import stream  # noqa: E402
 from ray_kd.config.ending import Interrupted  # noqa: E402
@@ -168,13 +168,15 @@ def run_distributed(
     if earlier is not None:
         require_same(store, directory, spec)
         return earlier
-    can_hold(spec, f"run '{spec.name}'", left_out())
+    stop = stop or threading.Event()
+    if not can_hold(spec, f"run '{spec.name}'", left_out()):
+        await_nodes(spec, stop)  # Ray Train itself would give up after a few minutes
     absolute = spec.model_copy(update={"storage": store.uri})
     with Lock(store, f"runs/{identity}/lock", what=f"run '{spec.name}'"):
         pass  # rank 0 takes the lock later; waiting here can be shown, waiting there cannot
     store.delete(f"runs/{identity}/stop")
     try:
-        outcome = _outcome(absolute, directory, group, on_record, stop or threading.Event())
+        outcome = _outcome(absolute, directory, group, on_record, stop)
     finally:
         store.delete(f"runs/{identity}/stop")
     for name, kind in (("interrupted", Interrupted), ("fault", EnvironmentFault), ("user", UserError)):
