@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
 import ray
+from ray.exceptions import RpcError
 from ray.experimental.internal_kv import (
     _internal_kv_del,
     _internal_kv_get,
@@ -57,7 +58,8 @@ def probed(*specs: RunSpec) -> Iterator[None]:
                 raise UserError("the cluster is not ready for this run.\n  " + "\n  ".join(map(_line, bad)))
             yield
         finally:
-            _internal_kv_del(_key(""), del_by_prefix=True, namespace=NAMESPACE)
+            with suppress(RpcError):  # the head is gone, and its store with it
+                _internal_kv_del(_key(""), del_by_prefix=True, namespace=NAMESPACE)
 
 
 def require_fit() -> None:

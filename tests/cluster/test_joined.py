@@ -49,7 +49,7 @@ def test_a_node_that_joins_and_is_not_ready_is_left_out_and_its_trial_trains_els
     monkeypatch.setattr("ray_kd.cluster.execute.COUNT_EVERY", 0.5)
     storage = tmp_path / "results"
     storage.mkdir()
-    spec = sweep(400)
+    spec = sweep(100)
     trials = {trial.identity: trial.spec for trial in spec.plan().trials}
     old = another_torch(tmp_path / "old")
     path = os.pathsep.join([str(old), os.environ.get("PYTHONPATH", "")])
@@ -85,7 +85,7 @@ def test_a_node_that_joins_and_is_not_ready_is_left_out_and_its_trial_trains_els
     assert "torch 1.13.0, the driver has" in line
     assert f"left out: {line}" in result.message()
     for identity in trials:
-        assert [record["epoch"] for record in records(storage / "runs" / identity)] == list(range(1, 401))
+        assert [record["epoch"] for record in records(storage / "runs" / identity)] == list(range(1, 101))
         assert not (storage / "runs" / identity / "error.txt").exists()
     one = next(iter(trials))
     distill(trials[one].model_copy(update={"storage": str(tmp_path / "bare")}))
@@ -176,6 +176,19 @@ def test_a_sweep_grows_a_cluster_from_no_node_and_is_refused_what_its_autoscaler
     code, said = Command("sweep", str(tmp_path / "small.yaml"), *where).end()
     assert code == 0, said
     assert "3 of 3 trials finished" in said
+
+
+def test_a_trial_of_two_workers_waits_for_the_nodes_that_an_autoscaler_adds(
+    growing: str, tmp_path: Path
+) -> None:
+    spec = sweep(1, seeds=[0], base={"resources": {"cpus": 1, "workers": 2}})
+    (tmp_path / "two.yaml").write_text(spec.to_yaml())
+    wait_for(lambda: _listens(growing))
+    code, said = Command(
+        "sweep", str(tmp_path / "two.yaml"), f"--storage={tmp_path}", f"--address={growing}"
+    ).end()
+    assert code == 0, said
+    assert "1 of 1 trials finished" in said
 
 
 def _listens(address: str) -> bool:
