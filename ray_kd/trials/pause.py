@@ -193,14 +193,10 @@ class Pause:
         if self.closed:
             return [], []
         now = time.monotonic()
-        ended = [
-            identity for identity, held in self._held.items() if held.due is None and self._spent(held, now)
-        ]
-        ready = [
-            identity for identity, held in self._held.items() if held.due is not None and held.due <= now
-        ]
-        over = [(held.job, held.outcome) for held in self._take(ended)]
-        return [held.job for held in self._take(ready)], over
+        held = self._held.items()
+        over = self._take([name for name, one in held if one.due is None and self._spent(one, now)])
+        ready = self._take([name for name, one in held if one.due is not None and one.due <= now])
+        return [one.job for one in ready], [(one.job, one.outcome) for one in over]
 
     def _take(self, identities: Iterable[str]) -> list[_Held]:
         return [self._held.pop(identity) for identity in list(identities)]

@@ -131,9 +131,8 @@ def test_a_fault_that_the_storage_has_nothing_to_do_with_holds_up_one_run_alone(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its data or its node fail: the others go on, and it ends as unfinished once its waits are over."""
-    monkeypatch.setattr(pause, "FIRST_WAIT", 0.1)
-    monkeypatch.setattr(pause, "LONGEST_WAIT", LONG)
-    on = queue(store, storage_timeout=3.0)
+    monkeypatch.setattr(pause, "wait_before", lambda tries: 0.001 if tries < 3 else LONG)
+    on = queue(store, storage_timeout=LONG / 10)
     end(on, taken(on))
     lost = taken(on)
     fault(on, lost)
@@ -170,10 +169,14 @@ def test_students_wait_for_a_teacher_that_is_tried_again(store: Store) -> None:
     assert len(rest(on)) == 4
 
 
-def test_a_run_that_gets_farther_may_be_tried_as_often_as_a_new_one(store: Store) -> None:
-    on = queue(store, sweep(cells={"alone": {"teacher": None}}, seeds=[0]), storage_timeout=0.03)
+def test_a_run_that_gets_farther_may_be_tried_as_often_as_a_new_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pause, "wait_before", lambda tries: 0.001 if tries < 3 else LONG)
+    spec = sweep(cells={"alone": {"teacher": None}}, seeds=[0])
+    on = queue(store, spec, storage_timeout=LONG / 10)
     job = taken(on)
-    for epoch in range(100):
+    for epoch in range(6):
         ended = Outcome(Ending.UNFINISHED, "cannot write x: Read-only file system.", 0.0, epoch, {})
         on.end(job.identity, ended)
         ticks(on, lambda: on.next() is job)
