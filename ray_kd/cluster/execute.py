@@ -112,7 +112,7 @@ def _fit(queue: TrialQueue, screen: Console | None, until: float | None) -> None
             left_out=places.left_out,
         ).to_config()
 
-    searcher = QueueSearcher(queue, configure, places.unfit)
+    searcher = QueueSearcher(queue, configure, places)
     scheduler = CellScheduler(queue, searcher.job_of, searcher.on_error)
     folder = tempfile.mkdtemp(prefix="ray-kd-")
     try:
@@ -122,6 +122,7 @@ def _fit(queue: TrialQueue, screen: Console | None, until: float | None) -> None
             _stop_signals(queue),
         ):
             watch = Watch(searcher, places, progress, until)
+            searcher.tick = watch.tick
             tuner = tune.Tuner(
                 JobActor,
                 tune_config=tune.TuneConfig(
@@ -159,20 +160,27 @@ class Watch(Stopper):
     ) -> None:
         self.searcher, self.places, self.progress, self.until = searcher, places, progress, until
         self._counted = float("-inf")
+        self._nodes: str | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.searcher.may_end(trial_id)
 
     def stop_all(self) -> bool:
-        self.progress.tick()
+        self.tick()
+        return self.searcher.queue.halted
+
+    def tick(self) -> None:
+        """Look at the clock, at what the machine failed and at the nodes, and show it."""
         queue = self.searcher.queue
+        queue.tick()
+        self.progress.notice = queue.pause.notice or self._nodes
+        self.progress.tick()
         if self.until is not None and time.monotonic() >= self.until:
             queue.halted = queue.out_of_time = True
         if time.monotonic() - self._counted > COUNT_EVERY:
             self._counted = time.monotonic()
             with suppress(RpcError):  # the head is starting again: what was counted holds
-                self.progress.notice = self.places.count()
-        return queue.halted
+                self._nodes = self.places.count()
 
     def __reduce__(self) -> Any:
         return Watch, (None, None, None, None)  # Tune pickles it into snapshots that nobody reads

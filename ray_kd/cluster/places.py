@@ -5,10 +5,14 @@ from __future__ import annotations
 from ray_kd.cluster.autoscaler import ahead, alive_nodes, can_hold, is_there
 from ray_kd.cluster.capacity import shortage, slots
 from ray_kd.cluster.joined import UnfitNode, left_out, probe_joined
+from ray_kd.config.ending import Ending
 from ray_kd.config.spec import RunSpec
 from ray_kd.trials.job import Job
-from ray_kd.trials.ledger import node_line
+from ray_kd.trials.ledger import Outcome, node_line
 from ray_kd.trials.trial_queue import TrialQueue
+
+MOVES = 10
+"""How often a job is started elsewhere since its node was not ready; then all new nodes seem to be so."""
 
 
 class Places:
@@ -60,6 +64,15 @@ class Places:
             return reason.strip().splitlines()[-1].partition(f"{UnfitNode.__name__}: ")[2]
         new = [known for node, known in self.queue.ledger.left_out.items() if node not in before]
         return None if began or not new else f"node {new[0]['node']}: {new[0]['reasons'][0]}"
+
+    def moved(self, job: Job, reason: str) -> bool:
+        """A job was started on a node that is not ready; returns whether it will be started elsewhere."""
+        job.moves += 1
+        if job.moves <= MOVES:
+            return self.queue.back(job)
+        text = f"it was started on {job.moves} nodes that are not ready; the last one: {reason}"
+        self.queue.end(job.identity, Outcome(Ending.UNFINISHED, text, 0.0, job.epoch, {}))
+        return job.state == "held"
 
     def _sizes(self) -> list[Job]:
         """One job that has not ended of each size."""

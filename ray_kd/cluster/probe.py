@@ -18,7 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from ray_kd.config.beside import loaded_code
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
-from ray_kd.storage import Store
+from ray_kd.storage import Lock, Store
+from ray_kd.storage.store import PROBE
 
 PATIENCE = 60.0
 """Seconds that nodes have to respond."""
@@ -40,7 +41,8 @@ class Question:
     """What a driver asks of a node.
 
     Attributes:
-        folder: a folder of the storage, in which the driver has written the token.
+        folder: a folder of the storage, in which the driver holds a lock.
+        token: the holder of that lock.
         home: id of the driver's node.
         plugins: modules of the user's that runs need.
         versions: the driver's, of these and of what ray-kd needs; they must be equal on every node.
@@ -78,7 +80,7 @@ def look(question: Question) -> dict[str, Any]:
     store, folder = Store(question.storage), question.folder
     found: dict[str, Any] = {"versions": versions(question.plugins)}
     try:
-        found["reads"] = store.read(f"{folder}/token").decode()
+        found["reads"] = store.read(f"{folder}/token").decode().split(" ")[0]
     except FileNotFoundError:
         found["reads"], found["read_error"] = None, "the file that the driver wrote is not there"
     except (OSError, UserError) as error:
@@ -104,20 +106,21 @@ def own_modules(specs: Sequence[RunSpec]) -> tuple[str, ...]:
 
 @contextmanager
 def asking(*specs: RunSpec) -> Iterator[Question]:
-    """Within the block, the storage of these runs has what the question asks nodes to find."""
-    store, token = Store(specs[0].storage), uuid.uuid4().hex
-    folder = f".probe/{token}"
+    """Within the block, the storage of these runs has what the question asks nodes to find.
+
+    That is a lock's file: it is renewed, so that nobody takes it for what a killed process left behind.
+    """
+    store, folder = Store(specs[0].storage), f"{PROBE}/{uuid.uuid4().hex}"
     roots = tuple(dict.fromkeys(str(root) for spec in specs if (root := getattr(spec.dataset, "root", None))))
-    home = ray.get_runtime_context().get_node_id()
-    store.write(f"{folder}/token", token.encode())
+    home, plugins = ray.get_runtime_context().get_node_id(), own_modules(specs)
     try:
-        plugins = own_modules(specs)
-        yield Question(store.uri, folder, token, home, plugins, versions(plugins), roots)
+        with Lock(store, f"{folder}/token", what="a probe") as lock:
+            yield Question(store.uri, folder, lock.owner, home, plugins, versions(plugins), roots)
     finally:
         with contextlib.suppress(OSError, UserError):  # what the block raised says more
             store.delete_tree(folder)
             if store.is_local:
-                Path(store.path(".probe")).rmdir()  # fails while another probe uses the folder
+                Path(store.path(PROBE)).rmdir()  # fails while another probe uses the folder
 
 
 def probe(*specs: RunSpec) -> list[Finding]:

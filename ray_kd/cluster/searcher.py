@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from ray_kd.cluster.places import Places
 from ray_kd.config.ending import Ending
 from ray_kd.trials.job import Job
 from ray_kd.trials.ledger import Outcome
@@ -28,22 +29,29 @@ class QueueSearcher(Searcher):
 
     Args:
         configure: makes the Tune config of a job (False) or of a warm-up for it (True).
-        unfit: says why a process's node is not ready, from the process's error and whether it had started;
-            None: the error has another reason.
+        places: the nodes, some of which may not be ready.
+
+    Attributes:
+        tick: called with every question for a job. While no Tune trial is left and none may start, since the
+            storage is away, Tune calls nothing else.
     """
 
     def __init__(
         self,
         queue: TrialQueue,
         configure: Callable[[Job, bool], dict[str, Any]],
-        unfit: Callable[[str, bool], str | None],
+        places: Places,
     ) -> None:
         super().__init__()
-        self.queue, self.configure, self.unfit = queue, configure, unfit
+        self.queue, self.configure, self.places = queue, configure, places
+        self.tick: Callable[[], None] = queue.tick
         self._identities: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._warm: set[str] = set()
         self._warmed = 0
+
+    def __reduce__(self) -> Any:
+        return Searcher, ()  # Tune pickles it into a snapshot that nobody reads
 
     def job_of(self, trial_id: str) -> Job | None:
         """The job of a Tune trial; None for a warm-up."""
@@ -51,6 +59,7 @@ class QueueSearcher(Searcher):
         return None if identity is None else self.queue.jobs[identity]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self.tick()
         if self.queue.over:
             return str(Searcher.FINISHED)
         taken = self.queue.active + len(self._warm)
@@ -88,12 +97,12 @@ class QueueSearcher(Searcher):
         job = self.job_of(trial_id)
         lost = error or result is None
         reason = self._errors.pop(trial_id, "its process ended without an error message")
-        why = self.unfit(reason, job is None or job.state == "running") if lost else None
+        why = self.places.unfit(reason, job is None or job.state == "running") if lost else None
         if job is None or job.state == "done":
             return
         identity = job.identity
         if result is None or lost:
-            self.queue.crashed(identity, reason) if why is None else self.queue.moved(identity, why)
+            self.queue.crashed(identity, reason) if why is None else self.places.moved(job, why)
             return
         self.queue.progress(identity, result["epoch"], result.get("value"))
         if "summary" in result:
