@@ -304,7 +304,10 @@ def _cells(compared: pd.DataFrame, plan: Plan, metric: Metric) -> list[Cell]:
             planned=statuses[name].total(),
             statuses=dict(statuses[name]),
             seeds=primary.get(name, {}),
-            **{field: over_seeds(name, field) for field in columns},
+            best=over_seeds(name, "best"),
+            last=over_seeds(name, "last"),
+            agreement=over_seeds(name, "agreement"),
+            seconds=over_seeds(name, "seconds"),
         )
         for name in names
     ]

@@ -206,6 +206,7 @@ def by_cell(trials: pd.DataFrame, column: str) -> dict[str, dict[int, float]]:
         return found
     values = trials[["cell", "seed", column]].dropna()
     values = values[np.isfinite(values[column].astype(float))]
-    for (cell, seed), value in values.groupby(["cell", "seed"])[column].mean().items():  # type: ignore[misc]
+    means = values.groupby(["cell", "seed"])[column].mean()
+    for (cell, seed), value in zip(means.index.tolist(), means.tolist(), strict=True):
         found.setdefault(str(cell), {})[int(seed)] = float(value)
     return found
