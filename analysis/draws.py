@@ -24,7 +24,6 @@ from analysis.script import run, script_parser
 from ray_kd.analysis.comparison import Cell, Comparison, compare_cells
 from ray_kd.analysis.comparison_table import DECIDED
 from ray_kd.analysis.headline import DASH, number, with_bounds
-from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plot_comparison import UNSEEN, Look, look_of, verdict_handles
 from ray_kd.analysis.plot_style import (
     GREY,
@@ -39,7 +38,7 @@ from ray_kd.analysis.plot_style import (
 )
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import read_records
+from ray_kd.analysis.records import only_sweep, read_records
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import markdown
 from ray_kd.statistics.looks import Verdict

@@ -8,7 +8,7 @@ from ray_kd.analysis.chance import chance_notes
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.contenders import contender_notes
 from ray_kd.analysis.convergence import Converged, Doubling
-from ray_kd.analysis.headline import counted, margin_text, names_of, number, quoted, with_versus
+from ray_kd.analysis.headline import counted, first_lines, margin_text, names_of, number, quoted, with_versus
 from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.ending import NOT_ENDED, Ending
 from ray_kd.statistics.looks import HOPELESS, Verdict
@@ -88,6 +88,7 @@ def _odd_notes(comparison: Comparison) -> list[str]:
                 f"({100 * lost / look:.0f} %) its trial or that of “{versus.reference}” has no result, and "
                 "the seeds that are left may be a selection."
             )
+    lines = first_lines(lines, "strategies have no verdict for the same reason")
     constant = [cell for cell, versus in pairs if versus.judged.constant]
     if constant:
         lines.append(
@@ -140,6 +141,7 @@ def _status_notes(comparison: Comparison) -> list[str]:
         if left:
             parts = ", ".join(f"{count} {status}" for status, count in left.items())
             lines.append(f"{cell.name}: {cell.n} of {cell.needed} trials count; {parts}.")
+    lines = first_lines(lines, "strategies lack trials; table.csv counts them")
     if comparison.later:
         lines.append(f"Not in the table, since they have no trials yet: {quoted(comparison.later)}.")
     return lines
