@@ -39,10 +39,10 @@ def sweep(
 
     Trials run in parallel with Ray Tune. After Ctrl-C the same command resumes
     and repeats no finished trial. With looks in 'seeds', a strategy that a look
-    decides gets no more seeds. After --until-time the table says what the looks
-    have decided that are complete. Exit code 1: a trial failed or has no
-    teacher; 3: trials are unfinished after a fault of the storage, or because
-    the time is over.
+    decides gets no more seeds. After --until-time the table says what the
+    complete looks have decided. Exit code 1: a trial failed or has no teacher;
+    3: trials are unfinished after a fault of the storage, or because the time
+    is over.
 
     Examples:
       ray-kd sweep sweeps/digits.yaml --plan
