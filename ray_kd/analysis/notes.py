@@ -74,8 +74,9 @@ def _rule_notes(comparison: Comparison, left_out: Collection[str]) -> list[str]:
     text = " ".join(
         [
             f"difference: to “{baseline.name}” on the same seeds, with the interval that carries the "
-            "verdict. better, worse: the interval excludes 0. open: it includes 0. look: the number of seeds at which "
-            "the verdict fell, or of the last look so far; without one, the mean only describes.",
+            "verdict. better, worse: the interval excludes 0. open: it includes 0. look: the number of "
+            "seeds at which the verdict fell, or of the last look so far; without one, the mean only "
+            "describes.",
             *_of_columns(p, left_out),
             "Strategies are compared with the baseline, not with each other.",
         ]
