@@ -5,7 +5,8 @@
 A draw is the same sweep with other seeds, or on another processor; each lies in a storage of its own. Prints
 the verdicts that hold in at least nine tenths of the draws, how often each strategy has which verdict, and
 its difference to the baseline in each draw. With --out it writes draws.md, draws.png and each draw's own
-table (1.md, 2.md ... in the order of the draws) too.
+table (1.md, 2.md ... in the order of the draws) too. With --into README.md it puts what holds, and how often,
+between two comments of that file.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from ray_kd.statistics.looks import Verdict
 
 FOCUS = 12.0
 """A difference of more points than this lies off the scale of the figure."""
+BEGIN, END = "<!-- written by analysis/draws.py -->", "<!-- until here -->"
+"""What stands between these lines of a page is replaced."""
 HOLDS = 0.9
 """A verdict holds if it is that of at least this share of the draws."""
 SHOWN = (Verdict.BETTER, Verdict.SAME, Verdict.WORSE, Verdict.OPEN)
@@ -160,6 +163,28 @@ def draws_text(draws: list[Draw]) -> str:
     return "\n".join(lines)
 
 
+def summary(draws: list[Draw]) -> str:
+    """What holds in how many draws, and the table of verdicts."""
+    sentences = [f"- {sentence}" for sentence in what_holds(draws)]
+    return "\n".join([*sentences, "", *counts_table(draws)])
+
+
+def put_into(page: Path, text: str) -> None:
+    """Replace what a page has between the two comments.
+
+    Raises:
+        UserError: no such page, or it does not have each comment once, in this order.
+    """
+    if not page.is_file():
+        raise UserError(f"--into: there is no file {page}.")
+    whole = page.read_text(encoding="utf-8")
+    before, begin, rest = whole.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before + after:
+        raise UserError(f"--into: {page} needs the lines {BEGIN} and {END}, each once and in this order.")
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
 def _row(entries: list[str]) -> str:
     return "| " + " | ".join(entries) + " |"
 
@@ -265,6 +290,7 @@ def main() -> None:
     parser.add_argument(
         "--label", action="append", metavar="TEXT", help="a draw's name, in order; once for each"
     )
+    parser.add_argument("--into", type=Path, metavar="PAGE", help="put what holds between a page's comments")
     arguments = parser.parse_args()
     storages = [arguments.storage, *arguments.more]
     labels = arguments.label or [None] * len(storages)
@@ -286,6 +312,9 @@ def main() -> None:
             print(out.write(f"{place}.md", own_table(draw.comparison)))
         for path in write_pictures(pictures, arguments.out).values():
             print(path)
+    if arguments.into:
+        put_into(arguments.into, summary(draws))
+        print(arguments.into)
 
 
 if __name__ == "__main__":
