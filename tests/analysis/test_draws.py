@@ -93,3 +93,21 @@ def test_every_draw_has_its_own_table(draws: list[Path], tmp_path: Path, run: Ca
 def test_labels_are_one_for_each_draw(draws: list[Path], run: Callable[..., str]) -> None:
     with pytest.raises(UserError, match="--label: 1 given for 2 draws; expected one for each, or none"):
         run(*draws, "--label", "one")
+
+
+def test_what_holds_goes_between_the_comments_of_a_page(
+    draws: list[Path], tmp_path: Path, run: Callable[..., str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- written by analysis/draws.py -->\nold\n<!-- until here -->\nbelow\n")
+    for _ in range(2):  # a second time replaces what the first one wrote
+        printed = run(*draws, "--into", page)
+        above, *written, below = [line for line in page.read_text().splitlines() if line]
+        assert (above, below) == ("above", "below")
+        assert "old" not in written
+        assert set(written[1:-1]) <= set(printed.splitlines())
+        assert sum(line.startswith("- In 2 of 2 draws ") for line in written) == 2
+    page.write_text("no comments\n")
+    with pytest.raises(UserError, match="needs the lines <!-- written by"):
+        run(*draws, "--into", page)
+    assert page.read_text() == "no comments\n"
