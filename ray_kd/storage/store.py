@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,11 @@ from urllib.parse import urlparse
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import FAULTS, EnvironmentFault
+
+LEFT = ".writing-"
+"""How names begin of files that are being written, or were when their process was killed."""
+PROBE = ".probe"
+"""The folder in which a cluster's nodes show that they share the storage."""
 
 
 class Store:
@@ -278,11 +284,16 @@ def json_line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, separators=(", ", ": ")) + "\n").encode()
 
 
+def writing_name() -> str:
+    """How the name of a file begins that this process is writing; see ``leftovers``."""
+    return f"{LEFT}{socket.gethostname()}-{os.getpid()}-"
+
+
 def _write_whole(full: str, data: bytes) -> None:
     """Write beside the file, then rename into place."""
     folder = os.path.dirname(full)
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=writing_name())
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

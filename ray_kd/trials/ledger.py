@@ -8,7 +8,6 @@ written (the disk is full) is kept in memory and written with the next one; losi
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.storage import Store
+from ray_kd.storage.store import writing_name
 from ray_kd.trials.design import Design
 
 
@@ -71,6 +71,8 @@ class Ledger:
         self.entries: dict[str, dict[str, Any]] = {}
         self.stale: set[str] = set()
         """Runs whose summary does not count in this sweep: it is deleted before they train."""
+        self.behind: str | None = None
+        """Why files are unwritten; None: none is."""
         self._unwritten: dict[str, bytes] = {}
 
     def load(self) -> None:
@@ -172,8 +174,10 @@ class Ledger:
     def keep(self, path: str, data: bytes) -> None:
         """Write a file now or, if that fails, with the next one."""
         self._unwritten[path] = data
-        with contextlib.suppress(EnvironmentFault):
+        try:
             self.flush()
+        except EnvironmentFault as fault:
+            self.behind = str(fault)
 
     def keep_json(self, path: str, value: Any) -> None:
         """The same for a JSON file."""
@@ -184,11 +188,22 @@ class Ledger:
         for path in list(self._unwritten):
             self.store.write(path, self._unwritten[path])
             del self._unwritten[path]
+        self.behind = None
+
+    def test_storage(self) -> None:
+        """Write, read and delete a small file of the sweep's; an error says why that is not possible."""
+        path = f"{self.folder}/{writing_name()}test"
+        self.store.write(path, b"test")
+        if self.store.read(path) != b"test":
+            raise EnvironmentFault(f"{self.store.path(path)} does not hold what was written to it.")
+        self.store.delete(path)
 
     def read_json(self, path: str) -> dict[str, Any] | None:
         """A file's JSON mapping; None if the file is missing or damaged."""
         try:
             value = self.store.read_json(path)
+        except EnvironmentFault:  # it may be there
+            raise
         except (FileNotFoundError, NotADirectoryError, UserError):
             return None
         return value if isinstance(value, dict) else None
