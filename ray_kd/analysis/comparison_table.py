@@ -27,8 +27,8 @@ VERDICT = 5
 """The column of the verdict; the difference stands before it."""
 LEAST = {0: 12, VERDICT: 8}
 """Columns that may fold, and to which width."""
-SPARE = (9, 3, 2, 7)
-"""Columns that a narrow terminal does without, in this order: time, agreement, last weights, p."""
+SPARE = {9: "time", 3: "agree", 2: "last", 7: "p"}
+"""Columns that a narrow terminal does without, in this order, and what notes call them."""
 TERMINAL = 80
 MOST = 200
 """Strategies in the tables of a terminal and of the report, beside the references; files have all."""
@@ -127,7 +127,9 @@ def _seconds(seconds: float) -> str:
 
 def terminal(comparison: Comparison) -> Group:
     """Headline, table and notes, for a terminal of 80 columns or more."""
-    said = filter(None, (comparison.left_out(MOST), *notes(comparison)))
+    kept = _that_fit([headings(comparison), *(row.entries for row in rows(comparison, MOST))])
+    left_out = [name for index, name in SPARE.items() if index not in kept]
+    said = filter(None, (comparison.left_out(MOST), *notes(comparison, left_out)))
     listed = [Text(f"· {note}", style="dim") for note in said]
     return Group(Text(headline(comparison)), Text(), terminal_table(comparison), Text(), *listed)
 
