@@ -6,7 +6,7 @@ from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.headline import joined, quoted
 from ray_kd.statistics.best import Best, Share, beats, best
 from ray_kd.statistics.looks import Verdict
-from ray_kd.trials.design import Family
+from ray_kd.trials.family import Family
 
 MOST = 8
 """Strategies whose chances a note lists."""
@@ -29,10 +29,11 @@ def _one_look(comparison: Comparison) -> Family | None:
     versus = [cell.versus for cell in comparison.cells if cell.versus is not None]
     if not versus or any(one.family is not versus[0].family for one in versus):
         return None
-    looks = versus[0].looks
-    if len(looks.at) > 1 or looks.at[0] < 2 or any(one.judged.look != looks.at[0] for one in versus):
+    family = versus[0].family
+    n = family.looks[0]
+    if not family.one_look or n < 2 or any(one.judged.look != n for one in versus):
         return None
-    return versus[0].family
+    return family
 
 
 def chances(comparison: Comparison) -> dict[str, Share]:
