@@ -19,7 +19,7 @@ from ray_kd.config.errors import UserError, unknown
 from ray_kd.statistics.best import Best, best
 from ray_kd.statistics.intervals import Interval, interval
 from ray_kd.statistics.looks import Verdict
-from ray_kd.trials.design import Family
+from ray_kd.trials.family import Family
 
 _TITLES = {
     "top1": "top-1",
@@ -197,10 +197,11 @@ class Comparison:
         versus = [cell.versus for cell in self.cells if cell.versus is not None]
         if not versus or any(one.family is not versus[0].family for one in versus):
             return None
-        looks = versus[0].looks
-        if len(looks.at) > 1 or looks.at[0] < 2 or any(one.judged.look != looks.at[0] for one in versus):
+        family = versus[0].family
+        first = family.looks[0]
+        if not family.one_look or first < 2 or any(one.judged.look != first for one in versus):
             return None
-        return versus[0].family
+        return family
 
     @cached_property
     def contenders(self) -> Best | None:

@@ -146,7 +146,7 @@ def _limits(comparison: Comparison) -> list[str]:
     settled = {cell.name for cell, versus in with_versus(comparison.compared) if versus.judged.settled}
     asked = [cell for cell in comparison.cells if cell.name not in settled]  # the others need no more seeds
     waiting = sum(cell.statuses.get(state, 0) for cell in asked for state in NOT_ENDED)
-    to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.next_looks]
+    to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.waits]
     sentences = []
     if comparison.started and waiting and (to_come or not comparison.compared):
         sentences.append(f"This is preliminary: {waiting} of {planned} trials have not ended.")

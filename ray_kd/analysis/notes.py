@@ -99,6 +99,13 @@ def _family_note(comparison: Comparison, versus: Versus) -> str:
     text = f"The intervals of {whose} at {at} hold together at 95 %, each by itself at {levels} %."
     if looks.margin is not None:
         text += f" the same: the interval lies within ±{margin_text(comparison, looks)}."
+    sizing = versus.family.sizing
+    if sizing is not None and sizing.spread:
+        whose = "other seeds of these cells" if sizing.earlier else f"the first {sizing.pilot} seeds"
+        unit = "" if versus.family.unit == 1 else " points"
+        text += f" The looks were chosen from the spread of {sizing.spread:.3g}{unit} that {whose} showed."
+    elif sizing is not None and sizing.spread is None:
+        text += f" Its spread will set the looks after it, of up to {sizing.most} seeds."
     return text
 
 

@@ -15,7 +15,8 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import MONITOR
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Looks, Verdict, judge
-from ray_kd.trials.design import Design, Family
+from ray_kd.trials.design import Design
+from ray_kd.trials.family import Family
 from ray_kd.trials.verdicts import Verdicts
 
 
@@ -60,11 +61,10 @@ class Versus:
         return 1 - self.looks.error(self.judged.look) if self.judged.look else math.nan
 
     @property
-    def next_looks(self) -> tuple[int, ...]:
-        """The looks that may still change its verdict; empty where no more seeds are spent on it."""
-        if self.judged.settled:
-            return ()
-        return tuple(n for n in self.looks.at if n > self.judged.look)
+    def waits(self) -> bool:
+        """Whether a look to come may still change its verdict."""
+        more = self.family.unmeasured or self.looks.at[-1] > self.judged.look
+        return more and not self.judged.settled
 
 
 def shown(judged: Judged) -> Interval:
