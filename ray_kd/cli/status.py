@@ -40,10 +40,8 @@ def status(
       ray-kd status results --sweep digits
       ray-kd status results --runs
     """
-    from ray_kd.analysis import read_records
-    from ray_kd.analysis.pipeline import only_sweep
     from ray_kd.analysis.reader import Folder
-    from ray_kd.analysis.records import sweep_names
+    from ray_kd.analysis.records import only_sweep, read_records, sweep_names
     from ray_kd.analysis.run_list import list_runs
     from ray_kd.analysis.verdicts import sweep_verdicts
     from ray_kd.config.ending import Ending
@@ -53,7 +51,7 @@ def status(
     if listed and (there := list_runs(storage)):
         return _show_runs(there)
     sweep = sweep or only_sweep(storage)
-    records = read_records(storage, sweep)
+    records = read_records(storage, sweep, whole=False)
     trials = records.trials
     _show_cells(trials, sweep_verdicts(records))
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():

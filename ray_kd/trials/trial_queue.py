@@ -283,10 +283,9 @@ class TrialQueue:
         verdicts = self.looks.verdicts
         for cell in list(strategies):
             for one in (cell, str(self.looks.design.reference_of(cell))):
+                ready = self.looks.jobs_for_next_look(one) if verdicts.passed(one) else []
                 if not verdicts.closed(one):
-                    ready = self.looks.jobs_for_next_look(one) if verdicts.passed(one) else []
                     self._line_up(job for job in ready if job.state == "waiting")
-                    continue
                 for job in self.looks.jobs_of(one):
                     why = self._not_needed(job) if job.state == "waiting" else None
                     if why is not None:

@@ -76,9 +76,12 @@ class Command:
 
     Args:
         prefix: a command that starts it.
+        folder: where it starts; default: here.
     """
 
-    def __init__(self, *arguments: str, prefix: Sequence[str] = (), **variables: str) -> None:
+    def __init__(
+        self, *arguments: str, prefix: Sequence[str] = (), folder: Path | None = None, **variables: str
+    ) -> None:
         self.mark = uuid.uuid4().hex
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (as long as this object)
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
@@ -87,6 +90,7 @@ class Command:
             stdout=self._output,
             stderr=self._output,
             start_new_session=True,
+            cwd=folder,
             env={**os.environ, "PYTHONPATH": path, MARK: self.mark, **variables},
         )
 
