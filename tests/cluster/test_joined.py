@@ -86,9 +86,7 @@ def test_a_node_that_joins_and_is_not_ready_is_left_out_and_its_trial_trains_els
     cluster.remove_node(doomed, allow_graceful=False)
     assert (result.finished, result.failed, result.started) == (3, 0, 4), result.message()
     (line,) = result.left_out
-    assert joined[0][:8] in line
-    assert "is not the storage that the driver sees there" in line
-    assert "torch 1.13.0, the driver has" in line
+    _names(line, joined[0], storage)
     assert f"left out: {line}" in result.message()
     for identity in trials:
         assert [record["epoch"] for record in records(storage / "runs" / identity)] == list(range(1, 151))
@@ -96,11 +94,18 @@ def test_a_node_that_joins_and_is_not_ready_is_left_out_and_its_trial_trains_els
     one = next(iter(trials))
     distill(trials[one].model_copy(update={"storage": str(tmp_path / "bare")}))
     assert losses(storage / "runs" / one) == losses(tmp_path / "bare" / "runs" / one)
+    assert not (storage / ".probe").exists(), "the probes cleaned up"
+    assert run_sweep(spec, storage=str(storage), progress=False).left_out == ()
+
+
+def _names(line: str, node: str, storage: Path) -> None:
+    """A line names a node and what it lacks, and ``status`` prints it."""
+    assert node[:8] in line
+    assert "is not the storage that the driver sees there" in line
+    assert "torch 1.13.0, the driver has" in line
     code, said = Command("status", str(storage)).end()
     assert code == 0
     assert f"left out: {line}" in " ".join(said.split())
-    assert not (storage / ".probe").exists(), "the probes cleaned up"
-    assert run_sweep(spec, storage=str(storage), progress=False).left_out == ()
 
 
 HEAD, HEAD_KIND = "f" * 51 + "00000", "ray.head.default"
