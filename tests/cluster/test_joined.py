@@ -46,15 +46,19 @@ def test_a_node_that_joins_and_is_not_ready_is_left_out_and_its_trial_trains_els
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Before that, a node dies while it is probed: its raylet is stopped, so that it cannot respond."""
+    """Before that, a node dies while it is probed: its raylet is stopped, so that it cannot respond.
+
+    Of the nodes one alone can hold a trial. It dies too, so that the next one that can is the one that is not
+    ready; after it joins one that is.
+    """
     monkeypatch.setattr("ray_kd.cluster.execute.COUNT_EVERY", 0.5)
     storage = tmp_path / "results"
     storage.mkdir()
-    spec = sweep(100)
+    spec = sweep(150, base={"checkpoints": {"every_epochs": 1}}, resources={"cpus": 2})
     trials = {trial.identity: trial.spec for trial in spec.plan().trials}
     old = another_torch(tmp_path / "old")
     path = os.pathsep.join([str(old), os.environ.get("PYTHONPATH", "")])
-    doomed = cluster.add_node(num_cpus=1)
+    roomy, doomed = cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=1)
     raylet = psutil.Process(doomed.all_processes["raylet"][0].process.pid)
     raylet.suspend()
     joined: list[str] = []
@@ -64,10 +68,12 @@ def test_a_node_that_joins_and_is_not_ready_is_left_out_and_its_trial_trains_els
         wait_for(lambda: list((storage / ".probe").glob("*/*")))
         raylet.kill()
         wait_for(lambda: any(lines(storage / "runs" / identity) for identity in trials))
-        with new_node(cluster, 1, [*cut_off(storage), "env", f"PYTHONPATH={path}"]) as lacking:
+        cluster.remove_node(roomy, allow_graceful=False)
+        with new_node(cluster, 2, [*cut_off(storage), "env", f"PYTHONPATH={path}"]) as lacking:
             joined.append(lacking)
             wait_for(lambda: "left out" in screen.getvalue())
-            over.wait()
+            with new_node(cluster, 2):
+                over.wait()
 
     changes = threading.Thread(target=change)
     changes.start()
@@ -81,21 +87,26 @@ def test_a_node_that_joins_and_is_not_ready_is_left_out_and_its_trial_trains_els
     cluster.remove_node(doomed, allow_graceful=False)
     assert (result.finished, result.failed, result.started) == (3, 0, 4), result.message()
     (line,) = result.left_out
-    assert joined[0][:8] in line
-    assert "is not the storage that the driver sees there" in line
-    assert "torch 1.13.0, the driver has" in line
+    _names(line, joined[0], storage)
     assert f"left out: {line}" in result.message()
     for identity in trials:
-        assert [record["epoch"] for record in records(storage / "runs" / identity)] == list(range(1, 101))
+        assert [record["epoch"] for record in records(storage / "runs" / identity)] == list(range(1, 151))
         assert not (storage / "runs" / identity / "error.txt").exists()
     one = next(iter(trials))
     distill(trials[one].model_copy(update={"storage": str(tmp_path / "bare")}))
     assert losses(storage / "runs" / one) == losses(tmp_path / "bare" / "runs" / one)
+    assert not (storage / ".probe").exists(), "the probes cleaned up"
+    assert run_sweep(spec, storage=str(storage), progress=False).left_out == ()
+
+
+def _names(line: str, node: str, storage: Path) -> None:
+    """A line names a node and what it lacks, and ``status`` prints it."""
+    assert node[:8] in line
+    assert "is not the storage that the driver sees there" in line
+    assert "torch 1.13.0, the driver has" in line
     code, said = Command("status", str(storage)).end()
     assert code == 0
     assert f"left out: {line}" in " ".join(said.split())
-    assert not (storage / ".probe").exists(), "the probes cleaned up"
-    assert run_sweep(spec, storage=str(storage), progress=False).left_out == ()
 
 
 HEAD, HEAD_KIND = "f" * 51 + "00000", "ray.head.default"
