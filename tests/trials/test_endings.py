@@ -21,11 +21,6 @@ from tests.helpers import tiny
 from tests.trials.test_trial_queue import drain, end, queue, sweep
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
-
-
 def test_when_a_teacher_fails_its_students_are_blocked_with_the_reason(store: Store) -> None:
     on = queue(store)
     teacher = on.next()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -25,11 +24,6 @@ from tests.trials.test_trial_queue import end, queue, sweep
 FINISHED = Outcome(Ending.FINISHED, None, 1.0, 3, {"top1": 0.5})
 LONG = 1000.0
 """Seconds that no test lasts."""
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -49,16 +49,6 @@ def train(on: TrialQueue, slots: int, order: random.Random, stop_after: int | No
         end(on, running.pop(order.randrange(len(running))), of=metric)
 
 
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda file: None)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
-
-
 @pytest.mark.parametrize("slots", [1, 40])
 def test_the_pilots_spread_sets_the_later_looks_once_for_all_strategies(store: Store, slots: int) -> None:
     on = queue(store, piloted())

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from ray_kd.cluster.progress import snapshot
 from ray_kd.config.ending import Ending
@@ -55,11 +52,6 @@ def drain(on: TrialQueue, values: dict[float, float] | None = None) -> list[Job]
         done.append(job)
     assert on.over
     return done
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def test_teachers_come_first_and_students_wait_for_them(store: Store) -> None:
