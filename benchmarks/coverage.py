@@ -157,6 +157,8 @@ def beyond(count: int, generator: np.random.Generator) -> list[Row]:
     for looks, effects in ((Looks((8,), 35), MANY), (Looks((8,), 8), NOTHING)):
         found = simulate(looks, "skewed differences", effects, count, generator)
         rows.append(_row("one look, 8 seeds", "skewed differences", effects, None, found, held=False))
+    found = simulate_pilot(Looks((8,), 35, 1.5, pilot=True), 60, "skewed differences", MANY, count, generator)
+    rows.append(_row("a pilot of 8, margin 1.5", "skewed differences", MANY, 1.5, found, held=False))
     kind = "very skewed differences"
     for looks in (Looks((8,), 8), Looks(LOOKS, 8)):
         way = ("one look, " if len(looks.at) == 1 else "looks at ") + ", ".join(map(str, looks.at))

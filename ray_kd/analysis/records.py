@@ -16,7 +16,7 @@ from ray_kd.analysis.run_files import RunFiles, describe, incomplete, number_in,
 from ray_kd.analysis.schema import TABLES, to_frame
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.storage import Store
+from ray_kd.storage import Store, shapes
 from ray_kd.trials.design import Design, implied
 from ray_kd.trials.ledger import Ledger
 
@@ -154,15 +154,10 @@ def sweep_names(root: Folder) -> list[str]:
 
 
 def _plan(root: Folder, name: str) -> dict[str, Any]:
-    data = root.json(f"sweeps/{name}/plan.json")
-    whole = isinstance(data, dict) and data.get("mode") in ("max", "min")
-    trials = data.get("trials") if whole else None
-    if not isinstance(trials, list) or any(
-        not isinstance(trial, dict) or "identity" not in trial or "cell" not in trial for trial in trials
-    ):
-        raise UserError(
-            f"{root.where(f'sweeps/{name}/plan.json')}: not a sweep's plan; `ray-kd sweep` writes it anew."
-        )
+    try:
+        data = root.store.read_json(f"{root.prefix}sweeps/{name}/plan.json", shapes.Plan)
+    except UserError as error:
+        raise UserError(f"not a sweep's plan: {error} `ray-kd sweep` writes it.") from None
     return {**data, "name": data.get("name") or name}
 
 
@@ -176,8 +171,8 @@ def _with_design(root: Folder, name: str, data: dict[str, Any]) -> Plan:
 def _ledger(root: Folder, name: str) -> dict[str, Row]:
     files = [f"sweeps/{name}/ledger/{base}" for base in root.names(f"sweeps/{name}/ledger")]
     files = [file for file in files if file.endswith(".json")]
-    entries = [entry for entry in each(root.json, files, root.threads) if isinstance(entry, dict)]
-    return {str(entry.get("identity")): entry for entry in entries}
+    entries = each(lambda file: root.json(file, shapes.Entry), files, root.threads)
+    return {entry["identity"]: entry for entry in entries if entry is not None}
 
 
 class _Rows:

@@ -9,6 +9,7 @@ Parquet file as field metadata (key ``meaning``).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -169,6 +170,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
 _COLUMNS = {**TABLES, "comparison": COMPARISON}
 
 
+_PLAIN: dict[pa.DataType, Any] = {TEXT: str, INTEGER: int, NUMBER: (int, float), FLAG: bool}
+
+
 def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
     """The Arrow schema of ``table``; of ``columns``, those it does not name are added as float64 metrics."""
     fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in _COLUMNS[table]]
@@ -179,9 +183,24 @@ def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
 
 
 def to_frame(table: str, rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Rows as a DataFrame with the columns and types of ``table``; keys that a row lacks become null."""
-    names = {name for row in rows for name in row}
-    return arrow_to_frame(pa.Table.from_pylist(rows, schema=schema(table, names)))
+    """Rows as a DataFrame with the columns and types of ``table``; keys that a row lacks become null.
+
+    So do values of another type, as a recorded spec or a line of an epoch has them that somebody changed.
+    """
+    wanted = schema(table, {name for row in rows for name in row})
+    try:
+        return arrow_to_frame(pa.Table.from_pylist(rows, schema=wanted))
+    except (pa.ArrowException, OverflowError):
+        kinds = {field.name: _PLAIN[field.type] for field in wanted}
+        kept = [
+            {
+                name: value
+                for name, value in row.items()
+                if isinstance(value, kinds[name]) and (kinds[name] is bool or not isinstance(value, bool))
+            }
+            for row in rows
+        ]
+        return arrow_to_frame(pa.Table.from_pylist(kept, schema=wanted))
 
 
 def arrow_to_frame(table: pa.Table) -> pd.DataFrame:

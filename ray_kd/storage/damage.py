@@ -7,6 +7,8 @@ import logging
 from functools import cache
 from typing import Any
 
+from ray_kd.storage.shapes import Summary, misfit
+
 LOG = logging.getLogger(__name__)
 
 
@@ -28,10 +30,11 @@ def whole_lines(data: bytes) -> tuple[list[dict[str, Any]], bool]:
 
 def whole_summary(value: Any) -> dict[str, Any] | None:
     """``value`` if it is a summary as a run writes it, else None."""
-    if not isinstance(value, dict) or value.get("status") not in ("finished", "failed", "stopped"):
+    if misfit(Summary, value) is not None:
         return None
-    measured = all(isinstance((value.get(which) or {}).get("test"), dict) for which in ("last", "best"))
-    return value if measured or value["status"] != "finished" else None
+    summary: dict[str, Any] = value
+    measured = all(isinstance((summary.get(which) or {}).get("test"), dict) for which in ("last", "best"))
+    return summary if measured or summary["status"] != "finished" else None
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
