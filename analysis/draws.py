@@ -139,7 +139,7 @@ def _mean(draw: Draw) -> str:
 
 def _teacher(draw: Draw) -> str:
     """Its test metric; of a teacher for each seed the mean and the range."""
-    values = [value for _, value in draw.comparison.teachers]
+    values = [teacher.value for teacher in draw.comparison.teachers]
     if not values:
         return DASH
     mean, least, most = (

@@ -200,6 +200,7 @@ class _Rows:
             "status": status,
             "reason": reason,
             "incomplete": incomplete(self.run),
+            "teachers": " ".join(self.planned.get("teachers") or ()) or None,
             "axes": None if axes is None else json.dumps(axes, sort_keys=True),
             "epochs": summary.get("epochs", last.get("epoch")),
             "steps": summary.get("steps", last.get("step")),

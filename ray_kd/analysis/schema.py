@@ -40,6 +40,7 @@ _TRIAL: tuple[Column, ...] = (
     ),
     ("reason", TEXT, "why it failed or was stopped"),
     ("incomplete", TEXT, "what is damaged or missing in the record; null: nothing"),
+    ("teachers", TEXT, "identities of the runs that train its teachers, joined by ' '"),
     ("axes", TEXT, "the values of the sweep's axes, a JSON object"),
     ("task", TEXT, "registered name of the task"),
     ("dataset", TEXT, "registered name of the dataset"),

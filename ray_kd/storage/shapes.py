@@ -91,6 +91,7 @@ class PlannedTrial(TypedDict, total=False):
     axes: dict[str, Any] | None
     overrides: dict[str, Any] | None
     candidate: int | None
+    teachers: Words | None
 
 
 class Chance(TypedDict, total=False):

@@ -115,7 +115,8 @@ def test_search_and_control_trials_never_enter(tmp_path: Path) -> None:
 
 
 def test_the_teacher_is_in_the_notes_and_in_no_test(comparison: Comparison) -> None:
-    assert comparison.teachers == (("small_cnn, 4,242 parameters", pytest.approx(0.98, abs=0.02)),)
+    (teacher,) = comparison.teachers
+    assert (teacher.model, teacher.value) == ("small_cnn, 4,242 parameters", pytest.approx(0.98, abs=0.02))
     assert any(note.startswith("Teacher (small_cnn, 4,242 parameters): 9") for note in notes(comparison))
     assert "teacher" not in [cell.name for cell in comparison.cells]
 
