@@ -16,7 +16,7 @@ from ray_kd.analysis.run_files import RunFiles, describe, incomplete, number_in,
 from ray_kd.analysis.schema import TABLES, to_frame
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.storage import Store, shapes
+from ray_kd.storage import DamagedFile, Store, shapes
 from ray_kd.trials.design import Design, implied
 from ray_kd.trials.ledger import Ledger
 
@@ -156,8 +156,11 @@ def sweep_names(root: Folder) -> list[str]:
 def _plan(root: Folder, name: str) -> dict[str, Any]:
     try:
         data = root.store.read_json(f"{root.prefix}sweeps/{name}/plan.json", shapes.Plan)
-    except UserError as error:
-        raise UserError(f"not a sweep's plan: {error} `ray-kd sweep` writes it.") from None
+    except DamagedFile as error:
+        where = root.where(f"sweeps/{name}/plan.json")
+        raise UserError(
+            f"{where}: not a sweep's plan ({error.problem}); `ray-kd sweep` writes it anew."
+        ) from None
     return {**data, "name": data.get("name") or name}
 
 

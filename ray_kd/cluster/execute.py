@@ -135,6 +135,7 @@ def _fit(queue: TrialQueue, screen: Console | None, until: float | None) -> None
             _stop_signals(queue),
         ):
             watch = Watch(searcher, progress, until)
+            searcher.tick = watch.tick
             tuner = tune.Tuner(
                 JobActor,
                 tune_config=tune.TuneConfig(
@@ -170,23 +171,29 @@ class Watch(Stopper):
     def __init__(self, searcher: QueueSearcher, progress: Progress, until: float | None) -> None:
         self.searcher, self.progress, self.until = searcher, progress, until
         self._counted = time.monotonic()
+        self._no_room: str | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.searcher.may_end(trial_id)
 
     def stop_all(self) -> bool:
-        self.progress.tick()
+        self.tick()
+        return self.searcher.queue.halted
+
+    def tick(self) -> None:
+        """Look at the clock, at what the machine failed and at the nodes, and show it."""
         queue = self.searcher.queue
+        queue.tick()
+        self.progress.notice = queue.pause.notice or self._no_room
+        self.progress.tick()
         if self.until is not None and time.monotonic() >= self.until:
             queue.halted = queue.out_of_time = True
         if time.monotonic() - self._counted > COUNT_EVERY:
-            self._counted = time.monotonic()
-            self.progress.notice = None
+            self._counted, self._no_room = time.monotonic(), None
             try:
                 queue.slots = require_room(queue, alive_nodes())
             except UserError as error:  # the node that is large enough for a run is away: it may come back
-                self.progress.notice = f"waiting for a node. {error}"
-        return queue.halted
+                self._no_room = f"waiting for a node. {error}"
 
     def __reduce__(self) -> Any:
         return Watch, (None, None, None)  # Tune pickles it into snapshots that nobody reads

@@ -151,7 +151,7 @@ class JobActor(Trainable):
         if runner is None or runner.closed:
             return
         verdict: dict[str, Any] = {}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, UserError):  # the storage may be away
             found = runner.store.find_json(f"{self._job.ledger}/{self._job.identity}.json", shapes.Entry)
             verdict = found or verdict
         try:

@@ -28,15 +28,23 @@ class QueueSearcher(Searcher):
 
     Args:
         configure: makes the Tune config of a job (False) or of a warm-up for it (True).
+
+    Attributes:
+        tick: called with every question for a job. While no Tune trial is left and none may start, since the
+            storage is away, Tune calls nothing else.
     """
 
     def __init__(self, queue: TrialQueue, configure: Callable[[Job, bool], dict[str, Any]]) -> None:
         super().__init__()
         self.queue, self.configure = queue, configure
+        self.tick: Callable[[], None] = queue.tick
         self._identities: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._warm: set[str] = set()
         self._warmed = 0
+
+    def __reduce__(self) -> Any:
+        return Searcher, ()  # Tune pickles it into a snapshot that nobody reads
 
     def job_of(self, trial_id: str) -> Job | None:
         """The job of a Tune trial; None for a warm-up."""
@@ -44,6 +52,7 @@ class QueueSearcher(Searcher):
         return None if identity is None else self.queue.jobs[identity]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self.tick()
         if self.queue.over:
             return str(Searcher.FINISHED)
         if self.queue.active + len(self._warm) >= self.queue.slots:

@@ -7,9 +7,22 @@ import logging
 from functools import cache
 from typing import Any
 
+from ray_kd.config.errors import UserError
 from ray_kd.storage.shapes import Summary, misfit
 
 LOG = logging.getLogger(__name__)
+
+
+class DamagedFile(UserError):
+    """A file that can be read, and does not hold what it should; a fault of the machine is none.
+
+    Args:
+        problem: what is wrong in it.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path} is damaged ({problem}); delete it, and it is written again.")
+        self.problem = problem
 
 
 @cache

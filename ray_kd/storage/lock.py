@@ -15,12 +15,15 @@ from types import TracebackType
 
 import psutil
 
+from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.words import clock
 from ray_kd.storage.store import Store
 
 TTL = 60.0
 """Seconds without renewal after which a lock counts as abandoned."""
+DELETE_EVERY = 1.0
+"""Seconds between two tries to delete the file of a lock that was released while the storage was away."""
 TELL_AFTER = 10.0
 """Seconds between the first and the second message while waiting; each later pause is twice as long."""
 TELL_AT_LEAST = 600.0
@@ -88,15 +91,15 @@ class Lock:
     def release(self) -> None:
         """Release the lock; the lock file of another holder is not touched.
 
-        If the file cannot be deleted (a disk that became read-only), the lock expires.
+        If the file cannot be deleted (a disk that became read-only), that is tried again until it can be, or
+        is another's.
         """
         self._stop.set()
         if self._renewal is not None:
             self._renewal.join()
             self._renewal = None
-            with contextlib.suppress(OSError):
-                if self._mine():
-                    self.store.delete(self.path)
+            if not self._deleted():
+                threading.Thread(target=self._delete_later, daemon=True).start()
 
     def __enter__(self) -> Lock:
         self.acquire()
@@ -115,6 +118,19 @@ class Lock:
             return self.store.read(self.path).startswith(self.owner.encode())
         except FileNotFoundError:
             return False
+
+    def _deleted(self) -> bool:
+        """Delete the lock file if it is this object's; False: the storage does not let it."""
+        try:
+            if self._mine():
+                self.store.delete(self.path)
+        except (OSError, UserError):
+            return False
+        return True
+
+    def _delete_later(self) -> None:
+        while not self._deleted():
+            time.sleep(DELETE_EVERY)
 
     def _tell(self, content: bytes, left: float) -> None:
         """Say what this process waits for, since when, who holds the lock, and what ends the wait."""

@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +21,13 @@ from urllib.parse import urlparse
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import FAULTS, EnvironmentFault
+from ray_kd.storage.damage import DamagedFile
 from ray_kd.storage.shapes import misfit
+
+LEFT = ".writing-"
+"""How names begin of files that are being written, or were when their process was killed."""
+PROBE = ".probe"
+"""The folder in which a cluster's nodes show that they share the storage."""
 
 
 class Store:
@@ -126,7 +133,7 @@ class Store:
 
         Raises:
             FileNotFoundError: no such file.
-            UserError: it is no valid JSON, or not of that shape.
+            DamagedFile: it is no valid JSON, or not of that shape.
         """
         data = self.read(path)
         try:
@@ -135,14 +142,14 @@ class Store:
         except (ValueError, RecursionError) as error:
             problem = str(error)
         if problem is not None:
-            raise UserError(f"{self.path(path)} is damaged ({problem}); delete it, and it is written again.")
+            raise DamagedFile(self.path(path), problem)
         return value
 
     def find_json(self, path: str, shape: Any = Any) -> Any:
         """The same; None if the file is missing or damaged."""
         try:
             return self.read_json(path, shape)
-        except (FileNotFoundError, NotADirectoryError, UserError):
+        except (FileNotFoundError, NotADirectoryError, DamagedFile):
             return None
 
     def names(self, folder: str = "") -> list[str]:
@@ -291,11 +298,16 @@ def json_line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, separators=(", ", ": ")) + "\n").encode()
 
 
+def writing_name() -> str:
+    """How the name of a file begins that this process is writing; see ``leftovers``."""
+    return f"{LEFT}{socket.gethostname()}-{os.getpid()}-"
+
+
 def _write_whole(full: str, data: bytes) -> None:
     """Write beside the file, then rename into place."""
     folder = os.path.dirname(full)
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=writing_name())
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

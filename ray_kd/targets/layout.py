@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage import Store, shapes
+from ray_kd.storage import DamagedFile, Store, shapes
 from ray_kd.targets.encoding import Encoding
 
 FORMAT = 1
@@ -175,7 +175,7 @@ class TargetStore:
         """Refuse targets of a teacher whose weights have changed since."""
         try:
             known = self.files.read_json("store.json", shapes.StoredTargets)["weights"]
-        except UserError:
+        except DamagedFile:
             raise UserError(
                 f"stored targets: {self.files.path('store.json')} is damaged, so it is unknown which teacher "
                 f"computed the targets beside it. Delete the folder {self.files.path()}; the next run "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage import shapes
+from ray_kd.storage import DamagedFile, shapes
 from ray_kd.targets.layout import Group, Shard, TargetStore
 
 
@@ -74,7 +74,7 @@ def read_shard(
         data = store.files.read(f"{place}.parquet")
     except FileNotFoundError:
         raise UserError(f"stored targets: {path} is missing; {remedy}.") from None
-    except UserError:
+    except DamagedFile:
         beside = store.files.path(f"{place}.json")
         raise UserError(f"stored targets: {beside} is damaged. Delete it, then {remedy}.") from None
     if len(data) != size or hashlib.sha256(data).hexdigest() != checksum:

@@ -18,6 +18,7 @@ class Job:
         trial: the first planned trial that it serves; None: it is a teacher alone.
         needs: identities of the teachers that it loads, a teacher's own teachers too.
         teaches: other jobs load it; it may serve a trial too (self-distillation beside the student alone).
+        resumed: it was handed out before, and is tried again.
         value, best: the last validation metric, and the best one so far.
         waits: a sentence that says what the started job waits for; None: nothing.
     """
@@ -27,9 +28,10 @@ class Job:
     trial: Trial | None
     needs: tuple[str, ...] = ()
     teaches: bool = False
-    state: Literal["waiting", "issued", "running", "done"] = "waiting"
+    state: Literal["waiting", "issued", "running", "held", "done"] = "waiting"
     outcome: Outcome | None = None
     crashes: int = 0
+    resumed: bool = False
     epoch: int = 0
     value: float | None = None
     best: float | None = None

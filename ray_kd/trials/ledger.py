@@ -8,7 +8,6 @@ written (the disk is full) is kept in memory and written with the next one; losi
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable
@@ -19,7 +18,8 @@ from typing import Any
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
-from ray_kd.storage import Store, shapes
+from ray_kd.storage import DamagedFile, Store, shapes
+from ray_kd.storage.store import writing_name
 from ray_kd.trials.design import Design
 
 
@@ -76,6 +76,8 @@ class Ledger:
         self.entries: dict[str, dict[str, Any]] = {}
         self.stale: set[str] = set()
         """Runs whose summary does not count in this sweep: it is deleted before they train."""
+        self.behind: str | None = None
+        """Why files are unwritten; None: none is."""
         self._unwritten: dict[str, bytes] = {}
 
     def load(self) -> None:
@@ -162,11 +164,10 @@ class Ledger:
             return Design.from_json(self.store.read_json(path, shapes.Design))
         except (FileNotFoundError, NotADirectoryError):
             return Design()
-        except (UserError, ValueError) as error:
+        except (DamagedFile, ValueError) as error:
             raise UserError(
                 f"{self.store.path(path)}: not a sweep's design, so nobody knows which looks were declared "
-                f"({str(error).partition('(')[2].rpartition(')')[0] or error}). Bring it back, or give the "
-                "sweep another 'name'."
+                f"({getattr(error, 'problem', error)}). Bring it back, or give the sweep another 'name'."
             ) from None
 
     def write_design(self, design: Design) -> None:
@@ -180,8 +181,10 @@ class Ledger:
     def keep(self, path: str, data: bytes) -> None:
         """Write a file now or, if that fails, with the next one."""
         self._unwritten[path] = data
-        with contextlib.suppress(EnvironmentFault):
+        try:
             self.flush()
+        except EnvironmentFault as fault:
+            self.behind = str(fault)
 
     def keep_json(self, path: str, value: Any) -> None:
         """The same for a JSON file."""
@@ -192,6 +195,15 @@ class Ledger:
         for path in list(self._unwritten):
             self.store.write(path, self._unwritten[path])
             del self._unwritten[path]
+        self.behind = None
+
+    def test_storage(self) -> None:
+        """Write, read and delete a small file of the sweep's; an error says why that is not possible."""
+        path = f"{self.folder}/{writing_name()}test"
+        self.store.write(path, b"test")
+        if self.store.read(path) != b"test":
+            raise EnvironmentFault(f"{self.store.path(path)} does not hold what was written to it.")
+        self.store.delete(path)
 
     def _each(self, paths: list[str], shape: Any) -> list[dict[str, Any] | None]:
         """Files of one shape, None for those that are missing or damaged."""

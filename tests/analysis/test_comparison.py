@@ -125,7 +125,7 @@ def test_of_a_teacher_that_was_taught_the_notes_say_so(records: Records) -> None
     trials = records.trials.copy()
     trials.loc[trials["phase"] == "teacher", "paths"] = "soft_target, nst"
     taught = compare_cells(dataclasses.replace(records, trials=trials))
-    assert [model for model, _ in taught.teachers] == [
+    assert [teacher.model for teacher in taught.teachers] == [
         "small_cnn, 4,242 parameters, taught along soft_target, nst"
     ]
 

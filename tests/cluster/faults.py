@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -76,20 +77,29 @@ class Command:
 
     def __init__(self, *arguments: str, prefix: Sequence[str] = (), **variables: str) -> None:
         self.mark = uuid.uuid4().hex
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (as long as this object)
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         self.process = subprocess.Popen(
             [*prefix, sys.executable, "-c", "from ray_kd.cli.main import main; main()", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=self._output,
+            stderr=self._output,
             start_new_session=True,
             env={**os.environ, "PYTHONPATH": path, MARK: self.mark, **variables},
         )
 
     def end(self, seconds: float = 240) -> tuple[int, str]:
         """Wait for it; its exit code and all that it said."""
-        said = self.process.communicate(timeout=seconds)
-        return self.process.returncode, "".join(said)
+        return self.process.wait(timeout=seconds), self.said
+
+    @property
+    def said(self) -> str:
+        """All that it has said so far."""
+        return os.pread(self._output.fileno(), 1 << 24, 0).decode()
+
+    def wait_for(self, text: str, times: int = 1, seconds: float = 240) -> None:
+        """Wait until it has said something so many times."""
+        wait_for(lambda: self.said.count(text) >= times or self.process.poll() is not None, seconds)
+        assert self.said.count(text) >= times, self.said
 
     def left(self) -> list[psutil.Process]:
         """Processes below it that still run."""

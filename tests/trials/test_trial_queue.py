@@ -264,7 +264,12 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
         end(on, job, 0.5)
         ended.append(job.identity)
     left_open = on.next()
+    assert on.remarks() == []
     again = queue(store, optuna_sweep(), slots=2)
+    (said,) = again.remarks()
+    assert said.startswith(
+        "6 candidates of an earlier call are kept, and 6 are still to be proposed. These, and "
+    )
     kept = [one.identities[0] for one in again.searches[0].candidates]
     assert set(ended) & {job.identity for job in again.jobs.values() if job.phase == "search"} <= set(kept)
     more = drain(again)
@@ -272,7 +277,9 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
     assert left_open is not None
     assert left_open.identity in {job.identity for job in more}
     assert len(again.searches[0].candidates) == 12
-    assert queue(store, optuna_sweep(), slots=2).over
+    over = queue(store, optuna_sweep(), slots=2)
+    assert over.over
+    assert over.remarks() == []
 
 
 def test_optuna_candidates_of_another_space_do_not_count(store: Store) -> None:
