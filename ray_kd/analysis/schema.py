@@ -8,7 +8,7 @@ Parquet file as field metadata (key ``meaning``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -183,25 +183,47 @@ def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
     return pa.schema(fields)
 
 
-def to_frame(table: str, rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Rows as a DataFrame with the columns and types of ``table``; keys that a row lacks become null.
+def to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows with the columns and types of ``table``; keys that a row lacks become null.
 
     So do values of another type, as a recorded spec or a line of an epoch has them that somebody changed.
     """
     wanted = schema(table, {name for row in rows for name in row})
     try:
-        return arrow_to_frame(pa.Table.from_pylist(rows, schema=wanted))
+        return pa.Table.from_pylist(rows, schema=wanted)
     except (pa.ArrowException, OverflowError):
-        kinds = {field.name: _PLAIN[field.type] for field in wanted}
-        kept = [
-            {
-                name: value
-                for name, value in row.items()
-                if isinstance(value, kinds[name]) and (kinds[name] is bool or not isinstance(value, bool))
-            }
-            for row in rows
-        ]
-        return arrow_to_frame(pa.Table.from_pylist(kept, schema=wanted))
+        kinds = {field.name: field.type for field in wanted}
+        kept = [{name: _of_kind(value, kinds[name]) for name, value in row.items()} for row in rows]
+        return pa.Table.from_pylist(kept, schema=wanted)
+
+
+def columns_to_arrow(table: str, columns: dict[str, list[Any]]) -> pa.Table:
+    """The same for columns of one length; those that are missing become null."""
+    wanted, length = schema(table, columns), len(next(iter(columns.values())))
+    found = [_column(columns.get(field.name) or [None] * length, field.type) for field in wanted]
+    return pa.Table.from_arrays(found, schema=wanted)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([_of_kind(value, kind) for value in values], kind)
+
+
+def _of_kind(value: Any, kind: pa.DataType) -> Any:
+    """The value if it is of a column's type, else None."""
+    plain = _PLAIN[kind]
+    whole = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
+    return value if whole and not (plain is int and abs(value) >= 2**63) else None
+
+
+def joined(table: str, parts: Sequence[pa.Table]) -> pd.DataFrame:
+    """Tables from ``to_arrow`` one below the other; metrics that a part lacks are null in its rows."""
+    wanted = schema(table, {name for part in parts for name in part.column_names})
+    empty = wanted.empty_table()
+    whole = pa.concat_tables([empty, *parts], promote_options="default").select(wanted.names)
+    return arrow_to_frame(whole)
 
 
 def arrow_to_frame(table: pa.Table) -> pd.DataFrame:

@@ -29,7 +29,7 @@ Which distillation paths, weighted how, make this student best - and can the
 answer be trusted?
 
 Start here:
-  ray-kd demo                                  nine strategies, one table
+  ray-kd demo                                  eight strategies, one table
   ray-kd train RUN.yaml aggregation=adaptive   one student
   ray-kd sweep SWEEP.yaml --plan               what a comparison would train
   ray-kd sweep SWEEP.yaml                      train what it still lacks

@@ -42,8 +42,8 @@ def sweep(
 
     Trials run in parallel with Ray Tune. After Ctrl-C the same command resumes
     and repeats no finished trial. With looks in 'seeds', a strategy that a look
-    decides gets no more seeds. After --until-time the table says what the looks
-    have decided that are complete. While the storage does not answer, the sweep
+    decides gets no more seeds. After --until-time the table says what the
+    complete looks have decided. While the storage does not answer, the sweep
     waits, up to --storage-timeout (0s: not at all). Exit code 1: a trial failed
     or has no teacher; 3: trials are unfinished, since the storage did not answer
     or the time is over: run the same command again.

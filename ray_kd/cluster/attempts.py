@@ -118,6 +118,7 @@ def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
 
 
 def _write_plan(queue: TrialQueue) -> None:
+    queue.ledger.forget_nodes()
     queue.ledger.write_design(queue.looks.design)  # before the plan, by which a later call reads it
     queue.ledger.write_plan(queue.plan.to_json())
     queue.ledger.write_sweep(queue.sweep.to_yaml())

@@ -25,6 +25,7 @@ from ray_kd.storage.leftovers import clean, clean_probes
 from ray_kd.tracking.wandb import require_wandb
 from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.preflight import check_plan
+from ray_kd.trials.ledger import node_line
 from ray_kd.trials.pause import STORAGE_TIMEOUT
 from ray_kd.trials.trial_queue import TrialQueue
 
@@ -46,6 +47,7 @@ class SweepResult:
         out_of_time: ``until_time`` is over; the same call goes on.
         storage_lost: why the sweep gave up its storage, which did not answer; None: it did not.
         looks: what looks have decided, a line for each family of strategies that has several looks.
+        left_out: nodes that joined while it ran and were not ready, each with the reason.
         warmup_seconds: from the call to the first trial's first step; 0 if nothing was started.
         training_seconds: from there to the end of the last trial.
     """
@@ -64,6 +66,7 @@ class SweepResult:
     out_of_time: bool = False
     storage_lost: str | None = None
     looks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     warmup_seconds: float = 0.0
     training_seconds: float = 0.0
 
@@ -104,6 +107,7 @@ class SweepResult:
                 lines.append(f"    traceback: {self.storage}/{error}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
+        lines += [f"  left out: {line}" for line in self.left_out]
         lines += [f"  {line}" for line in self.looks]
         if not self.complete:
             ended = self.total - self.unfinished - self.not_needed
@@ -237,6 +241,7 @@ def _result(queue: TrialQueue, store: Store, called: float, started: int) -> Swe
     result.out_of_time, result.storage_lost = queue.out_of_time, queue.pause.lost
     result.interrupted = queue.halted and not queue.out_of_time and queue.pause.lost is None
     result.looks = tuple(queue.looks.verdicts.lines())
+    result.left_out = tuple(map(node_line, queue.ledger.left_out.values()))
     result.total = len(trials) + sum(entry.count for entry in queue.plan.later)
     for job in trials:
         if job.outcome is None:

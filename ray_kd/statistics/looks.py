@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ray_kd.statistics import skewness
 from ray_kd.statistics.intervals import ALPHA, Interval, Numbers, differences, equal
@@ -118,7 +118,7 @@ class Looks:
         Args:
             spread: standard deviation of the differences from seed to seed.
         """
-        return float(stats.t.isf(self.error(n) / 2, n - 1)) * spread * math.sqrt(1 / n + self.overlap)
+        return -float(special.stdtrit(n - 1, self.error(n) / 2)) * spread * math.sqrt(1 / n + self.overlap)
 
 
 @dataclass(frozen=True)
@@ -194,11 +194,15 @@ def conditional_power(looks: Looks, n: int, mean: float, spread: float) -> float
     """
     last = looks.at[-1]
     width = looks.half_width(last, spread)
-    final = stats.norm(mean, spread * math.sqrt(last - n) / last)  # of the mean at the last look
-    chance = final.sf(width) + final.cdf(-width)
+    final = spread * math.sqrt(last - n) / last  # standard deviation of the mean at the last look
+
+    def below(bound: float) -> float:
+        return float(special.ndtr((bound - mean) / final))
+
+    chance = 1 - below(width) + below(-width)
     if looks.margin is not None and looks.margin > width:
-        chance += final.cdf(looks.margin - width) - final.cdf(width - looks.margin)
-    return float(chance)
+        chance += below(looks.margin - width) - below(width - looks.margin)
+    return chance
 
 
 def _at(

@@ -80,6 +80,13 @@ class Entry(TypedDict, total=False):
     error: str | None
 
 
+class LeftOut(TypedDict):
+    """A node that a sweep left out, in nodes.json."""
+
+    node: str
+    reasons: Words
+
+
 class PlannedTrial(TypedDict, total=False):
     """A trial in plan.json."""
 

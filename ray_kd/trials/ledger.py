@@ -18,9 +18,13 @@ from typing import Any
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
+from ray_kd.config.names import one_line
 from ray_kd.storage import DamagedFile, Store, shapes
 from ray_kd.storage.store import writing_name
 from ray_kd.trials.design import Design
+
+LEFT_OUT = "nodes.json"
+"""File of a sweep: the nodes that its last invocation left out."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,11 @@ def _finite(summary: dict[str, Any], split: str) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
+def node_line(left_out: dict[str, Any]) -> str:
+    """A node that was left out, and why, in one line."""
+    return one_line(f"node {left_out['node']}: {'; '.join(left_out['reasons'])}")
+
+
 class Ledger:
     """The files of a sweep below ``sweeps/<name>``."""
 
@@ -76,6 +85,8 @@ class Ledger:
         self.entries: dict[str, dict[str, Any]] = {}
         self.stale: set[str] = set()
         """Runs whose summary does not count in this sweep: it is deleted before they train."""
+        self.left_out: dict[str, dict[str, Any]] = {}
+        """The nodes that this invocation leaves out: id -> ``{"node": its name, "reasons": sentences}``."""
         self.behind: str | None = None
         """Why files are unwritten; None: none is."""
         self._unwritten: dict[str, bytes] = {}
@@ -173,6 +184,17 @@ class Ledger:
     def write_design(self, design: Design) -> None:
         """Write design.json."""
         self.keep_json(f"{self.folder}/design.json", design.to_json())
+
+    def leave_out(self, nodes: dict[str, dict[str, Any]]) -> None:
+        """Note the nodes that are left out."""
+        if nodes.keys() - self.left_out.keys():
+            self.left_out |= nodes
+            self.keep_json(f"{self.folder}/{LEFT_OUT}", list(self.left_out.values()))
+
+    def forget_nodes(self) -> None:
+        """Forget the nodes that an earlier invocation left out: all are probed again."""
+        if self.store.exists(f"{self.folder}/{LEFT_OUT}"):
+            self.store.delete(f"{self.folder}/{LEFT_OUT}")
 
     def write_sweep(self, text: str) -> None:
         """Write the resolved sweep file."""

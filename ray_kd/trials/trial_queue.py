@@ -19,7 +19,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.faults import fault_in
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
-from ray_kd.trials.job import Job, needs_of
+from ray_kd.trials.job import RETRIES, Job, needs_of
 from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.pause import Pause
 from ray_kd.trials.search import CellSearch
@@ -27,9 +27,6 @@ from ray_kd.trials.searches import Searches
 from ray_kd.trials.sweep_looks import SweepLooks
 from ray_kd.trials.tally import Tally
 from ray_kd.trials.waiting import FRONT, Waiting
-
-RETRIES = 3
-"""How often a job whose worker process died is resumed from its checkpoint."""
 
 
 @dataclass
@@ -39,7 +36,8 @@ class TrialQueue:
     Args:
         plan: the sweep's plan; candidates and winners are added to it as they become known.
         ledger: the sweep's ledger, after ``load``.
-        slots: how many jobs may be active at the same time.
+        slots: how many jobs the machines can hold at the same time.
+        ahead: how many more may be handed out, for which machines are asked for.
         retry_failed: train trials again that failed in an earlier invocation of the sweep.
         storage_timeout, say: see ``Pause``.
     """
@@ -48,6 +46,7 @@ class TrialQueue:
     plan: Plan
     ledger: Ledger
     slots: int = 1
+    ahead: int = 0
     retry_failed: bool = False
     storage_timeout: float = 0.0
     say: Callable[[str], None] = lambda text: None
@@ -78,11 +77,11 @@ class TrialQueue:
 
     def next(self) -> Job | None:
         """The next job to start; None while there is none (see ``over``)."""
-        if self.halted or self.pause.closed or self.active >= self.slots:
+        if self.halted or self.pause.closed or self.active >= self.slots + self.ahead:
             return None
         job = self._first()
         wanted = job is None or job.phase not in ("teacher", "search")
-        if wanted and not self.teachers_only and self._searches.propose(self.slots):
+        if wanted and not self.teachers_only and self._searches.propose(self.slots + self.ahead):
             job = self._first()
         if job is not None:
             self._waiting.remove(job)
@@ -101,7 +100,7 @@ class TrialQueue:
         """Whether ``next`` would return a job if a slot were free."""
         if self.halted or self.pause.closed:
             return False
-        learning = not self.teachers_only and self._searches.may_propose(self.slots)
+        learning = not self.teachers_only and self._searches.may_propose(self.slots + self.ahead)
         return learning or self._first() is not None
 
     @property
@@ -178,8 +177,7 @@ class TrialQueue:
 
     def _again(self, job: Job) -> bool:
         """Put a held job to the front of the line; False: by now it is not needed."""
-        why = self._not_needed(job)
-        if why is not None:
+        if (why := self._not_needed(job)) is not None:
             self.end(job.identity, Outcome(Ending.NOT_NEEDED, why, 0.0, job.epoch, {}))
             return False
         job.state, job.began, job.resumed = "waiting", None, True
@@ -203,15 +201,18 @@ class TrialQueue:
         self.pause.suspect("a process died")  # a file that was mapped into its memory may be gone
         job.crashes += not self.pause.away
         if job.crashes <= RETRIES:
-            self.tally.back(job)
-            job.state = "held"
-            return self._again(job)
-        path = f"runs/{identity}/error.txt"
-        self.ledger.keep(path, reason.encode())
+            return self.back(job)
+        self.ledger.keep(path := f"runs/{identity}/error.txt", reason.encode())
         last = (reason.strip().splitlines() or ["no reason given"])[-1]
         text = f"its worker process died {job.crashes} times; the last time: {last[:300]}"
         self.end(identity, Outcome(Ending.FAILED, text, 0.0, job.epoch, {}, path))
         return False
+
+    def back(self, job: Job) -> bool:
+        """Take a job out of its slot and hand it out again."""
+        self.tally.back(job)
+        job.state = "held"
+        return self._again(job)
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """Note how a job ended, and what follows for its students and for the strategies that it serves."""

@@ -14,10 +14,10 @@ from ray_kd.config.ending import Ending
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.storage import Store
 from ray_kd.trials import pause
-from ray_kd.trials.job import Job
+from ray_kd.trials.job import RETRIES, Job
 from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.pause import try_again, wait_before
-from ray_kd.trials.trial_queue import RETRIES, TrialQueue
+from ray_kd.trials.trial_queue import TrialQueue
 from tests.cluster.faults import full_disk
 from tests.trials.test_endings import fault
 from tests.trials.test_trial_queue import end, queue, sweep

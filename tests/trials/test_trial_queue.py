@@ -12,9 +12,9 @@ from ray_kd.cluster.progress import snapshot
 from ray_kd.config.ending import Ending
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
-from ray_kd.trials.job import Job
+from ray_kd.trials.job import RETRIES, Job
 from ray_kd.trials.ledger import Ledger, Outcome
-from ray_kd.trials.trial_queue import RETRIES, TrialQueue
+from ray_kd.trials.trial_queue import TrialQueue
 from tests.helpers import TINY
 
 CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
