@@ -147,8 +147,8 @@ def _odd_notes(comparison: Comparison) -> list[str]:
 def _teacher_note(comparison: Comparison) -> list[str]:
     """A sentence on each model of a teacher; where seeds have teachers of their own, on all of them."""
     unit, models = " %" if comparison.metric.rate else "", dict[str, list[float]]()
-    for model, value in comparison.teachers:
-        models.setdefault(model, []).append(value)
+    for teacher in comparison.teachers:
+        models.setdefault(teacher.model, []).append(teacher.value)
     lines = []
     for model, values in models.items():
         figures = [

@@ -40,6 +40,7 @@ _TRIAL: tuple[Column, ...] = (
     ),
     ("reason", TEXT, "why it failed or was stopped"),
     ("incomplete", TEXT, "what is damaged or missing in the record; null: nothing"),
+    ("teachers", TEXT, "identities of the runs that train its teachers, joined by ' '"),
     ("axes", TEXT, "the values of the sweep's axes, a JSON object"),
     ("task", TEXT, "registered name of the task"),
     ("dataset", TEXT, "registered name of the dataset"),
@@ -170,6 +171,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
 _COLUMNS = {**TABLES, "comparison": COMPARISON}
 
 
+_PLAIN: dict[pa.DataType, Any] = {TEXT: str, INTEGER: int, NUMBER: (int, float), FLAG: bool}
+
+
 def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
     """The Arrow schema of ``table``; of ``columns``, those it does not name are added as float64 metrics."""
     fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in _COLUMNS[table]]
@@ -180,16 +184,38 @@ def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
 
 
 def to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows with the columns and types of ``table``; keys that a row lacks become null."""
-    names = {name for row in rows for name in row}
-    return pa.Table.from_pylist(rows, schema=schema(table, names))
+    """Rows with the columns and types of ``table``; keys that a row lacks become null.
+
+    So do values of another type, as a recorded spec or a line of an epoch has them that somebody changed.
+    """
+    wanted = schema(table, {name for row in rows for name in row})
+    try:
+        return pa.Table.from_pylist(rows, schema=wanted)
+    except (pa.ArrowException, OverflowError):
+        kinds = {field.name: field.type for field in wanted}
+        kept = [{name: _of_kind(value, kinds[name]) for name, value in row.items()} for row in rows]
+        return pa.Table.from_pylist(kept, schema=wanted)
 
 
 def columns_to_arrow(table: str, columns: dict[str, list[Any]]) -> pa.Table:
     """The same for columns of one length; those that are missing become null."""
     wanted, length = schema(table, columns), len(next(iter(columns.values())))
-    found = [pa.array(columns.get(field.name) or [None] * length, field.type) for field in wanted]
+    found = [_column(columns.get(field.name) or [None] * length, field.type) for field in wanted]
     return pa.Table.from_arrays(found, schema=wanted)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([_of_kind(value, kind) for value in values], kind)
+
+
+def _of_kind(value: Any, kind: pa.DataType) -> Any:
+    """The value if it is of a column's type, else None."""
+    plain = _PLAIN[kind]
+    whole = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
+    return value if whole and not (plain is int and abs(value) >= 2**63) else None
 
 
 def joined(table: str, parts: Sequence[pa.Table]) -> pd.DataFrame:

@@ -45,6 +45,7 @@ def status(
     from ray_kd.analysis.run_list import list_runs
     from ray_kd.analysis.verdicts import sweep_verdicts
     from ray_kd.config.ending import Ending
+    from ray_kd.storage.shapes import LeftOut
     from ray_kd.trials.ledger import LEFT_OUT, node_line
 
     listed = runs or (sweep is None and not sweep_names(Folder.open(storage)))
@@ -62,7 +63,7 @@ def status(
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
         for row in rest.itertuples():
             print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
-    for node in Folder.open(storage).json(f"sweeps/{sweep}/{LEFT_OUT}") or ():
+    for node in Folder.open(storage).json(f"sweeps/{sweep}/{LEFT_OUT}", list[LeftOut]) or ():
         print(f"left out: {node_line(node)}")
     for line in best_lines(trials, sweep, storage):
         print(line)

@@ -21,6 +21,8 @@ from urllib.parse import urlparse
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import FAULTS, EnvironmentFault
+from ray_kd.storage.damage import DamagedFile
+from ray_kd.storage.shapes import misfit
 
 LEFT = ".writing-"
 """How names begin of files that are being written, or were when their process was killed."""
@@ -123,20 +125,32 @@ class Store:
         """Write a JSON file whole."""
         self.write(path, (json.dumps(value, indent=2) + "\n").encode())
 
-    def read_json(self, path: str) -> Any:
+    def read_json(self, path: str, shape: Any = Any) -> Any:
         """A JSON file's value.
+
+        Args:
+            shape: what the file holds, as ``storage.shapes`` says.
 
         Raises:
             FileNotFoundError: no such file.
-            UserError: it is no valid JSON.
+            DamagedFile: it is no valid JSON, or not of that shape.
         """
         data = self.read(path)
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise UserError(
-                f"{self.path(path)} is damaged ({error}); delete it, and it is written again."
-            ) from error
+            value = json.loads(data)
+            problem = misfit(shape, value)
+        except (ValueError, RecursionError) as error:
+            problem = str(error)
+        if problem is not None:
+            raise DamagedFile(self.path(path), problem)
+        return value
+
+    def find_json(self, path: str, shape: Any = Any) -> Any:
+        """The same; None if the file is missing or damaged."""
+        try:
+            return self.read_json(path, shape)
+        except (FileNotFoundError, NotADirectoryError, DamagedFile):
+            return None
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders in a folder; empty if the folder does not exist."""

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage import Store
+from ray_kd.storage import DamagedFile, Store, shapes
 from ray_kd.targets.encoding import Encoding
 
 FORMAT = 1
@@ -147,16 +147,13 @@ class TargetStore:
             UserError: the folder does not exist, or its ``store.json`` is damaged.
         """
         try:
-            about = store.read_json(f"targets/{identity}/store.json")
+            about = store.read_json(f"targets/{identity}/store.json", shapes.StoredTargets)
         except FileNotFoundError:
             known = ", ".join(store.names("targets")) or "none"
             raise UserError(
                 f"no stored targets at {store.path(f'targets/{identity}')}. Known: {known}."
             ) from None
-        try:
-            found = cls(store, about)
-        except (KeyError, TypeError):
-            raise UserError(f"{store.path(f'targets/{identity}/store.json')} is damaged.") from None
+        found = cls(store, about)
         if found.identity != identity:
             raise UserError(
                 f"{store.path(f'targets/{identity}/store.json')} is damaged: it describes {found.identity}."
@@ -177,8 +174,8 @@ class TargetStore:
     def require(self, weights: str) -> None:
         """Refuse targets of a teacher whose weights have changed since."""
         try:
-            known = self.files.read_json("store.json")["weights"]
-        except (UserError, KeyError, TypeError):
+            known = self.files.read_json("store.json", shapes.StoredTargets)["weights"]
+        except DamagedFile:
             raise UserError(
                 f"stored targets: {self.files.path('store.json')} is damaged, so it is unknown which teacher "
                 f"computed the targets beside it. Delete the folder {self.files.path()}; the next run "
@@ -202,10 +199,8 @@ class TargetStore:
 
     def _group(self, name: str) -> Group | None:
         """The group of a folder; None if its ``group.json`` is missing or damaged (it is written again)."""
-        try:
-            return Group.from_json(self.files.read_json(f"{name}/group.json"))
-        except (FileNotFoundError, UserError, KeyError, TypeError, AttributeError):
-            return None
+        found = self.files.find_json(f"{name}/group.json", shapes.StoredGroup)
+        return None if found is None else Group.from_json(found)
 
     def add(self, group: Group) -> None:
         """Make a group's folder."""
@@ -236,8 +231,5 @@ class TargetStore:
     def _whole(self, group: Group, shard: Shard, names: set[str]) -> bool:
         if not {f"{shard.name}.json", f"{shard.name}.parquet"} <= names:
             return False
-        try:
-            noted = self.files.read_json(f"{group.identity}/{shard.name}.json")["bytes"]
-        except (UserError, KeyError, TypeError):
-            return False
-        return bool(noted == self.files.size(f"{group.identity}/{shard.name}.parquet"))
+        noted = self.files.find_json(f"{group.identity}/{shard.name}.json", shapes.StoredShard) or {}
+        return bool(noted.get("bytes") == self.files.size(f"{group.identity}/{shard.name}.parquet"))

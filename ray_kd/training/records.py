@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 
-from ray_kd.config.errors import UserError
-from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.data.sample_checks import SPLITS
@@ -97,7 +95,7 @@ class Records:
                 return []
         else:
             folder = f"{self.directory}/epochs"
-            read = (read_whole(self.store, f"{folder}/{file}") for file in self.store.names(folder))
+            read = (self.store.find_json(f"{folder}/{file}") for file in self.store.names(folder))
             entries = [entry for entry in read if isinstance(entry, dict)]
         return [entry for entry in entries if _epoch_of(entry) is not None]
 
@@ -150,23 +148,13 @@ def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
 def read_summary(store: Store, directory: str) -> dict[str, Any] | None:
     """The summary in a run's directory, or None; a damaged one counts as missing, with one warning."""
     path = f"{directory}/summary.json"
-    summary = whole_summary(read_whole(store, path))
+    summary = whole_summary(store.find_json(path))
     if summary is None and store.exists(path):
         tell_once(
             f"{store.path(path)} is damaged and counts as missing: the run resumes from its last state, or "
             "trains again if it has none."
         )
     return summary
-
-
-def read_whole(store: Store, path: str) -> Any:
-    """A JSON file's value; None if the file is missing or damaged."""
-    try:
-        return store.read_json(path)
-    except EnvironmentFault:  # it may be there
-        raise
-    except (FileNotFoundError, UserError):
-        return None
 
 
 def _epoch_of(entry: dict[str, Any]) -> int | None:

@@ -115,7 +115,8 @@ def test_search_and_control_trials_never_enter(tmp_path: Path) -> None:
 
 
 def test_the_teacher_is_in_the_notes_and_in_no_test(comparison: Comparison) -> None:
-    assert comparison.teachers == (("small_cnn, 4,242 parameters", pytest.approx(0.98, abs=0.02)),)
+    (teacher,) = comparison.teachers
+    assert (teacher.model, teacher.value) == ("small_cnn, 4,242 parameters", pytest.approx(0.98, abs=0.02))
     assert any(note.startswith("Teacher (small_cnn, 4,242 parameters): 9") for note in notes(comparison))
     assert "teacher" not in [cell.name for cell in comparison.cells]
 
@@ -124,7 +125,7 @@ def test_of_a_teacher_that_was_taught_the_notes_say_so(records: Records) -> None
     trials = records.trials.copy()
     trials.loc[trials["phase"] == "teacher", "paths"] = "soft_target, nst"
     taught = compare_cells(dataclasses.replace(records, trials=trials))
-    assert [model for model, _ in taught.teachers] == [
+    assert [teacher.model for teacher in taught.teachers] == [
         "small_cnn, 4,242 parameters, taught along soft_target, nst"
     ]
 
