@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
@@ -41,11 +42,13 @@ from ray_kd.config.yamlio import dump_yaml, parse_yaml
 from ray_kd.outputs import Outputs
 from ray_kd.storage import Store
 from ray_kd.training.distill import distill
+from ray_kd.trials.job import RETRIES
 from ray_kd.trials.ledger import LEFT_OUT, Outcome, node_line
 from tests.analysis.make_records import Strategy, make_records
 from tests.helpers import TINY, tiny
 from tests.training.test_failures import own_pairs
-from tests.trials.test_trial_queue import queue
+from tests.trials.test_pause import taken
+from tests.trials.test_trial_queue import end, queue
 
 HOSTILE = {
     "colour": "loss \x1b[31mred\x1b[0m",
@@ -235,9 +238,11 @@ def test_what_a_sweep_says_while_it_runs_is_escaped(tmp_path: Path) -> None:
     """Its panel, its lines, its pause, and what it says at its end."""
     text = "".join(value for value in HOSTILE.values() if "\n" not in value)
     on = queue(Store(str(tmp_path)), storage_timeout=1000.0)
-    job = on.next()
-    assert job is not None
-    on.running(job.identity)
+    end(on, taken(on))  # the teacher
+    died, job = taken(on), taken(on)
+    died.crashes = RETRIES
+    on.crashed(died.identity, text)
+    assert_harmless((tmp_path / "runs" / died.identity / "error.txt").read_bytes().decode())
     on.end(job.identity, Outcome(Ending.UNFINISHED, text, 0.0, 1, {}))
     until = time.monotonic() + 30
     while on.pause.notice is None:
@@ -274,17 +279,31 @@ def test_words_that_the_command_cannot_read_are_escaped(
     assert "Usage: " in said
 
 
-def test_a_mistake_of_ray_kd_shows_its_traceback_escaped(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "says", "code"),
+    [
+        (RuntimeError, "RuntimeError: ", 1),
+        (TrainingFailed, "ray-kd: training failed: ", 1),
+        (UserError, "ray-kd: ", 2),
+        (EnvironmentFault, "ray-kd: ", 3),
+        (typer.BadParameter, "Error: Invalid value: ", 2),
+    ],
+)
+def test_an_error_that_ends_the_command_is_escaped(
+    error: type[Exception],
+    says: str,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def broken(*_: Any) -> None:
-        raise RuntimeError(HOSTILE["clears the screen"])
+        raise error(HOSTILE["title of the window"])
 
     monkeypatch.setattr(run_list, "list_runs", broken)
     with pytest.raises(SystemExit) as end:
         main(["status", "nowhere", "--runs"])
-    assert end.value.code == 1
+    assert end.value.code == code
     said = capsys.readouterr().err
     assert_harmless(said)
-    assert "Traceback" in said
-    assert "RuntimeError: \\x1b[2J" in said
+    assert f"{says}\\x1b]0;owned" in said
+    assert ("Traceback" in said) == (error is RuntimeError)
