@@ -34,6 +34,7 @@ with watched(sys.argv[1], patience=1.0):
 """
 
 
+@pytest.mark.slow
 def test_a_driver_whose_head_is_gone_says_so_and_can_be_resumed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as head:
         address = f"127.0.0.1:{head.getsockname()[1]}"
