@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ray_kd.config.ending import STATES
+from ray_kd.config.names import printable
 
 TEXT, INTEGER, NUMBER, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 Column = tuple[str, pa.DataType, str]
@@ -184,11 +185,16 @@ def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
 
 
 def to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows with the columns and types of ``table``; keys that a row lacks become null.
+    """Rows with the columns and types of ``table``; keys that a row lacks become null, texts printable.
 
-    So do values of another type, as a recorded spec or a line of an epoch has them that somebody changed.
+    So do values of another type become null, as a recorded spec or a line of an epoch has them that somebody
+    changed.
     """
     wanted = schema(table, {name for row in rows for name in row})
+    rows = [
+        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    ]
     try:
         return pa.Table.from_pylist(rows, schema=wanted)
     except (pa.ArrowException, OverflowError):
@@ -200,7 +206,14 @@ def to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
 def columns_to_arrow(table: str, columns: dict[str, list[Any]]) -> pa.Table:
     """The same for columns of one length; those that are missing become null."""
     wanted, length = schema(table, columns), len(next(iter(columns.values())))
-    found = [_column(columns.get(field.name) or [None] * length, field.type) for field in wanted]
+    found = []
+    for field in wanted:
+        values = columns.get(field.name) or [None] * length
+        if field.type == TEXT:
+            texts = {value for value in values if isinstance(value, str)}  # few differ, of millions
+            shown = {text: printable(text) for text in texts}
+            values = [shown[value] if isinstance(value, str) else value for value in values]
+        found.append(_column(values, field.type))
     return pa.Table.from_arrays(found, schema=wanted)
 
 

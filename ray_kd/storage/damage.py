@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from functools import cache
 from typing import Any
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.screen import logger
 from ray_kd.storage.shapes import Summary, misfit
 
-LOG = logging.getLogger(__name__)
+LOG = logger(__name__)
 
 
 class DamagedFile(UserError):

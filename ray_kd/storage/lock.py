@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import socket
@@ -17,6 +16,7 @@ import psutil
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
+from ray_kd.config.screen import logger
 from ray_kd.config.words import clock
 from ray_kd.storage.store import Store
 
@@ -55,7 +55,7 @@ class Lock:
         what: str | None = None,
     ) -> None:
         self.store, self.path, self.ttl, self.what = store, path, ttl, what or store.path(path)
-        self.on_wait = on_wait or logging.getLogger(__name__).warning
+        self.on_wait = on_wait or logger(__name__).warning
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
         self._renewal: threading.Thread | None = None
