@@ -123,10 +123,10 @@ def _sign(comparison: Comparison) -> float:
 
 def _gap(task: str, comparison: Comparison) -> Gap:
     sign = _sign(comparison)
-    models: dict[str, list[Teacher]] = {}
+    teachers: dict[tuple[str, str], list[Teacher]] = {}
     for one in comparison.teachers:
-        models.setdefault(one.model, []).append(one)
-    best = max(models.values(), key=lambda runs: sign * _mean([one.value for one in runs]), default=[])
+        teachers.setdefault((one.name, one.model), []).append(one)
+    best = max(teachers.values(), key=lambda runs: sign * _mean([one.value for one in runs]), default=[])
     teacher = _mean([one.value for one in best])
     alone = comparison.baseline.seeds if comparison.baseline is not None else {}
     by_seed = {seed: one.value for one in best for seed in one.seeds}

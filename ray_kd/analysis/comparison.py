@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -122,6 +123,8 @@ class Cell:
 class Teacher:
     """A finished run of a teacher."""
 
+    name: str
+    """As ``teachers`` of the sweep file calls it; empty where its run does not tell."""
     model: str
     """With the paths along which it was taught itself."""
     value: float
@@ -275,6 +278,10 @@ def _metric(trials: pd.DataFrame, plan: Plan) -> Metric:
     return Metric(plan.metric, plan.mode, rate)
 
 
+_TEACHER_NAME = re.compile(r", seed \d+-(.+)$", re.DOTALL)
+"""In the name of its run: the first trial's that it teaches, and its own."""
+
+
 def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[Teacher, ...]:
     column = f"best_test_{metric.name}"
     done = trials[(trials["phase"] == "teacher") & (trials["status"] == "finished")]
@@ -289,7 +296,9 @@ def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[Teacher, ...]:
     for row in done.dropna(subset=["student", "parameters", column]).to_dict("records"):
         how = f", taught along {row['paths']}" if isinstance(row["paths"], str) and row["paths"] else ""
         model = f"{row['student']}, {int(row['parameters']):,} parameters{how}"
-        found.append(Teacher(model, float(row[column]), frozenset(seeds.get(row["identity"], ()))))
+        named = _TEACHER_NAME.search(str(row["name"]))
+        name = named[1] if named else ""
+        found.append(Teacher(name, model, float(row[column]), frozenset(seeds.get(row["identity"], ()))))
     return tuple(found)
 
 
