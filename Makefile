@@ -77,9 +77,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The variable silences an advertisement of the theme's.
+# Not --quiet, which would hide warnings from mkdocs itself: `strict` would then pass. The variable silences an
+# advertisement of the theme's.
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 	@echo "open build/site/index.html"
 
 setup: .venv/.ready

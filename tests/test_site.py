@@ -73,17 +73,18 @@ class Site:
         return self.pages[self.folder / name]
 
 
+def build(*options: str | Path) -> subprocess.CompletedProcess[str]:
+    """As `make docs` does. Not --quiet, with which no warning is an error."""
+    command = [sys.executable, "-m", "mkdocs", "build", *map(str, options)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """The site, built as `make docs` does."""
+    """The site, without a warning."""
     folder = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
-        capture_output=True,
-        text=True,
-    )
+    done = build("--site-dir", folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return Site(folder)
 
@@ -96,6 +97,22 @@ def hooks() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_a_page_that_nobody_finds_and_links_that_lead_nowhere_are_errors(tmp_path: Path) -> None:
+    pages = tmp_path / "docs"
+    pages.mkdir()
+    (pages / "index.md").write_text("# Index\n\n[a](none.md) [b](more.md#none) [c](/more.md)\n")
+    (pages / "more.md").write_text("# More\n")
+    config = {"INHERIT": str(ROOT / "mkdocs.yml"), "docs_dir": str(pages), "site_dir": str(tmp_path / "site")}
+    less: dict[str, Any] = {"nav": [{"Index": "index.md"}], "hooks": [], "plugins": []}
+    (tmp_path / "mkdocs.yml").write_text(json.dumps(config | less))
+    done = build("--config-file", tmp_path / "mkdocs.yml")
+    assert done.returncode == 1
+    assert "'none.md', but the target is not found" in done.stderr
+    assert "'more.md#none', but the doc 'more.md' does not contain an anchor '#none'" in done.stderr
+    assert "an absolute link '/more.md'" in done.stderr
+    assert 'not included in the "nav" configuration:\n  - more.md' in done.stderr
 
 
 def test_every_link_leads_to_a_file_and_an_anchor_of_the_site(site: Site) -> None:

@@ -68,6 +68,8 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Links lead to pages of the site, and lists and tables are found where GitHub finds them."""
     if page.is_homepage:
         page.meta["hide"] = ["navigation", "toc"]  # its doors are both
+    if page.file.src_uri.startswith("files/"):
+        page.meta |= {"hide": ["navigation", "toc"], "search": {"boost": 0.5}}
     return "".join(
         part if FENCE.match(part) else spaced(relinked(part, page.file.src_uri)) for part in blocks(markdown)
     )
@@ -84,11 +86,9 @@ def place(uri: str) -> str:
 
 
 def uri_of(path: str) -> str | None:
-    """The page or file of the site that a path of the repository has there; None for a folder."""
+    """The page or file of the site that stands for a path of the repository; None where there is none."""
     if path in MOVED:
         return MOVED[path]
-    if (ROOT / path).is_dir():
-        return None
     if path.startswith("docs/"):
         return re.sub(r"\.ipynb$", ".md", path.removeprefix("docs/"))
     return f"files/{path}.md" if (ROOT / path).is_file() else None
@@ -109,16 +109,18 @@ def linked(file: File) -> set[str]:
 
 
 def relinked(text: str, uri: str) -> str:
-    """The text with its links as the site has them; a folder is named, since the site shows none."""
+    """The text with its links as the site has them; a folder is named, since the site shows none.
+
+    A link that leads nowhere stays as it is, and mkdocs complains.
+    """
     for match, path, anchor in list(targets(text, uri)):
         to = uri_of(path)
-        if to is None:
+        if (ROOT / path).is_dir():
             label = match[1].strip("`").rstrip("/")
-            new = f"`{path}`" if path.endswith(label) else f"{match[1]} (`{path}`)"
-        else:
+            text = text.replace(match[0], f"`{path}`" if path.endswith(label) else f"{match[1]} (`{path}`)")
+        elif to is not None:
             relative = os.path.relpath(to, PurePosixPath(uri).parent)
-            new = f"[{match[1]}]({relative}{'#' + anchor if anchor else ''})"
-        text = text.replace(match[0], new)
+            text = text.replace(match[0], f"[{match[1]}]({relative}{'#' + anchor if anchor else ''})")
     return text
 
 
@@ -225,6 +227,7 @@ def component_page(kind: str) -> str:
         "",
         f"What `ray-kd list {kind}` and `ray-kd list {kind} NAME` show: {len(items)} {kind}, each with its "
         f"options. A file names one of them alone, or with options, as `{{name: {items[0].name}, ...}}`.",
+        "Below an option's name stand the kind of its value and its default.",
         "",
     ]
     if kind == "aggregators":
@@ -264,8 +267,10 @@ def component(kind: str, item: Item) -> list[str]:
     doc = re.sub(r"^(Raises):\n +", r"**\1** ", item.doc, flags=re.MULTILINE)
     lines = [f"## {item.name}", "", " ".join(facts), "", doc, ""]
     if item.options:
-        lines += table(["option", "kind", "default", "what it does"])
-        lines += [row([f"`{o.name}`", code(o.kind), code(o.default), o.help]) for o in item.options]
+        lines += table(["option", "what it does"])
+        for option in item.options:
+            value = f"{code(option.kind)}<br>{code(option.default)}"
+            lines.append(row([f"`{option.name}`<br>{value}", option.help]))
     return [*lines, ""]
 
 
