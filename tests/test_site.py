@@ -164,12 +164,13 @@ def test_the_reference_has_all_that_ray_kd_has(site: Site) -> None:
     assert {*plugin.__all__} <= {anchor.replace("-", "_") for anchor in anchors} | {"Field"}
 
 
-def test_formulas_and_examples_of_docstrings_are_shown_as_such(site: Site) -> None:
+def test_formulas_examples_and_pages_in_docstrings_are_shown_as_such(site: Site) -> None:
     for file in (site.folder / "reference").glob("*.html"):
         text = file.read_text(encoding="utf-8")
         assert ":math:" not in text, file
         assert ".. math" not in text, file
         assert not re.search(r"<p>[^<]*&gt;&gt;&gt;", text), file
+    assert "../models.html" in site.page("reference/python.html").links, "docs/models.md in Distiller"
     assert "<math" in (site.folder / "reference" / "paths.html").read_text(encoding="utf-8")
 
 
@@ -206,6 +207,8 @@ def test_a_list_begins_where_github_begins_it(hooks: Any) -> None:
         hooks.spaced("- one\n  - two\n")
 
 
-def test_a_formula_that_cannot_be_shown_is_an_error(hooks: Any) -> None:
+def test_a_formula_that_cannot_be_shown_is_an_error() -> None:
+    from docs.site.formulas import mathml
+
     with pytest.raises(Exception, match=r"does not know \\unheard: \\unheard x"):
-        hooks.mathml(r"\unheard x")
+        mathml(r"\unheard x")

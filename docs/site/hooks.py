@@ -1,48 +1,37 @@
 """What the site of docs/ has beside its Markdown files; mkdocs.yml names this module.
 
-- Pages that ray-kd writes itself: its commands, every registered component with its options, its public
-  Python names. They are written while the site is built, so that they cannot be out of date.
+- Pages that ray-kd writes itself (reference_pages.py), and formulas (formulas.py).
 - The notebook, CONTRIBUTING.md and CHANGELOG.md as pages, and a page for every file outside docs/ that a page
   links to: on the repository's web page the link opens that file, on the site this page.
-- Formulas of docstrings as MathML, which browsers show without a script.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from latex2mathml.converter import convert
-from markdown import Markdown
-from markdown.extensions import Extension
-from markdown.inlinepatterns import InlineProcessor
-from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # mkdocs need not run in the repository's folder
+sys.path.insert(0, str(Path(__file__).parents[2]))  # mkdocs looks in no folder of the repository
 
-import ray_kd
-from ray_kd import plugin
-from ray_kd.cli.catalogue import Item, catalogue
-from ray_kd.config.registry import REGISTRIES
+from docs.site.formulas import Formulas
+from docs.site.reference_pages import reference_pages
 
 ROOT = Path(__file__).parents[2]
-MOVED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""Files of the repository's root by the page that stands for them."""
-REGISTER = "ray_kd.config.registry.Registry.register"
+ROOT_PAGES = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
+"""Pages of the site that are files of the repository's root."""
+MOVED = {"README.md": "index.md", **{path: uri for uri, path in ROOT_PAGES.items()}}
+"""The page that stands for a file of the root."""
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^ *```")
-
 Content = str | bytes
 
 
@@ -54,7 +43,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are no files of docs/."""
-    for uri, content in [*written(), *notebooks(), *of_the_root()]:
+    for uri, content in [*reference_pages(), *notebooks(), *of_the_root()]:
         files.append(File.generated(config, uri, content=content))
     pages = [file for file in files if file.is_documentation_page()]
     for path in sorted({path for file in pages for path in linked(file)}):
@@ -69,7 +58,7 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     if page.is_homepage:
         page.meta["hide"] = ["navigation", "toc"]  # its doors are both
     if page.file.src_uri.startswith("files/"):
-        page.meta |= {"hide": ["navigation", "toc"], "search": {"boost": 0.5}}
+        page.meta.update(hide=["navigation", "toc"], search={"boost": 0.5})
     return "".join(
         part if FENCE.match(part) else spaced(relinked(part, page.file.src_uri)) for part in blocks(markdown)
     )
@@ -80,9 +69,7 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
 
 def place(uri: str) -> str:
     """The path in the repository that a page of the site stands for."""
-    return next(
-        (path for path, moved in MOVED.items() if moved == uri and path != "README.md"), f"docs/{uri}"
-    )
+    return ROOT_PAGES.get(uri, f"docs/{uri}")
 
 
 def uri_of(path: str) -> str | None:
@@ -163,9 +150,8 @@ def spaced(text: str) -> str:
 
 
 def of_the_root() -> Iterator[tuple[str, Content]]:
-    for path, uri in MOVED.items():
-        if path != "README.md":
-            yield uri, (ROOT / path).read_text(encoding="utf-8")
+    for uri, path in ROOT_PAGES.items():
+        yield uri, (ROOT / path).read_text(encoding="utf-8")
 
 
 def notebooks() -> Iterator[tuple[str, Content]]:
@@ -188,180 +174,3 @@ def source_page(path: str) -> str:
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"# {path}\n\n{fence}{Path(path).suffix.removeprefix('.')}\n{text}{fence}\n"
-
-
-# Pages that ray-kd writes
-
-
-@cache
-def written() -> tuple[tuple[str, Content], ...]:
-    components = [(f"reference/{kind}.md", component_page(kind)) for kind in REGISTRIES]
-    return (
-        ("reference/commands.md", commands()),
-        ("reference/python.md", python_page()),
-        ("reference/plugin.md", plugin_page()),
-        *components,
-    )
-
-
-def commands() -> str:
-    """Every verb with its arguments and options, as typer documents them."""
-    text = subprocess.run(
-        [sys.executable, "-m", "typer", "ray_kd.cli.main", "utils", "docs", "--name", "ray-kd"],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "100"},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    text = re.sub(r"^# .*", "# Commands", text.replace("\b", ""))
-    text = re.sub(r"^(#+) `(.*)`$", r"\1 \2", text, flags=re.MULTILINE)
-    # What the help indents (examples) is code.
-    return re.sub(r"^([A-Z][\w ]*:)\n((?:  .*\n)+)", r"\1\n\n```text\n\2```\n", text, flags=re.MULTILINE)
-
-
-def component_page(kind: str) -> str:
-    items = catalogue(kind)
-    lines = [
-        f"# {kind.capitalize()}",
-        "",
-        f"What `ray-kd list {kind}` and `ray-kd list {kind} NAME` show: {len(items)} {kind}, each with its "
-        f"options. A file names one of them alone, or with options, as `{{name: {items[0].name}, ...}}`.",
-        "Below an option's name stand the kind of its value and its default.",
-        "",
-    ]
-    if kind == "aggregators":
-        lines += [
-            "Backwards: backward passes for each step; K is the number of losses of paths (or layers).",
-            "",
-        ]
-    if kind == "paths":
-        lines += [
-            "Weight: the static weight that its source uses, `weight: published`; the default is 1.",
-            "",
-        ]
-    lines += [*table_of(kind, items), ""]
-    return "\n".join([*lines, *(line for item in items for line in component(kind, item))])
-
-
-def table_of(kind: str, items: Iterable[Item]) -> list[str]:
-    more = {"paths": ["weight"], "aggregators": ["backwards"]}.get(kind, [])
-    lines = table(["name", *more, "what it is", "source"])
-    for item in items:
-        middle = {"paths": [f"{float(item.weight):g}"], "aggregators": [item.cost]}.get(kind, [])
-        first = (
-            re.split(r"[:;,.] ", f"{item.summary} ".replace(":math:", "\0"))[0]
-            .replace("\0", ":math:")
-            .rstrip(" .:")
-        )
-        lines.append(row([f"[`{item.name}`](#{item.name})", *middle, first, item.source]))
-    return lines
-
-
-def component(kind: str, item: Item) -> list[str]:
-    """The section of one component."""
-    facts = [f"Source: {item.source}."] if item.source else []
-    facts += [f"Tasks: {', '.join(item.tasks)}."] if item.tasks else []
-    facts += [f"Published weight: {float(item.weight):g}."] if kind == "paths" else []
-    facts += [f"Backwards for each step: {item.cost}."] if kind == "aggregators" else []
-    doc = re.sub(r"^(Raises):\n +", r"**\1** ", item.doc, flags=re.MULTILINE)
-    lines = [f"## {item.name}", "", " ".join(facts), "", doc, ""]
-    if item.options:
-        lines += table(["option", "what it does"])
-        for option in item.options:
-            value = f"{code(option.kind)}<br>{code(option.default)}"
-            lines.append(row([f"`{option.name}`<br>{value}", option.help]))
-    return [*lines, ""]
-
-
-def table(heads: list[str]) -> list[str]:
-    return [row(heads), row(["---"] * len(heads))]
-
-
-def row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def code(text: str) -> str:
-    return f"<code>{text.replace('&', '&amp;').replace('<', '&lt;').replace('|', '&#124;')}</code>"
-
-
-def python_page() -> str:
-    names = [f"ray_kd.{name}" for name in ray_kd.__all__ if not name.startswith("_")]
-    names += ["ray_kd.export.export_run", "ray_kd.export.Exported"]
-    names += ["ray_kd.tracking.wandb.make_tracker", "ray_kd.training.run_context.local_context"]
-    head = (
-        "# Python\n\nThe public names of `ray_kd`, and those that the pages import besides. "
-        "[In your own loop](../python.md) shows them at work."
-    )
-    return "\n\n".join([head, *(f"::: {name}" for name in names)])
-
-
-def plugin_page() -> str:
-    """The names of ray_kd.plugin under the headings that the comments in its ``__all__`` are."""
-    text = Path(str(plugin.__file__)).read_text(encoding="utf-8").split("__all__ = [")[1].split("]")[0]
-    parts = [
-        "# For extensions: `ray_kd.plugin`",
-        "The one module that an extension imports. [Extending](../extending.md) shows a path, an aggregator, "
-        "a dataset and a model that are made of it.",
-    ]
-    for line in text.splitlines():
-        comment = re.match(r" *# (.*)", line)
-        if comment:
-            parts.append(f"## {comment[1][0].upper()}{comment[1][1:]}")
-        for name in re.findall(r'"(\w+)"', line):
-            parts.append(plugin_part(name, getattr(plugin, name)))
-    parts += ["## Every decorator", f"::: {REGISTER}\n    options:\n      heading_level: 3"]
-    return "\n\n".join(parts)
-
-
-def plugin_part(name: str, value: Any) -> str:
-    """The section of one name: its docstring, or where it comes from."""
-    if getattr(value, "__qualname__", "") == "Registry.register":
-        return f"### {name}\n\nDecorator of a class, as [`register`][{REGISTER}] below."
-    home = getattr(value, "__module__", "ray_kd").split(".")[0]
-    if home not in ("ray_kd", "builtins"):
-        return f"### {name}\n\n`{home}.{name}`, as {home} documents it."
-    return f"::: ray_kd.plugin.{name}\n    options:\n      heading_level: 3"
-
-
-# Formulas
-
-
-class Formulas(Extension):
-    """``:math:`` roles and ``.. math::`` blocks of docstrings, in TeX, become MathML."""
-
-    def extendMarkdown(self, md: Markdown) -> None:
-        md.preprocessors.register(FormulaBlocks(md), "formula_blocks", 27)
-        md.inlinePatterns.register(Formula(r":math:`([^`]+)`", md), "formula", 200)
-
-
-class FormulaBlocks(Preprocessor):
-    def run(self, lines: list[str]) -> list[str]:
-        def block(match: re.Match[str]) -> str:
-            return (
-                "\n"
-                + self.md.htmlStash.store(f'<div class="formula">{mathml(match[2], "block")}</div>')
-                + "\n"
-            )
-
-        text = re.sub(r"^( *)\.\. math:: (.*(?:\n\1 +\S.*)*)", block, "\n".join(lines), flags=re.MULTILINE)
-        return text.split("\n")
-
-
-class Formula(InlineProcessor):
-    def handleMatch(self, m: re.Match[str], data: str) -> tuple[str, int, int]:  # type: ignore[override]
-        return self.md.htmlStash.store(mathml(m[1])), m.start(0), m.end(0)
-
-
-def mathml(tex: str, display: str = "inline") -> str:
-    """MathML of a formula.
-
-    Raises:
-        PluginError: a command of TeX that the converter does not know.
-    """
-    found = convert(" ".join(tex.split()), display=display)
-    unknown = re.search(r">(\\\w+)<", found)
-    if unknown:
-        raise PluginError(f"the converter to MathML does not know {unknown[1]}: {tex}")
-    return found
