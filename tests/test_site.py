@@ -155,6 +155,7 @@ def test_search_needs_no_server(site: Site) -> None:
 
 def test_the_reference_has_all_that_ray_kd_has(site: Site) -> None:
     for kind in REGISTRIES:
+        assert f"reference/{kind}.html" in site.page("index.html").links, "the first page lacks a door"
         assert {item.name for item in catalogue(kind)} <= site.page(f"reference/{kind}.html").anchors
     assert {f"ray-kd-{verb}" for verb, _ in VERBS} <= site.page("reference/commands.html").anchors
     names = {name for name in ray_kd.__all__ if not name.startswith("_")}

@@ -57,6 +57,8 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Links lead to pages of the site, and lists and tables are found where GitHub finds them."""
     if page.is_homepage:
         page.meta["hide"] = ["navigation", "toc"]  # its doors are both
+        written = [f"[{Path(uri).stem}]({uri})" for uri, _ in reference_pages()]
+        markdown = markdown.replace("pages of the site", f"the pages {', '.join(written)}")
     if page.file.src_uri.startswith("files/"):
         page.meta.update(hide=["navigation", "toc"], search={"boost": 0.5})
     return "".join(
