@@ -74,13 +74,14 @@ class Fault:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came in; status 0: it got no answer."""
+    """A request that came in; status 0: it got no answer; who: the id of the key that it is signed with."""
 
     method: str
     key: str
     query: str
     status: int
     fault: str | None = None
+    who: str = ""
 
 
 class Quiet(WSGIRequestHandler):
@@ -174,8 +175,10 @@ class S3Server:
         fault = self._fault(method, key)
         kind = None if fault is None else fault.kind
 
+        who = environ.get("HTTP_AUTHORIZATION", "").partition("Credential=")[2].partition("/")[0]
+
         def note(status: int) -> None:
-            self.seen.append(Seen(method, key, environ.get("QUERY_STRING", ""), status, kind))
+            self.seen.append(Seen(method, key, environ.get("QUERY_STRING", ""), status, kind, who))
 
         if kind == "throttle":
             note(503)

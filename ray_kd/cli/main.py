@@ -21,7 +21,7 @@ from ray_kd.cli.prune import prune
 from ray_kd.cli.status import status
 from ray_kd.cli.sweep import sweep
 from ray_kd.cli.train import teacher, train
-from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.errors import StorageError, TrainingFailed, UserError
 from ray_kd.config.faults import environment_fault
 
 HELP = """
@@ -103,8 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
         if fault is not None:
             print(f"ray-kd: {fault} Unfinished: the same command resumes from here.", file=sys.stderr)
             sys.exit(3)
-        if isinstance(error, UserError):
-            print(f"ray-kd: {error}", file=sys.stderr)
+        if isinstance(error, UserError | StorageError):
+            print(f"ray-kd: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
             sys.exit(2)
         if isinstance(error, TrainingFailed):
             print(f"ray-kd: training failed: {error}", file=sys.stderr)

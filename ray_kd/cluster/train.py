@@ -207,6 +207,7 @@ def _lost(spec: RunSpec, directory: str, error: Exception) -> dict[str, Any]:
 def _trainer(spec: RunSpec, directory: str, group: str | None) -> TorchTrainer:
     asked = spec.resources
     told = {"spec": json.dumps(spec.to_dict()), "group": group, "directory": directory}
+    place, filesystem = Store(spec.storage).for_ray(f"{directory}/checkpoints")
     return TorchTrainer(
         train_worker,
         train_loop_config=told,
@@ -218,7 +219,8 @@ def _trainer(spec: RunSpec, directory: str, group: str | None) -> TorchTrainer:
         ),
         run_config=RunConfig(
             name=SPREAD,
-            storage_path=f"{spec.storage}/{directory}/checkpoints",
+            storage_path=place,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),

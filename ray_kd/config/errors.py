@@ -17,6 +17,10 @@ class TrainingFailed(RuntimeError):
     """A run cannot continue, since a loss became NaN, for example; its summary keeps the message."""
 
 
+class StorageError(OSError):
+    """An object store refuses a request: no permission, no such bucket. The exit code is 2."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most similar to ``name``, or None if none is similar."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -23,9 +23,11 @@ FAULTS: dict[int, str] = {
     # Only Linux has EREMOTEIO.
     **{
         getattr(errno, name): _AWAY
-        for name in ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO")
+        for name in ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "EHOSTDOWN", "EREMOTEIO")
         if hasattr(errno, name)
     },
+    # A mount, or an object store that does not answer or throttles requests for too long.
+    errno.ETIMEDOUT: "The storage does not answer: check its network, its limits and its keys.",
 }
 """The numbers of errors of the machine, each with what to do."""
 
@@ -40,6 +42,10 @@ class EnvironmentFault(UserError):
 
     The command line prints it without a traceback and exits with code 3.
     """
+
+
+class LockLost(EnvironmentFault):
+    """Another process took over a lock, or it could not be renewed in time: its holder stops writing."""
 
 
 def environment_fault(error: BaseException) -> EnvironmentFault | None:
