@@ -106,12 +106,14 @@ class S3Server:
     Attributes:
         faults: the first one that concerns a request disturbs it; change the list at any time.
         seen: the requests so far.
+        unconditional: whether it ignores the conditions of a PUT, as some servers that speak S3 do.
     """
 
     seed: int = 0
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     port: int = 0
+    unconditional: bool = False
 
     def __post_init__(self) -> None:
         self._random, self._drawing, self._one = random.Random(self.seed), threading.Lock(), threading.Lock()
@@ -172,6 +174,8 @@ class S3Server:
         """The WSGI application: a request, perhaps disturbed."""
         method, key = environ["REQUEST_METHOD"], unquote(environ["PATH_INFO"]).partition(f"/{BUCKET}")[2][1:]
         environ["wsgi.input"] = io.BytesIO(_body(environ))
+        for name in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH") if self.unconditional else ():
+            environ.pop(name, None)
         fault = self._fault(method, key)
         kind = None if fault is None else fault.kind
 

@@ -29,6 +29,9 @@ IN_PARTS = 64 << 20
 EXPIRED = ("ExpiredToken", "RequestTimeTooSkewed", "RequestTimeout", "InvalidToken")
 """Codes of refusals that the environment is to blame for: the same request can succeed later."""
 
+_CONDITIONAL: set[tuple[str, str]] = set()
+"""Buckets that have been seen to refuse a second creation."""
+
 
 class Objects:
     """The objects below a URI; paths are relative to it.
@@ -110,7 +113,15 @@ class Objects:
 
         ``data`` must be the caller's alone: where an answer is lost, the object's content says who wrote it.
         """
-        return self._put(path, data, "create")
+        created = self._put(path, data, "create")
+        if created and (self.uri.bucket, self.uri.query) not in _CONDITIONAL:
+            if self._put(path, data + b" again", "create"):
+                raise UserError(
+                    f"storage: the store of {self.uri.shown()} ignores If-None-Match, so two processes could "
+                    "hold one lock. Expected a store with conditional requests, or a shared path."
+                )
+            _CONDITIONAL.add((self.uri.bucket, self.uri.query))
+        return created
 
     def replace(self, path: str, data: bytes, version: dict[str, str]) -> bool:
         """Replace an object that still is at ``version`` (``If-Match``); True: this call replaced it."""

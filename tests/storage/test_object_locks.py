@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault, LockLost
 from ray_kd.storage import Lock, Store, is_held, lock
 from tests.helpers import daily
@@ -227,3 +228,11 @@ def test_a_released_lock_says_so_and_is_taken_by_whoever_wants_it(s3: S3Server) 
         assert not Lock(store, "lock", on_wait=said.append).acquire(timeout=0.3)
     assert f"process {os.getpid()} on" in said[0]
     assert store.path("lock") in said[0]
+
+
+def test_a_store_without_conditional_requests_holds_no_locks(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "unconditional", True)
+    with pytest.raises(UserError, match="ignores If-None-Match"):
+        Lock(Store(s3.uri("unconditional") + "&region=us-west-1"), "lock").acquire()
