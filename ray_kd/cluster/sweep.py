@@ -242,6 +242,7 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
             f"sweep '{name}' is being run by another process (see {store.path(f'sweeps/{name}/lock')}). "
             "Wait for it, or give this sweep another 'name'."
         )
+    store.may_write = lock.require
     try:
         yield
     finally:

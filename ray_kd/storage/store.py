@@ -32,6 +32,9 @@ class Store:
     Args:
         uri: a local (or shared) path, or a URI (``s3://bucket/kd``, ``gs://...``, ``az://...``).
 
+    Attributes:
+        may_write: called before anything is changed, to refuse it; a pickled copy has none.
+
     Raises:
         UserError: a URI of another kind, or with a key in it; or the extra 'object-store' is not installed.
 
@@ -45,7 +48,7 @@ class Store:
     def __init__(self, uri: str | Path) -> None:
         remote = ObjectURI.parse(str(uri))
         self._objects = None if remote is None else Objects(remote)
-        self._may_write: Callable[[], None] | None = None
+        self.may_write: Callable[[], None] | None = None
         self.is_local = remote is None
         if remote is None:
             local = urlparse(str(uri)).path if str(uri).startswith("file://") else str(uri)
@@ -58,7 +61,7 @@ class Store:
     def guarded(self, may_write: Callable[[], None]) -> Store:
         """The same store, which calls ``may_write`` before it changes anything; a pickled copy does not."""
         store = Store(self.uri)
-        store._may_write = may_write
+        store.may_write = may_write
         return store
 
     def path(self, path: str = "") -> str:
@@ -70,7 +73,7 @@ class Store:
     def child(self, path: str) -> Store:
         """The store of a folder below this one."""
         store = Store(f"{self.root}/{path}" if self._objects is None else str(self._objects.uri.child(path)))
-        store._may_write = self._may_write
+        store.may_write = self.may_write
         return store
 
     def for_ray(self, path: str) -> tuple[str, Any]:
@@ -156,7 +159,7 @@ class Store:
 
     def delete(self, path: str) -> None:
         """Delete a file, if it exists."""
-        self._require_may_write()
+        self._permitted()
         if self._objects is None:
             Path(self.path(path)).unlink(missing_ok=True)
         else:
@@ -174,7 +177,7 @@ class Store:
 
     def delete_tree(self, folder: str) -> None:
         """Delete a folder with everything below it, if it exists."""
-        self._require_may_write()
+        self._permitted()
         if self._objects is None:
             shutil.rmtree(self.path(folder), ignore_errors=True)
         else:
@@ -257,14 +260,14 @@ class Store:
             else int(self._objects.info(path)["size"])
         )
 
-    def _require_may_write(self) -> None:
-        if self._may_write is not None:
-            self._may_write()
+    def _permitted(self) -> None:
+        if self.may_write is not None:
+            self.may_write()
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[None]:
         """Within the block an error of the disk becomes one that says what to do."""
-        self._require_may_write()
+        self._permitted()
         try:
             yield
         except OSError as error:

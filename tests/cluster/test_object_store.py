@@ -70,7 +70,9 @@ def swept(
     try:
         with s3_running.disturbed(*TROUBLE):
             first = Command("sweep", file, "--storage", far, **variables)
-            wait_for(lambda: s3_running.count("PUT", key=r"/epochs/00000[34]\.json$"), 400)
+            begun = r"/epochs/00000[34]\.json$"
+            wait_for(lambda: s3_running.count("PUT", key=begun) or first.process.poll() is not None, 400)
+            assert first.process.poll() is None, first.end()
             os.kill(first.process.pid, signal.SIGKILL)
             first.process.wait()
             wait_for(lambda: not first.left())
