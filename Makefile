@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
   test-rest-outcome test-elsewhere test-fast check setup lock clean
 
 help:
-	@echo "make demo       set up, and compare nine ways to distil on handwritten digits (5 minutes)"
+	@echo "make demo       set up, and compare eight ways to distil on handwritten digits (3 minutes)"
 	@echo "make test       set up, lint, type-check, run what a change has to pass (16 minutes on two cores); tests"
 	@echo "                about outcomes of training once more with another processor's arithmetic"
 	@echo "make test-all   make test, then make test-rest"

@@ -18,10 +18,9 @@ from analysis.judgement import judge
 from analysis.judgement_report import report
 from analysis.plot_judgement import judgement_pictures
 from analysis.script import run, say_left_out, script_parser
-from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import read_records
+from ray_kd.analysis.records import only_sweep, read_records
 
 
 def main() -> None:

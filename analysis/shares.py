@@ -20,9 +20,8 @@ from analysis.path_shares import OFF, QUARTER, shares_by_epoch
 from analysis.script import run, script_parser
 from analysis.strategies import Strategy, strategies_of
 from ray_kd.analysis.headline import DASH
-from ray_kd.analysis.pipeline import only_sweep
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import Records, incomplete_note, read_records
+from ray_kd.analysis.records import Records, incomplete_note, only_sweep, read_records
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import markdown
 from ray_kd.statistics.intervals import interval

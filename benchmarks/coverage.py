@@ -31,8 +31,10 @@ from benchmarks.synthetic import (
     Outcome,
     bounds,
     decide,
+    joined,
     random_loss,
     simulate,
+    simulate_pilot,
     sweeps,
     worst_loss,
 )
@@ -112,6 +114,19 @@ def false_alarms(count: int, generator: np.random.Generator) -> list[Row]:
         for text, loss in (("2 % of trials fail", random_loss), ("the worst tenth fails", worst_loss)):
             found = simulate(several, kind, NOTHING, count, generator, loss)
             rows.append(_row(f"... {text}", kind, NOTHING, 1.0, found))
+        for effects, margin, n in (
+            (NOTHING, 2.0, 8),
+            (NOTHING, 1.2, 5),
+            (EDGE, 1.0, 8),
+            (NOTHING[:1], 1.5, 5),
+        ):
+            found = simulate_pilot(
+                Looks((n,), len(effects), margin, pilot=True), 60, kind, effects, count, generator
+            )
+            what = f"a pilot of {n}, margin {margin:g}"
+            rows.append(
+                _row(f"{what}, all just beyond" if effects is EDGE else what, kind, effects, margin, found)
+            )
         added = later_family(kind, count, generator)
         rows.append(_row("a family added because of the first", kind, NOTHING[:4], 1.0, added))
         found = simulate(replace(several, strategies=35), kind, MANY, count, generator)
@@ -132,12 +147,8 @@ def later_family(kind: str, count: int, generator: np.random.Generator) -> Outco
             seen = decide(first, (values - reference)[:, :8], lost[:, :8], NOTHING)
             added = (seen.verdicts != BETTER).all(axis=1)
             parts.append(decide(second, (values - reference)[added, 8:], lost[added, 8:], NOTHING[:4]))
-    return Outcome(
-        *(
-            np.concatenate([getattr(part, key) for part in parts])[:count]
-            for key in ("verdicts", "stops", "covered")
-        )
-    )
+    found = joined(parts)
+    return Outcome(found.verdicts[:count], found.stops[:count], found.covered[:count])
 
 
 def beyond(count: int, generator: np.random.Generator) -> list[Row]:
@@ -146,6 +157,8 @@ def beyond(count: int, generator: np.random.Generator) -> list[Row]:
     for looks, effects in ((Looks((8,), 35), MANY), (Looks((8,), 8), NOTHING)):
         found = simulate(looks, "skewed differences", effects, count, generator)
         rows.append(_row("one look, 8 seeds", "skewed differences", effects, None, found, held=False))
+    found = simulate_pilot(Looks((8,), 35, 1.5, pilot=True), 60, "skewed differences", MANY, count, generator)
+    rows.append(_row("a pilot of 8, margin 1.5", "skewed differences", MANY, 1.5, found, held=False))
     kind = "very skewed differences"
     for looks in (Looks((8,), 8), Looks(LOOKS, 8)):
         way = ("one look, " if len(looks.at) == 1 else "looks at ") + ", ".join(map(str, looks.at))

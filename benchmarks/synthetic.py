@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from ray_kd.statistics import skewness
+from ray_kd.statistics import power, skewness
 from ray_kd.statistics.looks import HOPELESS, HOPELESS_FROM, Looks, Verdict, judge
 
 Numbers = NDArray[np.float64]
@@ -23,6 +24,8 @@ CHUNK = 1000
 """Sweeps that are in memory at once."""
 CHECKED = 5
 """Sweeps of each kind that the product's own function judges too."""
+ROUNDED = 50
+"""Looks after a pilot are computed for spreads that differ by 1 %, and shared by those between."""
 SPREAD = 1.5
 """Standard deviation of a difference from seed to seed, in points."""
 ORDER = (Verdict.OPEN, Verdict.BETTER, Verdict.WORSE, Verdict.SAME, Verdict.NONE)
@@ -141,6 +144,35 @@ def check(looks: Looks, values: Numbers, reference: Numbers, lost: Lost, found: 
             assert (own.verdict, own.look) == ours, (looks, sweep, strategy, own, ours)
 
 
+def simulate_pilot(
+    pilot: Looks, most: int, name: str, effects: Numbers, count: int, generator: np.random.Generator
+) -> Outcome:
+    """Judge this many sweeps whose later looks are chosen from the spread that the pilot shows."""
+    assert pilot.margin is not None
+    n, parts = pilot.at[0], list[Outcome]()
+    for values, reference in sweeps(name, effects, most, count, generator):
+        found = values - reference
+        kept = decide(pilot, found, no_loss(found, generator), effects).verdicts == OPEN
+        pooled = (found[..., :n].var(axis=-1, ddof=1) * kept).sum(axis=1) / np.maximum(1, kept.sum(axis=1))
+        keys = np.ceil(np.log(np.maximum(pooled, 1e-6)) * ROUNDED)
+        for key in np.unique(keys):
+            of = keys == key
+            looks = _after_pilot(pilot, math.exp(float(key) / ROUNDED / 2), most)
+            parts.append(decide(looks, found[of], no_loss(found[of], generator), effects))
+            if len(parts) == 1:
+                check(looks, values[of], reference[of], no_loss(found[of], generator), parts[0])
+    return joined(parts)
+
+
+_after_pilot = functools.lru_cache(None)(power.after_pilot)
+
+
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """Several parts as one."""
+    arrays = ("verdicts", "stops", "covered")
+    return Outcome(*(np.concatenate([getattr(part, key) for part in parts]) for key in arrays))
+
+
 def no_loss(values: Numbers, _: np.random.Generator) -> Lost:
     """No trial fails."""
     return np.zeros(values.shape, dtype=bool)
@@ -171,8 +203,4 @@ def simulate(
         parts.append(decide(looks, values - reference, lost, effects))
         if len(parts) == 1:
             check(looks, values, reference, lost, parts[0])
-    return Outcome(
-        np.concatenate([part.verdicts for part in parts]),
-        np.concatenate([part.stops for part in parts]),
-        np.concatenate([part.covered for part in parts]),
-    )
+    return joined(parts)

@@ -79,3 +79,12 @@ def test_the_page_on_sweeps_shows_a_sweep_that_can_be_planned(tmp_path: Path) ->
     assert phases.count("compare") == 5 * (2 + 4)
     assert phases.count("search") == 20
     assert phases.count("control") == 5
+
+
+def test_the_readme_says_of_the_demo_what_its_draws_say() -> None:
+    """Verdicts and their counts, as analysis/draws.py wrote them."""
+    readme, draws = (ROOT / "README.md").read_text(), ROOT / "docs" / "results" / "demo" / "draws.md"
+    written = readme.split("<!-- written by analysis/draws.py -->")[1].split("<!-- until here -->")[0]
+    lines = [line for line in written.splitlines() if line]
+    assert any(line.startswith("- In ") for line in lines)
+    assert set(lines) <= set(draws.read_text().splitlines())

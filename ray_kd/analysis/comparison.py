@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
 from ray_kd.analysis.convergence import Doubling, Repeat, controls, repeats
-from ray_kd.analysis.records import Plan, Records, by_seed, incomplete_note
+from ray_kd.analysis.records import Plan, Records, by_cell, incomplete_note
 from ray_kd.analysis.verdicts import Versus, verdicts
 from ray_kd.config.cells import SEARCHED, searched_name
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.statistics.best import Best, best
 from ray_kd.statistics.intervals import Interval, interval
+from ray_kd.statistics.looks import Verdict
+from ray_kd.trials.family import Family
 
 _TITLES = {
     "top1": "top-1",
@@ -158,6 +163,54 @@ class Comparison:
         """Whether any trial has finished."""
         return any(cell.n for cell in self.cells)
 
+    def foremost(self, most: int) -> list[Cell]:
+        """All cells, in the plan's order. Where more than ``most`` stand beside the references: these, and so
+        many with the best means, strategies with the verdict "better" before all others."""
+        references = [cell.name for cell in self.cells if self.is_reference(cell)]
+        others = [cell for cell in self.cells if cell.name not in references]
+        sign = 1.0 if self.metric.mode == "max" else -1.0
+
+        def rank(cell: Cell) -> tuple[bool, float]:
+            better = cell.versus is not None and cell.versus.verdict is Verdict.BETTER
+            return better, sign * cell.best.mean if cell.n else -math.inf
+
+        kept = {*references, *(cell.name for cell in sorted(others, key=rank, reverse=True)[:most])}
+        return [cell for cell in self.cells if cell.name in kept]
+
+    def left_out(self, most: int) -> str:
+        """A sentence that says which cells ``foremost`` leaves out; empty where it leaves out none."""
+        if len(self.foremost(most)) == len(self.cells):
+            return ""
+        return (
+            f"Of {len(self.cells):,} strategies these are the {most} with the best means, beside the "
+            "baseline; better ones come before all others. table.csv has all."
+        )
+
+    @cached_property
+    def one_look(self) -> Family | None:
+        """The family of all strategies, if they were declared together, with one look, and all of its trials
+        have ended; else None.
+
+        Who may be best can be asked of that alone: with several looks strategies stop at different numbers of
+        seeds, where chance made them look good or bad.
+        """
+        versus = [cell.versus for cell in self.cells if cell.versus is not None]
+        if not versus or any(one.family is not versus[0].family for one in versus):
+            return None
+        family = versus[0].family
+        first = family.looks[0]
+        if not family.one_look or first < 2 or any(one.judged.look != first for one in versus):
+            return None
+        return family
+
+    @cached_property
+    def contenders(self) -> Best | None:
+        """Simultaneous comparison with the best, over all cells; None where the design cannot ask that."""
+        if self.one_look is None:
+            return None
+        values = {cell.name: cell.seeds for cell in self.cells}
+        return best(self.one_look.judged_by, self.one_look.seeds, values, self.metric.mode == "max")
+
 
 def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     """Statistics of the trials of one sweep (``plan`` defaults to the one the records came with).
@@ -176,9 +229,7 @@ def compare_cells(records: Records, plan: Plan | None = None) -> Comparison:
     trials = records.trials
     metric = _metric(trials, plan)
     compared = trials[trials["phase"] == "compare"]
-    names = [name for name in plan.cells if (compared["cell"] == name).any()]
-    names += [str(name) for name in compared["cell"].unique() if name not in names]
-    cells = [_cell(name, compared[compared["cell"] == name], metric, plan.overlap(name)) for name in names]
+    cells = _cells(compared, plan, metric)
     unfinished = trials[~trials["status"].isin([Ending.FINISHED.value, Ending.NOT_NEEDED.value])]
     known = set(trials["cell"])
     later = tuple(name for name in plan.cells if name not in known)
@@ -226,21 +277,38 @@ def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], 
     )
 
 
-def _cell(name: str, planned: pd.DataFrame, metric: Metric, overlap: float) -> Cell:
-    finished = planned[planned["status"] == "finished"]
-    seeds = by_seed(finished, f"best_test_{metric.name}")
-    entered = finished[finished["seed"].isin(list(seeds))]
+def _cells(compared: pd.DataFrame, plan: Plan, metric: Metric) -> list[Cell]:
+    """The cells that have trials, in the plan's order; those that it does not list come last."""
+    statuses: dict[str, Counter[str]] = {}
+    for name, status in zip(compared["cell"], compared["status"], strict=True):
+        statuses.setdefault(str(name), Counter())[str(status)] += 1
+    names = [name for name in plan.cells if name in statuses]
+    names += [name for name in statuses if name not in set(names)]
+    finished = compared[compared["status"] == Ending.FINISHED.value]
+    primary = by_cell(finished, f"best_test_{metric.name}")
+    columns = {
+        "best": f"best_test_{metric.name}",
+        "last": f"last_test_{metric.name}",
+        "agreement": "best_test_agreement",
+        "seconds": "seconds",
+    }
+    figures = {field: by_cell(finished, column) for field, column in columns.items()}
 
-    def over_seeds(column: str) -> Interval:
-        return interval(list(by_seed(entered, column).values()), overlap=overlap)
+    def over_seeds(name: str, field: str) -> Interval:
+        own = primary.get(name, {})
+        values = [value for seed, value in figures[field].get(name, {}).items() if seed in own]
+        return interval(values, overlap=plan.overlap(name))
 
-    return Cell(
-        name=name,
-        planned=len(planned),
-        statuses=dict(Counter(str(status) for status in planned["status"])),
-        seeds=seeds,
-        best=over_seeds(f"best_test_{metric.name}"),
-        last=over_seeds(f"last_test_{metric.name}"),
-        agreement=over_seeds("best_test_agreement"),
-        seconds=over_seeds("seconds"),
-    )
+    return [
+        Cell(
+            name=name,
+            planned=statuses[name].total(),
+            statuses=dict(statuses[name]),
+            seeds=primary.get(name, {}),
+            best=over_seeds(name, "best"),
+            last=over_seeds(name, "last"),
+            agreement=over_seeds(name, "agreement"),
+            seconds=over_seeds(name, "seconds"),
+        )
+        for name in names
+    ]

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.analysis.comparison import Cell, Comparison
-from ray_kd.analysis.contenders import chances, contenders
+from ray_kd.analysis.contenders import chances
 from ray_kd.analysis.headline import DASH, headline, look_text, number, p_value, with_bounds
 from ray_kd.analysis.notes import notes
 from ray_kd.analysis.schema import COMPARISON
@@ -27,9 +27,11 @@ VERDICT = 5
 """The column of the verdict; the difference stands before it."""
 LEAST = {0: 12, VERDICT: 8}
 """Columns that may fold, and to which width."""
-SPARE = (9, 3, 2, 7)
-"""Columns that a narrow terminal does without, in this order: time, agreement, last weights, p."""
+SPARE = {9: "time", 3: "agree", 2: "last", 7: "p"}
+"""Columns that a narrow terminal does without, in this order, and what notes call them."""
 TERMINAL = 80
+MOST = 200
+"""Strategies in the tables of a terminal and of the report, beside the references; files have all."""
 
 DECIDED = tuple(verdict.value for verdict in Verdict if verdict.decided)
 """The verdicts that Markdown prints bold; nothing else of a table is."""
@@ -64,15 +66,20 @@ def headings(comparison: Comparison) -> tuple[str, ...]:
     )
 
 
-def rows(comparison: Comparison) -> list[Row]:
+def rows(comparison: Comparison, most: int | None = None) -> list[Row]:
     """A row for each cell, in the plan's order; what searches chose comes last."""
-    return [row for _, group in sections(comparison) for row in group]
+    return [row for _, group in sections(comparison, most) for row in group]
 
 
-def sections(comparison: Comparison) -> list[tuple[str, list[Row]]]:
-    """The rows under a title each: as they were set, and as a search chose; one without title if none did."""
+def sections(comparison: Comparison, most: int | None = None) -> list[tuple[str, list[Row]]]:
+    """The rows under a title each: as they were set, and as a search chose; one without title if none did.
+
+    Args:
+        most: of more cells the foremost; None: all.
+    """
+    cells = comparison.cells if most is None else comparison.foremost(most)
     groups = [
-        (title, [_row(comparison, cell) for cell in comparison.cells if cell.searched == searched])
+        (title, [_row(comparison, cell) for cell in cells if cell.searched == searched])
         for title, searched in (("Settings as given", False), ("Settings chosen by a search", True))
     ]
     groups = [(title, group) for title, group in groups if group]
@@ -120,14 +127,17 @@ def _seconds(seconds: float) -> str:
 
 def terminal(comparison: Comparison) -> Group:
     """Headline, table and notes, for a terminal of 80 columns or more."""
-    listed = [Text(f"· {note}", style="dim") for note in notes(comparison)]
+    kept = _that_fit([headings(comparison), *(row.entries for row in rows(comparison, MOST))])
+    left_out = [name for index, name in SPARE.items() if index not in kept]
+    said = filter(None, (comparison.left_out(MOST), *notes(comparison, left_out)))
+    listed = [Text(f"· {note}", style="dim") for note in said]
     return Group(Text(headline(comparison)), Text(), terminal_table(comparison), Text(), *listed)
 
 
 def terminal_table(comparison: Comparison) -> Table:
     """The table alone. Long names fold; columns of ``SPARE`` that find no room in 80 are left out."""
     table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
-    kept = _that_fit([headings(comparison), *(row.entries for row in rows(comparison))])
+    kept = _that_fit([headings(comparison), *(row.entries for row in rows(comparison, MOST))])
     for index in kept:
         first = index == 0
         table.add_column(
@@ -138,7 +148,7 @@ def terminal_table(comparison: Comparison) -> Table:
             min_width=LEAST.get(index),
             max_width=None if first else LEAST.get(index),
         )
-    for _, group in sections(comparison):
+    for _, group in sections(comparison, MOST):
         for row in group:
             cells = [Text(entry) for entry in row.entries]
             for index in (VERDICT - 1, VERDICT):
@@ -173,7 +183,7 @@ def markdown(comparison: Comparison) -> str:
 
 def records_of(comparison: Comparison) -> list[dict[str, object]]:
     """The numbers behind the table, a row for each strategy: the columns of ``schema.COMPARISON``."""
-    found, best, shares = [], contenders(comparison), chances(comparison)
+    found, best, shares = [], comparison.contenders, chances(comparison)
     for cell in comparison.cells:
         versus = cell.versus
         row: dict[str, object] = {

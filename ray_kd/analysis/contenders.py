@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 from ray_kd.analysis.comparison import Comparison
-from ray_kd.analysis.headline import joined, quoted
-from ray_kd.statistics.best import Best, Share, beats, best
+from ray_kd.analysis.headline import NAMED, joined, quoted
+from ray_kd.statistics.best import Share, beats
 from ray_kd.statistics.looks import Verdict
-from ray_kd.trials.design import Family
 
 MOST = 8
 """Strategies whose chances a note lists."""
 
 
-def contenders(comparison: Comparison) -> Best | None:
-    """Simultaneous comparison with the best, over all cells; None where the design cannot ask that.
-
-    It can where all strategies were declared together, with one look, and all of its trials have ended: with
-    several looks strategies stop at different numbers of seeds, where chance made them look good or bad.
-    """
-    family = _one_look(comparison)
-    if family is None:
-        return None
-    values = {cell.name: cell.seeds for cell in comparison.cells}
-    return best(family.judged_by, family.seeds, values, comparison.metric.mode == "max")
-
-
-def _one_look(comparison: Comparison) -> Family | None:
-    versus = [cell.versus for cell in comparison.cells if cell.versus is not None]
-    if not versus or any(one.family is not versus[0].family for one in versus):
-        return None
-    looks = versus[0].looks
-    if len(looks.at) > 1 or looks.at[0] < 2 or any(one.judged.look != looks.at[0] for one in versus):
-        return None
-    return versus[0].family
-
-
 def chances(comparison: Comparison) -> dict[str, Share]:
-    """By strategy, how likely it beats its reference on a new seed; empty where ``contenders`` is None."""
-    if _one_look(comparison) is None:
+    """By strategy, how likely it beats its reference on a new seed; empty where the design cannot ask."""
+    if comparison.one_look is None:
         return {}
     values = {cell.name: cell.seeds for cell in comparison.cells}
     found = {}
@@ -52,10 +28,12 @@ def chances(comparison: Comparison) -> dict[str, Share]:
 
 def contender_notes(comparison: Comparison) -> list[str]:
     """A sentence on the set that may be best; empty where the design cannot ask."""
-    found = contenders(comparison)
+    found = comparison.contenders
     if found is None or not found.contenders:
         return []
-    listed = joined([f"“{name}”" for name in found.may_be_best])
+    listed = joined([f"“{name}”" for name in found.may_be_best[:NAMED]])
+    if len(found.may_be_best) > NAMED:
+        listed = f"{quoted(found.may_be_best[:NAMED])} and {len(found.may_be_best) - NAMED} more (table.csv)"
     total = f"of all {len(found.contenders)}" if not found.lost else f"of {len(found.contenders)} strategies"
     by = "by simultaneous comparison with the best at 95 % (Hsu, 1984)"
     text = f"{listed} has the best true mean {total}, {by}."

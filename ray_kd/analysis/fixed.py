@@ -32,7 +32,7 @@ def fixed_seeds(comparison: Comparison, planned: list[int], question: str) -> Fi
     plan = comparison.plan
     families = [plan.design.families[index] for index in dict.fromkeys(plan.design.current.values())]
     for family in families:
-        if len(family.looks) > 1:
+        if not family.one_look:
             raise UserError(
                 f"only {question}: sweep '{plan.name}' looks at {family.plain}, so its cells end at "
                 "different numbers of seeds; this question needs one look, a plain list of seeds."

@@ -137,11 +137,8 @@ def _by_reference(cells: list[Cell]) -> dict[str, list[Cell]]:
 
 
 def _listed(cells: list[Cell]) -> str:
-    """The names, of many the first; empty for none."""
-    if not cells:
-        return ""
-    shown = names_of(cells[:NAMED])
-    return f": {shown}" + (f" and {len(cells) - NAMED} more" if len(cells) > NAMED else "")
+    """The names, after a colon; empty for none."""
+    return f": {names_of(cells)}" if cells else ""
 
 
 def _limits(comparison: Comparison) -> list[str]:
@@ -149,7 +146,7 @@ def _limits(comparison: Comparison) -> list[str]:
     settled = {cell.name for cell, versus in with_versus(comparison.compared) if versus.judged.settled}
     asked = [cell for cell in comparison.cells if cell.name not in settled]  # the others need no more seeds
     waiting = sum(cell.statuses.get(state, 0) for cell in asked for state in NOT_ENDED)
-    to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.next_looks]
+    to_come = [(cell, versus) for cell, versus in with_versus(comparison.compared) if versus.waits]
     sentences = []
     if comparison.started and waiting and (to_come or not comparison.compared):
         sentences.append(f"This is preliminary: {waiting} of {planned} trials have not ended.")
@@ -164,8 +161,15 @@ def _limits(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def names_of(cells: Iterable[Cell]) -> str:
-    return quoted(cell.name for cell in cells)
+def names_of(cells: Sequence[Cell]) -> str:
+    """The names; of many the first, and how many more there are."""
+    more = f" and {len(cells) - NAMED} more" if len(cells) > NAMED else ""
+    return quoted(cell.name for cell in cells[:NAMED]) + more
+
+
+def first_lines(lines: list[str], what: str) -> list[str]:
+    """Lines of which there is one for each cell; of many the first, and how many more there are."""
+    return lines if len(lines) <= NAMED else [*lines[:NAMED], f"{len(lines) - NAMED:,} more {what}."]
 
 
 def quoted(names: Iterable[str]) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 
 from ray_kd.analysis.chance import chance_notes
 from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.contenders import contender_notes
 from ray_kd.analysis.convergence import Converged, Doubling
-from ray_kd.analysis.headline import counted, margin_text, names_of, number, quoted, with_versus
+from ray_kd.analysis.headline import counted, first_lines, margin_text, names_of, number, quoted, with_versus
 from ray_kd.analysis.verdicts import Versus
 from ray_kd.config.ending import NOT_ENDED, Ending
 from ray_kd.statistics.looks import HOPELESS, Verdict
@@ -16,17 +17,32 @@ from ray_kd.statistics.looks import HOPELESS, Verdict
 NOT_NEEDED = Ending.NOT_NEEDED.value
 
 
-def notes(comparison: Comparison) -> list[str]:
-    """What a reader of the table must know, one sentence or two each."""
+def notes(comparison: Comparison, left_out: Collection[str] = ()) -> list[str]:
+    """What a reader of the table must know, one sentence or two each.
+
+    Args:
+        left_out: columns that this table does without (last, agree, p, time); nothing is said of them.
+    """
     title = comparison.metric.title
+    last = {"last": f"last: test {title} of the last weights."}
+    rest = {
+        "agree": f"agree: {comparison.metric.agreement}.",
+        "time": "time: training seconds of one trial, mean.",
+        "n": "n: trials that count.",
+    }
     lines = [
-        f"best: test {title} of the weights that were best on validation, the primary metric; mean ± "
-        "half-width of its own 95 % t-interval over seeds, which describes the strategy and decides nothing. "
-        f"last: test {title} of the last weights. Test data were read once, at the end of a trial, for both.",
-        *_rule_notes(comparison),
+        " ".join(
+            [
+                f"best: test {title} of the weights that were best on validation, the primary metric; mean ± "
+                "half-width of its own 95 % t-interval over seeds, which describes the strategy and decides "
+                "nothing.",
+                *_of_columns(last, left_out),
+                "Test data were read once, at the end of a trial.",
+            ]
+        ),
+        *_rule_notes(comparison, left_out),
         *contender_notes(comparison),
-        f"agree: {comparison.metric.agreement}. "
-        "time: training seconds of one trial, mean. n: trials that count.",
+        " ".join(_of_columns(rest, left_out)),
         *_teacher_note(comparison),
         *_status_notes(comparison),
         *comparison.damage,
@@ -39,7 +55,12 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-def _rule_notes(comparison: Comparison) -> list[str]:
+def _of_columns(texts: Mapping[str, str], left_out: Collection[str]) -> list[str]:
+    """The sentences on those columns that the table has."""
+    return [text for column, text in texts.items() if column not in left_out]
+
+
+def _rule_notes(comparison: Comparison, left_out: Collection[str]) -> list[str]:
     """How verdicts come about, and what a reader must know of single ones."""
     baseline = comparison.baseline
     if comparison.plan.baseline is None:
@@ -49,12 +70,16 @@ def _rule_notes(comparison: Comparison) -> list[str]:
     cells = comparison.compared
     if not cells:
         return ["No verdicts: there is no strategy beside the baseline."]
-    text = (
-        f"difference: to “{baseline.name}” on the same seeds, with the interval that carries the verdict. "
-        "better, worse: the interval excludes 0. open: it includes 0. look: the number of seeds at which "
-        "the verdict fell, or of the last look so far; without one, the mean only describes. p: the "
-        "smallest error of all these intervals together at which this one excludes 0. Strategies are "
-        "compared with the baseline, not with each other."
+    p = {"p": "p: the smallest error of all these intervals together at which this one excludes 0."}
+    text = " ".join(
+        [
+            f"difference: to “{baseline.name}” on the same seeds, with the interval that carries the "
+            "verdict. better, worse: the interval excludes 0. open: it includes 0. look: the number of "
+            "seeds at which the verdict fell, or of the last look so far; without one, the mean only "
+            "describes.",
+            *_of_columns(p, left_out),
+            "Strategies are compared with the baseline, not with each other.",
+        ]
     )
     searched = [cell for cell in comparison.cells if cell.searched and comparison.is_reference(cell)]
     if searched:
@@ -74,6 +99,13 @@ def _family_note(comparison: Comparison, versus: Versus) -> str:
     text = f"The intervals of {whose} at {at} hold together at 95 %, each by itself at {levels} %."
     if looks.margin is not None:
         text += f" the same: the interval lies within ±{margin_text(comparison, looks)}."
+    sizing = versus.family.sizing
+    if sizing is not None and sizing.spread:
+        whose = "other seeds of these cells" if sizing.earlier else f"the first {sizing.pilot} seeds"
+        unit = "" if versus.family.unit == 1 else " points"
+        text += f" The looks were chosen from the spread of {sizing.spread:.3g}{unit} that {whose} showed."
+    elif sizing is not None and sizing.spread is None:
+        text += f" Its spread will set the looks after it, of up to {sizing.most} seeds."
     return text
 
 
@@ -88,6 +120,7 @@ def _odd_notes(comparison: Comparison) -> list[str]:
                 f"({100 * lost / look:.0f} %) its trial or that of “{versus.reference}” has no result, and "
                 "the seeds that are left may be a selection."
             )
+    lines = first_lines(lines, "strategies have no verdict for the same reason")
     constant = [cell for cell, versus in pairs if versus.judged.constant]
     if constant:
         lines.append(
@@ -140,6 +173,7 @@ def _status_notes(comparison: Comparison) -> list[str]:
         if left:
             parts = ", ".join(f"{count} {status}" for status, count in left.items())
             lines.append(f"{cell.name}: {cell.n} of {cell.needed} trials count; {parts}.")
+    lines = first_lines(lines, "strategies lack trials; table.csv counts them")
     if comparison.later:
         lines.append(f"Not in the table, since they have no trials yet: {quoted(comparison.later)}.")
     return lines

@@ -15,7 +15,7 @@ from ray_kd.analysis.comparison import Comparison
 from ray_kd.analysis.plot_style import Picture, attempt, left_out, style
 from ray_kd.analysis.plots import draw_plots, write_pictures, write_plots
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import Records, read_records, sweep_names
+from ray_kd.analysis.records import Records, only_sweep, read_records
 from ray_kd.analysis.report import report_html, tasks_report_html
 from ray_kd.analysis.sweep_results import SweepResults, sweep_results, terminal_tables, write_comparison
 from ray_kd.analysis.tables import write_tables
@@ -172,16 +172,3 @@ def _predictions(found: Analysis, root: Folder, strategy: str | None, images: in
         with style():
             pictures.append(predictions_picture(predictions))
     return pictures
-
-
-def only_sweep(storage: str | Path | Folder) -> str:
-    """The name of the one sweep of a storage."""
-    root = Folder.open(storage)
-    names = sweep_names(root)
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise UserError(
-            f"storage: no sweep at '{root.path}' (expected {root.where('sweeps')}/NAME/plan.json)."
-        )
-    raise UserError(f"storage: '{root.path}' holds several sweeps, name one of them: {', '.join(names)}.")

@@ -29,6 +29,8 @@ from ray_kd.analysis.verdicts import Versus
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Verdict
 
+MOST = 30
+"""Strategies in the figure, beside the references; of more, those that ``Comparison.foremost`` chooses."""
 FOCUS = 3.0
 """The worst strategies are drawn as arrows where that enlarges the others by at least this factor."""
 BAND = "#ECECEC"
@@ -138,12 +140,14 @@ def comparison_picture(comparison: Comparison) -> Picture | None:
 
 
 def _rows(comparison: Comparison) -> list[_Row]:
+    """A row for each drawn strategy, in the plan's order."""
+    cells = comparison.foremost(MOST)
     if comparison.baseline is None:
         return [
             _Row(cell, tuple(cell.seeds.values()), cell.best, Look(OKABE_ITO[0], "o", filled=False))
-            for cell in comparison.cells
+            for cell in cells
         ]
-    return [_beside(comparison, cell) for cell in comparison.cells]
+    return [_beside(comparison, cell) for cell in cells]
 
 
 def _beside(comparison: Comparison, cell: Cell) -> _Row:
@@ -266,4 +270,5 @@ def _caption(comparison: Comparison, away: bool) -> str:
             "the interval that carries the verdict (bar), and single seeds (faint dots). At the right: "
             "verdict and seeds at which it fell. Without a verdict or a look there is no interval."
         )
+    text = " ".join(filter(None, (text, comparison.left_out(MOST))))
     return text + (" Arrows: strategies too far off to be drawn to scale." if away else "")

@@ -48,8 +48,9 @@ class Curve:
 
 def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
     """Effective weight of each path, one panel for each cell whose weights change; None if none do."""
-    frame = _usable(records, comparison)
-    moving = [cell for cell in comparison.cells if _changes(frame[frame["cell"] == cell.name])]
+    frame = _usable(records)
+    moves = _moving(frame)
+    moving = [cell for cell in comparison.cells if cell.name in moves]
     cells = best_of(moving, comparison)
     if not cells:
         return None
@@ -80,10 +81,11 @@ def weights_picture(records: Records, comparison: Comparison) -> Picture | None:
 
 def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
     """Raw loss of each path, one panel for each path and a line for each cell; None without paths."""
-    frame = _usable(records, comparison)
+    frame = _usable(records)
     if frame.empty:
         return None
-    known = [cell for cell in comparison.cells if (frame["cell"] == cell.name).any()]
+    drawn = set(frame["cell"].unique())
+    known = [cell for cell in comparison.cells if cell.name in drawn]
     cells, every = best_of(known, comparison), _labels(frame)
     frame = frame[frame["cell"].isin(cells)]
     labels = _labels(frame)
@@ -111,21 +113,22 @@ def losses_picture(records: Records, comparison: Comparison) -> Picture | None:
     return render(figure, "losses", "How far each path's loss falls", caption)
 
 
-def _usable(records: Records, comparison: Comparison) -> pd.DataFrame:
+def _usable(records: Records) -> pd.DataFrame:
     """Path rows of compared trials: of each cell the finished ones; without one, what there is so far."""
     trials = records.trials[records.trials["phase"] == "compare"]
-    kept: set[tuple[str, str]] = set()
-    for cell in comparison.cells:
-        for status in ("finished", "running", "unfinished"):
-            rows = trials[(trials["cell"] == cell.name) & (trials["status"] == status)]
-            if len(rows):
-                kept.update((cell.name, str(identity)) for identity in rows["identity"])
-                break
+    states: dict[str, dict[str, set[str]]] = {}
+    for cell, status, identity in trials[["cell", "status", "identity"]].itertuples(index=False):
+        states.setdefault(str(cell), {}).setdefault(str(status), set()).add(str(identity))
+    kept = [
+        (cell, identity)
+        for cell, of in states.items()
+        for identity in next((of[one] for one in ("finished", "running", "unfinished") if one in of), ())
+    ]
     paths = records.whole_paths
     finite = np.isfinite(paths["weight"].to_numpy(float)) & np.isfinite(paths["loss"].to_numpy(float))
-    pairs = zip(paths["cell"], paths["identity"], paths["phase"], strict=True)
-    wanted = [phase == "compare" and (cell, identity) in kept for cell, identity, phase in pairs]
-    usable: pd.DataFrame = paths.loc[finite & np.array(wanted, dtype=bool)]
+    whose = pd.MultiIndex.from_frame(paths[["cell", "identity"]])
+    wanted = whose.isin(kept) if kept else np.zeros(len(paths), dtype=bool)
+    usable: pd.DataFrame = paths.loc[finite & wanted & (paths["phase"] == "compare").to_numpy(bool)]
     return usable
 
 
@@ -175,12 +178,11 @@ def _stage(path: str) -> int | None:
     return int(digits) if digits else None
 
 
-def _changes(frame: pd.DataFrame) -> bool:
-    """Whether the weight of any path of any seed moves by more than a thousandth of itself."""
-    if frame.empty:
-        return False
-    bounds = frame.groupby(["seed", "path"])["weight"].agg(["min", "max"])
-    return bool((bounds["max"] - bounds["min"] > 1e-3 * bounds["max"].abs()).any())
+def _moving(frame: pd.DataFrame) -> set[str]:
+    """The cells in which the weight of a path of a seed moves by more than a thousandth of itself."""
+    bounds = frame.groupby(["cell", "seed", "path"])["weight"].agg(["min", "max"])
+    moves = bounds["max"] - bounds["min"] > 1e-3 * bounds["max"].abs()
+    return set(moves[moves].index.get_level_values("cell"))
 
 
 def _spans(values: pd.Series) -> bool:

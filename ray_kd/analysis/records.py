@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,8 @@ import numpy as np
 import pandas as pd
 
 from ray_kd.analysis.reader import Folder, each
-from ray_kd.analysis.run_files import RunFiles, describe, incomplete, number_in, read_runs, section
-from ray_kd.analysis.schema import TABLES, to_frame
-from ray_kd.config.ending import Ending, noted
+from ray_kd.analysis.schema import TABLES, joined
+from ray_kd.analysis.trial_rows import read_part
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.storage import Store
 from ray_kd.trials.design import Design, implied
@@ -22,19 +19,8 @@ from ray_kd.trials.ledger import Ledger
 
 Row = dict[str, Any]
 
-ENVIRONMENT = (
-    "device",
-    "device_name",
-    "precision",
-    "threads",
-    "host",
-    "python",
-    "torch",
-    "ray",
-    "ray_kd",
-    "commit",
-)
-"""Keys of environment.json that become columns."""
+AT_ONCE = 500
+"""Trials whose files are held in memory together."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +86,17 @@ class Records:
         return self.paths[~self.paths["identity"].isin(set(torn))]
 
 
-def read_records(storage: str | Path | Store | Folder, sweep: str | None = None) -> Records:
+def read_records(
+    storage: str | Path | Store | Folder, sweep: str | None = None, whole: bool = True
+) -> Records:
     """Read a storage directory or URI; runs that still train are read up to their last whole line.
 
     Args:
         storage: what ``storage:`` in a spec says (it holds ``runs/`` and ``sweeps/``).
         sweep: the name of one sweep; None: the trials of every sweep, then all runs in none (single
             runs). A run that two sweeps share then has a row in each.
+        whole: read every file; else of a run that has ended its summary alone: how every trial stands, with
+            its figures. What specs, environments, epochs and paths say is then null.
 
     Raises:
         UserError: no such storage, no such sweep, or a plan or design that cannot be read.
@@ -135,15 +125,12 @@ def read_records(storage: str | Path | Store | Folder, sweep: str | None = None)
     if sweep is None:
         inside = {trial["identity"] for trial in planned}
         planned += [{"identity": identity} for identity in root.names("runs") if identity not in inside]
-    runs = read_runs(root, [trial["identity"] for trial in planned])
-    ledger = {name: _ledger(root, name) for name in wanted}
-    rows = [
-        _Rows(trial, runs[trial["identity"]], ledger.get(str(trial.get("sweep")), {})) for trial in planned
-    ]
+    whole = whole or any("task" not in trial for plan in plans.values() for trial in plan["trials"])
+    ledgers = {name: _ledger(root, name) for name in wanted}
+    starts = range(0, len(planned), AT_ONCE) or range(1)
+    parts = [read_part(root, planned[start : start + AT_ONCE], ledgers, whole) for start in starts]
     return Records(
-        trials=to_frame("trials", [row.trial() for row in rows]),
-        epochs=to_frame("epochs", [entry for row in rows for entry in row.epochs()]),
-        paths=to_frame("paths", [entry for row in rows for entry in row.paths()]),
+        **{name: joined(name, [part[name] for part in parts]) for name in TABLES},
         plan=_with_design(root, sweep, plans[sweep]) if sweep is not None else None,
     )
 
@@ -151,6 +138,19 @@ def read_records(storage: str | Path | Store | Folder, sweep: str | None = None)
 def sweep_names(root: Folder) -> list[str]:
     """The sweeps that have a plan in this storage."""
     return [name for name in root.names("sweeps") if root.exists(f"sweeps/{name}/plan.json")]
+
+
+def only_sweep(storage: str | Path | Folder) -> str:
+    """The name of the one sweep of a storage."""
+    root = Folder.open(storage)
+    names = sweep_names(root)
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise UserError(
+            f"storage: no sweep at '{root.path}' (expected {root.where('sweeps')}/NAME/plan.json)."
+        )
+    raise UserError(f"storage: '{root.path}' holds several sweeps, name one of them: {', '.join(names)}.")
 
 
 def _plan(root: Folder, name: str) -> dict[str, Any]:
@@ -180,92 +180,6 @@ def _ledger(root: Folder, name: str) -> dict[str, Row]:
     return {str(entry.get("identity")): entry for entry in entries}
 
 
-class _Rows:
-    """The rows that one planned trial adds to the tables."""
-
-    def __init__(self, planned: Row, run: RunFiles, ledger: dict[str, Row]) -> None:
-        self.planned, self.run = planned, run
-        self.ledger = ledger.get(planned["identity"], {})
-        self.who = {key: planned.get(key) for key in ("sweep", "cell", "seed", "phase", "identity")}
-        if self.who["seed"] is None:
-            self.who["seed"] = run.spec.get("seed", self.ledger.get("seed"))
-        if self.who["sweep"] is not None and self.who["phase"] is None:
-            self.who["phase"] = "compare"
-
-    def trial(self) -> Row:
-        status, reason = self._status()
-        summary = self.run.summary or {}
-        last = self.run.epochs[-1] if self.run.epochs else {}
-        axes = self.planned.get("axes")
-        row: Row = {
-            **self.who,
-            **describe(self.run.spec),
-            "task": section(self.run.spec, "task").get("name") or self.planned.get("task"),
-            "name": summary.get("name") or self.run.spec.get("name"),
-            "status": status,
-            "reason": reason,
-            "incomplete": incomplete(self.run),
-            "axes": None if axes is None else json.dumps(axes, sort_keys=True),
-            "epochs": summary.get("epochs", last.get("epoch")),
-            "steps": summary.get("steps", last.get("step")),
-            "seconds": summary.get("seconds", self._seconds_so_far()),
-            **{key: summary.get(key) for key in ("started", "parameters", "monitor", "mode")},
-            **{key: self.run.environment.get(key) for key in ENVIRONMENT},
-        }
-        for which in ("last", "best"):
-            weights = summary.get(which) or {}
-            row[f"{which}_epoch"] = weights.get("epoch")
-            for split in ("val", "test"):
-                row.update(_metrics(f"{which}_{split}", weights.get(split)))
-        return row
-
-    def _seconds_so_far(self) -> float | None:
-        seconds = [number_in(entry.get("seconds")) or 0.0 for entry in self.run.epochs]
-        return sum(seconds) if seconds else None
-
-    def _status(self) -> tuple[str, str | None]:
-        """Status and reason: from the run's own summary, or from the ledger where it has no summary.
-
-        A run that has neither and that no process trains is unfinished: interrupted, or killed.
-        """
-        summary, ledger = self.run.summary, self.ledger
-        elsewhere = self.who["sweep"] is not None and not ledger
-        if summary is not None and summary.get("status") == Ending.STOPPED and elsewhere:
-            return "missing", "the scheduler of another sweep stopped it; this sweep has not trained it"
-        if summary is not None and summary.get("status"):
-            return str(summary["status"]), summary.get("reason") or ledger.get("reason")
-        if "summary.json" in self.run.damaged and noted(ledger) not in (Ending.FAILED, Ending.STOPPED):
-            return (
-                "missing",
-                "its summary.json is damaged: it goes on from its last state, or trains again",
-            )
-        if self.run.at_work:
-            return "running", None
-        ending = noted(ledger)
-        if ending is Ending.FINISHED:
-            return "missing", "the ledger has it as finished, but its record is gone"
-        if ending is not None:
-            return ending.value, ledger.get("reason")
-        return (Ending.UNFINISHED.value, None) if self.run.present else ("missing", None)
-
-    def epochs(self) -> Iterator[Row]:
-        for entry in self.run.epochs:
-            plain = {key: entry.get(key) for key in ("epoch", "step", "learning_rate", "seconds")}
-            train, val = (_metrics(split, entry.get(split)) for split in ("train", "val"))
-            yield {**self.who, **plain, **train, **val}
-
-    def paths(self) -> Iterator[Row]:
-        keys = [name for name, _, _ in TABLES["paths"] if name not in self.who]
-        for entry in self.run.paths:
-            yield {**self.who, **{key: entry.get(key) for key in keys}}
-
-
-def _metrics(prefix: str, values: Any) -> Row:
-    """The numbers among ``values`` (a per-class list, say, has no column)."""
-    items = values.items() if isinstance(values, dict) else ()
-    return {f"{prefix}_{name}": number_in(value) for name, value in items if number_in(value) is not None}
-
-
 def incomplete_note(trials: pd.DataFrame) -> list[str]:
     """A note on runs that ended with an incomplete record; empty where there is none."""
     torn = trials[trials["incomplete"].notna() & trials["phase"].isin(["compare", "control"])]
@@ -282,8 +196,17 @@ def incomplete_note(trials: pd.DataFrame) -> list[str]:
 
 def by_seed(trials: pd.DataFrame, column: str) -> dict[int, float]:
     """The finite values of a column by seed; trials that share a seed count once, by their mean."""
+    return by_cell(trials.assign(cell=""), column).get("", {})
+
+
+def by_cell(trials: pd.DataFrame, column: str) -> dict[str, dict[int, float]]:
+    """``by_seed`` of the trials of each cell; cells without a value are left out."""
+    found: dict[str, dict[int, float]] = {}
     if column not in trials:
-        return {}
-    values = trials[["seed", column]].dropna()
+        return found
+    values = trials[["cell", "seed", column]].dropna()
     values = values[np.isfinite(values[column].astype(float))]
-    return {int(seed): float(value) for seed, value in values.groupby("seed")[column].mean().items()}  # type: ignore[call-overload]
+    means = values.groupby(["cell", "seed"])[column].mean()
+    for (cell, seed), value in zip(means.index.tolist(), means.tolist(), strict=True):
+        found.setdefault(str(cell), {})[int(seed)] = float(value)
+    return found

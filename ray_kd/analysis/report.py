@@ -11,14 +11,15 @@ import pandas as pd
 from ray_kd.analysis.across import Across
 from ray_kd.analysis.across_table import across_headings, across_headline, across_notes, across_rows
 from ray_kd.analysis.comparison import Comparison
-from ray_kd.analysis.comparison_table import headings, sections
+from ray_kd.analysis.comparison_table import MOST, headings, sections
 from ray_kd.analysis.headline import headline, option_text
 from ray_kd.analysis.notes import notes
 from ray_kd.analysis.plot_style import Picture
 from ray_kd.analysis.reader import Folder
-from ray_kd.analysis.records import ENVIRONMENT, Records
+from ray_kd.analysis.records import Records
 from ray_kd.analysis.report_style import PAGE
 from ray_kd.analysis.run_files import parse_spec, section
+from ray_kd.analysis.trial_rows import ENVIRONMENT
 from ray_kd.statistics.looks import Verdict
 
 
@@ -72,8 +73,9 @@ def _result(
     records: Records, comparison: Comparison, pictures: Sequence[Picture], root: Folder, lead: str = ""
 ) -> list[str]:
     """The table, its figures, and how they came about; ``lead`` opens every title."""
+    said = filter(None, (comparison.left_out(MOST), *notes(comparison)))
     return [
-        _section(f"{lead}Result", _table(comparison) + _list(notes(comparison))),
+        _section(f"{lead}Result", _table(comparison) + _list(said)),
         *_figures(pictures, lead),
         _section(f"{lead}How it was measured", _definitions(_method(records, comparison, root))),
         _section(f"{lead}Trials that did not finish", _unfinished(comparison)),
@@ -120,7 +122,7 @@ def _list(items: Iterable[str]) -> str:
 def _table(comparison: Comparison) -> str:
     groups = [
         (title, [((row.verdict or "").replace(" ", "-"), row.entries) for row in group])
-        for title, group in sections(comparison)
+        for title, group in sections(comparison, MOST)
     ]
     return _wide(headings(comparison), groups)
 
@@ -209,7 +211,8 @@ def _method(records: Records, comparison: Comparison, root: Folder) -> list[tupl
 def _datasets(trials: pd.DataFrame, root: Folder) -> list[str]:
     """The datasets that the strategies use, with every option (labels, sizes of the splits)."""
     found: dict[str, None] = {}
-    for identity in trials.drop_duplicates("cell")["identity"]:
+    first = trials.drop_duplicates("cell").drop_duplicates(["dataset", "dataset_options"])
+    for identity in first["identity"]:
         options = dict(section(parse_spec(root.text(f"runs/{identity}/spec.yaml")), "dataset"))
         name = options.pop("name", None)
         listed = ", ".join(
@@ -226,14 +229,15 @@ def _unfinished(comparison: Comparison) -> str:
         return "<p>Every planned trial finished.</p>"
     heads = ("strategy", "seed", "phase", "status", "reason", "record")
     lines = []
-    for cell, seed, phase, status, reason, identity in frame.itertuples(index=False):
+    for cell, seed, phase, status, reason, identity in frame.head(MOST).itertuples(index=False):
         record = f"runs/{identity}/error.txt" if status == "failed" else f"runs/{identity}"
         values = (cell, seed, phase, status, "" if pd.isna(reason) else reason, record)
         lines.append("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in values) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)
+    more = f"<p>And {len(frame) - MOST:,} more; tables/trials.parquet has all.</p>"
     return (
         f'<div class="wide"><table class="plain"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
+        f"<tbody>{''.join(lines)}</tbody></table></div>{more if len(frame) > MOST else ''}"
     )
 
 

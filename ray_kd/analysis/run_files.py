@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import yaml
@@ -18,6 +21,8 @@ Row = dict[str, Any]
 IN_TEST = 600.0
 """Seconds after its last epoch in which a run without a summary counts as running."""
 
+_KEY = re.compile(r"^(?=[A-Za-z_]+:)", re.MULTILINE)
+"""Where a top-level key of a recorded spec begins."""
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is there
 
 
@@ -27,6 +32,7 @@ class RunFiles:
 
     present: bool
     spec: Row
+    """What runs have in common is one object in all of them: copy it before changing it."""
     environment: Row
     summary: Row | None
     epochs: list[Row]
@@ -37,36 +43,46 @@ class RunFiles:
     """Whether a process is training it."""
 
 
-def read_runs(root: Folder, identities: Iterable[str]) -> dict[str, RunFiles]:
-    """The files of these runs, each read once."""
+NOTHING = RunFiles(False, {}, {}, None, [], [])
+
+
+def read_runs(root: Folder, identities: Iterable[str], whole: bool = True) -> dict[str, RunFiles]:
+    """The files of these runs, each read once.
+
+    Args:
+        whole: read every file; else of a run that has ended its summary alone.
+    """
     identities = list(dict.fromkeys(identities))
     there = set(root.names("runs"))
 
     def read(identity: str) -> RunFiles:
-        if identity not in there:
-            return RunFiles(False, {}, {}, None, [], [])
-        folder = root.sub(f"runs/{identity}")
-        held = is_held(root.store, f"{folder.prefix}lock")
-        # The summary after the lock: a run that ends in between is read as running.
-        texts = {name: folder.text(name) for name in ("summary.json", "spec.yaml", "environment.json")}
-        summary, environment = (_value(texts[name]) for name in ("summary.json", "environment.json"))
-        summary, spec = whole_summary(summary), parse_spec(texts["spec.yaml"])
-        found = {"summary.json": summary is not None, "spec.yaml": spec, "environment.json": environment}
-        streams = {name: folder.stream(name) for name in ("epochs", "paths")}
-        damaged = [name for name, whole in found.items() if texts[name] is not None and not whole]
-        epochs = _latest(streams["epochs"][0], "epoch")
-        return RunFiles(
-            present=True,
-            spec=spec,
-            environment=environment if isinstance(environment, dict) else {},
-            summary=summary,
-            epochs=epochs,
-            paths=_latest(streams["paths"][0], "epoch", "path"),
-            damaged=(*damaged, *(f"{name}.jsonl" for name, (_, torn) in streams.items() if torn)),
-            at_work=held or (summary is None and _in_test(folder, spec, epochs)),
-        )
+        return _read(root.sub(f"runs/{identity}"), whole) if identity in there else NOTHING
 
     return dict(zip(identities, each(read, identities, root.threads), strict=True))
+
+
+def _read(folder: Folder, whole: bool) -> RunFiles:
+    if not whole and (ended := whole_summary(_value(folder.text("summary.json")))) is not None:
+        return replace(NOTHING, present=True, summary=ended)
+    held = is_held(folder.store, f"{folder.prefix}lock")
+    # The summary after the lock: a run that ends in between is read as running.
+    texts = {name: folder.text(name) for name in ("summary.json", "spec.yaml", "environment.json")}
+    summary, environment = (_value(texts[name]) for name in ("summary.json", "environment.json"))
+    summary, spec = whole_summary(summary), _parse_by_key(texts["spec.yaml"])
+    found = {"summary.json": summary is not None, "spec.yaml": spec, "environment.json": environment}
+    streams = {name: folder.stream(name) for name in ("epochs", "paths")}
+    damaged = [name for name, good in found.items() if texts[name] is not None and not good]
+    epochs = _latest(streams["epochs"][0], "epoch")
+    return RunFiles(
+        present=True,
+        spec=spec,
+        environment=environment if isinstance(environment, dict) else {},
+        summary=summary,
+        epochs=epochs,
+        paths=_latest(streams["paths"][0], "epoch", "path"),
+        damaged=(*damaged, *(f"{name}.jsonl" for name, (_, torn) in streams.items() if torn)),
+        at_work=held or (summary is None and _in_test(folder, spec, epochs)),
+    )
 
 
 def _in_test(folder: Folder, spec: Row, epochs: list[Row]) -> bool:
@@ -97,11 +113,28 @@ def parse_spec(text: str | None) -> Row:
     return data if isinstance(data, dict) else {}
 
 
+def _parse_by_key(text: str | None) -> Row:
+    """``parse_spec``, top-level key by key, each text once: the specs of a sweep differ in few keys."""
+    first, *parts = _KEY.split(text or "")
+    found = [_one_key(part) for part in parts]
+    if first or None in found:  # not as ``RunSpec.to_yaml`` writes it
+        return parse_spec(text)
+    return dict(entry for entry in found if entry is not None)
+
+
+@lru_cache(maxsize=8192)
+def _one_key(text: str) -> tuple[str, Any] | None:
+    """A key and its value; None if the text is anything else."""
+    found = list(parse_spec(text).items())
+    return found[0] if len(found) == 1 else None
+
+
 def _latest(entries: list[Row], *keys: str) -> list[Row]:
-    """The last of the entries with equal keys: a run resumed from before its last line writes it again."""
-    known = [entry for entry in entries if all(key in entry for key in keys) and _is_count(entry["epoch"])]
-    kept = {tuple(str(entry[key]) for key in keys): entry for entry in known}
-    return sorted(kept.values(), key=lambda entry: int(entry["epoch"]))
+    """The last of the entries of an epoch and path: a run resumed from before its last line repeats it."""
+    wanted = set(keys)
+    known = [entry for entry in entries if wanted <= entry.keys() and _is_count(entry["epoch"])]
+    kept: dict[Any, Row] = {f"{entry['epoch']} {entry.get('path')}": entry for entry in known}
+    return sorted(kept.values(), key=itemgetter("epoch"))
 
 
 def _is_count(value: Any) -> bool:

@@ -8,7 +8,8 @@ Parquet file as field metadata (key ``meaning``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -178,10 +179,25 @@ def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
     return pa.schema(fields)
 
 
-def to_frame(table: str, rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Rows as a DataFrame with the columns and types of ``table``; keys that a row lacks become null."""
+def to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows with the columns and types of ``table``; keys that a row lacks become null."""
     names = {name for row in rows for name in row}
-    return arrow_to_frame(pa.Table.from_pylist(rows, schema=schema(table, names)))
+    return pa.Table.from_pylist(rows, schema=schema(table, names))
+
+
+def columns_to_arrow(table: str, columns: dict[str, list[Any]]) -> pa.Table:
+    """The same for columns of one length; those that are missing become null."""
+    wanted, length = schema(table, columns), len(next(iter(columns.values())))
+    found = [pa.array(columns.get(field.name) or [None] * length, field.type) for field in wanted]
+    return pa.Table.from_arrays(found, schema=wanted)
+
+
+def joined(table: str, parts: Sequence[pa.Table]) -> pd.DataFrame:
+    """Tables from ``to_arrow`` one below the other; metrics that a part lacks are null in its rows."""
+    wanted = schema(table, {name for part in parts for name in part.column_names})
+    empty = wanted.empty_table()
+    whole = pa.concat_tables([empty, *parts], promote_options="default").select(wanted.names)
+    return arrow_to_frame(whole)
 
 
 def arrow_to_frame(table: pa.Table) -> pd.DataFrame:

@@ -15,7 +15,8 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import MONITOR
 from ray_kd.statistics.intervals import Interval
 from ray_kd.statistics.looks import Judged, Looks, Verdict, judge
-from ray_kd.trials.design import Design, Family
+from ray_kd.trials.design import Design
+from ray_kd.trials.family import Family
 from ray_kd.trials.verdicts import Verdicts
 
 
@@ -60,11 +61,10 @@ class Versus:
         return 1 - self.looks.error(self.judged.look) if self.judged.look else math.nan
 
     @property
-    def next_looks(self) -> tuple[int, ...]:
-        """The looks that may still change its verdict; empty where no more seeds are spent on it."""
-        if self.judged.settled:
-            return ()
-        return tuple(n for n in self.looks.at if n > self.judged.look)
+    def waits(self) -> bool:
+        """Whether a look to come may still change its verdict."""
+        more = self.family.unmeasured or self.looks.at[-1] > self.judged.look
+        return more and not self.judged.settled
 
 
 def shown(judged: Judged) -> Interval:
@@ -85,7 +85,7 @@ def verdicts(
         trials: those of phase ``compare``.
         figures: the compared metric by cell and seed, of the trials that finished.
     """
-    ended = {str(cell): ended_seeds(rows) for cell, rows in trials.groupby("cell", sort=False)}
+    ended = ended_by_cell(trials)
     found = {}
     for cell, index in design.current.items():
         family = design.families[index]
@@ -100,9 +100,18 @@ def verdicts(
 
 def ended_seeds(trials: pd.DataFrame) -> frozenset[int]:
     """The seeds whose trial has ended, in whatever way that looks count."""
-    counted = [ending.value for ending in Ending if ending.counts]
-    waiting = set(trials[~trials["status"].isin(counted)]["seed"].dropna())
-    return frozenset(int(seed) for seed in trials["seed"].dropna().unique() if seed not in waiting)
+    return ended_by_cell(trials.assign(cell="")).get("", frozenset())
+
+
+def ended_by_cell(trials: pd.DataFrame) -> dict[str, frozenset[int]]:
+    """``ended_seeds`` of the trials of each cell."""
+    counted = {ending.value for ending in Ending if ending.counts}
+    seeds: dict[str, dict[int, bool]] = {}
+    known = trials[["cell", "seed", "status"]].dropna(subset=["cell", "seed"])
+    for cell, seed, status in known.itertuples(index=False):
+        of = seeds.setdefault(str(cell), {})
+        of[int(seed)] = of.get(int(seed), True) and status in counted
+    return {cell: frozenset(seed for seed, ended in of.items() if ended) for cell, of in seeds.items()}
 
 
 def sweep_verdicts(records: Records) -> Verdicts:
@@ -119,7 +128,10 @@ def sweep_verdicts(records: Records) -> Verdicts:
         raise UserError("verdicts need the plan of one sweep: read_records(storage, sweep=NAME).")
     found = Verdicts(plan.design)
     compared = records.trials[records.trials["phase"] == "compare"]
-    for row in compared[compared["status"].isin([ending.value for ending in Ending])].to_dict("records"):
+    compared = compared[compared["status"].isin([ending.value for ending in Ending])]
+    wanted = ("cell", "seed", "status", "monitor", "mode")
+    columns = [name for name in compared if name in wanted or str(name).startswith("best_test_")]
+    for row in compared[columns].to_dict("records"):
         own = plan.metric == MONITOR
         metric, mode = (row["monitor"], row["mode"]) if own else (plan.metric, plan.mode)
         value = number_in(row.get(f"best_test_{metric}"))

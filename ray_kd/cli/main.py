@@ -29,7 +29,7 @@ Which distillation paths, weighted how, make this student best - and can the
 answer be trusted?
 
 Start here:
-  ray-kd demo                                  nine strategies, one table
+  ray-kd demo                                  eight strategies, one table
   ray-kd train RUN.yaml aggregation=adaptive   one student
   ray-kd sweep SWEEP.yaml --plan               what a comparison would train
   ray-kd sweep SWEEP.yaml                      train what it still lacks
@@ -70,7 +70,9 @@ def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             verb(*arguments, **options)
-        except KeyboardInterrupt as error:
+        except (KeyboardInterrupt, typer.Abort) as error:
+            if isinstance(error.__context__, EOFError):
+                raise UserError("a question got no answer: expected a terminal, or --yes.") from None
             why = str(error) or "stopped"
             print(f"\nray-kd: {why}; the same command resumes from here.", file=sys.stderr)
             raise typer.Exit(130) from None

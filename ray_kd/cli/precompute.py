@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,8 +78,8 @@ def verify(
     """Compare stored targets with the live teacher, and check every shard.
 
     The live teacher computes a random sample of rows again. The table shows
-    each path's largest difference and the one that its precision allows. The
-    command fails if it is larger, or if teacher, views or a shard changed.
+    each path's largest difference and the one that its precision allows. Exit
+    code 1: it is larger; 2: teacher, views or a shard changed.
 
     Examples:
       ray-kd verify results/targets/7ac21c7f7e4100c1
@@ -107,10 +108,12 @@ def verify(
     Console().print(table)
     broken = [one.column for one in found if not one.ok]
     if broken:
-        raise UserError(
-            f"verify: {', '.join(broken)}: stored and live targets differ by more than the stored precision "
-            "allows. Delete the folder; the next run computes its targets again."
+        print(
+            f"ray-kd: verify: {', '.join(broken)}: stored and live targets differ by more than the stored "
+            "precision allows. Delete the folder; the next run computes its targets again.",
+            file=sys.stderr,
         )
+        raise typer.Exit(1)
 
 
 def read_specs(file: str, overrides: tuple[str, ...], storage: str | None) -> tuple[list[RunSpec], str]:

@@ -30,7 +30,8 @@ def status(
     Prints a row for each cell, while the sweep runs or after it, with looks
     also what they have decided; below, each failed trial with its reason and
     the path of its traceback, and the reasons of trials that are blocked (their
-    teacher failed) or unfinished; then the best student by validation, and the
+    teacher failed) or unfinished; the nodes that joined and were left out, since
+    they lack something; then the best student by validation, and the
     command that exports it. Where there is no sweep, or with --runs, it lists
     the runs.
 
@@ -39,19 +40,18 @@ def status(
       ray-kd status results --sweep digits
       ray-kd status results --runs
     """
-    from ray_kd.analysis import read_records
-    from ray_kd.analysis.pipeline import only_sweep
     from ray_kd.analysis.reader import Folder
-    from ray_kd.analysis.records import sweep_names
+    from ray_kd.analysis.records import only_sweep, read_records, sweep_names
     from ray_kd.analysis.run_list import list_runs
     from ray_kd.analysis.verdicts import sweep_verdicts
     from ray_kd.config.ending import Ending
+    from ray_kd.trials.ledger import LEFT_OUT, node_line
 
     listed = runs or (sweep is None and not sweep_names(Folder.open(storage)))
     if listed and (there := list_runs(storage)):
         return _show_runs(there)
     sweep = sweep or only_sweep(storage)
-    records = read_records(storage, sweep)
+    records = read_records(storage, sweep, whole=False)
     trials = records.trials
     _show_cells(trials, sweep_verdicts(records))
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
@@ -62,6 +62,8 @@ def status(
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
         for row in rest.itertuples():
             print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
+    for node in Folder.open(storage).json(f"sweeps/{sweep}/{LEFT_OUT}") or ():
+        print(f"left out: {node_line(node)}")
     for line in best_lines(trials, sweep, storage):
         print(line)
     if (trials["status"] == Ending.UNFINISHED.value).any():

@@ -34,15 +34,19 @@ def sweep(
             "--until-time", help="Stop after 2h, 90m, 45s, and print the table.", show_default=False
         ),
     ] = None,
+    storage_timeout: Annotated[
+        str, typer.Option("--storage-timeout", help="How long to wait for a storage that does not answer.")
+    ] = "10m",
 ) -> None:
     """Train the missing trials of a comparison, then print its table.
 
     Trials run in parallel with Ray Tune. After Ctrl-C the same command resumes
     and repeats no finished trial. With looks in 'seeds', a strategy that a look
-    decides gets no more seeds. After --until-time the table says what the looks
-    have decided that are complete. Exit code 1: a trial failed or has no
-    teacher; 3: trials are unfinished after a fault of the storage, or because
-    the time is over.
+    decides gets no more seeds. After --until-time the table says what the
+    complete looks have decided. While the storage does not answer, the sweep
+    waits, up to --storage-timeout (0s: not at all). Exit code 1: a trial failed
+    or has no teacher; 3: trials are unfinished, since the storage did not answer
+    or the time is over: run the same command again.
 
     Examples:
       ray-kd sweep sweeps/digits.yaml --plan
@@ -55,22 +59,26 @@ def sweep(
       ray-kd sweep sweeps/digits.yaml base.targets=stored
       ray-kd sweep sweeps/digits.yaml --address auto --storage s3://bucket/kd
     """
-    if trials and not plan:
-        raise UserError("--trials prints a row for each trial of a plan; use it with --plan.")
-    if probe and not plan:
-        raise UserError("--probe times a few steps for the hours of a plan; use it with --plan.")
     if plan:
-        from rich.console import Console
-
-        from ray_kd.cluster.plan import plan_table
-        from ray_kd.config.sweep import SweepSpec
-
-        Console().print(plan_table(SweepSpec.load(file, *(overrides or ())), storage, trials, probe))
-        return
+        return _show_plan(file, tuple(overrides or ()), storage, trials, probe)
+    if trials:
+        raise UserError("--trials prints a row for each trial of a plan; use it with --plan.")
+    if probe:
+        raise UserError("--probe times a few steps for the hours of a plan; use it with --plan.")
     again = typed("sweep", file, *(overrides or ()), address=address, storage=storage)
     limit = None if until_time is None else seconds_in(until_time, "--until-time")
+    patience = seconds_in(storage_timeout, "--storage-timeout", zero=True)
     given, retry = tuple(overrides or ()), f"{again} --retry-failed"
-    compare(file, given, address, storage, again, retry, retry_failed, limit)
+    compare(file, given, address, storage, again, retry, retry_failed, limit, patience)
+
+
+def _show_plan(file: str, overrides: tuple[str, ...], storage: str | None, trials: bool, probe: bool) -> None:
+    from rich.console import Console
+
+    from ray_kd.cluster.plan import plan_table
+    from ray_kd.config.sweep import SweepSpec
+
+    Console().print(plan_table(SweepSpec.load(file, *overrides), storage, trials, probe))
 
 
 def compare(
@@ -82,6 +90,7 @@ def compare(
     retry: str,
     retry_failed: bool = False,
     until_time: float | None = None,
+    storage_timeout: float | None = None,
 ) -> None:
     """Run a sweep, analyse it, and print where its files are and the next command."""
     from rich.console import Console
@@ -89,6 +98,7 @@ def compare(
     from ray_kd.analysis import analyze
     from ray_kd.cluster.quiet import quiet
     from ray_kd.cluster.sweep import run_sweep
+    from ray_kd.trials.pause import STORAGE_TIMEOUT
 
     quiet()
     result = run_sweep(
@@ -98,6 +108,7 @@ def compare(
         storage=storage,
         retry_failed=retry_failed,
         until_time=until_time,
+        storage_timeout=STORAGE_TIMEOUT if storage_timeout is None else storage_timeout,
     )
     if result.out_of_time and not result.complete and result.finished:
         Console().print(analyze(result.storage, result.name).table)

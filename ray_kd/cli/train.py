@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,13 +91,15 @@ def distribute(
 ) -> dict[str, Any]:
     """Train with Ray Train, on a cluster or on this machine; the teachers train in this process."""
     from ray_kd.cluster.connect import connect
-    from ray_kd.cluster.probe import check_cluster, own_modules
+    from ray_kd.cluster.joined import probed
+    from ray_kd.cluster.probe import own_modules
     from ray_kd.cluster.train import run_distributed
     from ray_kd.training.distill import begin_anew, ensure_teachers
     from ray_kd.training.process_cache import ProcessCache
 
-    with connect(address, own_modules([spec])):
-        check_cluster(spec)
+    with ExitStack() as stack:
+        if stack.enter_context(connect(address, own_modules([spec]))):
+            stack.enter_context(probed(spec))
         ensure_teachers(spec, context, ProcessCache(), show)
         directory = begin_anew(context.store, spec.identity(), fresh)
         return run_distributed(spec, lambda record: show(spec, record), context.stop, directory=directory)

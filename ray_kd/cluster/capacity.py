@@ -34,8 +34,12 @@ def slots(spec: RunSpec, nodes: Iterable[Bundle]) -> int:
     return workers // spec.resources.workers
 
 
-def require_slots(spec: RunSpec, nodes: list[Bundle], where: str) -> int:
+def require_slots(spec: RunSpec, nodes: list[Bundle], where: str, more: str = "") -> int:
     """How many runs like this one can train at the same time on these nodes.
+
+    Args:
+        where: what asks, for the message.
+        more: what is known of other nodes, for the message.
 
     Raises:
         UserError: not even one can; the message says what is asked for and what the nodes have.
@@ -43,14 +47,19 @@ def require_slots(spec: RunSpec, nodes: list[Bundle], where: str) -> int:
     count = slots(spec, nodes)
     if count:
         return count
+    raise UserError(
+        f"{where}: no slot could ever hold this trial: {shortage(spec, nodes)}{more}. "
+        "Lower 'resources' (workers, cpus, gpus), or join a larger cluster with --address."
+    )
+
+
+def shortage(spec: RunSpec, nodes: list[Bundle]) -> str:
+    """What a run asks for, and what the nodes have."""
     asked = spec.resources
     each = f"{asked.cpus:g} CPUs" + (f" and {asked.gpus:g} GPUs" if asked.gpus else "")
     what = f"{asked.workers} workers of {each} each" if asked.workers > 1 else each
     there = "; ".join(sorted({f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes}))
-    raise UserError(
-        f"{where}: no slot could ever hold this trial: it asks for {what}, and the nodes have {there}. "
-        "Lower 'resources' (workers, cpus, gpus), or join a larger cluster with --address."
-    )
+    return f"it asks for {what}, and the nodes have {there or 'nothing: there is none'}"
 
 
 def bundles(spec: RunSpec, total: int) -> tuple[Bundle, ...]:

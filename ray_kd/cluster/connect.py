@@ -23,10 +23,11 @@ PACKAGE = Path(__file__).parents[1]
 
 
 @contextmanager
-def connect(address: str | None = None, modules: tuple[str, ...] = ()) -> Iterator[None]:
+def connect(address: str | None = None, modules: tuple[str, ...] = ()) -> Iterator[bool]:
     """Join a cluster, or start Ray on this machine; shut down only what was started here.
 
-    Ray's runtime environment ships the code of ray-kd and of the user to a cluster that is joined.
+    Ray's runtime environment ships the code of ray-kd and of the user to a cluster that is joined. Yields
+    whether other nodes may join: False where Ray was started here.
 
     Args:
         address: a cluster's address or ``auto``; default: ``RAY_ADDRESS``, else start Ray here.
@@ -38,7 +39,7 @@ def connect(address: str | None = None, modules: tuple[str, ...] = ()) -> Iterat
     if ray.is_initialized():
         if ray.util.client.ray.is_connected():
             raise _ray_client("the connection that this process has")
-        yield
+        yield True
         return
     address = _resolve(address)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
@@ -57,7 +58,7 @@ def connect(address: str | None = None, modules: tuple[str, ...] = ()) -> Iterat
             ray.shutdown()
             raise (_no_start(error) if address is None else _not_joined(address, error)) from error
         stack.callback(ray.shutdown)
-        yield
+        yield address is not None
 
 
 def _resolve(address: str | None) -> str | None:

@@ -11,24 +11,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-import ray
 from ray import tune
+from ray.exceptions import RpcError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.stopper import Stopper
 from rich.console import Console
 
-from ray_kd.cluster.capacity import Bundle, bundles, require_slots, slots
+from ray_kd.cluster.capacity import bundles
 from ray_kd.cluster.connect import connect
 from ray_kd.cluster.job_actor import JobActor, JobConfig
+from ray_kd.cluster.joined import probed
+from ray_kd.cluster.places import Places
 from ray_kd.cluster.precompute import precompute_cluster
-from ray_kd.cluster.probe import check_cluster, own_modules
+from ray_kd.cluster.probe import own_modules
 from ray_kd.cluster.progress import Counted, Progress
 from ray_kd.cluster.scheduler import CellScheduler
 from ray_kd.cluster.searcher import QueueSearcher
-from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.targets.compute import same_targets
 from ray_kd.trials.job import Job
@@ -67,9 +68,10 @@ def execute(
     """
     jobs = queue.jobs.values()
     specs = [job.spec for job in jobs if job.state != "done"] or [job.spec for job in jobs]
-    with connect(address, own_modules(specs)):
-        check_cluster(*specs)
-        queue.slots = require_room(queue, alive_nodes())
+    with ExitStack() as stack:
+        if stack.enter_context(connect(address, own_modules(specs))):
+            stack.enter_context(probed(*specs))
+        Places(queue).open()
         started()
         _store_targets(queue, address, screen, until)
         if not queue.over:
@@ -95,24 +97,8 @@ def _students(queue: TrialQueue) -> list[RunSpec]:
     return [job.spec for job in queue.jobs.values() if job.trial is not None and job.state != "done"]
 
 
-def alive_nodes() -> list[Bundle]:
-    """The total resources of each node of the cluster."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-
-
-def require_room(queue: TrialQueue, nodes: list[Bundle]) -> int:
-    """How many runs train at the same time, at most."""
-    most, seen = 1, set()
-    for job in queue.jobs.values():
-        resources = job.spec.resources
-        if job.state != "done" and resources not in seen:
-            seen.add(resources)
-            most = max(most, require_slots(job.spec, nodes, f"sweep '{queue.plan.name}', {job.cell}"))
-    return min(most, queue.sweep.concurrency or most)
-
-
 def _fit(queue: TrialQueue, screen: Console | None, until: float | None) -> None:
-    sweep = queue.sweep
+    sweep, places = queue.sweep, Places(queue)
 
     def configure(job: Job, warm: bool) -> dict[str, Any]:
         return JobConfig(
@@ -122,10 +108,11 @@ def _fit(queue: TrialQueue, screen: Console | None, until: float | None) -> None
             metric=queue.plan.metric_of(job.spec) if job.trial is not None else "",
             ledger=f"{queue.ledger.folder}/ledger",
             every_epoch=scheduler.group(job) is not None,
-            bundles=bundles(job.spec, max(1, slots(job.spec, alive_nodes()))),
+            bundles=bundles(job.spec, places.of(job.spec)),
+            left_out=places.left_out,
         ).to_config()
 
-    searcher = QueueSearcher(queue, configure)
+    searcher = QueueSearcher(queue, configure, places)
     scheduler = CellScheduler(queue, searcher.job_of, searcher.on_error)
     folder = tempfile.mkdtemp(prefix="ray-kd-")
     try:
@@ -134,7 +121,8 @@ def _fit(queue: TrialQueue, screen: Console | None, until: float | None) -> None
             _tune_environment(TUNE_ENVIRONMENT),
             _stop_signals(queue),
         ):
-            watch = Watch(searcher, progress, until)
+            watch = Watch(searcher, places, progress, until)
+            searcher.tick = watch.tick
             tuner = tune.Tuner(
                 JobActor,
                 tune_config=tune.TuneConfig(
@@ -167,29 +155,35 @@ class Watch(Stopper):
     It also counts the slots again every few seconds, since nodes come and go.
     """
 
-    def __init__(self, searcher: QueueSearcher, progress: Progress, until: float | None) -> None:
-        self.searcher, self.progress, self.until = searcher, progress, until
-        self._counted = time.monotonic()
+    def __init__(
+        self, searcher: QueueSearcher, places: Places, progress: Progress, until: float | None
+    ) -> None:
+        self.searcher, self.places, self.progress, self.until = searcher, places, progress, until
+        self._counted = float("-inf")
+        self._nodes: str | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return self.searcher.may_end(trial_id)
 
     def stop_all(self) -> bool:
-        self.progress.tick()
+        self.tick()
+        return self.searcher.queue.halted
+
+    def tick(self) -> None:
+        """Look at the clock, at what the machine failed and at the nodes, and show it."""
         queue = self.searcher.queue
+        queue.tick()
+        self.progress.notice = queue.pause.notice or self._nodes
+        self.progress.tick()
         if self.until is not None and time.monotonic() >= self.until:
             queue.halted = queue.out_of_time = True
         if time.monotonic() - self._counted > COUNT_EVERY:
             self._counted = time.monotonic()
-            self.progress.notice = None
-            try:
-                queue.slots = require_room(queue, alive_nodes())
-            except UserError as error:  # the node that is large enough for a run is away: it may come back
-                self.progress.notice = f"waiting for a node. {error}"
-        return queue.halted
+            with suppress(RpcError):  # the head is starting again: what was counted holds
+                self._nodes = self.places.count()
 
     def __reduce__(self) -> Any:
-        return Watch, (None, None, None)  # Tune pickles it into snapshots that nobody reads
+        return Watch, (None, None, None, None)  # Tune pickles it into snapshots that nobody reads
 
 
 class Starts(tune.Callback):

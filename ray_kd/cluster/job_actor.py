@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ray.tune import PlacementGroupFactory, Trainable
 
+from ray_kd.cluster.joined import Elsewhere, UnfitNode, require_fit
 from ray_kd.cluster.runners import DistributedRunner, LocalRunner, Runner
 from ray_kd.cluster.stream import stream
 from ray_kd.config.ending import Ending, ending_of, reason_of
@@ -39,6 +40,7 @@ class JobConfig:
         ledger: folder of the sweep's ledger, which says whether a scheduler stopped the run.
         every_epoch: report after each epoch, as a scheduler needs it.
         bundles: resources to reserve, the first bundle for the actor itself.
+        left_out: ids of nodes that it must not be placed on.
         warm: a warm-up: load what the run needs, and train nothing.
     """
 
@@ -48,6 +50,7 @@ class JobConfig:
     ledger: str
     every_epoch: bool
     bundles: tuple[dict[str, float], ...]
+    left_out: tuple[str, ...] = ()
     warm: bool = False
 
     def to_config(self) -> dict[str, str]:
@@ -65,12 +68,19 @@ class JobActor(Trainable):
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> PlacementGroupFactory:
-        return PlacementGroupFactory(list(JobConfig.from_config(config).bundles))
+        job = JobConfig.from_config(config)
+        return Elsewhere(list(job.bundles), job.left_out)
 
     def setup(self, config: dict[str, Any]) -> None:
         self._cache = ProcessCache()
         self._begin(config)
-        self._preload()
+        self._unfit: UnfitNode | None = None
+        try:
+            require_fit()
+        except UnfitNode as error:
+            self._unfit = error  # an error of this method would reach the driver as text alone
+        else:
+            self._preload()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._leave()
@@ -87,6 +97,8 @@ class JobActor(Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train for about two seconds, or for one epoch; the last report contains the summary."""
+        if self._unfit is not None:
+            raise self._unfit
         if self._job.warm:
             time.sleep(WARM_STEP)
             return {"epoch": 0}

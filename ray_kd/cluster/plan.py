@@ -14,11 +14,12 @@ from ray_kd.cluster.plan_sizes import size_lines
 from ray_kd.cluster.plan_time import memory_line, processes_of, slots_of, time_line, times_of
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
-from ray_kd.config.plan import Plan, Trial
+from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.models.describe import image_notes
+from ray_kd.statistics.power import TIMES
 from ray_kd.storage import Store
 from ray_kd.targets.compute import same_targets
 from ray_kd.training.object_records import require_same_runs
@@ -27,9 +28,10 @@ from ray_kd.training.precompute import gather_work, plan_targets
 from ray_kd.training.preflight import check_plan
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run_context import local_context
-from ray_kd.trials.design import Schedule, declare
+from ray_kd.trials.design import Design, declare
 from ray_kd.trials.findings import can_find
 from ray_kd.trials.ledger import Ledger, Outcome
+from ray_kd.trials.schedule import schedule_of
 
 
 def plan_table(
@@ -51,6 +53,8 @@ def plan_table(
     require_same_runs(store, [*plan.teachers, *specs])
     ledger = Ledger(store, sweep.name)
     ledger.load()
+    design = _design(sweep, plan, ledger)
+    _leave_out(plan, design)
     identities = [*(trial.identity for trial in plan.trials), *(run.identity() for run in plan.teachers)]
     outcomes = ledger.outcomes(set(identities))
     ended = {identity: outcome.status for identity, outcome in outcomes.items()}
@@ -63,7 +67,7 @@ def plan_table(
     table = _table(plan, states, trials)
     done = len({trial.identity for trial in plan.trials} & ended.keys())
     missing = [run for run in plan.teachers if run.identity() not in ended]
-    runs = planned_runs(sweep, plan)
+    runs = planned_runs(sweep, plan, min((family.looks[0] for family in design.used), default=None))
     fewest = runs.fewest
     gone = len({trial.identity for trial in plan.trials} & needless)
     text = f"{plan.size} trials, of which {done} have ended"
@@ -72,9 +76,10 @@ def plan_table(
         text = f"{fewest} to {text}"
     text += f"{len(missing)} of {len(plan.teachers)} teachers to train."
     longer = length_notes([spec for spec in specs if spec.identity() not in ended], ledger.store)
-    said = (*_looks(sweep, fewest), *plan.notes, *longer, *image_notes(specs))
+    looks = _looks(design, fewest) if isinstance(sweep.seeds, SeedLooks) else []
+    said = (*looks, *plan.notes, *longer, *image_notes(specs))
     notes = [Text(f"Note: {note}", style="dim") for note in said]
-    lines = [*_findings(sweep, plan, ledger, outcomes), *size_lines(runs, ProcessCache())]
+    lines = [*_findings(sweep, plan, design, outcomes), *size_lines(runs, ProcessCache())]
     slots = slots_of(runs, sweep.concurrency)
     times = times_of(runs, outcomes, processes_of(runs, slots) if probe else 0, store)
     lines.append(time_line(runs, outcomes, times, slots))
@@ -106,32 +111,51 @@ def _table(plan: Plan, states: Mapping[str, str], trials: bool) -> Table:
     return table
 
 
-def _findings(sweep: SweepSpec, plan: Plan, ledger: Ledger, outcomes: Mapping[str, Outcome]) -> list[str]:
-    """What the design can find: the one that stands, or the one that the sweep would declare."""
-    metrics: dict[str, str] = {}
+def _design(sweep: SweepSpec, plan: Plan, ledger: Ledger) -> Design:
+    """The design that stands, or the one that the sweep would declare."""
+    schedule = schedule_of(sweep, plan, ledger, TrialMaker(sweep))
+    return declare(plan.to_json(), schedule, ledger.read_design())
+
+
+def _leave_out(plan: Plan, design: Design) -> None:
+    """Take the trials from the plan that no look will ask for, since the spread is known."""
+    asked = {cell: design.asked(cell) for cell in plan.cells}
+    plan.trials = [
+        trial
+        for trial in plan.trials
+        if trial.phase != "compare" or (seeds := asked.get(trial.cell)) is None or trial.seed in seeds
+    ]
+    plan.teachers = teachers_of(plan.trials)
+
+
+def _findings(sweep: SweepSpec, plan: Plan, design: Design, outcomes: Mapping[str, Outcome]) -> list[str]:
+    """What the design can find."""
     values: dict[str, dict[int, float]] = {}
     for trial in plan.trials:
-        metric = metrics.setdefault(trial.spec.task.component_name, plan.metric_of(trial.spec))
-        outcome = outcomes.get(trial.identity)
+        metric, outcome = plan.metric_of(trial.spec), outcomes.get(trial.identity)
         if trial.phase != "compare" or outcome is None or outcome.status is not Ending.FINISHED:
             continue
         if metric in outcome.test:
             values.setdefault(trial.cell, {})[trial.seed] = outcome.test[metric]
-    schedule = Schedule(sweep.looks, sweep.margin, metrics.__getitem__)
-    design = declare(plan.to_json(), schedule, ledger.read_design())
-    given = sweep.seeds.spread if isinstance(sweep.seeds, SeedLooks) else None
-    return can_find(design, values, given)
+    return can_find(design, values, sweep.seeds.spread if isinstance(sweep.seeds, SeedLooks) else None)
 
 
-def _looks(sweep: SweepSpec, fewest: int) -> list[str]:
-    """What the looks mean for the number of trials; empty where the seeds are a list."""
-    looks = sweep.looks
-    if looks is None:
-        return []
-    text = f"Results are looked at after {', '.join(map(str, looks))} seeds."
-    if len(looks) > 1:
-        text += f" {fewest} trials are enough if the first look decides every strategy."
-    return [text]
+def _looks(design: Design, fewest: int) -> list[str]:
+    """What the looks mean for the number of trials."""
+    lines = []
+    for family in design.used:
+        name = f"{family.task}: results" if len(design.used) > 1 and family.task else "Results"
+        text = f"{name} are looked at after {', '.join(map(str, family.looks))} seeds"
+        if family.unmeasured and family.sizing is not None:
+            least, most = TIMES * family.looks[0], family.sizing.most
+            text += f", a pilot, whose spread then sets the later looks, of {least} to {most} seeds"
+        elif family.sizing is not None:
+            who = "other seeds of these cells" if family.sizing.earlier else "the pilot"
+            text += f", as the spread that {who} showed asks for"
+        lines.append(f"{text}.")
+    if any(len(family.looks) > 1 or family.unmeasured for family in design.used):
+        lines[-1] += f" {fewest} trials are enough if the first look decides every strategy."
+    return lines
 
 
 def _spans(seeds: list[int]) -> str:

@@ -71,9 +71,14 @@ class PlannedRuns:
         return totals[0], totals[1]
 
 
-def planned_runs(sweep: SweepSpec, plan: Plan) -> PlannedRuns:
-    """Gather the runs of a plan."""
-    first = set(sweep.all_seeds if sweep.looks is None else sweep.all_seeds[: sweep.looks[0]])
+def planned_runs(sweep: SweepSpec, plan: Plan, first_look: int | None = None) -> PlannedRuns:
+    """Gather the runs of a plan.
+
+    Args:
+        first_look: seeds of the first look of the design; None: those that the sweep file says.
+    """
+    first_look = first_look or (sweep.looks or (None,))[0]
+    first = set(sweep.all_seeds if sweep.looks is None else sweep.all_seeds[:first_look])
     keys: dict[tuple[str, str, int | None], str] = {}
     found: dict[str, Alike] = {}
     taught: dict[str, tuple[str, ...]] = {}

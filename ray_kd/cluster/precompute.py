@@ -26,6 +26,7 @@ from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.faults import EnvironmentFault, environment_fault
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Lock, Store
+from ray_kd.storage.leftovers import clean
 from ray_kd.targets.compute import OnShard, compute_shard, prepare, same_targets
 from ray_kd.targets.layout import Group, Shard
 from ray_kd.training.precompute import Work, gather_work
@@ -105,6 +106,8 @@ def precompute_cluster(
     try:
         for lock in held:
             lock.acquire()
+        for folder, root in locks.items():
+            clean(root, (folder, *(f"{folder}/{name}" for name in root.names(folder))))
         tasks = [task for work in works for task in _tasks(work)]
         if tasks:
             with connect(address, own_modules(specs)), _runs_file(specs, context.store) as file:

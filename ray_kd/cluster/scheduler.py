@@ -41,6 +41,9 @@ class CellScheduler(FIFOScheduler):
         self._groups: dict[str, Any] = {}
         self._added: set[str] = set()
 
+    def __reduce__(self) -> Any:
+        return FIFOScheduler, ()  # Tune pickles it into a snapshot that nobody reads
+
     def group(self, job: Job | None) -> str | None:
         """The group of trials that a job is compared with; None: it is never stopped."""
         if job is None or self.options is None or job.trial is None or job.teaches:

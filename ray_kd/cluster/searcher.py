@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from ray_kd.cluster.places import Places
 from ray_kd.config.ending import Ending
 from ray_kd.trials.job import Job
 from ray_kd.trials.ledger import Outcome
@@ -28,15 +29,29 @@ class QueueSearcher(Searcher):
 
     Args:
         configure: makes the Tune config of a job (False) or of a warm-up for it (True).
+        places: the nodes, some of which may not be ready.
+
+    Attributes:
+        tick: called with every question for a job. While no Tune trial is left and none may start, since the
+            storage is away, Tune calls nothing else.
     """
 
-    def __init__(self, queue: TrialQueue, configure: Callable[[Job, bool], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        queue: TrialQueue,
+        configure: Callable[[Job, bool], dict[str, Any]],
+        places: Places,
+    ) -> None:
         super().__init__()
-        self.queue, self.configure = queue, configure
+        self.queue, self.configure, self.places = queue, configure, places
+        self.tick: Callable[[], None] = queue.tick
         self._identities: dict[str, str] = {}
         self._errors: dict[str, str] = {}
         self._warm: set[str] = set()
         self._warmed = 0
+
+    def __reduce__(self) -> Any:
+        return Searcher, ()  # Tune pickles it into a snapshot that nobody reads
 
     def job_of(self, trial_id: str) -> Job | None:
         """The job of a Tune trial; None for a warm-up."""
@@ -44,16 +59,19 @@ class QueueSearcher(Searcher):
         return None if identity is None else self.queue.jobs[identity]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self.tick()
         if self.queue.over:
             return str(Searcher.FINISHED)
-        if self.queue.active + len(self._warm) >= self.queue.slots:
+        taken = self.queue.active + len(self._warm)
+        if taken >= self.queue.slots + self.queue.ahead:
             return None
         job = self.queue.next()
         if job is not None:
             self._identities[trial_id] = job.identity
             return self.configure(job, False)
         waiting = self.queue.waiting
-        if self.queue.over or waiting is None or self._warmed >= min(self.queue.slots, MOST_WARM):
+        full = taken >= self.queue.slots or self._warmed >= min(self.queue.slots, MOST_WARM)
+        if self.queue.over or waiting is None or full:
             return None
         self._warm.add(trial_id)
         self._warmed += 1
@@ -76,21 +94,20 @@ class QueueSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         self._warm.discard(trial_id)
-        identity = self._identities.get(trial_id)
-        if identity is None:
+        job = self.job_of(trial_id)
+        lost = error or result is None
+        reason = self._errors.pop(trial_id, "its process ended without an error message")
+        why = self.places.unfit(reason, job is None or job.state == "running") if lost else None
+        if job is None or job.state == "done":
             return
-        if self.queue.jobs[identity].state == "done":
-            return
-        if error or result is None:
-            self.queue.crashed(
-                identity, self._errors.pop(trial_id, "its process ended without an error message")
-            )
+        identity = job.identity
+        if result is None or lost:
+            self.queue.crashed(identity, reason) if why is None else self.places.moved(job, why)
             return
         self.queue.progress(identity, result["epoch"], result.get("value"))
         if "summary" in result:
             self.queue.end(identity, Outcome.of(json.loads(result["summary"])))
         else:
-            job = self.queue.jobs[identity]
             options = self.queue.sweep.scheduler
             reason = f"stopped by {options.name if options else 'a scheduler'} after epoch {result['epoch']}"
             best = {} if job.best is None else {self.queue.plan.metric_of(job.spec): job.best}

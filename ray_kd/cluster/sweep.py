@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ray_kd.cluster.quiet import quiet
+from ray_kd.cluster.attempts import Attempts
 from ray_kd.config.ending import Ending, exit_code
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
@@ -21,13 +21,13 @@ from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
 from ray_kd.storage import Lock, Store
-from ray_kd.teacher.load import is_whole
+from ray_kd.storage.leftovers import clean, clean_probes
 from ray_kd.tracking.wandb import require_wandb
 from ray_kd.training.object_records import require_same_runs
-from ray_kd.training.other_lengths import length_notes
 from ray_kd.training.preflight import check_plan
 from ray_kd.training.records import read_whole
-from ray_kd.trials.ledger import Ledger
+from ray_kd.trials.ledger import node_line
+from ray_kd.trials.pause import STORAGE_TIMEOUT
 from ray_kd.trials.trial_queue import TrialQueue
 
 
@@ -46,7 +46,9 @@ class SweepResult:
             met a fault of the machine; error: the path of its traceback.
         interrupted: it was asked to stop (Ctrl-C); the same call resumes it.
         out_of_time: ``until_time`` is over; the same call goes on.
+        storage_lost: why the sweep gave up its storage, which did not answer; None: it did not.
         looks: what looks have decided, a line for each family of strategies that has several looks.
+        left_out: nodes that joined while it ran and were not ready, each with the reason.
         warmup_seconds: from the call to the first trial's first step; 0 if nothing was started.
         training_seconds: from there to the end of the last trial.
     """
@@ -63,7 +65,9 @@ class SweepResult:
     failures: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
     out_of_time: bool = False
+    storage_lost: str | None = None
     looks: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     warmup_seconds: float = 0.0
     training_seconds: float = 0.0
 
@@ -104,10 +108,12 @@ class SweepResult:
                 lines.append(f"    traceback: {self.storage}/{error}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
+        lines += [f"  left out: {line}" for line in self.left_out]
         lines += [f"  {line}" for line in self.looks]
         if not self.complete:
             ended = self.total - self.unfinished - self.not_needed
             word = "Stopped. " if self.interrupted else "Time is over. " if self.out_of_time else ""
+            word += f"Given up: {self.storage_lost}\n" if self.storage_lost else ""
             lines.append(f"{word}{ended} trials are kept; the same command resumes the others.")
         return "\n".join(lines)
 
@@ -126,9 +132,12 @@ def run_sweep(
     progress: bool = True,
     retry_failed: bool = False,
     until_time: float | None = None,
+    storage_timeout: float = STORAGE_TIMEOUT,
     console: Console | None = None,
 ) -> SweepResult:
     """Train all trials of a sweep that have not ended. A second call starts no trial that has ended.
+
+    While the storage does not answer (a full disk, a lost mount) the sweep waits, and then goes on.
 
     Args:
         spec: a sweep file, or a SweepSpec.
@@ -139,11 +148,14 @@ def run_sweep(
         retry_failed: train failed trials again.
         until_time: seconds after which it stops as after Ctrl-C: trials that run save their state, and the
             same call goes on; None: as long as it takes.
+        storage_timeout: seconds to wait for a storage that does not answer; then the sweep ends, and the
+            same call goes on. 0: end each trial that meets a fault of the machine as unfinished, at once.
         console: where to show the progress; default: standard error.
 
     Raises:
         UserError: the sweep cannot be planned, another process runs it, or no machine is large enough.
-        EnvironmentFault: the storage cannot be read or written; the same call resumes.
+        EnvironmentFault: the storage could not be read or written for ``storage_timeout`` seconds, before or
+            after the trials; the same call resumes.
 
     Example:
         >>> from ray_kd import distill
@@ -156,24 +168,21 @@ def run_sweep(
     called = time.monotonic()
     sweep = _resolve(spec, overrides, storage)
     store = Store(str(sweep.base["storage"]))
-    plan = _checked_plan(sweep, store)
     screen = (console or Console(stderr=True)) if progress else None
-    with _only_driver(store, sweep.name, screen):
-        ledger = Ledger(store, sweep.name)
-        ledger.load()
-        queue = TrialQueue(sweep, plan, ledger, retry_failed=retry_failed)
-        while not queue.over and _forget_damaged_teachers(queue, store):  # and then theirs
-            queue = TrialQueue(sweep, sweep.plan(), ledger, retry_failed=retry_failed)
-        _say_before(queue, store, screen)
-        _train(queue, address, screen, None if until_time is None else called + until_time)
-        result = _result(queue, store, called)
+    until = None if until_time is None else called + until_time
+    attempts = Attempts(sweep, store, retry_failed, storage_timeout, screen, until)
+    attempts.plan = attempts.persist(lambda: _checked_plan(sweep, store))
+    with ExitStack() as held:
+        attempts.persist(lambda: held.enter_context(_only_driver(store, sweep.name, attempts.say)))
+        queue = attempts.persist(lambda: attempts.train(address))
+        result = _result(queue, store, called, attempts.started)
         if screen is not None:
             print_plain(screen, "\n".join([result.message(), *_data_notes(queue, store)]))
-        try:
-            ledger.flush()
-        except EnvironmentFault:
-            if result.complete:
-                raise
+        if result.complete:
+            attempts.persist(queue.ledger.flush)
+        else:
+            with suppress(EnvironmentFault):
+                queue.ledger.flush()
         return result
 
 
@@ -186,16 +195,10 @@ def _checked_plan(sweep: SweepSpec, store: Store) -> Plan:
     return plan
 
 
-def _say_before(queue: TrialQueue, store: Store, screen: Console | None) -> None:
-    """What a person should know before trials start: runs of other lengths, and what stands declared."""
-    if screen is not None:
-        specs = [job.spec for job in queue.jobs.values() if job.state != "done"]
-        for line in (*length_notes(specs, store), *queue.looks.remarks()):
-            print_plain(screen, f"{queue.sweep.name}: {line}")
-
-
 def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
     """What users should know of the data: workers, which read it, say nothing on this screen."""
+    if queue.pause.lost is not None:
+        return []
     runs = {str(job.spec.dataset.full()): job for job in queue.jobs.values() if job.state == "done"}
     found: dict[str, None] = {}
     for job in runs.values():
@@ -205,16 +208,6 @@ def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
             f"{queue.sweep.name}: dataset {job.spec.dataset.component_name}: {note}" for note in notes
         )
     return list(found)
-
-
-def _train(queue: TrialQueue, address: str | None, screen: Console | None, until: float | None) -> None:
-    if queue.over:
-        _write_plan(queue)
-        return
-    quiet()  # before the next import, which imports Ray
-    from ray_kd.cluster.execute import execute
-
-    execute(queue, address, screen, lambda: _write_plan(queue), until)
 
 
 def _resolve(spec: SweepSpec | str | Path, overrides: tuple[str, ...], storage: str | None) -> SweepSpec:
@@ -229,13 +222,8 @@ def _resolve(spec: SweepSpec | str | Path, overrides: tuple[str, ...], storage: 
 
 
 @contextmanager
-def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[None]:
+def _only_driver(store: Store, name: str, say: Callable[[str], None]) -> Iterator[None]:
     """Let one driver at a time run a sweep, since the ledger has one writer."""
-
-    def say(text: str) -> None:
-        if screen is not None:
-            print_plain(screen, f"sweep {name}: {text}")
-
     lock = Lock(store, f"sweeps/{name}/lock", on_wait=say, what="another process that runs it")
     if not lock.acquire(timeout=lock.ttl + 10):
         raise UserError(
@@ -244,39 +232,20 @@ def _only_driver(store: Store, name: str, screen: Console | None) -> Iterator[No
         )
     store.may_write = lock.require
     try:
+        clean(store, (f"sweeps/{name}", f"sweeps/{name}/ledger"))
+        clean_probes(store)
         yield
     finally:
         lock.release()
 
 
-def _forget_damaged_teachers(queue: TrialQueue, store: Store) -> bool:
-    """Train teachers again whose weight files are damaged, before a run loads them."""
-    seen, lost = set(), set()
-    for job in queue.jobs.values():
-        for name in job.spec.needed_teachers() if job.state != "done" else ():
-            run = job.spec.teacher_run(name).identity() if job.spec.teachers[name].weights is None else ""
-            outcome = queue.jobs[run].outcome if run in queue.jobs else None
-            if outcome is not None and outcome.status == "finished" and run not in seen:
-                seen.add(run)
-                if not is_whole(job.spec, name, store):
-                    lost.add(run)
-    for run in lost:
-        with Lock(store, f"runs/{run}/lock", what=f"teacher {run}"):
-            store.delete(f"runs/{run}/summary.json")  # a teacher without weights has not finished
-    return bool(lost)
-
-
-def _write_plan(queue: TrialQueue) -> None:
-    queue.ledger.write_design(queue.looks.design)  # before the plan, by which a later call reads it
-    queue.ledger.write_plan(queue.plan.to_json())
-    queue.ledger.write_sweep(queue.sweep.to_yaml())
-
-
-def _result(queue: TrialQueue, store: Store, called: float) -> SweepResult:
+def _result(queue: TrialQueue, store: Store, called: float, started: int) -> SweepResult:
     trials = [job for job in queue.jobs.values() if job.trial is not None]
-    result = SweepResult(queue.sweep.name, store.uri, started=queue.started)
-    result.out_of_time, result.interrupted = queue.out_of_time, queue.halted and not queue.out_of_time
+    result = SweepResult(queue.sweep.name, store.uri, started=started)
+    result.out_of_time, result.storage_lost = queue.out_of_time, queue.pause.lost
+    result.interrupted = queue.halted and not queue.out_of_time and queue.pause.lost is None
     result.looks = tuple(queue.looks.verdicts.lines())
+    result.left_out = tuple(map(node_line, queue.ledger.left_out.values()))
     result.total = len(trials) + sum(entry.count for entry in queue.plan.later)
     for job in trials:
         if job.outcome is None:

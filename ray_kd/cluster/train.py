@@ -19,7 +19,8 @@ import torch  # noqa: E402
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig  # noqa: E402
 from ray.train.torch import TorchConfig, TorchTrainer, get_device  # noqa: E402
 
-from ray_kd.cluster.capacity import require_slots  # noqa: E402
+from ray_kd.cluster.autoscaler import await_nodes, can_hold  # noqa: E402
+from ray_kd.cluster.joined import left_out, not_on, probe_joined, require_fit  # noqa: E402
 from ray_kd.cluster.stream import stream  # noqa: E402
 from ray_kd.config.ending import Interrupted  # noqa: E402
 from ray_kd.config.errors import TrainingFailed, UserError  # noqa: E402
@@ -81,6 +82,7 @@ class RayCheckpoints:
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """The function that every worker runs; returns the summary, or the error as text."""
+    require_fit()
     spec = RunSpec.parse(json.loads(config["spec"]))
     context = ray.train.get_context()
     store = Store(spec.storage)
@@ -166,17 +168,15 @@ def run_distributed(
     if earlier is not None:
         require_same(store, directory, spec)
         return earlier
-    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    require_slots(spec, nodes, f"run '{spec.name}'")
+    stop = stop or threading.Event()
+    if not can_hold(spec, f"run '{spec.name}'", left_out()):
+        await_nodes(spec, stop)  # Ray Train itself would give up after a few minutes
     absolute = spec.model_copy(update={"storage": store.uri})
     with Lock(store, f"runs/{identity}/lock", what=f"run '{spec.name}'"):
         pass  # rank 0 takes the lock later; waiting here can be shown, waiting there cannot
     store.delete(f"runs/{identity}/stop")
     try:
-        trainer = _trainer(absolute, directory, group)
-        outcome = _fit(trainer, absolute, directory, on_record, stop or threading.Event())
-    except ray.train.TrainingFailedError as error:
-        outcome = _lost(absolute, directory, error)
+        outcome = _outcome(absolute, directory, group, on_record, stop)
     finally:
         store.delete(f"runs/{identity}/stop")
     for name, kind in (("interrupted", Interrupted), ("fault", EnvironmentFault), ("user", UserError)):
@@ -193,6 +193,23 @@ def run_distributed(
     return dict(ended)
 
 
+def _outcome(
+    spec: RunSpec,
+    directory: str,
+    group: str | None,
+    on_record: Callable[[dict[str, Any]], None] | None,
+    stop: threading.Event,
+) -> dict[str, Any]:
+    """Fit; again if workers failed on a node that had joined and is not ready, and then not on that node."""
+    while True:
+        unfit = probe_joined()
+        try:
+            return _fit(_trainer(spec, directory, group, not_on(unfit)), spec, directory, on_record, stop)
+        except ray.train.TrainingFailedError as error:
+            if not probe_joined().keys() - unfit.keys():
+                return _lost(spec, directory, error)
+
+
 def _lost(spec: RunSpec, directory: str, error: Exception) -> dict[str, Any]:
     """The summary of a run whose workers failed too often for Ray Train, or the error to raise."""
     fault = environment_fault(error)
@@ -204,7 +221,7 @@ def _lost(spec: RunSpec, directory: str, error: Exception) -> dict[str, Any]:
     return {"failed": f"the workers failed {RESTARTS + 1} times: {summary['reason']}"}
 
 
-def _trainer(spec: RunSpec, directory: str, group: str | None) -> TorchTrainer:
+def _trainer(spec: RunSpec, directory: str, group: str | None, nodes: dict[str, str]) -> TorchTrainer:
     asked = spec.resources
     told = {"spec": json.dumps(spec.to_dict()), "group": group, "directory": directory}
     place, filesystem = Store(spec.storage).for_ray(f"{directory}/checkpoints")
@@ -215,6 +232,7 @@ def _trainer(spec: RunSpec, directory: str, group: str | None) -> TorchTrainer:
         scaling_config=ScalingConfig(
             num_workers=asked.workers,
             use_gpu=asked.gpus > 0,
+            label_selector=nodes or None,
             resources_per_worker={"CPU": asked.cpus, **({"GPU": asked.gpus} if asked.gpus else {})},
         ),
         run_config=RunConfig(

@@ -33,6 +33,11 @@ FAULTS: dict[int, str] = {
 
 _NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
 """How Python, pyarrow and Rust (safetensors) write an error's number into a text."""
+_REQUEST = re.compile(
+    r"AWS Error (?:NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE"
+    r"|REQUEST_TIMEOUT|REQUEST_TIME_TOO_SKEWED|UNKNOWN \(HTTP status (?:429|5\d\d)\)|UNKNOWN .*ExpiredToken)"
+)
+"""How pyarrow words a request that an object store did not answer, or refused for the time being."""
 _UNMISTAKABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 """Errors that are also recognised by their wording; the wording of the others occurs elsewhere too."""
 
@@ -84,7 +89,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _number(error: BaseException) -> int | None:
-    if isinstance(error, OSError) and isinstance(error.errno, int):
+    if isinstance(error, OSError) and isinstance(error.errno, int):  # pyarrow's often have no number
         return error.errno if error.errno in FAULTS else None
     return _in_text(str(error))
 
@@ -96,6 +101,8 @@ def _in_text(text: str) -> int | None:
             return number
     if "inline_container.cc" in text and "unexpected pos" in text:
         return errno.ENOSPC  # torch.save raises it when a file was written only in part
+    if _REQUEST.search(text):
+        return errno.ETIMEDOUT
     return next((number for number in _UNMISTAKABLE if os.strerror(number) in text), None)
 
 

@@ -14,12 +14,14 @@ from ray_kd.config.training import Count, Positive
 
 Seed = Annotated[int, Field(ge=0)]
 Seeds = tuple[Seed, ...]
+PILOT, MOST = 8, 60
+"""Seeds of the first look of a design whose spread is measured, and of its last one at most."""
 
 
 class SeedLooks(Strict):
     """Numbers of seeds at which results are looked at. A strategy that a look decides gets no more seeds.
 
-    Either ``looks`` or ``power`` and ``spread`` are given: ``{looks: [10, 16, 25, 40], margin: 1}``.
+    Either ``looks`` are given, ``{looks: [10, 16, 25, 40], margin: 1}``, or ``{margin: 1, power: 0.8}``.
     """
 
     looks: tuple[Count, ...] | None = None
@@ -32,7 +34,11 @@ class SeedLooks(Strict):
     this probability."""
     spread: Positive | None = None
     """With ``power``: the standard deviation of differences from seed to seed, in the margin's unit, as an
-    earlier sweep measured it."""
+    earlier sweep measured it; null: other seeds of this sweep's cells tell it, or else the first look."""
+    pilot: Annotated[int | None, Field(ge=5)] = None
+    """With ``power`` and no ``spread``: seeds of the first look, which measures it; default 8."""
+    most: Annotated[int | None, Field(ge=10)] = None
+    """With ``power`` and no ``spread``: seeds of the last look, at most; default 60."""
     first: Seed = 0
     """The first seed; the others count up from it."""
 
@@ -52,28 +58,57 @@ class SeedLooks(Strict):
 
     @model_validator(mode="after")
     def _one_way(self) -> SeedLooks:
-        needed = ("margin", "power", "spread")
-        given = [name for name in needed[1:] if getattr(self, name) is not None]
-        if self.looks is not None and given:
-            raise ValueError(f"expected looks, or power and spread, got looks and {' and '.join(given)}")
-        missing = [name for name in needed if getattr(self, name) is None]
-        if self.looks is None and missing:
+        given = [name for name in ("power", "spread", "pilot", "most") if getattr(self, name) is not None]
+        if self.looks is not None:
+            if given:
+                raise ValueError(f"expected looks, or power, got looks and {' and '.join(given)}")
+            return self
+        missing = [name for name in ("margin", "power") if getattr(self, name) is None]
+        if missing:
             raise ValueError(
-                f"expected looks, or margin, power and spread, from which they are derived; "
+                f"expected looks, or margin and power, from which they are derived; "
                 f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
             )
+        needless = [name for name in given if name in ("pilot", "most")]
+        if self.spread is not None and needless:
+            raise ValueError(
+                f"expected spread, or a pilot that measures it, got spread and {' and '.join(needless)}"
+            )
+        if self.measured is not None:
+            from ray_kd.statistics.power import TIMES  # imports SciPy, which nothing else here needs
+
+            pilot, most, _ = self.measured
+            if most < TIMES * pilot:
+                raise ValueError(
+                    f"most: expected at least {TIMES * pilot} seeds, {TIMES} times the pilot's, got {most}"
+                )
         return self
 
-    def derived(self, strategies: int) -> tuple[int, ...]:
-        """The looks of so many strategies, from margin, power and spread.
+    @property
+    def measured(self) -> tuple[int, int, float] | None:
+        """Seeds of the pilot, the most seeds, and the power; None: the spread is not to be measured."""
+        if self.power is None or self.spread is not None:
+            return None
+        return self.pilot or PILOT, self.most or MOST, self.power
+
+    def at(self, strategies: int) -> tuple[int, ...]:
+        """The looks of so many strategies; of those that depend on a pilot, its own.
 
         Raises:
             ValueError: no number of seeds up to 10,000 has the power.
         """
+        if self.looks is not None:
+            return self.looks
+        if self.measured is not None:
+            return (self.measured[0],)
         assert self.margin is not None
         assert self.spread is not None
         assert self.power is not None
         return _derived(self.margin, self.spread, max(1, strategies), self.power)
+
+    def last(self, strategies: int) -> int:
+        """Seeds of the last look, at most."""
+        return self.at(strategies)[-1] if self.measured is None else self.measured[1]
 
 
 @functools.lru_cache

@@ -205,10 +205,13 @@ class SweepSpec(Strict):
 
     @property
     def looks(self) -> tuple[int, ...] | None:
-        """The numbers of seeds at which results are looked at; None where the seeds are a list."""
+        """The numbers of seeds at which results are looked at; None where the seeds are a list.
+
+        Where later looks depend on a pilot, it is the pilot's alone.
+        """
         if not isinstance(self.seeds, SeedLooks):
             return None
-        return self.seeds.looks or self.seeds.derived(self.strategies)
+        return self.seeds.at(self.strategies)
 
     @property
     def margin(self) -> float | None:
@@ -220,8 +223,7 @@ class SweepSpec(Strict):
         """The seeds of every compared cell, at most, in order."""
         if not isinstance(self.seeds, SeedLooks):
             return self.seeds
-        last = (self.looks or (0,))[-1]
-        return tuple(range(self.seeds.first, self.seeds.first + last))
+        return tuple(range(self.seeds.first, self.seeds.first + self.seeds.last(self.strategies)))
 
     @property
     def seeds_of_controls(self) -> Seeds:

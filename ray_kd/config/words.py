@@ -14,8 +14,11 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def seconds_in(text: str, key: str) -> float:
+def seconds_in(text: str, key: str, zero: bool = False) -> float:
     """Seconds of a span of time such as ``2h``, ``90m``, ``45s`` or ``1h30m``.
+
+    Args:
+        zero: whether it may be ``0s``.
 
     Raises:
         UserError: it is none, or it is 0; ``key`` says where it stands.
@@ -28,7 +31,7 @@ def seconds_in(text: str, key: str) -> float:
     found = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip().lower(), re.ASCII)
     hours, minutes, seconds = (float(part or 0) for part in (found.groups() if found else ("", "", "")))
     total = 3600 * hours + 60 * minutes + seconds
-    if total <= 0:
+    if total <= 0 and not (zero and found and any(found.groups())):
         raise UserError(f"{key}: expected a span of time such as 2h, 90m, 45s or 1h30m, got '{text}'.")
     return total
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from torch import Tensor
 from ray_kd.config.beside import Folder
 from ray_kd.config.registry import DATASETS
 from ray_kd.data.base import Dataset, TensorSplit
+from ray_kd.data.cifar_files import read_batch, read_names
 from ray_kd.data.layout import RootOptions, fetch, require, wrong
 from ray_kd.data.splits import hold_out
+from ray_kd.models.pickles import DamagedError
 
 
 class CIFAROptions(RootOptions):
@@ -27,11 +29,13 @@ class CIFAROptions(RootOptions):
 
 
 class CIFAR(Dataset):
-    """What both have in common: 32x32 colour images, read by torchvision, which checks their MD5 sums."""
+    """What both have in common: 32x32 colour images in files whose MD5 sums torchvision knows."""
 
     tree: ClassVar[str]
     kind: ClassVar[str]
     """The class in ``torchvision.datasets``."""
+    label_key: ClassVar[str]
+    """The key of the labels in a file."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -43,44 +47,68 @@ class CIFAR(Dataset):
         from torchvision import datasets
 
         made = getattr(datasets, self.kind)
-        files = [name for name, _ in (*made.train_list, *made.test_list)] + [made.meta["filename"]]
-        needed = [f"{made.base_folder}/{name}" for name in files]
+        sums = dict([*made.train_list, *made.test_list, (made.meta["filename"], made.meta["md5"])])
+        needed = [f"{made.base_folder}/{name}" for name in sums]
         if options.download:
-            fetch(self.name, options.root, needed, lambda: made(options.root, download=True))
+            fetch(self.name, options.root, needed, lambda: _download(made, options.root))
         require(self.name, options.root, needed, self.tree, options.download)
-        given = self._read(made, options, True)
-        labels = np.array(given.targets)
+        folder = Path(options.root, made.base_folder)
+        self._check(options, folder, sums)
+        images, labels = self._read(options, folder, made.train_list)
         train, held = hold_out(
             labels, options.validation, options.labels, options.seed, self.name, options.label_seed
         )
-        self.train = self._split(given, 0, train)
-        self.test = self._split(self._read(made, options, False), len(labels))
-        self.validation = self._split(given, 0, held) if options.validation else self.test
-        self.classes, self.channels, self.class_names = len(given.classes), 3, tuple(given.classes)
-
-    def _read(self, made: Any, options: Any, train: bool) -> Any:
+        self.train = self._split(images, labels, 0, train)
+        test = self._read(options, folder, made.test_list)
+        self.test = self._split(*test, len(labels))
+        self.validation = self._split(images, labels, 0, held) if options.validation else self.test
+        file = folder / made.meta["filename"]
         try:
-            return made(options.root, train=train)
-        except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
-            damaged = self._damaged(made, options.root)
-            what = f"has a damaged file: {damaged}" if damaged else f"cannot be read ({error})"
-            wrong(self.name, options.root, what, self.tree, options.download)
+            self.class_names = read_names(file, made.meta["key"])
+        except (DamagedError, OSError) as error:
+            self._wrong(options, file, error)
+        self.classes, self.channels = len(self.class_names), 3
 
-    def _damaged(self, made: Any, root: str) -> str | None:
-        """The first file whose MD5 sum is not the published one."""
+    def _check(self, options: Any, folder: Path, sums: Mapping[str, str]) -> None:
+        """Check that every file is the published one."""
         from torchvision.datasets.utils import check_integrity
 
-        known = [*made.train_list, *made.test_list, (made.meta["filename"], made.meta["md5"])]
-        paths = ((Path(root, made.base_folder, name), md5) for name, md5 in known)
-        return next((str(path) for path, md5 in paths if not check_integrity(str(path), md5)), None)
+        for name, md5 in sums.items():
+            if not check_integrity(str(folder / name), md5):
+                self._wrong(options, folder / name)
 
-    def _split(self, given: Any, first: int, chosen: np.ndarray | None = None) -> TensorSplit:
-        index = np.arange(len(given.targets)) if chosen is None else chosen
-        images = torch.from_numpy(given.data[index]).permute(0, 3, 1, 2).float().div_(255)
-        images.sub_(_channels(type(self).mean)).div_(_channels(type(self).std))
-        return TensorSplit(
-            images, torch.from_numpy(np.array(given.targets)[index]), torch.from_numpy(index + first)
-        )
+    def _read(
+        self, options: Any, folder: Path, files: Iterable[Sequence[str]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, 3072) and labels (N,) of all these files."""
+        images, labels = list[np.ndarray](), list[int]()
+        for name, _ in files:
+            try:
+                some, theirs = read_batch(folder / name, self.label_key)
+            except (DamagedError, OSError) as error:
+                self._wrong(options, folder / name, error)
+            images.append(some)
+            labels += theirs
+        return np.concatenate(images), np.array(labels)
+
+    def _wrong(self, options: Any, file: Path, error: Exception | None = None) -> NoReturn:
+        why = "" if error is None else f" ({error})"
+        wrong(self.name, options.root, f"has a damaged file: {file}{why}", self.tree, options.download)
+
+    def _split(
+        self, images: np.ndarray, labels: np.ndarray, first: int, chosen: np.ndarray | None = None
+    ) -> TensorSplit:
+        index = np.arange(len(labels)) if chosen is None else chosen
+        pixels = torch.from_numpy(images[index]).view(-1, 3, 32, 32).float().div_(255)
+        pixels.sub_(_channels(type(self).mean)).div_(_channels(type(self).std))
+        return TensorSplit(pixels, torch.from_numpy(labels[index]), torch.from_numpy(index + first))
+
+
+def _download(made: Any, root: str) -> None:
+    """Fetch and unpack the archive; torchvision checks its MD5 sum."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    download_and_extract_archive(made.url, root, filename=made.filename, md5=made.tgz_md5)
 
 
 def _channels(values: tuple[float, ...]) -> Tensor:
@@ -102,7 +130,7 @@ class CIFAR10(CIFAR):
     """
 
     Options = CIFAR10Options
-    kind = "CIFAR10"
+    kind, label_key = "CIFAR10", "labels"
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     tree = """
@@ -125,7 +153,7 @@ class CIFAR100(CIFAR):
     """
 
     Options = CIFAR100Options
-    kind = "CIFAR100"
+    kind, label_key = "CIFAR100", "fine_labels"
     mean = (129.304 / 255, 124.070 / 255, 112.434 / 255)
     std = (68.170 / 255, 65.392 / 255, 70.418 / 255)
     tree = """

@@ -57,7 +57,7 @@ def choose_run(store: Store, which: str, best: bool = False) -> str:
 
 
 def _of_sweep(root: Folder, sweep: str, cell: str | None, best: bool) -> str:
-    trials = read_records(root, sweep).trials
+    trials = read_records(root, sweep, whole=False).trials
     there = students(trials)
     if cell is not None:
         cells = list(dict.fromkeys(trials["cell"].dropna()))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 from scipy import stats
 
 from ray_kd.statistics import skewness
-from ray_kd.statistics.intervals import ALPHA, CONFIDENCE, differences, equal
+from ray_kd.statistics.intervals import ALPHA, CONFIDENCE, ROUNDING, Numbers, differences
 from ray_kd.statistics.looks import Looks
+
+AT_ONCE = 500_000
+"""Differences that are held in memory together."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +103,14 @@ def best(
         for name, found in values.items()
         if all(seed in found for seed in first)
     }
-    bounds = {
-        (one, other): _bounds(whole[one], whole[other], ALPHA / max(1, len(whole) - 1), looks.overlap)
-        for one in whole
-        for other in whole
-        if one != other
-    }
-    high = {
-        one: max(0.0, min((bounds[one, other][1] for other in whole if other != one), default=math.inf))
-        for one in whole
-    }
-    leading = [name for name in whole if high[name] > 0]
+    table = np.array([list(found.values()) for found in whole.values()]).reshape(len(whole), len(first))
+    lows = _lows(table, ALPHA / max(1, len(whole) - 1), looks.overlap)
+    highs = np.maximum(0.0, -lows.max(axis=0, initial=-math.inf))
+    lows = np.minimum(0.0, lows.min(axis=1, initial=0.0, where=(highs > 0) & ~np.eye(len(whole), dtype=bool)))
     contenders = {}
-    for one in sorted(whole, key=lambda name: -math.fsum(whole[name].values())):
-        low = min((bounds[one, other][0] for other in leading if other != one), default=0.0)
-        mean = sign * math.fsum(whole[one].values()) / len(first)
-        contenders[one] = Contender(mean, min(0.0, low), high[one])
+    for index in sorted(range(len(whole)), key=lambda index: -math.fsum(table[index])):
+        mean = sign * math.fsum(table[index]) / len(first)
+        contenders[list(whole)[index]] = Contender(mean, float(lows[index]), float(highs[index]))
     return Best(contenders, first, tuple(name for name in values if name not in whole))
 
 
@@ -128,16 +125,33 @@ def beats(values: Mapping[int, float], others: Mapping[int, float], higher_is_be
     n, wins, ties = len(found), int((found > 0).sum()), int((found == 0).sum())
     if n == 0:
         return Share(0, 0, 0, 0.0, 1.0)
+    return Share(wins, ties, n, *_chance(wins, n))
+
+
+@cache
+def _chance(wins: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a chance."""
     exact = stats.binomtest(wins, n).proportion_ci(CONFIDENCE, method="exact")
-    return Share(wins, ties, n, float(exact.low), float(exact.high))
+    return float(exact.low), float(exact.high)
 
 
-def _bounds(
-    one: Mapping[int, float], other: Mapping[int, float], error: float, overlap: float
-) -> tuple[float, float]:
-    """Lower and upper bound of a difference, each with this one-sided error."""
-    found = differences(one, other)
-    if equal(found, one, other):  # no spread to judge by: any difference would pass as exact
-        return -math.inf, math.inf
-    shown = skewness.interval(found, 2 * error, overlap)
-    return shown.low, shown.high
+def _lows(table: Numbers, error: float, overlap: float) -> Numbers:
+    """Lower bound of each row's difference to each other row, with this one-sided error; the upper bound is
+    minus the lower bound of the reverse. -inf where differences have no spread to judge by, since any would
+    pass as exact.
+
+    Args:
+        table: a row for each strategy, a column for each seed.
+    """
+    count, seeds = table.shape
+    lows, scale = np.full((count, count), -math.inf), np.abs(table).max(axis=1, initial=0.0)
+    step = max(1, AT_ONCE // max(1, count * seeds))
+    for start in range(0, count, step):  # each pair once, in blocks of rows
+        rows, rest = slice(start, start + step), slice(start, count)
+        found = np.sort(table[rows, None] - table[None, rest], axis=-1)
+        constant = np.ptp(found, axis=-1) <= ROUNDING * np.maximum(scale[rows, None], scale[None, rest])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            low, high = skewness.bounds(found, 2 * error, overlap)
+        lows[rest, rows] = np.where(constant, -math.inf, -high).T
+        lows[rows, rest] = np.where(constant, -math.inf, low)
+    return lows

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -49,7 +49,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE, overlap: f
     if n == 1:
         return Interval(mean, math.nan, math.nan, 1)
     error = array.std(ddof=1) * math.sqrt(1 / n + overlap)
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * error)
+    half = float(special.stdtrit(n - 1, (1 + confidence) / 2) * error)
     return Interval(mean, mean - half, mean + half, n)
 
 

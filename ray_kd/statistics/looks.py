@@ -11,6 +11,12 @@ function", Biometrika 74, 1987, 149-154): by the look of n seeds of at most N, (
 Deviation: what a look may spend is its interval's whole error, as if looks had no errors in common
 (Bonferroni's bound). This needs no joint distribution and holds for every dependence. At up to five looks the
 exact form would save a few percent of the trials; docs/statistics.md compares it with this one and others.
+
+The later looks may be chosen after the first one, from the spread of differences that it shows (an internal
+pilot: Wittes and Brittain, "The role of internal pilot studies in increasing the efficiency of clinical
+trials", Statistics in Medicine 9, 1990, 65-72). The first look then spends a share of the error that is fixed
+beforehand, and the later ones divide the rest as above. With a last look at twice the pilot's seeds or more,
+simulated levels are about those of looks that were fixed beforehand (benchmarks/coverage.py).
 """
 
 from __future__ import annotations
@@ -21,13 +27,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from ray_kd.statistics import skewness
 from ray_kd.statistics.intervals import ALPHA, Interval, Numbers, differences, equal
 
 EXPONENT = 2
 """Of the spending function: 1 would spend evenly by seeds, 3 keeps nearly all for the last look."""
+PILOT = 0.1
+"""Share of the error that the first look spends where the later ones are chosen from its spread."""
 HOPELESS_FROM = 3
 """The look from which a strategy may be stopped as hopeless."""
 HOPELESS = 0.1
@@ -62,6 +70,7 @@ class Looks:
         margin: half the width of what counts as the same, in the metric's own unit (0.01 for one point of a
             rate); None: no verdict "the same".
         overlap: of the seeds' splits, where each seed has its own; see ``statistics.intervals.interval``.
+        pilot: the later looks are chosen from the spread at the first one.
 
     Raises:
         ValueError: looks that do not increase, a margin that is not positive.
@@ -75,6 +84,7 @@ class Looks:
     strategies: int
     margin: float | None = None
     overlap: float = 0.0
+    pilot: bool = False
 
     def __post_init__(self) -> None:
         if not self.at or any(b <= a for a, b in zip((0, *self.at), self.at, strict=False)):
@@ -87,14 +97,20 @@ class Looks:
     def error(self, n: int) -> float:
         """Two-sided error of one strategy's interval at the look of ``n`` seeds; all sum to 0.05.
 
+        With a pilot that of the first look does not depend on the others.
+
         Raises:
             ValueError: there is no look of ``n`` seeds.
         """
         if n not in self.at:
             raise ValueError(f"no look at {n} seeds: there are looks at {', '.join(map(str, self.at))}")
-        before = max((look for look in self.at if look < n), default=0)
-        spent = (n / self.at[-1]) ** EXPONENT - (before / self.at[-1]) ** EXPONENT
-        return ALPHA / max(1, self.strategies) * spent
+        each, planned = ALPHA / max(1, self.strategies), self.at
+        if self.pilot:
+            if n == self.at[0]:
+                return each * PILOT
+            each, planned = each * (1 - PILOT), self.at[1:]
+        before = max((look for look in planned if look < n), default=0)
+        return each * ((n / self.at[-1]) ** EXPONENT - (before / self.at[-1]) ** EXPONENT)
 
     def half_width(self, n: int, spread: float) -> float:
         """Half the width of the interval at the look of ``n`` seeds, of differences that are not skewed.
@@ -102,7 +118,7 @@ class Looks:
         Args:
             spread: standard deviation of the differences from seed to seed.
         """
-        return float(stats.t.isf(self.error(n) / 2, n - 1)) * spread * math.sqrt(1 / n + self.overlap)
+        return -float(special.stdtrit(n - 1, self.error(n) / 2)) * spread * math.sqrt(1 / n + self.overlap)
 
 
 @dataclass(frozen=True)
@@ -178,11 +194,15 @@ def conditional_power(looks: Looks, n: int, mean: float, spread: float) -> float
     """
     last = looks.at[-1]
     width = looks.half_width(last, spread)
-    final = stats.norm(mean, spread * math.sqrt(last - n) / last)  # of the mean at the last look
-    chance = final.sf(width) + final.cdf(-width)
+    final = spread * math.sqrt(last - n) / last  # standard deviation of the mean at the last look
+
+    def below(bound: float) -> float:
+        return float(special.ndtr((bound - mean) / final))
+
+    chance = 1 - below(width) + below(-width)
     if looks.margin is not None and looks.margin > width:
-        chance += final.cdf(looks.margin - width) - final.cdf(width - looks.margin)
-    return float(chance)
+        chance += below(looks.margin - width) - below(width - looks.margin)
+    return chance
 
 
 def _at(

@@ -8,6 +8,8 @@ stopped, which takes a little away; benchmarks/coverage.py shows what derived de
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy import stats
@@ -22,6 +24,9 @@ FEWEST = 5
 """Seeds of the first look of a derived design, at least."""
 MOST = 10_000
 """Seeds beyond which no design is derived."""
+TIMES = 2
+"""The last look after a pilot has at least so many times its seeds: an interval of fewer would mostly rest on
+the very spread by which they were chosen."""
 QUADRATURE = 400
 """Points at which a distribution of the standard deviation is taken."""
 
@@ -60,36 +65,82 @@ def seeds_needed(
         found = _same(effect, n, error, spread) if same else _found(effect / spread, n, error)
         return found >= power
 
-    low, high = 1, 2
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > MOST:
-            raise ValueError(
-                f"an effect of {effect:g} at a spread of {spread:g} with {strategies} strategies takes more "
-                f"than {MOST} seeds"
-            )
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    needed = _fewest(enough, 2, MOST)
+    if needed is None:
+        raise ValueError(
+            f"an effect of {effect:g} at a spread of {spread:g} with {strategies} strategies takes more "
+            f"than {MOST} seeds"
+        )
+    return needed
 
 
-def derived(margin: float, spread: float, strategies: int, power: float = POWER) -> Looks:
+def after_pilot(pilot: Looks, spread: float, most: int, power: float = POWER) -> Looks:
+    """The looks of a design whose first one was a pilot that showed this spread.
+
+    As many seeds as have the power of :func:`derived`, at least twice those of the pilot, at most ``most``;
+    its later looks are those of ``derived`` that have twice the pilot's seeds or more.
+
+    Args:
+        pilot: the look of the pilot alone, with strategies and margin.
+        spread: standard deviation of differences from seed to seed, in the margin's unit, above 0.
+
+    >>> pilot = Looks((8,), strategies=8, margin=1.0, pilot=True)
+    >>> [after_pilot(pilot, spread, most=60).at for spread in (0.3, 1.0, 1.5, 9.0)]
+    [(8, 16), (8, 24), (8, 19, 30, 48), (8, 24, 38, 60)]
+    """
+    n, margin = pilot.at[0], pilot.margin
+    assert margin is not None
+
+    def design(last: int) -> Looks:
+        later = {round(share * last) for share in FRACTIONS}
+        return replace(pilot, at=(n, *sorted(one for one in later if one >= min(TIMES * n, last))))
+
+    def enough(last: int) -> bool:
+        error = design(last).error(last)
+        found = _found(margin / spread, last, error), _same(margin, last, error, spread)
+        return min(found) >= power
+
+    return design(_fewest(enough, min(TIMES * n, most), most) or most)
+
+
+def widest_spread(pilot: Looks, most: int, power: float = POWER) -> float:
+    """The largest spread, in the margin's unit, at which :func:`after_pilot` has this power."""
+    assert pilot.margin is not None
+    error = after_pilot(pilot, 1e6 * pilot.margin, most, power).error(most)
+    low, high = 0.0, math.sqrt(most)  # of the spread as a share of the margin: at the upper one z is about 1
+    for _ in range(40):
+        middle = (low + high) / 2
+        found = _found(1 / middle, most, error), _same(1.0, most, error, middle)
+        low, high = (middle, high) if min(found) >= power else (low, middle)
+    return low * pilot.margin
+
+
+def derived(
+    margin: float, spread: float, strategies: int, power: float = POWER, most: int | None = None
+) -> Looks:
     """Looks whose last one finds, with this power, a difference of the margin, and that none is the same.
 
     Both at once is what a margin asks for: a strategy that is that much better or worse should be called so,
     and one without any effect should be called the same. The looks are at 1/8, 1/4, 2/5, 5/8 and all of the
     seeds, those below five left out.
 
+    Args:
+        most: seeds of the last look, at most, though it had less power then; None: no such limit.
+
     Raises:
-        ValueError: as :func:`seeds_needed`.
+        ValueError: as :func:`seeds_needed`, without ``most``.
     """
     looks = len(FRACTIONS)
-    last = max(
-        seeds_needed(margin, spread, strategies, looks, power),
-        seeds_needed(margin, spread, strategies, looks, power, same=True),
-    )
-    return Looks(_at(last), strategies, margin)
+    try:
+        last = max(
+            seeds_needed(margin, spread, strategies, looks, power),
+            seeds_needed(margin, spread, strategies, looks, power, same=True),
+        )
+    except ValueError:
+        if most is None:
+            raise
+        last = most
+    return Looks(_at(last if most is None else min(last, most)), strategies, margin)
 
 
 def least_effect(looks: Looks, spread: float, power: float = POWER) -> float:
@@ -112,6 +163,21 @@ def least_effect(looks: Looks, spread: float, power: float = POWER) -> float:
         middle = (low + high) / 2
         low, high = (low, middle) if _found(middle, n, looks.error(n)) >= power else (middle, high)
     return high * spread
+
+
+def _fewest(enough: Callable[[int], bool], low: int, most: int) -> int | None:
+    """The fewest seeds, from ``low`` to ``most``, that are enough; None: even these are not."""
+    if enough(low):
+        return low
+    high = min(2 * low, most)
+    while not enough(high):
+        if high == most:
+            return None
+        low, high = high, min(2 * high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def _at(last: int) -> tuple[int, ...]:
@@ -140,7 +206,11 @@ def _width(n: int, error: float, ends: float) -> float:
 def _found(effect: float, n: int, error: float) -> float:
     """The chance of an interval beyond 0 on the right side; effect in standard deviations."""
     root = math.sqrt(n)
-    return float(stats.nct.sf(_width(n, error, 0.5) * root, n - 1, effect * root))
+    bound, centre = _width(n, error, 0.5) * root, effect * root
+    found = float(stats.nct.sf(bound, n - 1, centre))
+    if math.isnan(found):  # of effects so large that only the standard deviation is left to chance
+        return float(stats.chi2.cdf((n - 1) * (centre / bound) ** 2, n - 1))
+    return found
 
 
 def _same(margin: float, n: int, error: float, spread: float) -> float:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from ray_kd.statistics.intervals import Interval
 
@@ -35,10 +35,7 @@ def coefficient(values: Sequence[float] | Numbers) -> float:
 
     The values must not all be equal.
     """
-    n = len(values)
-    if n < 3:
-        return 0.0
-    return float(stats.skew(np.sort(values), bias=False)) * (1 + SMALL_SAMPLE / n)
+    return float(_coefficients(np.sort(np.asarray(values, dtype=np.float64))))
 
 
 def skewed(values: Sequence[float] | Numbers) -> bool:
@@ -48,6 +45,8 @@ def skewed(values: Sequence[float] | Numbers) -> bool:
     """
     if len(values) < TESTABLE or np.ptp(values) == 0:
         return False
+    from scipy import stats  # takes half a second, and few values need it
+
     return bool(stats.skewtest(np.sort(values)).pvalue < SURE)
 
 
@@ -61,13 +60,20 @@ def interval(values: Sequence[float] | Numbers, error: float, overlap: float = 0
     >>> found.high - found.mean > found.mean - found.low
     True
     """
-    mean, spread, n = _moments(values)
-    width = float(stats.t.isf(error / 2, n - 1)) * math.sqrt(1 / n + overlap)
-    skew = coefficient(values)
-    longer = min(width, abs(skew) * (width**2 / 3 + 1 / (6 * n)))
-    low = mean - spread * (width + (longer if skew < 0 else 0))
-    high = mean + spread * (width + (longer if skew > 0 else 0))
-    return Interval(mean, low, high, n)
+    array = np.sort(np.asarray(values, dtype=np.float64))  # sorted: the sum's rounding has one order
+    low, high = bounds(array, error, overlap)
+    return Interval(float(array.mean()), float(low), float(high), len(array))
+
+
+def bounds(values: Numbers, error: float, overlap: float = 0.0) -> tuple[Numbers, Numbers]:
+    """Both ends of :func:`interval` for samples along the last axis, each of them sorted."""
+    n = values.shape[-1]
+    mean, spread, skew = values.mean(axis=-1), values.std(axis=-1, ddof=1), _coefficients(values)
+    width = -float(special.stdtrit(n - 1, error / 2)) * math.sqrt(1 / n + overlap)
+    longer = np.minimum(width, np.abs(skew) * (width**2 / 3 + 1 / (6 * n)))
+    low = mean - spread * (width + np.where(skew < 0, longer, 0.0))
+    high = mean + spread * (width + np.where(skew > 0, longer, 0.0))
+    return low, high
 
 
 def p_value(values: Sequence[float] | Numbers, overlap: float = 0.0) -> float:
@@ -78,9 +84,21 @@ def p_value(values: Sequence[float] | Numbers, overlap: float = 0.0) -> float:
     if skew * mean < 0:  # the end towards 0 is moved: solve width + longer = distance for the width
         rest = max(0.0, distance - abs(skew) / (6 * n))
         width = max(distance / 2, 2 * rest / (1 + math.sqrt(1 + 4 * abs(skew) * rest / 3)))
-    return float(2 * stats.t.sf(width / math.sqrt(1 / n + overlap), n - 1))
+    return float(2 * special.stdtr(n - 1, -width / math.sqrt(1 / n + overlap)))
 
 
 def _moments(values: Sequence[float] | Numbers) -> tuple[float, float, int]:
     array = np.sort(np.asarray(values, dtype=np.float64))  # sorted: the sum's rounding has one order
     return float(array.mean()), float(array.std(ddof=1)), len(array)
+
+
+def _coefficients(values: Numbers) -> Numbers:
+    """``coefficient`` for samples along the last axis, each of them sorted."""
+    n = values.shape[-1]
+    if n < 3:
+        return np.zeros(values.shape[:-1])
+    away = values - values.mean(axis=-1, keepdims=True)
+    square = away**2
+    m2, m3 = square.mean(axis=-1), (square * away).mean(axis=-1)
+    found: Numbers = ((n - 1.0) * n) ** 0.5 / (n - 2.0) * m3 / m2**1.5 * (1 + SMALL_SAMPLE / n)
+    return found

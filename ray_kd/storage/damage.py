@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from functools import cache
@@ -22,6 +23,11 @@ def whole_lines(data: bytes) -> tuple[list[dict[str, Any]], bool]:
     Damaged lines, as a kill, a full disk or a bad disk leaves them (cut off, NUL bytes), are skipped.
     """
     lines = [line for line in data.split(b"\n") if line.strip()]
+    if all(line[:1] == b"{" and line[-1:] == b"}" for line in lines):
+        with contextlib.suppress(ValueError, RecursionError):  # at once, which takes a third of the time
+            found = json.loads(b"[" + b",".join(lines) + b"]")
+            if len(found) == len(lines) and all(isinstance(entry, dict) for entry in found):
+                return found, False
     entries = [entry for entry in map(_object, lines) if entry is not None]
     return entries, len(entries) < len(lines)
 

@@ -21,12 +21,15 @@ from types import TracebackType
 
 import psutil
 
+from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault, LockLost
 from ray_kd.config.words import clock
 from ray_kd.storage.store import Stamp, Store
 
 TTL = 60.0
 """Seconds without renewal after which a lock counts as abandoned."""
+GIVE_UP_EVERY = 1.0
+"""Seconds between two tries to give up the file of a lock that was released while the storage was away."""
 TELL_AFTER = 10.0
 """Seconds between the first and the second message while waiting; each later pause is twice as long."""
 TELL_AT_LEAST = 600.0
@@ -109,18 +112,15 @@ class Lock:
     def release(self) -> None:
         """Release the lock; the lock file of another holder is not touched.
 
-        If the file cannot be deleted (a disk that became read-only), the lock expires.
+        If the storage does not let it (a disk that became read-only), that is tried again until it does, or
+        the lock is another's.
         """
         self._stop.set()
         if self._renewal is not None:
             self._renewal.join()
             self._renewal = None
-            with contextlib.suppress(OSError, EnvironmentFault):
-                stamp = self._mine()
-                if stamp is not None and self.store.is_local:
-                    self.store.delete(self.path)
-                elif stamp is not None:
-                    self.store.replace(self.path, _FREE + b" since " + self._content(), stamp)
+            if not self._given_up():
+                threading.Thread(target=self._give_up_later, daemon=True).start()
 
     def __enter__(self) -> Lock:
         self.acquire()
@@ -162,6 +162,25 @@ class Lock:
         if stamp is not None and not _is_free(stamp[0]):
             self._tell(stamp[0], max(0.0, self.ttl - age))
         return False
+
+    def _given_up(self) -> bool:
+        """Delete the lock file, or say in the object that it is free, if it is this object's.
+
+        False: the storage does not let it.
+        """
+        try:
+            stamp = self._mine()
+            if stamp is not None and self.store.is_local:
+                self.store.delete(self.path)
+            elif stamp is not None:
+                self.store.replace(self.path, _FREE + b" since " + self._content(), stamp)
+        except (OSError, UserError):
+            return False
+        return True
+
+    def _give_up_later(self) -> None:
+        while not self._given_up():
+            time.sleep(GIVE_UP_EVERY)
 
     def _tell(self, content: bytes, left: float) -> None:
         """Say what this process waits for, since when, who holds the lock, and what ends the wait."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.words import clock
 from ray_kd.storage.damage import whole_summary
+from ray_kd.storage.leftovers import is_left
 from ray_kd.storage.lock import Lock, is_held
-from ray_kd.storage.store import Store
+from ray_kd.storage.store import LEFT, PROBE, Store
 
-LEFT = ".writing-"
-"""How names begin of files that are being written, or were when their process was killed."""
-OLD = 3600.0
-"""Seconds after which such a file counts as left behind."""
 MAPPED = "targets/mapped"
+LEFT_BY_KILLS = "left by kills"
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,8 @@ class Removable:
 def kind_of(path: str) -> str:
     """What a file of a storage is."""
     parts = path.split("/")
-    if parts[-1].startswith(LEFT):
-        return "left by kills"
+    if parts[-1].startswith(LEFT) or parts[0] == PROBE:
+        return LEFT_BY_KILLS
     if parts[-1].startswith("predictions"):
         return "predictions"
     if parts[0] == "targets":
@@ -80,11 +77,11 @@ def removable(store: Store, sizes: dict[str, int], runs: Iterable[str] = ()) -> 
         found.append(Removable(path, "mapped copies of targets", _weight(sizes, path), f"{path}/lock", cost))
     inside = tuple(f"{item.path}/" for item in found) or ("\0",)
     left = [
-        path for path in sizes if path.rpartition("/")[2].startswith(LEFT) and not path.startswith(inside)
+        path
+        for path in sizes
+        if kind_of(path) == LEFT_BY_KILLS and not path.startswith(inside) and is_left(store, path)
     ]
-    found += [
-        Removable(path, "left by kills", sizes[path], None, "nothing") for path in left if _old(store, path)
-    ]
+    found += [Removable(path, LEFT_BY_KILLS, sizes[path], None, "nothing") for path in left]
     return [item for item in found if item.size]
 
 
@@ -96,7 +93,7 @@ def remove(store: Store, item: Removable) -> bool:
     if lock is not None and not lock.acquire(timeout=0):
         return False
     try:
-        if item.what == "left by kills":
+        if item.what == LEFT_BY_KILLS:
             store.delete(item.path)
         else:
             store.delete_tree(item.path)
@@ -176,13 +173,6 @@ def _read(store: Store, path: str) -> Any:
         return store.read_json(path)
     except (FileNotFoundError, UserError):
         return None
-
-
-def _old(store: Store, path: str) -> bool:
-    try:
-        return time.time() - store.modified(path) > OLD
-    except FileNotFoundError:
-        return False
 
 
 def _silent(text: str) -> None:

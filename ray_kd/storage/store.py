@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,11 @@ from ray_kd.storage.objects import Objects
 
 Stamp = tuple[bytes, Any]
 """A file's content and version: the time of its last write or, on an object store, its ETag."""
+
+LEFT = ".writing-"
+"""How names begin of files that are being written, or were when their process was killed."""
+PROBE = ".probe"
+"""The folder in which a cluster's nodes show that they share the storage."""
 
 
 class Store:
@@ -297,11 +303,16 @@ def json_line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, separators=(", ", ": ")) + "\n").encode()
 
 
+def writing_name() -> str:
+    """How the name of a file begins that this process is writing; see ``leftovers``."""
+    return f"{LEFT}{socket.gethostname()}-{os.getpid()}-"
+
+
 def _write_whole(full: str, data: bytes) -> None:
     """Write beside the file, then rename into place."""
     folder = os.path.dirname(full)
     os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=writing_name())
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.storage import Lock, Store
+from ray_kd.storage.store import writing_name
 from ray_kd.targets.encoding import Encoding
 from ray_kd.targets.layout import Group, TargetStore, digest
 from ray_kd.targets.shards import read_shard
@@ -138,7 +139,7 @@ def _copy(store: TargetStore, group: Group, places: dict[str, str], views: int, 
     try:
         os.makedirs(folder, exist_ok=True)
         for column in places:
-            descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+            descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=writing_name())
             files[column] = (os.fdopen(descriptor, "wb"), temporary)
         for shard in group.shards(views):
             _, rows = read_shard(store, group, shard)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.data.sample_checks import SPLITS
@@ -162,6 +163,8 @@ def read_whole(store: Store, path: str) -> Any:
     """A JSON file's value; None if the file is missing or damaged."""
     try:
         return store.read_json(path)
+    except EnvironmentFault:  # it may be there
+        raise
     except (FileNotFoundError, UserError):
         return None
 

@@ -26,6 +26,7 @@ from ray_kd.data.batches import Batches
 from ray_kd.data.loading import Loader
 from ray_kd.models.compiled import load_own_state
 from ray_kd.storage import Lock
+from ray_kd.storage.leftovers import clean
 from ray_kd.training.build import Parts, build, step_key
 from ray_kd.training.checkpoints import StoreCheckpoints
 from ray_kd.training.compiling import as_written
@@ -102,6 +103,7 @@ class Training:
             if self.lock is not None:
                 if not self.lock.held:
                     self._lead(self.lock.acquire)
+                clean(self.context.store, (self.directory, f"{self.directory}/checkpoints"))
                 self._lead(Records(self.context.store, f"runs/{self.identity}").take_place)
             self._must_stop()
             require_same(self.context.store, self.directory, self.spec, self.own)

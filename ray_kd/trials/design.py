@@ -13,63 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ray_kd.config.cells import SEARCHED, TASK, searched_name, strategy_name
-from ray_kd.statistics.looks import Looks
-
-POINT = 0.01
-"""One point of a rate."""
+from ray_kd.trials.family import POINT, Family, Sizing
 
 Entry = Mapping[str, Any]
 IdentityOf = Callable[[str, int], str | None]
-
-
-@dataclass(frozen=True)
-class Family:
-    """Strategies of one task that were declared together; all their intervals hold together.
-
-    Attributes:
-        declared: when, in UTC (ISO 8601).
-        task: the name of the task that its trials train.
-        metric: the metric that is compared; ``monitor``: the task's own.
-        looks: numbers of seeds, increasing.
-        margin: half the width of what counts as the same, in units of ``unit``; None: nothing counts as it.
-        unit: what one of the margin is in the metric's own unit: 0.01 for a rate, 1 for a loss.
-        seeds: in the order in which looks take them; those of the last look, and no more.
-        references: the cells that others are compared with, the baseline first, then the winner of its search
-            if it is searched; with the identity of the trial of the first seed (None: not known yet, since a
-            search has not ended).
-        cells: the strategies that are compared, likewise.
-        begun: a first look is complete, so that the family stands.
-        overlap: samples that test for each that trains, where each seed has a split of its own, else 0.
-    """
-
-    declared: str
-    task: str
-    metric: str
-    looks: tuple[int, ...]
-    margin: float | None
-    unit: float
-    seeds: tuple[int, ...]
-    references: dict[str, str | None]
-    cells: dict[str, str | None]
-    begun: bool = False
-    overlap: float = 0.0
-
-    @property
-    def judged_by(self) -> Looks:
-        """The looks as ``judge`` takes them; m is the number of strategies, references not counted."""
-        margin = None if self.margin is None else self.margin * self.unit
-        return Looks(self.looks, len(self.cells), margin, overlap=self.overlap)
-
-    def reference_of(self, cell: str) -> str:
-        """The cell that ``cell`` is compared with: for the winner of a search that of the baseline's own."""
-        known = list(self.references)
-        return known[-1] if cell.endswith(SEARCHED) else known[0]
-
-    @property
-    def plain(self) -> str:
-        """Its looks and margin as text: ``10, 16, 25 seeds, margin 1``."""
-        text = f"{', '.join(map(str, self.looks))} seed{'s' if self.looks[-1] > 1 else ''}"
-        return text if self.margin is None else f"{text}, margin {self.margin:g}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +47,23 @@ class Design:
         family = self.family_of(cell)
         return None if family is None else family.reference_of(cell)
 
+    @property
+    def used(self) -> tuple[Family, ...]:
+        """The families of the present cells."""
+        return tuple(self.families[index] for index in sorted(set(self.current.values())))
+
+    def asked(self, cell: str) -> frozenset[int] | None:
+        """The seeds that looks may ask for, of a cell all of whose looks follow from a measured spread; None:
+        all seeds of the plan are trained that no look makes needless."""
+        families = [
+            self.families[index]
+            for one, index in self.current.items()
+            if one == cell or self.reference_of(one) == cell
+        ]
+        if not families or any(one.sizing is None or one.unmeasured for one in families):
+            return None
+        return frozenset(seed for one in families for seed in one.seeds)
+
     def renamed(self, name: Callable[[str], str], task: str | None = None) -> Design:
         """The same with other names of cells, for tables that call cells by strategy within one task.
 
@@ -126,11 +90,8 @@ class Design:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Design:
         """From the content of design.json."""
-        families = []
-        for entry in data["families"]:
-            lists = {key: tuple(entry[key]) for key in ("looks", "seeds")}
-            families.append(Family(**{**entry, **lists}))
-        return cls(tuple(families), {str(cell): int(index) for cell, index in data["current"].items()})
+        families = tuple(map(Family.from_json, data["families"]))
+        return cls(families, {str(cell): int(index) for cell, index in data["current"].items()})
 
     def to_json(self) -> dict[str, Any]:
         """The content of design.json."""
@@ -145,11 +106,15 @@ class Schedule:
         looks: numbers of seeds; None: one look, at all seeds of the plan.
         margin: in points.
         metric: the metric of a task by its name; None: the plan's.
+        sizing: how looks are chosen that are not given; ``looks`` then is that of the pilot.
+        earlier: the spread that other seeds of a family's cells show; None: too few of them are known.
     """
 
     looks: tuple[int, ...] | None = None
     margin: float | None = None
     metric: Callable[[str], str] | None = None
+    sizing: Sizing | None = None
+    earlier: Callable[[Family], float | None] | None = None
 
 
 def implied(plan: Mapping[str, Any]) -> Design:
@@ -205,13 +170,16 @@ def declare(
                 looks=tuple(looks),
                 margin=schedule.margin,
                 unit=1.0 if "loss" in metric else POINT,
-                seeds=seeds[: looks[-1]],
+                seeds=seeds[: looks[-1]] if schedule.sizing is None else seeds,
                 references={cell: identity(cell, seeds[0]) for cell in references},
                 cells={cell: identity(cell, seeds[0]) for cell in added},
                 overlap=_overlap(plan, {*references, *added}),
+                sizing=schedule.sizing,
             )
+            spread = schedule.earlier(new) if schedule.sizing and schedule.earlier else None
+            new = new if spread is None else new.sized(spread, seeds, earlier=True)
             current.update(dict.fromkeys(added, len(kept)))
-            kept.append(next((one for one in earlier if replace(new, declared=one.declared) == one), new))
+            kept.append(next((one for one in earlier if new.declared_as(one)), new))
     return Design(tuple(kept), current)
 
 

@@ -8,8 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ray_kd.statistics.power import MOST, POWER, least_effect, power_same, seeds_needed
-from ray_kd.trials.design import POINT, Design, Family
+from ray_kd.statistics.looks import Looks
+from ray_kd.statistics.power import (
+    MOST,
+    POWER,
+    after_pilot,
+    least_effect,
+    power_same,
+    seeds_needed,
+    widest_spread,
+)
+from ray_kd.trials.design import Design
+from ray_kd.trials.family import POINT, Family
 
 ASSUMED = 1.0
 """Points of spread that a plan assumes where nothing has been measured."""
@@ -45,21 +55,24 @@ def can_find(design: Design, values: Values, given: float | None = None) -> list
         >>> print(can_find(implied(plan), {})[0].partition(").")[0])
         What it can find: a difference of 1.09 points, with probability 0.8, at 10 seeds (1 strategy
     """
-    used = [design.families[index] for index in sorted(set(design.current.values()))]
-    lines = []
+    used, lines = design.used, []
     for family in used:
         name = f", {family.task}" if len(used) > 1 and family.task else ""
         lines.append(f"What it can find{name}: {' '.join(_sentences(family, values, given))}")
     return lines
 
 
-def spread_of(family: Family, values: Values) -> KnownSpread | None:
-    """The spread in the records so far: the root mean square over strategies; None: too few seeds."""
+def spread_of(family: Family, values: Values, few: int = FEW) -> KnownSpread | None:
+    """The spread in the records so far: the root mean square over strategies; None: too few seeds.
+
+    Args:
+        few: the fewest seeds of a strategy that count.
+    """
     squares, freedom, seeds, strategies = 0.0, 0, 0, 0
     for cell in family.cells:
         own, other = values.get(cell, {}), values.get(family.reference_of(cell), {})
         differences = [own[seed] - other[seed] for seed in own if seed in other]
-        if len(differences) >= FEW:
+        if len(differences) >= few:
             squares += float(np.var(differences)) * len(differences)
             freedom += len(differences) - 1
             seeds, strategies = max(seeds, len(differences)), strategies + 1
@@ -74,6 +87,8 @@ def _sentences(family: Family, values: Values, given: float | None) -> list[str]
     if last < 2:
         return ["nothing. A single seed decides no difference."]
     known = spread_of(family, values)
+    if known is None and family.sizing is not None and family.sizing.spread:
+        known = KnownSpread(family.sizing.spread, "as other seeds of these cells have shown")
     if known is None and given is not None:
         known = KnownSpread(given, "as the sweep file says")
     rate = family.unit == POINT
@@ -84,6 +99,8 @@ def _sentences(family: Family, values: Values, given: float | None) -> list[str]
         text = f"{value:.3g}"
         return text if not rate else f"{text} point{'' if text == '1' else 's'}"
 
+    if family.unmeasured:
+        return _of_pilot(family, known, figure)
     # Splits that overlap leave an error that more seeds do not remove: the spread counts as that much larger.
     spread = known.value * math.sqrt(1 + last * family.overlap)
     looks = replace(family.judged_by, margin=family.margin, overlap=0.0)
@@ -100,6 +117,25 @@ def _sentences(family: Family, values: Values, given: float | None) -> list[str]
         told.append(_needed(known.value, strategies, len(family.looks)))
     if family.margin is not None:
         told.append(_same(family.margin, looks.half_width(last, spread), power_same(looks, spread), figure))
+    return told
+
+
+def _of_pilot(family: Family, known: KnownSpread, figure: Callable[[float], str]) -> list[str]:
+    """What looks will find that depend on a pilot."""
+    sizing, margin = family.sizing, family.margin
+    assert sizing is not None
+    assert margin is not None
+    pilot = Looks(family.looks, len(family.cells), margin, pilot=True)
+    widest = widest_spread(pilot, sizing.most, sizing.power)
+    last = after_pilot(pilot, known.value, sizing.most, sizing.power).at[-1]
+    found = f"a difference of {figure(margin)}, or that there is none, with probability {sizing.power:g}"
+    told = [
+        f"{found} ({_counted(len(family.cells))}). The pilot's spread sets how many seeds that takes, of at "
+        f"most {sizing.most}, which are enough up to a spread of {figure(widest)}.",
+        f"At a spread of {figure(known.value)}, {known.source}, the last look is at {last} seeds.",
+    ]
+    if family.overlap:
+        told.append("Splits of the seeds overlap, which leaves an error that more seeds do not remove.")
     return told
 
 

@@ -9,6 +9,9 @@ from ray_kd.config.plan import Trial
 from ray_kd.config.spec import RunSpec
 from ray_kd.trials.ledger import Outcome
 
+RETRIES = 3
+"""How often a job whose worker process died is resumed from its checkpoint."""
+
 
 @dataclass
 class Job:
@@ -18,7 +21,9 @@ class Job:
         trial: the first planned trial that it serves; None: it is a teacher alone.
         needs: identities of the teachers that it loads, a teacher's own teachers too.
         teaches: other jobs load it; it may serve a trial too (self-distillation beside the student alone).
+        resumed: it was handed out before, and is tried again.
         value, best: the last validation metric, and the best one so far.
+        moves: how often it was started on a node that was not ready.
         waits: a sentence that says what the started job waits for; None: nothing.
     """
 
@@ -27,9 +32,11 @@ class Job:
     trial: Trial | None
     needs: tuple[str, ...] = ()
     teaches: bool = False
-    state: Literal["waiting", "issued", "running", "done"] = "waiting"
+    state: Literal["waiting", "issued", "running", "held", "done"] = "waiting"
     outcome: Outcome | None = None
     crashes: int = 0
+    moves: int = 0
+    resumed: bool = False
     epoch: int = 0
     value: float | None = None
     best: float | None = None

@@ -8,7 +8,6 @@ written (the disk is full) is kept in memory and written with the next one; losi
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable
@@ -19,8 +18,13 @@ from typing import Any
 from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
+from ray_kd.config.names import one_line
 from ray_kd.storage import Store
+from ray_kd.storage.store import writing_name
 from ray_kd.trials.design import Design
+
+LEFT_OUT = "nodes.json"
+"""File of a sweep: the nodes that its last invocation left out."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ def _finite(summary: dict[str, Any], split: str) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
+def node_line(left_out: dict[str, Any]) -> str:
+    """A node that was left out, and why, in one line."""
+    return one_line(f"node {left_out['node']}: {'; '.join(left_out['reasons'])}")
+
+
 class Ledger:
     """The files of a sweep below ``sweeps/<name>``."""
 
@@ -71,6 +80,10 @@ class Ledger:
         self.entries: dict[str, dict[str, Any]] = {}
         self.stale: set[str] = set()
         """Runs whose summary does not count in this sweep: it is deleted before they train."""
+        self.left_out: dict[str, dict[str, Any]] = {}
+        """The nodes that this invocation leaves out: id -> ``{"node": its name, "reasons": sentences}``."""
+        self.behind: str | None = None
+        """Why files are unwritten; None: none is."""
         self._unwritten: dict[str, bytes] = {}
 
     def load(self) -> None:
@@ -165,6 +178,17 @@ class Ledger:
         """Write design.json."""
         self.keep_json(f"{self.folder}/design.json", design.to_json())
 
+    def leave_out(self, nodes: dict[str, dict[str, Any]]) -> None:
+        """Note the nodes that are left out."""
+        if nodes.keys() - self.left_out.keys():
+            self.left_out |= nodes
+            self.keep_json(f"{self.folder}/{LEFT_OUT}", list(self.left_out.values()))
+
+    def forget_nodes(self) -> None:
+        """Forget the nodes that an earlier invocation left out: all are probed again."""
+        if self.store.exists(f"{self.folder}/{LEFT_OUT}"):
+            self.store.delete(f"{self.folder}/{LEFT_OUT}")
+
     def write_sweep(self, text: str) -> None:
         """Write the resolved sweep file."""
         self.keep(f"{self.folder}/sweep.yaml", text.encode())
@@ -172,8 +196,10 @@ class Ledger:
     def keep(self, path: str, data: bytes) -> None:
         """Write a file now or, if that fails, with the next one."""
         self._unwritten[path] = data
-        with contextlib.suppress(EnvironmentFault):
+        try:
             self.flush()
+        except EnvironmentFault as fault:
+            self.behind = str(fault)
 
     def keep_json(self, path: str, value: Any) -> None:
         """The same for a JSON file."""
@@ -184,11 +210,22 @@ class Ledger:
         for path in list(self._unwritten):
             self.store.write(path, self._unwritten[path])
             del self._unwritten[path]
+        self.behind = None
+
+    def test_storage(self) -> None:
+        """Write, read and delete a small file of the sweep's; an error says why that is not possible."""
+        path = f"{self.folder}/{writing_name()}test"
+        self.store.write(path, b"test")
+        if self.store.read(path) != b"test":
+            raise EnvironmentFault(f"{self.store.path(path)} does not hold what was written to it.")
+        self.store.delete(path)
 
     def read_json(self, path: str) -> dict[str, Any] | None:
         """A file's JSON mapping; None if the file is missing or damaged."""
         try:
             value = self.store.read_json(path)
+        except EnvironmentFault:  # it may be there
+            raise
         except (FileNotFoundError, NotADirectoryError, UserError):
             return None
         return value if isinstance(value, dict) else None

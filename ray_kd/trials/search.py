@@ -33,12 +33,17 @@ class Candidate:
 
 @dataclass
 class CellSearch:
-    """The candidates of one cell, up to the search's budget."""
+    """The candidates of one cell, up to the search's budget.
+
+    Attributes:
+        recalled: how many of them an earlier invocation of the sweep proposed.
+    """
 
     cell: Cell
     search: Search
     mode: str
     candidates: list[Candidate] = field(default_factory=list)
+    recalled: int = 0
     _study: Any = None
     _asked: dict[int, Any] = field(default_factory=dict)
     _ended: int = 0

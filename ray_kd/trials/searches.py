@@ -114,6 +114,26 @@ class Searches:
             trials = self._trials(search, Candidate(len(search.candidates), overrides))
             if all(entries.get(trial.seed, {}).get("identity") == trial.identity for trial in trials):
                 self._take(number, search.add(overrides), trials)
+                search.recalled += 1
+
+    def remarks(self) -> list[str]:
+        """What an interruption may have changed: a sentence for the candidates, and one for the scheduler."""
+        lines, learning = [], [search for search in self.all if search.recalled and search.learns]
+        if learning:
+            kept = sum(search.recalled for search in learning)
+            left = sum(search.search.budget - len(search.candidates) for search in learning)
+            lines.append(
+                f"{kept} candidates of an earlier call are kept, and {left} are still to be proposed. These, "
+                "and with them the winner, may differ from those of a sweep that was not interrupted: the "
+                "sampler draws anew, and learns from what has ended by now."
+            )
+        states = {job.state for job in self.jobs.values() if job.trial is not None}
+        if self.sweep.scheduler is not None and "done" in states and "waiting" in states:
+            lines.append(
+                f"{self.sweep.scheduler.name} compares a trial with those that ended before it: after an "
+                "interruption it may stop others than it would have stopped."
+            )
+        return lines
 
     def _trials(self, search: CellSearch, candidate: Candidate) -> list[Trial]:
         return [

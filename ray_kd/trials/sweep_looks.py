@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from ray_kd.config.cells import Cell
 from ray_kd.config.plan import Plan, Trial, TrialMaker
 from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.statistics.looks import Verdict
-from ray_kd.trials.design import Design, Schedule, declare, has_begun
+from ray_kd.trials.design import Design, declare, has_begun
+from ray_kd.trials.family import Family
+from ray_kd.trials.findings import spread_of
 from ray_kd.trials.job import Job
 from ray_kd.trials.ledger import Ledger
+from ray_kd.trials.schedule import identity_of, schedule_of
 from ray_kd.trials.verdicts import Verdicts
 from ray_kd.trials.waiting import Priority
 
@@ -40,13 +42,15 @@ class SweepLooks:
         """Compared cell -> seed -> trial."""
         self._index(plan.trials)
         former = self._former() if former is None else former
-        self.design = declare(plan.to_json(), self._schedule(), former, identity_of=self._identity)
+        schedule = schedule_of(sweep, plan, ledger, maker)
+        self.design = declare(plan.to_json(), schedule, former, identity_of=self._identity)
         self.verdicts = Verdicts(self.design, plan.mode == "max")
         for identity, trials in self._serves.items():
             if jobs[identity].outcome is not None:
                 self._note(jobs[identity], trials)
         for cell in self.design.current:
             self._begin(cell)
+        self._measure()
 
     @property
     def drops(self) -> bool:
@@ -103,16 +107,22 @@ class SweepLooks:
 
     def remarks(self) -> list[str]:
         """A sentence for each way in which the sweep file differs from what stands declared."""
-        lines, wanted = [], self._schedule()
-        looks, seeds = wanted.looks or (len(self.sweep.all_seeds),), self.sweep.all_seeds
+        lines, seeds = [], self.sweep.all_seeds
+        wanted = schedule_of(self.sweep, self.plan, self.ledger, self.maker)
+        looks, sizing = wanted.looks or (len(seeds),), wanted.sizing
         for index, family in enumerate(self.design.families):
             count = sum(1 for one in self.design.current.values() if one == index)
             if not count:
                 continue
             who = f"{count} strateg{'y' if count == 1 else 'ies'}"
-            same = (family.looks, family.margin) == (looks, wanted.margin) and family.seeds == seeds[
-                : looks[-1]
-            ]
+            same = family.margin == wanted.margin and family.seeds[0] == seeds[0]
+            if sizing is None or family.sizing is None:
+                same &= family.sizing is sizing and (family.looks, family.seeds) == (
+                    looks,
+                    seeds[: looks[-1]],
+                )
+            else:
+                same &= family.sizing.asked == sizing
             if not same:
                 lines.append(
                     f"{who} declared on {family.declared} with looks at {family.plain}: these stand, since a "
@@ -141,19 +151,11 @@ class SweepLooks:
         )
         return replace(design, families=families)
 
-    def _schedule(self) -> Schedule:
-        metrics: dict[str, str] = {}
-        for trial in self.plan.trials:
-            metrics.setdefault(trial.spec.task.component_name, self.plan.metric_of(trial.spec))
-        return Schedule(self.sweep.looks, self.sweep.margin, metrics.__getitem__)
-
     def _identity(self, cell: str, seed: int) -> str | None:
         """The identity of a cell's trial of a seed that the plan does not hold."""
         if cell not in self._cells:
             return None
-        known = next(iter(self._cells[cell].values()))
-        overrides = {key: value for key, value in known.overrides.items() if key != "seed"}
-        return self.maker.make(Cell(name=cell, overrides=overrides), seed, "compare").identity
+        return identity_of(self.maker, next(iter(self._cells[cell].values())), seed)
 
     def _index(self, trials: Iterable[Trial]) -> None:
         for trial in trials:
@@ -164,9 +166,10 @@ class SweepLooks:
     def _reached(self, ended: Iterable[tuple[Job, list[Trial]]]) -> list[str]:
         """Note jobs that ended; the families of the strategies returned, which reached a look, stand."""
         reached = dict.fromkeys(cell for job, trials in ended for cell in self._note(job, trials))
-        if sum(self._begin(cell) for cell in reached):
+        begun, measured = sum(self._begin(cell) for cell in reached), self._measure()
+        if begun or measured:
             self.ledger.write_design(self.design)
-        return list(reached)
+        return list(reached | dict.fromkeys(measured))
 
     def _note(self, job: Job, trials: Iterable[Trial]) -> list[str]:
         assert job.outcome is not None
@@ -185,9 +188,32 @@ class SweepLooks:
             self._change(index, begun=True)
         return new
 
+    def _measure(self) -> list[str]:
+        """Choose the later looks of families whose pilot has ended, once; returns their strategies.
+
+        The spread is that of the strategies which the pilot leaves open, of its seeds alone, whatever ran
+        ahead: a function of the records.
+        """
+        found: list[str] = []
+        for index in self.verdicts.piloted():
+            family = self.design.families[index]
+            cells = [cell for cell, of in self.design.current.items() if of == index]
+            compared = [cell for cell in cells if not self.verdicts.closed(cell)]
+            first = family.seeds[: family.looks[0]]
+            values = {cell: self.verdicts.values_of(cell, first) for cell in (*compared, *family.references)}
+            spread = spread_of(family, values)
+            self._set(index, family.sized(0.0 if spread is None else spread.value, self.sweep.all_seeds))
+            found += cells
+            for cell in compared:
+                self.verdicts.judge_again(cell)
+        return found
+
     def _change(self, index: int, **changes: object) -> None:
+        self._set(index, replace(self.design.families[index], **changes))  # type: ignore[arg-type]
+
+    def _set(self, index: int, family: Family) -> None:
         families = list(self.design.families)
-        families[index] = replace(families[index], **changes)  # type: ignore[arg-type]
+        families[index] = family
         self.design = self.verdicts.design = Design(tuple(families), self.design.current)
 
     def _priority(self, trial: Trial) -> Priority:
@@ -204,7 +230,11 @@ class SweepLooks:
 
     def _why(self, trial: Trial) -> str | None:
         """Why a trial is not needed; None: it is."""
-        if trial.phase != "compare" or not self.verdicts.closed(trial.cell):
+        if trial.phase != "compare":
+            return None
+        if self.verdicts.beyond(trial.cell, trial.seed):
+            return "the looks that the spread of differences asks for end before this seed"
+        if not self.verdicts.closed(trial.cell):
             return None
         if trial.cell not in self.design.current:
             return "no strategy that is compared with it needs more seeds"

@@ -9,26 +9,24 @@ slot that would stay free gets a seed ahead of its look. What a look decides get
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import ChainMap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ray_kd.config.ending import Ending
+from ray_kd.config.errors import UserError
 from ray_kd.config.faults import fault_in
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
-from ray_kd.trials.job import Job, needs_of
+from ray_kd.trials.job import RETRIES, Job, needs_of
 from ray_kd.trials.ledger import Ledger, Outcome
+from ray_kd.trials.pause import Pause
 from ray_kd.trials.search import CellSearch
 from ray_kd.trials.searches import Searches
 from ray_kd.trials.sweep_looks import SweepLooks
 from ray_kd.trials.tally import Tally
 from ray_kd.trials.waiting import FRONT, Waiting
-
-RETRIES = 3
-"""How often a job whose worker process died is resumed from its checkpoint."""
 
 
 @dataclass
@@ -38,15 +36,20 @@ class TrialQueue:
     Args:
         plan: the sweep's plan; candidates and winners are added to it as they become known.
         ledger: the sweep's ledger, after ``load``.
-        slots: how many jobs may be active at the same time.
+        slots: how many jobs the machines can hold at the same time.
+        ahead: how many more may be handed out, for which machines are asked for.
         retry_failed: train trials again that failed in an earlier invocation of the sweep.
+        storage_timeout, say: see ``Pause``.
     """
 
     sweep: SweepSpec
     plan: Plan
     ledger: Ledger
     slots: int = 1
+    ahead: int = 0
     retry_failed: bool = False
+    storage_timeout: float = 0.0
+    say: Callable[[str], None] = lambda text: None
     jobs: dict[str, Job] = field(default_factory=dict)
     started: int = 0
     """How many jobs this queue has handed out."""
@@ -60,6 +63,7 @@ class TrialQueue:
     def __post_init__(self) -> None:
         self.maker = TrialMaker(self.sweep)
         self.tally = Tally(sign=1.0 if self.plan.mode == "max" else -1.0)
+        self.pause = Pause(self.ledger, self.storage_timeout, self.say)
         self._waiting = Waiting(self._untrained)
         self._looks: SweepLooks | None = None
         self._unfinished = 0
@@ -73,17 +77,17 @@ class TrialQueue:
 
     def next(self) -> Job | None:
         """The next job to start; None while there is none (see ``over``)."""
-        if self.halted or self.active >= self.slots:
+        if self.halted or self.pause.closed or self.active >= self.slots + self.ahead:
             return None
         job = self._first()
         wanted = job is None or job.phase not in ("teacher", "search")
-        if wanted and not self.teachers_only and self._searches.propose(self.slots):
+        if wanted and not self.teachers_only and self._searches.propose(self.slots + self.ahead):
             job = self._first()
         if job is not None:
             self._waiting.remove(job)
             job.state = "issued"
             self.tally.issue(job)
-            self.started += job.crashes == 0
+            self.started += not job.resumed
         return job
 
     @property
@@ -94,8 +98,10 @@ class TrialQueue:
     @property
     def ready(self) -> bool:
         """Whether ``next`` would return a job if a slot were free."""
-        learning = not self.teachers_only and self._searches.may_propose(self.slots)
-        return not self.halted and (learning or self._first() is not None)
+        if self.halted or self.pause.closed:
+            return False
+        learning = not self.teachers_only and self._searches.may_propose(self.slots + self.ahead)
+        return learning or self._first() is not None
 
     @property
     def waiting(self) -> Job | None:
@@ -106,24 +112,24 @@ class TrialQueue:
     def over(self) -> bool:
         """Whether no job is left: all have ended, or wait for a run that is unfinished."""
         if self.halted or self.teachers_only:
-            return self.halted or (self.active == 0 and self._first() is None)
-        return not self.tally.left and (self._searches.complete or self._stuck)
+            return self.halted or (self.active == 0 and self._first() is None and not self.pause.holds)
+        stuck = self._unfinished > 0 and not self.ready  # a search waits for candidates that are unfinished
+        return not self.tally.left and (self._searches.complete or stuck)
 
     @property
     def searches(self) -> list[CellSearch]:
         """The search of each searched cell."""
         return self._searches.all
 
+    def remarks(self) -> list[str]:
+        """What a person should know before trials start, a sentence each."""
+        return [*self.looks.remarks(), *self._searches.remarks()]
+
     @property
     def looks(self) -> SweepLooks:
         """The design of the sweep, and what its looks say so far."""
         assert self._looks is not None
         return self._looks
-
-    @property
-    def _stuck(self) -> bool:
-        """Whether a search waits for candidates that are unfinished."""
-        return not self.ready and self._unfinished > 0
 
     def _first(self) -> Job | None:
         return self._waiting.first(self.teachers_only)
@@ -149,39 +155,64 @@ class TrialQueue:
             job.value, job.best = value, value if job.best is None else choose(job.best, value)
 
     def end(self, identity: str, outcome: Outcome) -> None:
-        """A job ended: block students of a failed teacher, advance searches, drop what a look decided."""
-        self._settle(self.jobs[identity], outcome)
+        """A job ended: hold what the machine failed, else see to its students, its search and its looks."""
+        job = self.jobs[identity]
+        if outcome.status is Ending.UNFINISHED and self.storage_timeout > 0 and not self.halted:
+            self.tally.back(job)
+            job.state = "held"
+            self.pause.hold(job, outcome)
+            return
+        self._settle(job, outcome)
         self._searches.ended(identity)
+
+    def tick(self) -> None:
+        """Hand out again what the machine failed, or end the sweep if that lasts; called often."""
+        again, over = self.pause.released()
+        for job in again:
+            self._again(job)
+        self.halted = self.halted or self.pause.lost is not None
+        for job, outcome in over:
+            self._settle(job, outcome)
+            self._searches.ended(job.identity)
+
+    def _again(self, job: Job) -> bool:
+        """Put a held job to the front of the line; False: by now it is not needed."""
+        if (why := self._not_needed(job)) is not None:
+            self.end(job.identity, Outcome(Ending.NOT_NEEDED, why, 0.0, job.epoch, {}))
+            return False
+        job.state, job.began, job.resumed = "waiting", None, True
+        self._waiting.add(job, FRONT)
+        return True
 
     def crashed(self, identity: str, reason: str) -> bool:
         """The process of a job died; returns whether the job will be started again."""
         job = self.jobs[identity]
-        earlier = None
-        with contextlib.suppress(OSError):  # the storage cannot be read, so no summary is found
+        try:
             earlier = self.ledger.outcomes([identity]).get(identity)
+        except (OSError, UserError):  # the storage cannot be read, so no summary is found
+            earlier = None
         if earlier is not None:  # its process died after the run had ended
             self.end(identity, earlier)
             return False
-        job.crashes += 1
-        if job.crashes <= RETRIES:
-            why = self._not_needed(job)
-            if why is not None:  # a look decided its strategy while it trained
-                self.end(identity, Outcome(Ending.NOT_NEEDED, why, 0.0, job.epoch, {}))
-                return False
-            self.tally.back(job)
-            job.state, job.began = "waiting", None
-            self._waiting.add(job, FRONT)
-            return True
         fault = fault_in(reason)
         if fault is not None:
             self.end(identity, Outcome(Ending.UNFINISHED, str(fault), 0.0, job.epoch, {}))
-            return False
-        path = f"runs/{identity}/error.txt"
-        self.ledger.keep(path, reason.encode())
+            return job.state == "held"
+        self.pause.suspect("a process died")  # a file that was mapped into its memory may be gone
+        job.crashes += not self.pause.away
+        if job.crashes <= RETRIES:
+            return self.back(job)
+        self.ledger.keep(path := f"runs/{identity}/error.txt", reason.encode())
         last = (reason.strip().splitlines() or ["no reason given"])[-1]
         text = f"its worker process died {job.crashes} times; the last time: {last[:300]}"
         self.end(identity, Outcome(Ending.FAILED, text, 0.0, job.epoch, {}, path))
         return False
+
+    def back(self, job: Job) -> bool:
+        """Take a job out of its slot and hand it out again."""
+        self.tally.back(job)
+        job.state = "held"
+        return self._again(job)
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """Note how a job ended, and what follows for its students and for the strategies that it serves."""
@@ -252,10 +283,9 @@ class TrialQueue:
         verdicts = self.looks.verdicts
         for cell in list(strategies):
             for one in (cell, str(self.looks.design.reference_of(cell))):
+                ready = self.looks.jobs_for_next_look(one) if verdicts.passed(one) else []
                 if not verdicts.closed(one):
-                    ready = self.looks.jobs_for_next_look(one) if verdicts.passed(one) else []
                     self._line_up(job for job in ready if job.state == "waiting")
-                    continue
                 for job in self.looks.jobs_of(one):
                     why = self._not_needed(job) if job.state == "waiting" else None
                     if why is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from ray_kd.config.ending import Ending
@@ -60,10 +61,13 @@ class Verdicts:
         """Family -> how many of its strategies are open, decided, hopeless, or lost seeds."""
         self._stages: dict[int, Counter[int]] = {}
         """Family -> how many of its open strategies have passed so many looks."""
+        self._compared_in: dict[str, set[int]] = {}
+        """Reference -> the families of these."""
         self._orders = [{seed: index for index, seed in enumerate(one.seeds)} for one in design.families]
         for cell in design.current:
             reference = str(design.reference_of(cell))
             self._beside.setdefault(reference, []).append(cell)
+            self._compared_in.setdefault(reference, set()).add(design.current[cell])
             self._open[reference] = self._open.get(reference, 0) + 1
             self._states.setdefault(design.current[cell], Counter())["open"] += 1
             self._stages.setdefault(design.current[cell], Counter())[0] += 1
@@ -110,12 +114,42 @@ class Verdicts:
         order = self._orders[index]
         return bisect_right(self.design.families[index].looks, order.get(seed, len(order)))
 
+    def beyond(self, cell: str, seed: int) -> bool:
+        """Whether a seed lies beyond the last look that a measured spread asks for, in all its families."""
+        indices = self._compared_in.get(cell) or {
+            index for index in (self.design.current.get(cell),) if index is not None
+        }
+        families = [(self.design.families[index], self._orders[index]) for index in indices]
+        return bool(families) and all(
+            family.sizing is not None
+            and not family.unmeasured
+            and order.get(seed, len(family.seeds)) >= family.looks[-1]
+            for family, order in families
+        )
+
+    def piloted(self) -> list[int]:
+        """The families whose later looks may be chosen: all of their strategies have passed the first."""
+        return [
+            index
+            for index, counts in self._stages.items()
+            if self.design.families[index].unmeasured and not counts[0]
+        ]
+
+    def values_of(self, cell: str, seeds: Collection[int]) -> dict[int, float]:
+        """The metric of a cell's finished trials of these seeds."""
+        values = self._records.get(cell, _Record()).values
+        return {seed: values[seed] for seed in seeds if seed in values}
+
+    def judge_again(self, cell: str) -> bool:
+        """Judge a strategy whose later looks were chosen; returns whether it has reached one of them."""
+        return self._reach(cell)
+
     def lines(self) -> list[str]:
         """A line for each family with several looks: how many of its strategies are decided, ended, open."""
         return [
             self._line(index)
             for index, family in enumerate(self.design.families)
-            if len(family.looks) > 1 and index in self._states
+            if not family.one_look and index in self._states
         ]
 
     def in_words(self, cell: str) -> str:
@@ -129,7 +163,8 @@ class Verdicts:
         if judged.settled:
             text = "little hope" if judged.verdict is Verdict.OPEN else str(judged.verdict)
             return f"{text} at {judged.look}"
-        return f"open at {judged.look}, {f'next at {coming[0]}' if coming else 'the last'}"
+        then = f"next at {coming[0]}" if coming else "later looks depend" if family.unmeasured else "the last"
+        return f"open at {judged.look}, {then}"
 
     def strategies_of(self, reference: str) -> list[str]:
         """The strategies that are compared with a cell."""
@@ -148,10 +183,7 @@ class Verdicts:
         reached, before = bisect_right(family.looks, n), self.passed(cell)
         for look in family.looks[before:reached]:  # the first that closes it stands, whatever ended meanwhile
             first = family.seeds[:look]
-            values, reference_values = (
-                {seed: record.values[seed] for seed in first if seed in record.values}
-                for record in (own, other)
-            )
+            values, reference_values = (self.values_of(one, first) for one in (cell, reference))
             self._judged[cell] = judge(
                 family.judged_by, family.seeds, values, reference_values, first, self.higher_is_better
             )

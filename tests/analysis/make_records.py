@@ -89,7 +89,8 @@ def make_records(
         identity = f"{len(trials):016x}"
         trial = {"identity": identity, "cell": cell, "seed": seed, "phase": phase}
         axes = {"paths": list(strategy.paths), "aggregation": strategy.aggregation, "seed": seed}
-        trials.append({**trial, "overrides": {"seed": seed}, "axes": axes})
+        planned = {"overrides": {"seed": seed}, "axes": axes, "task": strategy.task}
+        trials.append({**trial, **planned})
         status = statuses.get((cell, seed), "finished")
         entry = {**trial, "status": status, "reason": f"it is {status}", "seconds": 0.0}
         note = root / "sweeps" / sweep / "ledger" / f"{identity}.json"

@@ -47,32 +47,67 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return call
 
 
-def rows(text: str) -> dict[str, list[str]]:
-    """Strategy -> its entries, from the table's Markdown."""
-    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    return {line[0]: line[1:] for line in lines}
+def rows(text: str) -> list[list[str]]:
+    """The entries of every row of a table, from Markdown."""
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
 
 
-def test_only_what_all_draws_say_is_said(draws: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
+def test_verdicts_are_counted_and_only_those_of_nearly_all_draws_are_said(
+    draws: list[Path], tmp_path: Path, run: Callable[..., str]
+) -> None:
     """Better in both, worse in both, and a strategy that is better in one and worse in the other."""
-    run(*draws, "--out", tmp_path)
-    table = rows((tmp_path / "draws.md").read_text())
-    assert table["strategy"] == ["first", "second", "all draws"]
-    assert table["soft target"][-1] == "**better**"
-    assert table["NST"][-1] == "**worse**"
-    first, second, said = table["logits"]
-    assert said == "open"
-    assert first.startswith("+3.70 [")  # 0.950 + 0.002 against 0.915
-    assert second.startswith("\N{MINUS SIGN}6.30 [")
+    printed = run(*draws, "--out", tmp_path)
+    text = (tmp_path / "draws.md").read_text()
+    assert text in printed
+    head, *table = rows(text)
+    counts = {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in table if len(row) == len(head)}
+    assert head == ["strategy", "better", "worse", "open", "difference in test top-1, points"]
+    assert counts["soft target"] | {"difference in test top-1, points": ""} == {
+        "better": "**2**",
+        "worse": "0",
+        "open": "0",
+        "difference in test top-1, points": "",
+    }
+    assert counts["NST"]["worse"] == "**2**"
+    assert (counts["logits"]["better"], counts["logits"]["worse"]) == ("1", "1")
+    assert counts["logits"]["difference in test top-1, points"] == "\N{MINUS SIGN}6.30 to +3.70"
+    said = {line.split("**")[1]: line for line in text.splitlines() if line.startswith("- In 2 of 2 draws ")}
+    assert "soft target" in said["better"]
+    assert "NST" in said["worse"]
+    assert not any("logits" in line for line in said.values())
     assert (tmp_path / "draws.png").stat().st_size > 0
 
 
-def test_one_draw_says_what_its_own_comparison_says(draws: list[Path], run: Callable[..., str]) -> None:
-    table = rows(run(draws[0], "--label", "alone"))
-    assert table["strategy"] == ["alone", "all draws"]
-    assert table["logits"][-1] == "**better**"
+def test_every_draw_has_its_own_table(draws: list[Path], tmp_path: Path, run: Callable[..., str]) -> None:
+    run(*draws, "--label", "one", "--label", "other", "--out", tmp_path)
+    text = (tmp_path / "draws.md").read_text()
+    assert "- [one](1.md): seeds 0 to 4; " in text
+    assert "- [other](2.md): seeds 0 to 4; " in text
+    assert "+3.70 [" in (tmp_path / "1.md").read_text()  # logits: 0.950 + 0.002 against 0.915
+    assert "\N{MINUS SIGN}6.30 [" in (tmp_path / "2.md").read_text()
+    means = {row[0]: row[1:] for row in rows(text) if len(row) == 3}
+    assert means["strategy"] == ["one", "other"]
+    assert means["logits"] == ["**+3.70**", "**\N{MINUS SIGN}6.30**"]
 
 
 def test_labels_are_one_for_each_draw(draws: list[Path], run: Callable[..., str]) -> None:
     with pytest.raises(UserError, match="--label: 1 given for 2 draws; expected one for each, or none"):
         run(*draws, "--label", "one")
+
+
+def test_what_holds_goes_between_the_comments_of_a_page(
+    draws: list[Path], tmp_path: Path, run: Callable[..., str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("above\n<!-- written by analysis/draws.py -->\nold\n<!-- until here -->\nbelow\n")
+    for _ in range(2):  # a second time replaces what the first one wrote
+        printed = run(*draws, "--into", page)
+        above, *written, below = [line for line in page.read_text().splitlines() if line]
+        assert (above, below) == ("above", "below")
+        assert "old" not in written
+        assert set(written[1:-1]) <= set(printed.splitlines())
+        assert sum(line.startswith("- In 2 of 2 draws ") for line in written) == 2
+    page.write_text("no comments\n")
+    with pytest.raises(UserError, match="needs the lines <!-- written by"):
+        run(*draws, "--into", page)
+    assert page.read_text() == "no comments\n"

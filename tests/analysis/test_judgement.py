@@ -18,7 +18,7 @@ from analysis.shares import shares_table
 from analysis.strategies import Strategy
 from ray_kd.analysis.headline import DASH
 from ray_kd.analysis.records import Plan, Records
-from ray_kd.analysis.schema import to_frame
+from ray_kd.analysis.schema import joined, to_arrow
 from ray_kd.config.errors import UserError
 from ray_kd.statistics.looks import Looks
 
@@ -86,9 +86,9 @@ class Scene:
         return judge(self.records(), strategy)
 
     def records(self) -> Records:
-        empty = to_frame("epochs", [])
+        rows = {"trials": self.trials, "epochs": [], "paths": self.paths}
         plan = Plan("s", "student alone", "top1", "max", tuple(t["cell"] for t in self.trials))
-        return Records(to_frame("trials", self.trials), empty, to_frame("paths", self.paths), plan)
+        return Records(**{name: joined(name, [to_arrow(name, rows[name])]) for name in rows}, plan=plan)
 
 
 def scene(utility: float = 0.95, spoilt: float = 0.949, pulls: dict[str, float] | None = None) -> Scene:

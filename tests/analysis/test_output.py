@@ -61,6 +61,19 @@ def test_the_table_fits_a_terminal_and_cuts_nothing(comparison: Comparison, widt
                 assert all(part in text for part in entry.split())
 
 
+def test_notes_speak_of_the_columns_that_the_table_has(comparison: Comparison) -> None:
+    """A terminal of 80 columns leaves some out; Markdown has all of them."""
+    spare, whole = set(SPARE.values()), markdown(comparison)
+    lines = printed(comparison, 80)
+    heads = " ".join(lines[: next(index for index, line in enumerate(lines) if "─" in line)]).split()
+    missing = spare - set(heads)
+    assert missing
+    text = " ".join(" ".join(lines).split())
+    for column in spare:
+        assert f" {column}: " in whole
+        assert (f" {column}: " in text) is (column not in missing)
+
+
 def test_the_table_says_how_many_of_how_many(comparison: Comparison) -> None:
     line = next(line for line in printed(comparison, 100) if line.startswith("published"))
     assert "3/5" in line.split()

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats as reference
 
 from ray_kd.analysis.comparison import compare_cells
-from ray_kd.analysis.contenders import chances, contenders
+from ray_kd.analysis.contenders import chances
 from ray_kd.analysis.headline import headline
 from ray_kd.analysis.notes import notes
 from ray_kd.analysis.records import read_records
@@ -67,7 +67,7 @@ def test_between_looks_the_answer_is_that_of_the_last_one(tmp_path: Path) -> Non
     waiting = {(name, seed): "missing" for name in values for seed in (6, 7)}
     found = compared(tmp_path, values, looks=(4, 8), statuses=waiting)
     _, versus = pick(found, "NST")
-    assert (versus.judged.look, versus.difference.n, versus.next_looks) == (4, 4, (8,))
+    assert (versus.judged.look, versus.difference.n, versus.waits) == (4, 4, True)
     assert "This is preliminary: 4 of 16 trials have not ended." in headline(found)
 
 
@@ -138,7 +138,7 @@ def test_fixed_seeds_say_which_strategies_may_be_best_and_several_looks_do_not(t
         "NST": above([-0.05, 0.01, -0.06, 0.0, -0.04, -0.06, -0.02, 0.01]),
     }
     fixed = compared(tmp_path / "fixed", values)
-    best = contenders(fixed)
+    best = fixed.contenders
     assert best is not None
     assert set(best.may_be_best) == {"soft target", "logits"}
     assert any("May have the best true mean, of all 4" in note for note in notes(fixed))
@@ -147,10 +147,10 @@ def test_fixed_seeds_say_which_strategies_may_be_best_and_several_looks_do_not(t
     alone = compared(tmp_path / "alone", {name: values[name] for name in ("student alone", "logits")})
     assert any("“logits” has the best true mean of all 2" in note for note in notes(alone))
     several = compared(tmp_path / "several", values, looks=(4, 8))
-    assert contenders(several) is None
+    assert several.contenders is None
     assert not any("best true mean" in note for note in notes(several))
     running = compared(tmp_path / "running", values, statuses={("NST", 7): "running"})
-    assert contenders(running) is None
+    assert running.contenders is None
 
 
 def test_splits_that_overlap_widen_the_interval(tmp_path: Path) -> None:

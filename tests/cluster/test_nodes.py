@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
-import shutil
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,17 @@ from ray_kd.cluster.sweep import run_sweep
 from ray_kd.config.errors import UserError
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.training.distill import distill
-from tests.cluster.faults import Command, holder, lines, losses, records, wait_for
+from tests.cluster.faults import (
+    Command,
+    another_torch,
+    cut_off,
+    holder,
+    lines,
+    losses,
+    new_node,
+    records,
+    wait_for,
+)
 from tests.helpers import TINY
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("no_ray")]
@@ -70,60 +75,6 @@ class RootedOptions(DigitsOptions):
 class Rooted(Digits):
     Options = RootedOptions
 '''
-
-
-def another_torch(folder: Path) -> Path:
-    """This machine's PyTorch as a node with another version has it: every file the same but one."""
-    import torch
-
-    real, copy = Path(torch.__file__).parent, folder / "torch"
-    copy.mkdir(parents=True)
-    for file in real.iterdir():
-        if file.name != "version.py":
-            (copy / file.name).symlink_to(file)
-    text = (real / "version.py").read_text()
-    (copy / "version.py").write_text(text.replace(torch.__version__, "1.13.0"))
-    return folder
-
-
-def cut_off(*folders: Path) -> list[str]:
-    """A command's prefix: what follows sees empty folders in these places, as on another machine.
-
-    A real node that lacks a folder needs mounts of its own. root has them on any Linux, and so has anybody
-    else whose kernel allows user namespaces (most do; Ubuntu from 23.10 on restricts them). What refuses both
-    is a container without CAP_SYS_ADMIN, as Docker starts them: there, and only there, this skips.
-    """
-    for flags in ("-m", "-Urm"):
-        prefix = ["unshare", flags, "bash", "-c"]
-        if (
-            shutil.which("unshare")
-            and not subprocess.run([*prefix, "mount -t tmpfs none /mnt"], capture_output=True).returncode
-        ):
-            mounts = " && ".join(f"mount -t tmpfs none {shlex.quote(str(folder))}" for folder in folders)
-            return [*prefix, f'{mounts} && exec "$@"', "bash"]
-    pytest.skip("this system lets no process have mounts of its own")
-
-
-@contextmanager
-def new_node(cluster: Any, cpus: int, prefix: Sequence[str] = ()) -> Iterator[str]:
-    """A node started by the command that people use; its id. Unlike ``add_node`` it works in any thread."""
-    known = {node["NodeID"] for node in cluster.global_state.node_table()}
-    ray = Path(sys.executable).with_name("ray")
-    process = subprocess.Popen(
-        [*prefix, str(ray), "start", f"--address={cluster.address}", f"--num-cpus={cpus}", "--block"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-    def joined() -> list[str]:
-        table = cluster.global_state.node_table()
-        return [node["NodeID"] for node in table if node["Alive"] and node["NodeID"] not in known]
-
-    try:
-        yield wait_for(joined)[0]
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 @pytest.mark.exhaustive

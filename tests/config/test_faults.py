@@ -78,6 +78,17 @@ def test_what_it_was_wrapped_in_makes_no_difference() -> None:
         "[errno 5] Error reading bytes from file. Detail: [errno 5] Input/output error",
         "unable to write to file </torch_1>: No space left on device (28)",
         "Error in file write: Stale file handle",
+        # pyarrow's S3: nobody there, a name that is not resolved, 503, 500 for a HEAD, keys that have expired
+        "When reading information for key 'kd/x' in bucket 'bucket': AWS Error NETWORK_CONNECTION during "
+        "HeadObject operation: curlCode: 7, Could not connect to server; Details: Failed to connect",
+        "When initiating multiple part upload for key 'kd/x' in bucket 'bucket': AWS Error "
+        "NETWORK_CONNECTION during CreateMultipartUpload operation: curlCode: 6, Could not resolve hostname",
+        "When listing objects under key 'kd/' in bucket 'bucket': AWS Error SLOW_DOWN during ListObjectsV2 "
+        "operation: Please reduce your request rate.",
+        "When getting information for key 'kd/x' in bucket 'bucket': AWS Error UNKNOWN (HTTP status 500) "
+        "during HeadObject operation: No response body.",
+        "When listing objects under key 'kd/' in bucket 'bucket': AWS Error UNKNOWN (HTTP status 400) during "
+        "ListObjectsV2 operation: Unable to parse ExceptionName: ExpiredToken Message: renew it",
     ],
 )
 def test_errors_that_lost_their_number_are_known_by_their_words(text: str) -> None:
@@ -93,6 +104,10 @@ def test_errors_that_lost_their_number_are_known_by_their_words(text: str) -> No
         RuntimeError("CUDA error: invalid device ordinal"),
         KeyError(28),
         ConnectionResetError("[Errno 104] Connection reset by peer"),
+        OSError(
+            "When listing objects under key 'kd/': AWS Error ACCESS_DENIED during ListObjectsV2 operation"
+        ),
+        OSError("When initiating an upload: AWS Error NO_SUCH_BUCKET during CreateMultipartUpload"),
     ],
 )
 def test_a_run_s_own_errors_stay_its_own(error: Exception) -> None:

@@ -14,8 +14,8 @@ from rich.console import Console
 from ray_kd.analysis import analyze
 from ray_kd.analysis.headline import option_text
 from ray_kd.analysis.pipeline import Analysis
+from ray_kd.cluster.attempts import _forget_damaged_teachers
 from ray_kd.cluster.plan import plan_table
-from ray_kd.cluster.sweep import _forget_damaged_teachers
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec

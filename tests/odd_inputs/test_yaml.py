@@ -194,13 +194,14 @@ def test_text_that_is_written_reads_back_as_text(text: str) -> None:
 
 PINNED = {
     "runs/digits.yaml": "84f67cfd0c404d0c",
+    "runs/demo.yaml": "4a572ea096cd9319",
     "runs/judge.yaml": "7cc9e8689e4c01f3",
     "runs/coco_fcos.yaml": "d9d5682a52df364d",
     "runs/cityscapes_r101_r18.yaml": "7c168e364a4b4c04",
     "runs/voc_segmentation_r101_r18.yaml": "f91f3e10b4fc026b",
     "runs/imagenet_r34_r18.yaml": "d8afdbe87ec2b073",
     "runs/cifar100_r50_r18.yaml": "3b0b0219de759726",
-    "digits.yaml": "999651ab37beecc0",
+    "digits.yaml": "91a161a922d15ed3",
     "all_tasks_digits.yaml": "affd4b74466fc322",
     "fair_digits.yaml": "75b51c021a818208",
     "harmful_path.yaml": "ded4944882f30799",

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.coverage import DEMO, LOOKS, MANY, NOTHING, may_be_best, until_significant, wrong
-from benchmarks.synthetic import KINDS, Outcome, random_loss, simulate, worst_loss
+from benchmarks.synthetic import KINDS, Outcome, random_loss, simulate, simulate_pilot, worst_loss
 from ray_kd.statistics.intervals import ALPHA
 from ray_kd.statistics.looks import Looks
 
@@ -17,8 +17,8 @@ MOST = int(stats.binom.isf(1e-6, SWEEPS, ALPHA))
 """Sweeps in error: a level of 5 % exceeds it once in a million."""
 
 
-def _errors(found: Outcome, effects: np.ndarray) -> int:
-    return int((wrong(found, effects, 1.0) | ~found.covered.all(axis=1)).sum())
+def _errors(found: Outcome, effects: np.ndarray, margin: float = 1.0) -> int:
+    return int((wrong(found, effects, margin) | ~found.covered.all(axis=1)).sum())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -35,6 +35,17 @@ def test_many_strategies_with_skewed_differences_keep_the_level(seed_shift: int)
     generator = np.random.default_rng(seed_shift)
     found = simulate(Looks(LOOKS, 35, 1.0), "skewed differences", MANY, SWEEPS, generator)
     assert _errors(found, MANY) <= MOST
+
+
+@pytest.mark.parametrize(("strategies", "n", "margin"), [(1, 5, 1.5), (8, 8, 2.0)])
+@pytest.mark.parametrize("kind", ["normal", "skewed differences"])
+def test_looks_that_a_pilot_sets_keep_the_level(
+    kind: str, strategies: int, n: int, margin: float, seed_shift: int
+) -> None:
+    pilot, effects = Looks((n,), strategies, margin, pilot=True), np.zeros(strategies)
+    found = simulate_pilot(pilot, 60, kind, effects, SWEEPS, np.random.default_rng(seed_shift))
+    assert len(np.unique(found.stops)) > 3, "the looks differ from sweep to sweep"
+    assert _errors(found, effects, margin) <= MOST
 
 
 @pytest.mark.parametrize("loss", [random_loss, worst_loss])

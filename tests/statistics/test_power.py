@@ -9,7 +9,15 @@ import pytest
 from scipy import stats
 
 from ray_kd.statistics.looks import Looks
-from ray_kd.statistics.power import derived, least_effect, power_same, seeds_needed
+from ray_kd.statistics.power import (
+    TIMES,
+    after_pilot,
+    derived,
+    least_effect,
+    power_same,
+    seeds_needed,
+    widest_spread,
+)
 
 
 def test_seeds_needed_are_about_those_of_a_t_test_at_the_corrected_error() -> None:
@@ -65,3 +73,23 @@ def test_what_no_design_can_find_is_refused() -> None:
         seeds_needed(0.001, 1.5, 8)
     with pytest.raises(ValueError, match="spread 0"):
         seeds_needed(1.0, 0, 8)
+
+
+@pytest.mark.parametrize(("n", "strategies", "most"), [(5, 1, 40), (8, 8, 60), (8, 40, 200)])
+def test_looks_after_a_pilot_have_the_power_up_to_the_widest_spread(
+    n: int, strategies: int, most: int
+) -> None:
+    pilot = Looks((n,), strategies, 1.0, pilot=True)
+    widest = widest_spread(pilot, most)
+    for spread in (0.01 * widest, 0.4 * widest, 0.99 * widest, 2 * widest):
+        looks = after_pilot(pilot, spread, most)
+        assert looks.at[0] == n
+        assert all(TIMES * n <= later <= most for later in looks.at[1:])
+        assert sum(looks.error(one) for one in looks.at) == pytest.approx(0.05 / strategies)
+        assert looks.error(n) == pilot.error(n), "declared before the others were chosen"
+        if spread < widest:
+            assert least_effect(looks, spread) <= 1 + 1e-9
+            assert power_same(looks, spread) >= 0.8 - 1e-9
+        else:
+            assert looks.at[-1] == most
+    assert derived(1.0, 9.0, strategies, most=most).at[-1] == most

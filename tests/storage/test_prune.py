@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from ray_kd.analysis.sweep_results import sweep_results, write_comparison
 from ray_kd.analysis.tables import write_tables
 from ray_kd.config.errors import UserError
 from ray_kd.storage import Lock, Store, is_held
+from ray_kd.storage.leftovers import clean, clean_probes
 from ray_kd.storage.prune import kind_of, removable, remove
+from ray_kd.storage.store import LEFT, PROBE, writing_name
 from ray_kd.training.run import Training
 from ray_kd.training.run_context import local_context
 from tests.analysis.make_records import make_records
@@ -103,6 +107,31 @@ def test_what_a_lock_protects_stays(tmp_path: Path) -> None:
         assert set(pruned(store)) == {f"runs/{identity}/.writing-old"}
         assert (root / "targets" / "mapped" / "abc").exists(), "which copies the run reads, no lock says"
     assert set(pruned(store)) == expected - {f"runs/{identity}/.writing-old"}
+
+
+def test_what_a_kill_left_goes_with_the_next_run_and_what_is_being_written_stays(tmp_path: Path) -> None:
+    spec = tiny(tmp_path, teacher=None)
+    folder, state = f"runs/{spec.identity()}", f"runs/{spec.identity()}/checkpoints"
+    store, host = Store(tmp_path), socket.gethostname()
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    left = [f"{place}/{LEFT}{host}-{killed.pid}-abcd1234" for place in (folder, state)]
+    kept = [f"{folder}/{writing_name()}abcd1234", f"{folder}/{LEFT}elsewhere-{killed.pid}-abcd1234"]
+    for path in (*left, *kept, f"{PROBE}/one/token", f"{PROBE}/two/token"):
+        store.write(path, b"half")
+    hours_ago = time.time() - 7200
+    for path in (kept[0], f"{PROBE}/one/token"):
+        os.utime(store.path(path), (hours_ago, hours_ago))
+    distill(spec)
+    assert [store.exists(path) for path in left] == [False, False]
+    assert [store.exists(path) for path in kept] == [True, True], "its writer lives, or may live"
+    assert pruned(store) == [f"{PROBE}/one/token"]
+    store.write(f"{PROBE}/one/token", b"half")
+    os.utime(store.path(f"{PROBE}/one/token"), (hours_ago, hours_ago))
+    clean_probes(store)
+    assert store.names(PROBE) == ["two"]
+    os.utime(store.path(kept[1]), (hours_ago, hours_ago))
+    assert clean(store, [folder]) == [kept[1]]
 
 
 def test_a_run_goes_only_when_it_is_named_and_in_no_sweep(tmp_path: Path) -> None:

@@ -92,17 +92,6 @@ def seeds_of(on: TrialQueue, cell: str, ending: Ending) -> set[int]:
     }
 
 
-@pytest.fixture(autouse=True)
-def _no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here is about lost power, and waiting for the disk is most of the time."""
-    monkeypatch.setattr("os.fsync", lambda file: None)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
-
-
 @pytest.mark.parametrize("slots", [1, 3, 40])
 def test_decided_strategies_get_no_more_seeds_and_no_slot_is_idle(store: Store, slots: int) -> None:
     on = queue(store, looked())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,11 +13,6 @@ from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
 from tests.helpers import TINY
 from tests.trials.test_trial_queue import drain, end, queue, sweep
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def chained(**assistant: Any) -> SweepSpec:

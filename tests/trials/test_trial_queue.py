@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from ray_kd.cluster.progress import snapshot
 from ray_kd.config.ending import Ending
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Store
-from ray_kd.trials.job import Job
+from ray_kd.trials.job import RETRIES, Job
 from ray_kd.trials.ledger import Ledger, Outcome
-from ray_kd.trials.trial_queue import RETRIES, TrialQueue
+from ray_kd.trials.trial_queue import TrialQueue
 from tests.helpers import TINY
 
 CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
@@ -55,11 +52,6 @@ def drain(on: TrialQueue, values: dict[float, float] | None = None) -> list[Job]
         done.append(job)
     assert on.over
     return done
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path)
 
 
 def test_teachers_come_first_and_students_wait_for_them(store: Store) -> None:
@@ -264,7 +256,12 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
         end(on, job, 0.5)
         ended.append(job.identity)
     left_open = on.next()
+    assert on.remarks() == []
     again = queue(store, optuna_sweep(), slots=2)
+    (said,) = again.remarks()
+    assert said.startswith(
+        "6 candidates of an earlier call are kept, and 6 are still to be proposed. These, and "
+    )
     kept = [one.identities[0] for one in again.searches[0].candidates]
     assert set(ended) & {job.identity for job in again.jobs.values() if job.phase == "search"} <= set(kept)
     more = drain(again)
@@ -272,7 +269,9 @@ def test_optuna_goes_on_where_it_was_left(store: Store) -> None:
     assert left_open is not None
     assert left_open.identity in {job.identity for job in more}
     assert len(again.searches[0].candidates) == 12
-    assert queue(store, optuna_sweep(), slots=2).over
+    over = queue(store, optuna_sweep(), slots=2)
+    assert over.over
+    assert over.remarks() == []
 
 
 def test_optuna_candidates_of_another_space_do_not_count(store: Store) -> None:
