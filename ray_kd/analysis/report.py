@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
@@ -21,6 +22,7 @@ from ray_kd.analysis.report_style import PAGE
 from ray_kd.analysis.run_files import parse_spec, section
 from ray_kd.analysis.trial_rows import ENVIRONMENT
 from ray_kd.statistics.looks import Verdict
+from ray_kd.storage import Store
 
 
 def report_html(
@@ -277,10 +279,12 @@ def _fold(title: str, text: str) -> str:
 
 
 def _commands(sweep: str, storage: str) -> str:
+    place = Store(storage).child(f"sweeps/{sweep}")
     lines = [
         "# train what is missing; finished trials are found by identity",
-        f"ray-kd sweep {storage}/sweeps/{sweep}/sweep.yaml",
+        *([] if place.is_local else [f"# (copy {place.path('sweep.yaml')} to this folder first)"]),
+        f"ray-kd sweep {f'{storage}/sweeps/{sweep}/sweep.yaml' if place.is_local else 'sweep.yaml'}",
         "# tables, plots and this report again",
-        f"ray-kd analyze {storage} --sweep {sweep}",
+        f"ray-kd analyze {storage if place.is_local else shlex.quote(storage)} --sweep {sweep}",
     ]
     return f"<pre>{escape(chr(10).join(lines))}</pre>"

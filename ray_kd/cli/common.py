@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.object_uri import ObjectURI
 
 Overrides = Annotated[
     list[str] | None,
@@ -33,10 +34,10 @@ AddressOption = Annotated[
 
 
 def shown(path: str | Path) -> str:
-    """A path, relative to the current folder if it lies below."""
+    """A path, relative to the current folder if it lies below; a URI stays as it is."""
     text = str(path)
     try:
-        relative = os.path.relpath(text)
+        relative = text if ObjectURI.parse(text) else os.path.relpath(text)
     except ValueError:
         return text
     return text if relative.startswith("..") else relative

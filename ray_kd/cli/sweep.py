@@ -98,6 +98,7 @@ def compare(
     from ray_kd.analysis import analyze
     from ray_kd.cluster.quiet import quiet
     from ray_kd.cluster.sweep import run_sweep
+    from ray_kd.storage import Store
     from ray_kd.trials.pause import STORAGE_TIMEOUT
 
     quiet()
@@ -119,8 +120,9 @@ def compare(
         raise typer.Exit(result.exit_code)
     found = analyze(result.storage, result.name)
     Console().print(found.table)
-    print(f"\ntables, plots and report: {shown(f'{result.storage}/sweeps/{result.name}')}")
-    print(f"  open {shown(f'{result.storage}/sweeps/{result.name}/report.html')}")
+    place = Store(result.storage).child(f"sweeps/{result.name}")
+    print(f"\ntables, plots and report: {shown(place.path())}")
+    print(f"  open {shown(place.path('report.html'))}")
     for line in best_lines(found.records.trials, result.name, result.storage):
         print(line)
     if result.exit_code:

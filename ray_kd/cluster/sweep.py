@@ -105,7 +105,7 @@ class SweepResult:
             more = f" and {len(who) - 1} more" if len(who) > 1 else ""
             lines.append(f"  {ending}: {who[0]}{more}: {_last_line(reason)}")
             if error:
-                lines.append(f"    traceback: {self.storage}/{error}")
+                lines.append(f"    traceback: {Store(self.storage).path(error)}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
         lines += [f"  left out: {line}" for line in self.left_out]

@@ -40,8 +40,6 @@ _CONTENT = re.compile(r"(?P<host>[^:\s]+):(?P<pid>\d+):[0-9a-f]{8} \d+\.\d{3}")
 
 _FREE = b"free"
 """How the object of a released lock begins."""
-POLL = 0.2
-"""Seconds between two looks at a lock on a disk; five times that on an object store, to save requests."""
 
 
 class Lock:
@@ -85,7 +83,7 @@ class Lock:
         while not self._take():
             if timeout is not None and time.monotonic() - start > timeout:
                 return False
-            time.sleep(min(POLL if self.store.is_local else 5 * POLL, self.ttl / 10))
+            time.sleep(min(self.store.look_every, self.ttl / 10))
         self._asked, self._pause = None, 0.0
         self._stop.clear()
         self._renewal = threading.Thread(target=self._renew, daemon=True)

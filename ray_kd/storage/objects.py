@@ -14,16 +14,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 from ray_kd.config.errors import StorageError, UserError
 from ray_kd.config.object_uri import ObjectURI
 
 PATIENT: dict[str, Any] = {"read_timeout": timedelta(seconds=120), "timeout": timedelta(hours=6)}
-"""Seconds that a server may be silent; requests are repeated for up to three minutes."""
+"""Seconds that a server may be silent, and that a whole request may take."""
+RETRIES: dict[str, Any] = {
+    "max_retries": 20,
+    "retry_timeout": timedelta(seconds=60),
+    # Each pause is random, below ``base`` times the one before: at obstore's own 2 they do not grow.
+    "backoff": {
+        "init_backoff": timedelta(seconds=0.1),
+        "max_backoff": timedelta(seconds=10),
+        "base": 4,
+    },
+}
+"""A request that is throttled or not answered is repeated for about a minute."""
 QUICK: dict[str, Any] = {"timeout": timedelta(seconds=10)}
 """For locks: their holder must learn soon whether it still holds them."""
 QUICK_RETRIES: dict[str, Any] = {"max_retries": 8, "retry_timeout": timedelta(seconds=10)}
+LOST_WITHIN = 10.0
+"""Seconds within which a request's answer may be lost for it to be sent again."""
 IN_PARTS = 64 << 20
 """Bytes from which an object is uploaded in parts."""
 EXPIRED = ("ExpiredToken", "RequestTimeTooSkewed", "RequestTimeout", "InvalidToken")
@@ -57,40 +70,32 @@ class Objects:
 
     def exists(self, path: str) -> bool:
         """Whether there is an object of this path, or one below it."""
-        with self._asking(path):
-            with suppress(FileNotFoundError):
-                self._client.head(self._key(path))
-                return True
-            return any(True for _ in self._listed(path))
+        with suppress(FileNotFoundError):
+            self.info(path)
+            return True
+        return any(True for _ in self._repeated(path, lambda: self._listed(path)))
 
     def read(self, path: str) -> bytes:
         """An object's bytes."""
-        with self._asking(path):
-            return bytes(self._client.get(self._key(path)).bytes())
+        return bytes(self._repeated(path, lambda: self._client.get(self._key(path)).bytes()))
 
     def write(self, path: str, data: bytes) -> None:
         """Write an object whole, replacing one there."""
-        with self._asking(path):
-            self._client.put(
-                self._key(path),
-                data,
-                use_multipart=len(data) > IN_PARTS,
-                chunk_size=IN_PARTS // 4,
-                max_concurrency=4,
-            )
+        parts: dict[str, Any] = {"chunk_size": IN_PARTS // 4, "max_concurrency": 4}
+        several = len(data) > IN_PARTS
+        self._repeated(path, lambda: self._client.put(self._key(path), data, use_multipart=several, **parts))
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the objects and folders in a folder."""
-        with self._asking(folder):
-            found = self._client.list_with_delimiter(self._key(folder) or None)
+        found = self._repeated(folder, lambda: self._client.list_with_delimiter(self._key(folder) or None))
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         return sorted({path.rstrip("/").rpartition("/")[2] for path in paths} - {""})
 
     def sizes(self, folder: str) -> dict[str, int]:
         """The bytes of every object below a folder, by path."""
         start = len(f"{self.uri.folder}/") if self.uri.folder else 0
-        with self._asking(folder):
-            return {meta["path"][start:]: int(meta["size"]) for meta in self._listed(folder)}
+        listed = self._repeated(folder, lambda: self._listed(folder))
+        return {meta["path"][start:]: int(meta["size"]) for meta in listed}
 
     def delete(self, path: str) -> None:
         """Delete an object, if there is one."""
@@ -99,8 +104,7 @@ class Objects:
 
     def delete_tree(self, folder: str) -> None:
         """Delete every object below a folder."""
-        with self._asking(folder):
-            paths = [meta["path"] for meta in self._listed(folder)]
+        paths = [meta["path"] for meta in self._repeated(folder, lambda: self._listed(folder))]
         if paths:
             self._repeated(folder, lambda: self._client.delete(paths))
 
@@ -129,15 +133,17 @@ class Objects:
 
     def stamp(self, path: str) -> tuple[bytes, dict[str, str]]:
         """An object's bytes and its version."""
-        with self._asking(path):
+
+        def get() -> tuple[bytes, dict[str, str]]:
             found = self._quick.get(self._key(path))
             version = {name: found.meta.get(name) for name in ("e_tag", "version")}
             return bytes(found.bytes()), {name: str(value) for name, value in version.items() if value}
 
+        return cast("tuple[bytes, dict[str, str]]", self._repeated(path, get))
+
     def info(self, path: str) -> Any:
         """An object's ``size`` and ``last_modified``."""
-        with self._asking(path):
-            return self._client.head(self._key(path))
+        return self._repeated(path, lambda: self._client.head(self._key(path)))
 
     def for_ray(self, path: str) -> tuple[str, Any]:
         """A path and the pyarrow filesystem for Ray, which then reads and writes as this class does."""
@@ -161,14 +167,15 @@ class Objects:
         return bool(self._repeated(path, put))
 
     def _repeated(self, path: str, request: Callable[[], Any]) -> Any:
-        """Send a request; again if its answer was lost, after which obstore repeats only some kinds."""
+        """Send a request; again if its answer was lost or broke off; obstore repeats few of those."""
+        begun = time.monotonic()
         for pause in (0.1, 0.5, 2.0):
             try:
                 with self._asking(path):
                     return request()
             except OSError as error:
-                if "HTTP error" not in str(error):  # it was answered
-                    raise
+                if "HTTP error" not in str(error) or time.monotonic() - begun > LOST_WITHIN:
+                    raise  # it was answered, or obstore has repeated it
                 time.sleep(pause)
         with self._asking(path):
             return request()
@@ -182,9 +189,9 @@ class Objects:
     def _key(self, path: str) -> str:
         return self.uri.child(path).folder
 
-    def _listed(self, folder: str) -> Iterator[Any]:
-        for chunk in self._client.list(f"{self._key(folder)}/" if self._key(folder) else None):
-            yield from chunk
+    def _listed(self, folder: str) -> list[Any]:
+        chunks = self._client.list(f"{self._key(folder)}/" if self._key(folder) else None)
+        return [meta for chunk in chunks for meta in chunk]
 
     @contextmanager
     def _asking(self, path: str) -> Iterator[None]:
@@ -253,8 +260,9 @@ def _made(scheme: str, bucket: str, query: str, quick: bool) -> Any:
 def settings(uri: ObjectURI) -> dict[str, Any]:
     """What obstore needs to know of a bucket beyond its URI; keys stay where they are."""
     client = dict(PATIENT)
+    found = {"client_options": client, "retry_config": RETRIES}
     if uri.scheme != "s3":
-        return {"client_options": client}
+        return found
     first = os.environ.get("AWS_ENDPOINT_URL_S3", "")
     endpoint = first or os.environ.get("AWS_ENDPOINT_URL", "")
     if "endpoint_override" in uri.options:
@@ -270,7 +278,7 @@ def settings(uri: ObjectURI) -> dict[str, Any]:
     if endpoint:
         config["endpoint"] = endpoint
     client["allow_http"] = endpoint.startswith("http://")
-    return {"client_options": client, "config": config, **_profile()}
+    return {**found, "config": config, **_profile()}
 
 
 def _region(bucket: str, endpoint: str) -> str:

@@ -26,6 +26,8 @@ from ray_kd.storage.objects import Objects
 Stamp = tuple[bytes, Any]
 """A file's content and version: the time of its last write or, on an object store, its ETag."""
 
+LOOK_EVERY, LOOK_FAR_EVERY = 0.2, 2.0
+"""Seconds between two looks for a change: on a disk, and on an object store."""
 LEFT = ".writing-"
 """How names begin of files that are being written, or were when their process was killed."""
 PROBE = ".probe"
@@ -40,6 +42,8 @@ class Store:
 
     Attributes:
         may_write: called before anything is changed, to refuse it; a pickled copy has none.
+        look_every: seconds between two looks at a file that another process may write: on an object store
+            each is a request, which costs money, and takes a part of what the store answers in a second.
 
     Raises:
         UserError: a URI of another kind, or with a key in it; or the extra 'object-store' is not installed.
@@ -56,6 +60,7 @@ class Store:
         self._objects = None if remote is None else Objects(remote)
         self.may_write: Callable[[], None] | None = None
         self.is_local = remote is None
+        self.look_every = LOOK_EVERY if remote is None else LOOK_FAR_EVERY
         if remote is None:
             local = urlparse(str(uri)).path if str(uri).startswith("file://") else str(uri)
             self.root = os.path.abspath(os.path.expanduser(local))

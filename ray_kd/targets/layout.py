@@ -195,7 +195,7 @@ class TargetStore:
         """Every group there is, in the order of their names."""
         found = []
         for name in self.files.names():
-            group = self._group(name)
+            group = None if "." in name or name == "lock" else self._group(name)
             if group is not None:
                 found.append(group)
         return found

@@ -16,7 +16,8 @@ import pytest
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault, LockLost
-from ray_kd.storage import Lock, Store, is_held, lock
+from ray_kd.storage import Lock, Store, is_held
+from ray_kd.storage import store as store_module
 from tests.helpers import daily
 from tests.s3 import Fault, S3Server
 
@@ -32,7 +33,7 @@ TROUBLES = {
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "POLL", 0.02)
+    monkeypatch.setattr(store_module, "LOOK_FAR_EVERY", 0.02)
 
 
 def until(true: Callable[[], bool], seconds: float = 60) -> None:

@@ -112,22 +112,23 @@ def test_messages_show_uris_and_children_keep_their_query(s3: S3Server) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_fault_of_any_kind_is_ridden_out(s3: S3Server, kind: str) -> None:
     """Whether the request took effect or not, the call does what it says, once."""
-    store = Store(s3.uri(f"one-{kind}"))
-    for method in ("GET", "PUT", "DELETE", "HEAD"):
+    store, data = Store(s3.uri(f"one-{kind}")), b"1" * 100_000
+    for method, key in (("GET", ""), ("GET", "/a"), ("PUT", ""), ("DELETE", ""), ("HEAD", "")):
         store.delete_tree("")
-        with s3.disturbed(Fault(kind, (method,), times=1, seconds=0.2)):
-            store.write("a", b"1")
+        with s3.disturbed(Fault(kind, (method,), key, times=1, seconds=0.2)):
+            store.write("a", data)
+            assert store.sizes() == {"a": len(data)}
             assert store.exists("a")
-            assert store.read("a") == b"1"
+            assert store.read("a") == data
             assert store.names() == ["a"]
             store.copy("a", "b")
             assert store.create_exclusive("c", b"mine")
             assert store.replace("c", b"mine again", store.stamp("c"))
             store.move("b", "d")
             store.delete("a")
-        assert {path: store.read(path) for path in store.sizes()} == {"c": b"mine again", "d": b"1"}
+        assert {path: store.read(path) for path in store.sizes()} == {"c": b"mine again", "d": data}
         assert not store.create_exclusive("c", b"yours")
-    assert [seen.fault for seen in s3.seen].count(kind) == 4, "each was met"
+    assert [seen.fault for seen in s3.seen].count(kind) == 5, "each was met"
 
 
 def test_a_server_that_stays_away_is_a_fault_of_the_machine(s3: S3Server) -> None:
