@@ -279,12 +279,14 @@ def _fold(title: str, text: str) -> str:
 
 
 def _commands(sweep: str, storage: str) -> str:
-    place = Store(storage).child(f"sweeps/{sweep}")
-    lines = [
-        "# train what is missing; finished trials are found by identity",
-        *([] if place.is_local else [f"# (copy {place.path('sweep.yaml')} to this folder first)"]),
-        f"ray-kd sweep {f'{storage}/sweeps/{sweep}/sweep.yaml' if place.is_local else 'sweep.yaml'}",
+    store, file = Store(storage), f"sweeps/{sweep}/sweep.yaml"
+    lines = ["# train what is missing; finished trials are found by identity"]
+    if store.is_local:
+        lines += [f"ray-kd sweep {storage}/{file}"]
+    else:  # a sweep file is read from a disk
+        lines += [f"# sweep.yaml is a copy of {store.path(file)}", "ray-kd sweep sweep.yaml"]
+    lines += [
         "# tables, plots and this report again",
-        f"ray-kd analyze {storage if place.is_local else shlex.quote(storage)} --sweep {sweep}",
+        f"ray-kd analyze {shlex.quote(storage)} --sweep {sweep}",
     ]
     return f"<pre>{escape(chr(10).join(lines))}</pre>"

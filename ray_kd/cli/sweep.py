@@ -120,9 +120,9 @@ def compare(
         raise typer.Exit(result.exit_code)
     found = analyze(result.storage, result.name)
     Console().print(found.table)
-    place = Store(result.storage).child(f"sweeps/{result.name}")
-    print(f"\ntables, plots and report: {shown(place.path())}")
-    print(f"  open {shown(place.path('report.html'))}")
+    store, place = Store(result.storage), f"sweeps/{result.name}"
+    print(f"\ntables, plots and report: {shown(store.path(place))}")
+    print(f"  open {shown(store.path(f'{place}/report.html'))}")
     for line in best_lines(found.records.trials, result.name, result.storage):
         print(line)
     if result.exit_code:

@@ -110,6 +110,7 @@ def _words(error: BaseException, number: int) -> str:
     where = getattr(error, "filename", None)
     if where is not None:
         return f"{where}: {os.strerror(number)}. {FAULTS[number]}"
-    lines = str(error).strip().splitlines() or [os.strerror(number)]
+    text = getattr(error, "strerror", None) or str(error)
+    lines = str(text).strip().splitlines() or [os.strerror(number)]
     line = next((line for line in lines if _in_text(line) is not None), lines[-1])
     return f"{line.rstrip('.')}. {FAULTS[number]}"
