@@ -19,6 +19,8 @@ from ray_kd.config.object_uri import ObjectURI
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 from ray_kd.storage.objects import IN_PARTS
+from ray_kd.training.distill import distill
+from tests.helpers import tiny
 from tests.s3 import BUCKET, KEYS, KINDS, Fault, S3Server
 
 
@@ -251,3 +253,18 @@ def test_an_object_of_several_parts_is_whole(s3: S3Server) -> None:
     store.write("big", data)
     assert store.read("big") == data
     assert s3.count("PUT", key="parts/big$") > 1
+
+
+def test_a_run_asks_as_often_as_the_docs_say(s3: S3Server) -> None:
+    def asked(epochs: int, every: int) -> int:
+        """Requests of a run apart from those of its lock, whose number time decides."""
+        training = {"epochs": epochs, "batch_size": 30}
+        spec = tiny(Path("unused"), teacher=None, training=training, checkpoints={"every_epochs": every})
+        s3.seen.clear()
+        distill(spec.model_copy(update={"storage": s3.uri(f"asked-{epochs}-{every}")}))
+        return s3.count() - s3.count(key="lock$")
+
+    short, long, often = asked(2, 100), asked(6, 100), asked(6, 1)
+    assert long - short == 2 * 4, "two for each epoch"
+    assert often - long == 3 * 5 + 1, "three for each state, and one to delete the last but one"
+    assert short - 2 * 2 - 3 <= 26
