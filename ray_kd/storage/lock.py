@@ -98,13 +98,13 @@ class Lock:
         """
         if self._taken_over:
             raise LockLost(
-                f"{self.what}: another process took over {self.store.path(self.path)}, since this one did "
-                f"not renew it for {clock(self.ttl)}. This one writes nothing more."
+                f"another process took over {self.store.path(self.path)}, since this one did not renew it "
+                f"for {clock(self.ttl)}. This one writes nothing more."
             )
         if self.held and time.monotonic() - self._renewed > self.ttl:
             raise LockLost(
-                f"{self.what}: {self.store.path(self.path)} could not be renewed for {clock(self.ttl)}, so "
-                "another process may have taken it over."
+                f"{self.store.path(self.path)} could not be renewed for {clock(self.ttl)}, so another "
+                "process may have taken it over."
             )
 
     def release(self) -> None:

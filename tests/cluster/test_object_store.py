@@ -147,8 +147,9 @@ def test_a_sweep_waits_for_a_store_that_is_away_and_loses_nothing(
     s3_running: S3Server, far_variables: dict[str, str], tmp_path: Path
 ) -> None:
     """It is away until clients no longer repeat their requests, and the locks have expired."""
-    spec, far = sweep(epochs=40), s3_running.uri("away")
+    spec, far = sweep(epochs=20), s3_running.uri("away")
     (tmp_path / "tiny.yaml").write_text(spec.to_yaml())
+    disk = on_disk(spec, tmp_path / "disk")
     command = Command("sweep", str(tmp_path / "tiny.yaml"), "--storage", far, **far_variables)
     begun = r"^away/runs/.*/epochs/000005\.json$"
     wait_for(lambda: s3_running.count("PUT", key=begun) or command.process.poll() is not None)
@@ -157,7 +158,7 @@ def test_a_sweep_waits_for_a_store_that_is_away_and_loses_nothing(
     code, said = command.end(400)
     assert code == 0, said
     assert "the storage answers again, after " in said
-    assert results(Store(far)) == results(on_disk(spec, tmp_path / "disk"))
+    assert results(Store(far)) == results(disk)
     assert left(Store(far)) == []
 
 
