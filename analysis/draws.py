@@ -40,8 +40,10 @@ from ray_kd.analysis.plot_style import (
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import only_sweep, read_records
+from ray_kd.analysis.table_text import pipes
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import markdown
+from ray_kd.config.screen import say
 from ray_kd.statistics.looks import Verdict
 
 FOCUS = 12.0
@@ -114,10 +116,10 @@ def counts_table(draws: list[Draw]) -> list[str]:
     first, names = draws[0].comparison, strategies(draws)
     counts = {name: Counter(verdict(draw, name) for draw in draws) for name in names}
     kinds = [kind for kind in SHOWN if any(counts[name][kind] for name in names)]
-    unit = ", points" if first.metric.rate else ""
+    metric, unit = markdown(first.metric.title), ", points" if first.metric.rate else ""
     lines = [
-        _row(["strategy", *(kind.value for kind in kinds), f"difference in test {first.metric.title}{unit}"]),
-        _row(["---", *["---:"] * (len(kinds) + 1)]),
+        pipes(["strategy", *(kind.value for kind in kinds), f"difference in test {metric}{unit}"]),
+        pipes(["---", *["---:"] * (len(kinds) + 1)]),
     ]
     for name in names:
         means = [cell.versus.difference.mean for draw in draws if (cell := _cell(draw, name)) and cell.versus]
@@ -128,7 +130,7 @@ def counts_table(draws: list[Draw]) -> list[str]:
             else str(counts[name][kind])
             for kind in kinds
         ]
-        lines.append(_row([markdown(name), *entries, f"{low} to {high}"]))
+        lines.append(pipes([markdown(name), *entries, f"{low} to {high}"]))
     return lines
 
 
@@ -136,6 +138,7 @@ def draws_text(draws: list[Draw]) -> str:
     """What holds, the table of verdicts, and the table of all draws."""
     first = draws[0].comparison
     unit, baseline = ", points" if first.metric.rate else "", markdown(str(first.plan.baseline))
+    metric = markdown(first.metric.title)
     lines = [
         f"# {counted(len(draws), 'draw')} of the sweep “{markdown(first.plan.name)}”",
         "",
@@ -146,18 +149,18 @@ def draws_text(draws: list[Draw]) -> str:
         "",
         *counts_table(draws),
         "",
-        f"Mean difference to “{baseline}” in test {first.metric.title}{unit}, draw by draw; bold where that "
+        f"Mean difference to “{baseline}” in test {metric}{unit}, draw by draw; bold where that "
         "draw's interval, which its own table gives, decides:",
         "",
-        _row(["strategy", *(markdown(draw.label) for draw in draws)]),
-        _row(["---", *["---:"] * len(draws)]),
+        pipes(["strategy", *(markdown(draw.label) for draw in draws)]),
+        pipes(["---", *["---:"] * len(draws)]),
     ]
     lines += [
-        _row([markdown(name), *(_difference(draw, name) for draw in draws)]) for name in strategies(draws)
+        pipes([markdown(name), *(_difference(draw, name) for draw in draws)]) for name in strategies(draws)
     ]
-    lines.append(_row([f"*{baseline}, test {first.metric.title}*", *(_mean(draw) for draw in draws)]))
-    lines.append(_row(["*teachers, mean*", *(_teacher(draw) for draw in draws)]))
-    lines.append(_row(["*converged*", *(_converged(draw) for draw in draws)]))
+    lines.append(pipes([f"*{baseline}, test {metric}*", *(_mean(draw) for draw in draws)]))
+    lines.append(pipes(["*teachers, mean*", *(_teacher(draw) for draw in draws)]))
+    lines.append(pipes(["*converged*", *(_converged(draw) for draw in draws)]))
     lines += ["", *(_about(place, draw) for place, draw in enumerate(draws, 1)), ""]
     return "\n".join(lines)
 
@@ -182,10 +185,6 @@ def put_into(page: Path, text: str) -> None:
     if not begin or not end or BEGIN in rest or END in before + after:
         raise UserError(f"--into: {page} needs the lines {BEGIN} and {END}, each once and in this order.")
     page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
-
-
-def _row(entries: list[str]) -> str:
-    return "| " + " | ".join(entries) + " |"
 
 
 def _cell(draw: Draw, name: str) -> Cell | None:
@@ -221,7 +220,7 @@ def _about(place: int, draw: Draw) -> str:
     seeds = sorted({seed for cell in draw.comparison.cells for seed in cell.seeds})
     consecutive = len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1))
     text = f"{seeds[0]} to {seeds[-1]}" if consecutive else ", ".join(map(str, seeds))
-    return f"- [{markdown(draw.label)}]({place}.md): seeds {text}; {draw.machine}."
+    return f"- [{markdown(draw.label)}]({place}.md): seeds {text}; {markdown(draw.machine)}."
 
 
 def picture(draws: list[Draw]) -> Picture:
@@ -301,19 +300,19 @@ def main() -> None:
         read_draw(storage, arguments.sweep, label) for storage, label in zip(storages, labels, strict=True)
     ]
     text = draws_text(draws)
-    print(text)
+    say(text)
     if arguments.out:
         with style():
             pictures = [picture(draws)]
         out = Folder.open(arguments.out)
-        print(out.write("draws.md", text))
+        say(out.write("draws.md", text))
         for place, draw in enumerate(draws, 1):
-            print(out.write(f"{place}.md", own_table(draw.comparison)))
+            say(out.write(f"{place}.md", own_table(draw.comparison)))
         for path in write_pictures(pictures, arguments.out).values():
-            print(path)
+            say(path)
     if arguments.into:
         put_into(arguments.into, summary(draws))
-        print(arguments.into)
+        say(arguments.into)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from analysis.script import run, say_left_out, script_parser
 from ray_kd.analysis.plots import write_pictures
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import only_sweep, read_records
+from ray_kd.config.screen import say
 
 
 def main() -> None:
@@ -32,12 +33,12 @@ def main() -> None:
     records = read_records(arguments.storage, sweep)
     judgement = judge(records, arguments.strategy)
     text = report(judgement)
-    print(text)
+    say(text)
     folder = Folder.open(arguments.out or f"{arguments.storage}/sweeps/{sweep}/judgement")
-    print(folder.write("judgement.md", text))
+    say(folder.write("judgement.md", text))
     pictures = judgement_pictures(judgement, records)
     for path in write_pictures(pictures, folder).values():
-        print(path)
+        say(path)
     say_left_out(pictures)
 
 

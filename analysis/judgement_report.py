@@ -9,6 +9,7 @@ from analysis.path_shares import MEASUREMENTS, OFF, QUARTER
 from analysis.strategies import Strategy
 from ray_kd.analysis.comparison import Metric
 from ray_kd.analysis.headline import DASH
+from ray_kd.analysis.table_text import pipes
 from ray_kd.config.names import markdown
 from ray_kd.statistics.intervals import Interval
 
@@ -164,7 +165,8 @@ def _check_row(check: ShareCheck) -> str:
 
 
 def _notes(judgement: Judgement) -> list[str]:
-    return ["## Notes", "", *(f"- {note}" for note in judgement.notes), ""] if judgement.notes else []
+    notes = [f"- {markdown(note)}" for note in judgement.notes]
+    return ["## Notes", "", *notes, ""] if notes else []
 
 
 def _bounds(bounds: Interval) -> tuple[str, str, str, str]:
@@ -181,9 +183,8 @@ def _yes(value: bool | None) -> str:
 
 
 def _head(*names: str) -> list[str]:
-    return [_row(*names), _row(*["---"] * len(names))]
+    return [_row(*names), pipes(["---"] * len(names))]
 
 
 def _row(*entries: str) -> str:
-    shown = (entry if entry.startswith("**") else markdown(entry) for entry in entries)
-    return "| " + " | ".join(shown) + " |"
+    return pipes(entry if entry.startswith("**") else markdown(entry) for entry in entries)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from ray_kd.analysis.plot_style import Picture, left_out
 from ray_kd.config.errors import UserError
+from ray_kd.config.screen import say
 
 
 def script_parser(description: str | None) -> argparse.ArgumentParser:
@@ -23,8 +24,9 @@ def script_parser(description: str | None) -> argparse.ArgumentParser:
 
 def say_left_out(pictures: Iterable[Picture]) -> None:
     """Say which figures could not be drawn; the script then ends with exit code 1."""
-    told = [print(f"error: {sentence}", file=sys.stderr) for sentence in left_out(pictures)]
+    told = [f"error: {sentence}" for sentence in left_out(pictures)]
     if told:
+        say("\n".join(told), error=True)
         sys.exit(1)
 
 
@@ -33,5 +35,5 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         sys.exit(2)

@@ -22,8 +22,10 @@ from analysis.strategies import Strategy, strategies_of
 from ray_kd.analysis.headline import DASH
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records, incomplete_note, only_sweep, read_records
+from ray_kd.analysis.table_text import pipes
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import markdown
+from ray_kd.config.screen import say
 from ray_kd.statistics.intervals import interval
 
 
@@ -48,7 +50,7 @@ def shares_table(records: Records) -> str:
     head = ["strategy", "seeds", *(f"{path}{' (harmful)' if path in harmful else ''}" for path in paths)]
     head.append("harmful ones off from epoch")
     lines = [
-        f"# The share of each path under the strategies of `{records.plan.name}`",
+        f"# The share of each path under the strategies of “{markdown(records.plan.name)}”",
         "",
         "Share of each path, w‖g‖ over the sum of all paths', in %: mean over the epochs after "
         f"{QUARTER:.0%} of the training and over seeds, ± half-width of its 95 % t-interval; in brackets the "
@@ -57,10 +59,10 @@ def shares_table(records: Records) -> str:
         "the number of those seeds.",
         "",
         _row(head),
-        _row(["---"] + ["---:"] * (len(head) - 1)),
+        pipes(["---"] + ["---:"] * (len(head) - 1)),
     ]
     lines += [_row(_entries(strategy, frame, paths)) for strategy, frame in measured]
-    damage = incomplete_note(records.trials)
+    damage = [markdown(note) for note in incomplete_note(records.trials)]
     return "\n".join([*lines, *(["", *damage] if damage else []), ""])
 
 
@@ -94,7 +96,7 @@ def _entries(strategy: Strategy, frame: pd.DataFrame, paths: list[str]) -> list[
 
 
 def _row(entries: list[str]) -> str:
-    return "| " + " | ".join(markdown(entry) for entry in entries) + " |"
+    return pipes(markdown(entry) for entry in entries)
 
 
 def main() -> None:
@@ -102,9 +104,9 @@ def main() -> None:
     arguments = script_parser(__doc__).parse_args()
     sweep = arguments.sweep or only_sweep(arguments.storage)
     text = shares_table(read_records(arguments.storage, sweep))
-    print(text)
+    say(text)
     folder = Folder.open(arguments.out or f"{arguments.storage}/sweeps/{sweep}")
-    print(folder.write("shares.md", text))
+    say(folder.write("shares.md", text))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from analysis.script import run, script_parser
 from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import read_records
 from ray_kd.analysis.tables import write_tables
+from ray_kd.config.screen import say
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     below = f"sweeps/{arguments.sweep}/tables" if arguments.sweep else "tables"
     out = Folder.open(arguments.out) if arguments.out else Folder.open(arguments.storage).sub(below)
     for path in write_tables(read_records(arguments.storage, arguments.sweep), out).values():
-        print(path)
+        say(path)
 
 
 if __name__ == "__main__":

@@ -189,6 +189,35 @@ def test_a_run_needs_neither_ray_nor_wandb(tmp_path: Path) -> None:
     assert done.stdout.split() == ["finished"]
 
 
+SHOWN_BY = {
+    "print": {"config/screen.py"},
+    "warn": set[str](),
+    "escape": {"config/names.py"},
+    "to_csv": {"analysis/table_text.py"},
+    "echo": set(),
+}
+"""What puts texts on screens and into pages, and the only files that call it: they escape them."""
+ALONE = "export/check.py"
+"""Goes with an exported student and runs without ray-kd; it prints numbers and names of its own."""
+SCREENS = {("sys.stdout", "write"), ("sys.stderr", "write")}
+
+
+def test_all_that_people_see_goes_through_the_functions_that_escape_it() -> None:
+    """A name, an error or a record of others is escaped wherever it appears, on screens to come as well."""
+    for file in [*FILES, *(ROOT / "analysis").glob("*.py")]:
+        place = str(file.relative_to(ROOT)).removeprefix("ray_kd/")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or place == ALONE:
+                continue
+            whole, _, called = ast.unparse(node.func).rpartition(".")
+            where = f"{place}:{node.lineno}"
+            if called in SHOWN_BY and whole != "re":
+                assert place in SHOWN_BY[called], f"{where}: say(), show() or html() instead of {called}()"
+            assert (whole, called) not in SCREENS, f"{where}: say() instead of {whole}.write()"
+            ours = called == "getLogger" and ast.unparse(node.args[0]).strip("'").startswith(("__", "ray_kd"))
+            assert not ours or place == "config/screen.py", f"{where}: config.screen.logger() instead"
+
+
 def sizes() -> dict[str, int]:
     """Lines of every file, and of every function in it."""
     found = {}

@@ -96,9 +96,11 @@ class Folder:
         return entries, torn
 
     def write(self, name: str, content: bytes | str) -> str:
-        """Write a file whole, or not at all; returns its full path."""
-        data = content.encode() if isinstance(content, str) else content
-        self.store.write(f"{self.prefix}{name}", data)
+        """Write a file whole, or not at all; returns its full path. Nothing in a text commands a terminal."""
+        if isinstance(content, str):
+            self.store.write_text(f"{self.prefix}{name}", content)
+        else:
+            self.store.write(f"{self.prefix}{name}", content)
         return self.where(name)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 
 import pandas as pd
 
@@ -21,6 +20,7 @@ from ray_kd.analysis.records import Records
 from ray_kd.analysis.report_style import PAGE
 from ray_kd.analysis.run_files import parse_spec, section
 from ray_kd.analysis.trial_rows import ENVIRONMENT
+from ray_kd.config.names import html
 from ray_kd.statistics.looks import Verdict
 from ray_kd.storage import Store
 
@@ -94,10 +94,10 @@ def _origin(records: Records, name: str, storage: str) -> list[str]:
 
 def _page(name: str, question: str, found: str, sections: Sequence[str]) -> str:
     return PAGE.format(
-        title=escape(f"{name}: {question}"),
-        name=escape(name),
-        question=escape(question),
-        headline=escape(found),
+        title=html(f"{name}: {question}"),
+        name=html(name),
+        question=html(question),
+        headline=html(found),
         sections="\n".join(sections),
     )
 
@@ -114,11 +114,11 @@ def _question(trials: pd.DataFrame, comparison: Comparison) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+    return f"<section>\n<h2>{html(title)}</h2>\n{body}\n</section>"
 
 
 def _list(items: Iterable[str]) -> str:
-    return '<ul class="notes">' + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"
+    return '<ul class="notes">' + "".join(f"<li>{html(item)}</li>" for item in items) + "</ul>"
 
 
 def _table(comparison: Comparison) -> str:
@@ -131,13 +131,13 @@ def _table(comparison: Comparison) -> str:
 
 def _wide(headings: Sequence[str], groups: Sequence[tuple[str, list[tuple[str, tuple[str, ...]]]]]) -> str:
     """A table of groups under a title each; a row is its classes and its entries."""
-    heads = "".join(f"<th>{escape(head.strip()).replace(chr(10), '<br>')}</th>" for head in headings)
+    heads = "".join(f"<th>{html(head.strip()).replace(chr(10), '<br>')}</th>" for head in headings)
     lines = []
     for title, group in groups:
         if title:
-            lines.append(f'<tr><th colspan="{len(headings)}">{escape(title)}</th></tr>')
+            lines.append(f'<tr><th colspan="{len(headings)}">{html(title)}</th></tr>')
         for classes, entries in group:
-            first, *rest = (escape(entry) for entry in entries)
+            first, *rest = (html(entry) for entry in entries)
             cells = f'<th scope="row" dir="auto">{first}</th>'  # names may run from right to left
             cells += "".join(f"<td>{entry}</td>" for entry in rest)
             lines.append(f'<tr class="{classes}">{cells}</tr>')
@@ -150,17 +150,17 @@ def _figures(pictures: Sequence[Picture], lead: str = "") -> list[str]:
     for picture in pictures:
         if picture.trouble:
             said = f"It could not be drawn ({picture.trouble})."
-            parts.append(_section(f"{lead}{picture.title}", f"<p>{escape(said)}</p>"))
+            parts.append(_section(f"{lead}{picture.title}", f"<p>{html(said)}</p>"))
             continue
         data = base64.b64encode(picture.svg.encode()).decode()
-        image = f'<img alt="{escape(picture.title)}" src="data:image/svg+xml;base64,{data}">'
-        caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
+        image = f'<img alt="{html(picture.title)}" src="data:image/svg+xml;base64,{data}">'
+        caption = f"<figcaption>{html(picture.caption)}</figcaption>"
         parts.append(_section(f"{lead}{picture.title}", f"<figure>{image}{caption}</figure>"))
     return parts
 
 
 def _definitions(items: Iterable[tuple[str, str]]) -> str:
-    body = "".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in items)
+    body = "".join(f"<dt>{html(term)}</dt><dd>{html(text)}</dd>" for term, text in items)
     return f"<dl>{body}</dl>"
 
 
@@ -234,7 +234,7 @@ def _unfinished(comparison: Comparison) -> str:
     for cell, seed, phase, status, reason, identity in frame.head(MOST).itertuples(index=False):
         record = f"runs/{identity}/error.txt" if status == "failed" else f"runs/{identity}"
         values = (cell, seed, phase, status, "" if pd.isna(reason) else reason, record)
-        lines.append("<tr>" + "".join(f"<td>{escape(str(value))}</td>" for value in values) + "</tr>")
+        lines.append("<tr>" + "".join(f"<td>{html(str(value))}</td>" for value in values) + "</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)
     more = f"<p>And {len(frame) - MOST:,} more; tables/trials.parquet has all.</p>"
     return (
@@ -275,18 +275,18 @@ def _specs(records: Records, comparison: Comparison, root: Folder) -> str:
 
 
 def _fold(title: str, text: str) -> str:
-    return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
+    return f"<details><summary>{html(title)}</summary><pre>{html(text)}</pre></details>"
 
 
 def _commands(sweep: str, storage: str) -> str:
     store, file = Store(storage), f"sweeps/{sweep}/sweep.yaml"
     lines = ["# train what is missing; finished trials are found by identity"]
     if store.is_local:
-        lines += [f"ray-kd sweep {storage}/{file}"]
+        lines += [shlex.join(["ray-kd", "sweep", f"{storage}/{file}"])]
     else:  # a sweep file is read from a disk
         lines += [f"# sweep.yaml is a copy of {store.path(file)}", "ray-kd sweep sweep.yaml"]
     lines += [
         "# tables, plots and this report again",
-        f"ray-kd analyze {shlex.quote(storage)} --sweep {sweep}",
+        shlex.join(["ray-kd", "analyze", storage, "--sweep", sweep]),
     ]
-    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+    return f"<pre>{html(chr(10).join(lines))}</pre>"

@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ray_kd.config.ending import STATES
+from ray_kd.config.names import printable
 
 TEXT, INTEGER, NUMBER, FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 Column = tuple[str, pa.DataType, str]
@@ -180,15 +181,25 @@ def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
 
 
 def to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows with the columns and types of ``table``; keys that a row lacks become null."""
+    """Rows with the columns and types of ``table``; keys that a row lacks become null, texts printable."""
     names = {name for row in rows for name in row}
+    rows = [
+        {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    ]
     return pa.Table.from_pylist(rows, schema=schema(table, names))
 
 
 def columns_to_arrow(table: str, columns: dict[str, list[Any]]) -> pa.Table:
     """The same for columns of one length; those that are missing become null."""
     wanted, length = schema(table, columns), len(next(iter(columns.values())))
-    found = [pa.array(columns.get(field.name) or [None] * length, field.type) for field in wanted]
+    found = []
+    for field in wanted:
+        values = columns.get(field.name) or [None] * length
+        if field.type == TEXT:
+            shown = {value: printable(value) for value in set(values) if value is not None}
+            values = [shown.get(value) for value in values]  # few differ, of millions
+        found.append(pa.array(values, field.type))
     return pa.Table.from_arrays(found, schema=wanted)
 
 

@@ -23,7 +23,7 @@ def markdown_table(
         headings: a line feed divides a heading from its unit.
         bold: entries beside the first of a row that are printed bold.
     """
-    lines = [pipes(heading.strip().replace("\n", "<br>") for heading in headings)]
+    lines = [pipes("<br>".join(map(names.markdown, head.strip().split("\n"))) for head in headings)]
     lines.append(pipes(["---", *["---:"] * (len(headings) - 1)]))
     for first, *given in rows:
         entries = [names.markdown(entry) for entry in given]

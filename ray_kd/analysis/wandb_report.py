@@ -11,7 +11,7 @@ from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Records
 from ray_kd.analysis.run_files import parse_spec
 from ray_kd.config.errors import UserError
-from ray_kd.config.names import wandb_name
+from ray_kd.config.names import printable, wandb_name
 from ray_kd.tracking.wandb import has_key
 
 _FIGURES = (
@@ -81,7 +81,7 @@ def compose(records: Records, comparison: Comparison, root: Folder, entity: str)
         entity=entity,
         project=project,
         title=wandb_name(f"{name}: strategies beside {comparison.plan.baseline or 'one another'}"),
-        description=headline(comparison),
+        description=printable(headline(comparison)),
         blocks=blocks,
         width="fluid",
     )

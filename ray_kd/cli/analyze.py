@@ -8,6 +8,7 @@ import typer
 
 from ray_kd.cli.common import say_left_out, shown
 from ray_kd.config.errors import UserError
+from ray_kd.config.screen import say, show
 
 Storage = Annotated[str, typer.Argument(help="The storage folder.")]
 SweepName = Annotated[
@@ -63,7 +64,6 @@ def analyze(
       ray-kd analyze results --only comparison,plots
       ray-kd analyze results --only pictures --strategy utility --images 6
     """
-    from rich.console import Console
 
     from ray_kd import analysis
     from ray_kd.analysis.pipeline import parts
@@ -74,10 +74,10 @@ def analyze(
             raise UserError(f"{option} {value}: it is an option of pictures; add --only pictures.")
     found = analysis.analyze(storage, sweep, out, chosen, strategy, images or 4)
     if "comparison" in chosen:
-        Console().print(found.table)
-    print(found.answers, end="")
+        show(found.table)
+    say(found.answers, end="")
     for path in sorted(found.files.values()):
-        print(shown(path))
+        say(shown(path))
     say_left_out(found.left_out)
 
 
@@ -105,12 +105,12 @@ def report(
     from ray_kd import analysis
 
     found = analysis.analyze(storage, sweep, out)
-    print(shown(found.files["report.html"]))
+    say(shown(found.files["report.html"]))
     if wandb:
         from ray_kd.analysis.reader import Folder
         from ray_kd.analysis.wandb_report import save_report
 
         for task, comparison in found.results.comparisons.items():
             part = found.results.parts[task]
-            print(save_report(part, comparison, Folder.open(storage), entity))
+            say(save_report(part, comparison, Folder.open(storage), entity))
     say_left_out(found.left_out)

@@ -13,7 +13,9 @@ from typing import Annotated
 import typer
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.names import printable
 from ray_kd.config.object_uri import ObjectURI
+from ray_kd.config.screen import say
 
 Overrides = Annotated[
     list[str] | None,
@@ -51,8 +53,9 @@ def typed(verb: str, *arguments: str, **options: str | None) -> str:
 
 def say_left_out(sentences: Iterable[str]) -> None:
     """Print which figures could not be drawn; the command then ends with exit code 1."""
-    told = [print(f"ray-kd: {sentence}", file=sys.stderr) for sentence in sentences]
+    told = [f"ray-kd: {sentence}" for sentence in sentences]
     if told:
+        say("\n".join(told), error=True)
         raise typer.Exit(1)
 
 
@@ -95,11 +98,13 @@ class ProgressLine:
     def show(self, text: str) -> None:
         """Show a text."""
         self._last, self._open = time.monotonic(), self.terminal
-        shown, end = (f"\r{text[:78]:<78}", "") if self.terminal else (text.rstrip(), "\n")
-        print(shown, end=end, file=sys.stderr, flush=True)
+        if self.terminal:
+            say(f"{printable(text)[:78]:<78}", error=True, start="\r", end="")
+        else:
+            say(text.rstrip(), error=True)
 
     def end(self, last: str = "\n") -> None:
         """Leave the line, or clear it with ``last``."""
         if self._open:
-            print(end=last, file=sys.stderr, flush=True)
+            say(error=True, end=last)
             self._open = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray_kd.cli.common import AddressOption, StorageOption, builtin_file, shown, typed
 from ray_kd.cli.sweep import compare
+from ray_kd.config.screen import say
 
 
 def demo(storage: StorageOption = None, address: AddressOption = None) -> None:
@@ -20,8 +21,8 @@ def demo(storage: StorageOption = None, address: AddressOption = None) -> None:
     again = typed("demo", address=address, storage=storage)
     retry = typed("sweep", shown(file), "--retry-failed", address=address, storage=storage)
     compare(str(file), (), address, storage, again, retry)
-    print("what next:")
-    print("  ray-kd status                                   every trial and where it stands")
-    print("  ray-kd list paths                               ways for a teacher to teach")
-    print("  ray-kd train --help                             one student of your own")
-    print(f"  cp {shown(file)} mine.yaml                 then edit it, and: ray-kd sweep mine.yaml")
+    say("what next:")
+    say("  ray-kd status                                   every trial and where it stands")
+    say("  ray-kd list paths                               ways for a teacher to teach")
+    say("  ray-kd train --help                             one student of your own")
+    say(f"  cp {shown(file)} mine.yaml                 then edit it, and: ray-kd sweep mine.yaml")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_kd.cli.common import AddressOption, StorageOption, builtin_file
+from ray_kd.config.screen import say
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
@@ -71,7 +72,7 @@ def doctor(
 
 def _say(ok: bool | None, what: str, remedy: str = "") -> bool:
     mark = {True: "ok     ", False: "MISSING", None: "note   "}[ok]
-    print(f"{mark} {what}" + (f"\n        -> {remedy}" if remedy and ok is not True else ""))
+    say(f"{mark} {what}" + (f"\n        -> {remedy}" if remedy and ok is not True else ""))
     return ok is not False
 
 
@@ -162,9 +163,9 @@ def _speed(file: str, storage: str | None) -> None:
     check_run(spec)
     speed = measure(spec, local_context(spec))
     where = "from memory" if speed.in_memory else f"from files, resources.loaders={speed.processes}"
-    print(f"loader alone  {speed.loader:>10,.0f} images/s   {where}")
-    print(f"model alone   {speed.model:>10,.0f} images/s   one worker on {speed.device}, teachers counted in")
-    print(f"together      {speed.together:>10,.0f} images/s   at most")
+    say(f"loader alone  {speed.loader:>10,.0f} images/s   {where}")
+    say(f"model alone   {speed.model:>10,.0f} images/s   one worker on {speed.device}, teachers counted in")
+    say(f"together      {speed.together:>10,.0f} images/s   at most")
     if speed.waits == "loader":
         _say(True, "the model does not wait for data: faster loading would gain little")
     else:

@@ -9,6 +9,7 @@ import typer
 
 from ray_kd.cli.common import StorageOption, shown, typed
 from ray_kd.config.names import one_line
+from ray_kd.config.screen import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,10 +56,10 @@ def export(
         command=typed("export", which, *flags, to=to, storage=storage, **{"as": forms}),
     )
     name, value = done.metric
-    print(f"run {done.run}: test {name} {value:.4f}, the same on {done.samples:,} replayed samples")
+    say(f"run {done.run}: test {name} {value:.4f}, the same on {done.samples:,} replayed samples")
     for form, apart in done.differences.items():
-        print(f"  {form}: largest difference {apart:.1e}")
-    print(f"exported: {shown(done.folder)}     (README.md says how it is used)")
+        say(f"  {form}: largest difference {apart:.1e}")
+    say(f"exported: {shown(done.folder)}     (README.md says how it is used)")
 
 
 def best_lines(trials: pd.DataFrame, sweep: str, storage: str) -> Iterator[str]:

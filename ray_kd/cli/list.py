@@ -13,6 +13,7 @@ from ray_kd.cli.common import Overrides
 from ray_kd.cli.taps import show_taps
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import REGISTRIES, entry_points, load_plugins
+from ray_kd.config.screen import say, show
 
 FILES = ("run", "sweep")
 Split = Annotated[
@@ -76,7 +77,7 @@ def list_things(
     if kind not in REGISTRIES:
         if name is not None:
             raise UserError(f"list {kind}: expected no name after it, got '{name}'.")
-        print(_file(kind, schema))
+        say(_file(kind, schema))
         return
     items = catalogue(kind, plugins)
     if name is None:
@@ -92,8 +93,8 @@ def _overview(plugins: bool) -> None:
     for kind in REGISTRIES:
         items = catalogue(kind, plugins)
         names = ", ".join(f"{item.name} [{item.origin}]" if item.origin else item.name for item in items)
-        print(textwrap.fill(f"{kind + ':':<13}{names}", 80, subsequent_indent=" " * 13))
-    print("\nExplain one: ray-kd list aggregators adaptive. Every key of a file: ray-kd list run (or sweep).")
+        say(textwrap.fill(f"{kind + ':':<13}{names}", 80, subsequent_indent=" " * 13))
+    say("\nExplain one: ray-kd list aggregators adaptive. Every key of a file: ray-kd list run (or sweep).")
 
 
 def _file(kind: str, schema: bool) -> str:
@@ -111,7 +112,6 @@ def _file(kind: str, schema: bool) -> str:
 
 def _table(kind: str, items: list[Item]) -> None:
     """A row for each component; its own options in a line of their own, so that 80 columns are enough."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -134,10 +134,10 @@ def _table(kind: str, items: list[Item]) -> None:
         about = Text(item.source or item.summary)
         about.append(f"\nfrom {item.origin}" if item.origin else "")
         table.add_row(item.name, *middle, about.append(f"\n{own}" if own else "", style="dim"))
-    Console().print(table)
-    print()
+    show(table)
+    say()
     for line in _notes(kind, items, common):
-        print(textwrap.fill(line, 80, subsequent_indent="  "))
+        say(textwrap.fill(line, 80, subsequent_indent="  "))
 
 
 def _notes(kind: str, items: list[Item], common: set[str]) -> list[str]:
@@ -157,21 +157,21 @@ def _notes(kind: str, items: list[Item], common: set[str]) -> list[str]:
 
 
 def _explain(kind: str, item: Item) -> None:
-    print(f"{item.name}   ({item.source})" if item.source else item.name)
-    print(f"from {item.origin}\n" if item.origin else "")
-    print(readable(item.doc))
+    say(f"{item.name}   ({item.source})" if item.source else item.name)
+    say(f"from {item.origin}\n" if item.origin else "")
+    say(readable(item.doc))
     if item.tasks:
-        print(f"\ntasks: {', '.join(item.tasks)}")
+        say(f"\ntasks: {', '.join(item.tasks)}")
     if kind == "paths":
-        print(f"\npublished weight: {float(item.weight):g}")
+        say(f"\npublished weight: {float(item.weight):g}")
     if kind == "aggregators":
-        print(f"\nbackwards per step: {item.cost}")
+        say(f"\nbackwards per step: {item.cost}")
     if item.options:
-        print("\noptions:")
+        say("\noptions:")
     for option in item.options:
-        print(f"  {option.name}: {option.kind} = {option.default}")
+        say(f"  {option.name}: {option.kind} = {option.default}")
         if option.help:
-            print(textwrap.indent(textwrap.fill(readable(option.help), 74), "      "))
+            say(textwrap.indent(textwrap.fill(readable(option.help), 74), "      "))
 
 
 def readable(text: str) -> str:

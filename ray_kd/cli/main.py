@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +25,7 @@ from ray_kd.cli.sweep import sweep
 from ray_kd.cli.train import teacher, train
 from ray_kd.config.errors import StorageError, TrainingFailed, UserError
 from ray_kd.config.faults import environment_fault
+from ray_kd.config.screen import say
 
 HELP = """
 Which distillation paths, weighted how, make this student best - and can the
@@ -74,7 +77,7 @@ def interruptible(verb: Callable[..., None]) -> Callable[..., None]:
             if isinstance(error.__context__, EOFError):
                 raise UserError("a question got no answer: expected a terminal, or --yes.") from None
             why = str(error) or "stopped"
-            print(f"\nray-kd: {why}; the same command resumes from here.", file=sys.stderr)
+            say(f"\nray-kd: {why}; the same command resumes from here.", error=True)
             raise typer.Exit(130) from None
 
     return run
@@ -99,19 +102,26 @@ def main(arguments: list[str] | None = None) -> None:
     fault of the machine (run the command again); 130: Ctrl-C.
     """
     try:
-        app(arguments)
+        code = app(arguments, standalone_mode=False)
     except Exception as error:
         fault = environment_fault(error)
         if fault is not None:
-            print(f"ray-kd: {fault} Unfinished: the same command resumes from here.", file=sys.stderr)
+            say(f"ray-kd: {fault} Unfinished: the same command resumes from here.", error=True)
             sys.exit(3)
         if isinstance(error, UserError | StorageError):
-            print(f"ray-kd: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            say(f"ray-kd: {getattr(error, 'strerror', None) or error}", error=True)
             sys.exit(2)
         if isinstance(error, TrainingFailed):
-            print(f"ray-kd: training failed: {error}", file=sys.stderr)
+            say(f"ray-kd: training failed: {error}", error=True)
             sys.exit(1)
-        raise
+        tell = getattr(error, "show", None)
+        if tell is not None:  # Typer cannot read the command; the class of these errors has no public name
+            tell(told := io.StringIO())
+            say(told.getvalue(), error=True, end="")
+            sys.exit(getattr(error, "exit_code", 2))
+        say(traceback.format_exc(), error=True, end="")
+        sys.exit(1)
+    sys.exit(code or 0)
 
 
 if __name__ == "__main__":

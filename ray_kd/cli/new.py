@@ -15,6 +15,7 @@ from ray_kd.cli.catalogue import catalogue
 from ray_kd.cli.common import shown
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.registry import entry_points
+from ray_kd.config.screen import say
 
 TEMPLATES = Path(__file__).parent / "templates"
 KINDS = {
@@ -58,8 +59,8 @@ def new(
     for file, text in files.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(text, encoding="utf-8")
-        print(shown(folder / file))
-    print(f"\nIn {shown(folder)}, README.md says how to test it and train with it.")
+        say(shown(folder / file))
+    say(f"\nIn {shown(folder)}, README.md says how to test it and train with it.")
 
 
 def require_free(kind: str, name: str) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, shown
+from ray_kd.config.screen import say, show
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
@@ -36,13 +36,11 @@ def precompute(
 
     Runs with targets=stored read them, and compute those that are missing.
     """
-    from rich.console import Console
-
     specs, name = read_specs(file, tuple(overrides or ()), storage)
     if plan:
         from ray_kd.cluster.plan import targets_table
 
-        Console().print(targets_table(specs, name))
+        show(targets_table(specs, name))
         return
     from ray_kd.cli.train import Line, make_setting, stop_on_signal
     from ray_kd.cluster.quiet import quiet
@@ -53,6 +51,8 @@ def precompute(
     from ray_kd.training.run_context import local_context
 
     quiet()
+    from rich.console import Console
+
     from ray_kd.cluster.precompute import precompute_cluster
     from ray_kd.cluster.progress import Counted
 
@@ -62,13 +62,13 @@ def precompute(
         with stop_on_signal(context):
             ensure_teachers(spec, context, ProcessCache(), line)
         line.end()
-    say = Counted(name, Console(stderr=True))
-    done = precompute_cluster(specs, address, say, say.tell)
-    print(f"{done} shards stored." if done else "nothing to do: all targets are stored.")
+    shards = Counted(name, Console(stderr=True))
+    done = precompute_cluster(specs, address, shards, shards.tell)
+    say(f"{done} shards stored." if done else "nothing to do: all targets are stored.")
     works = gather_work(specs, local_context(specs[0]), ProcessCache())
     for folder in sorted({work.source.store.files.path() for work in works}):
-        print(f"  {shown(folder)}")
-        print(f"  check it: ray-kd verify {shown(folder)}")
+        say(f"  {shown(folder)}")
+        say(f"  check it: ray-kd verify {shown(folder)}")
 
 
 def verify(
@@ -85,7 +85,6 @@ def verify(
       ray-kd verify results/targets/7ac21c7f7e4100c1
       ray-kd verify results/targets/7ac21c7f7e4100c1 --samples 1000
     """
-    from rich.console import Console
     from rich.table import Table
 
     from ray_kd.config.errors import UserError
@@ -105,13 +104,13 @@ def verify(
     for one in found:
         figures = (str(one.rows), f"{one.difference:.2e}", f"{one.allowed:.2e}")
         table.add_row(one.column, one.split, *figures, "ok" if one.ok else "FAILED")
-    Console().print(table)
+    show(table)
     broken = [one.column for one in found if not one.ok]
     if broken:
-        print(
+        say(
             f"ray-kd: verify: {', '.join(broken)}: stored and live targets differ by more than the stored "
             "precision allows. Delete the folder; the next run computes its targets again.",
-            file=sys.stderr,
+            error=True,
         )
         raise typer.Exit(1)
 

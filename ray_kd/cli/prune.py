@@ -9,6 +9,7 @@ import typer
 
 from ray_kd.cli.common import StorageOption
 from ray_kd.config.errors import UserError
+from ray_kd.config.screen import say, show
 
 if TYPE_CHECKING:
     from ray_kd.storage.prune import Removable
@@ -53,20 +54,19 @@ def prune(
     _print(sizes, items)
     total = sum(item.size for item in items)
     if not items:
-        print("Nothing can go.")
+        say("Nothing can go.")
         return
     if not yes and not typer.confirm(f"Remove {sized(total)} in {len(items)} places?"):
-        print("Nothing was removed.")
+        say("Nothing was removed.")
         return
     kept = [item for item in items if not remove(store, item)]
-    print(f"removed {sized(total - sum(item.size for item in kept))}")
+    say(f"removed {sized(total - sum(item.size for item in kept))}")
     for item in kept:
-        print(f"left alone: {store.path(item.path)} ({sized(item.size)}): somebody is at work there")
+        say(f"left alone: {store.path(item.path)} ({sized(item.size)}): somebody is at work there")
 
 
 def _print(sizes: dict[str, int], items: list[Removable]) -> None:
     """A row for each kind of file: what it weighs, what of it can go, and what getting that back costs."""
-    from rich.console import Console
     from rich.table import Table
 
     from ray_kd.config.words import sized
@@ -82,4 +82,4 @@ def _print(sizes: dict[str, int], items: list[Removable]) -> None:
         mine = [item for item in items if item.what == kind]
         share = sized(sum(item.size for item in mine)) if mine else ""
         table.add_row(kind, sized(weighs[kind]), share, mine[0].cost if mine else "")
-    Console(highlight=False).print(table)
+    show(table)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_kd.cli.common import find_file, shown
 from ray_kd.config.errors import UserError, unknown
+from ray_kd.config.screen import say
 
 FIRST = 20
 """Samples that are listed unless all are asked for."""
@@ -45,9 +46,9 @@ def list_samples(
         rows.append((str(ids[index]), called, "" if paths is None else shown(paths(index)[0])))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for number, called, file in rows:
-        print(f"{number:>{widths[0]}}  {called:<{widths[1]}}  {file}".rstrip())
+        say(f"{number:>{widths[0]}}  {called:<{widths[1]}}  {file}".rstrip())
     more = "" if len(chosen) == len(ids) else f"; the first {len(chosen)} above, --all lists them all"
-    print(f"{split}: {len(ids):,} samples{more}")
+    say(f"{split}: {len(ids):,} samples{more}")
 
 
 def _dataset(name: str, options: Sequence[str]) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import typer
 
 from ray_kd.cli.common import ProgressLine, shown
+from ray_kd.config.screen import say, show
 
 if TYPE_CHECKING:
     from ray_kd.data.scan import ScanResult
@@ -33,8 +33,8 @@ def scan_dataset(file: str) -> None:
     try:
         dataset = DATASETS.get(spec.dataset.component_name)(spec.dataset.model_copy(update=whole))
     except UserError as error:
-        print(f"ray-kd: {error}", file=sys.stderr)
-        print("ray-kd: no sample was read: correct this first, then scan again.", file=sys.stderr)
+        say(f"ray-kd: {error}", error=True)
+        say("ray-kd: no sample was read: correct this first, then scan again.", error=True)
         raise typer.Exit(1) from error
     task = spec.task.component_name
     splits, classes = checked_splits(dataset), dataset.classes_of(task)
@@ -55,19 +55,17 @@ def scan_dataset(file: str) -> None:
         show.end(f"\r{'':<78}\r")
     _print(spec.dataset.component_name, found)
     if stopped:
-        print(f"ray-kd: stopped after {found.read:,} of {found.total:,} samples.", file=sys.stderr)
+        say(f"ray-kd: stopped after {found.read:,} of {found.total:,} samples.", error=True)
         raise typer.Exit(130)
     if found.problems:
         raise typer.Exit(1)
 
 
 def _print(name: str, found: ScanResult) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from ray_kd.data.scan import spread
 
-    console = Console(highlight=False, markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
     for column in ("split", "samples", "image sizes", "samples that show a class"):
         table.add_column(column, justify="right" if column == "samples" else "left")
@@ -75,24 +73,24 @@ def _print(name: str, found: ScanResult) -> None:
         few, middle, most = spread(found.with_class[split], found.classes)
         balance = f"{few:,} to {most:,}, median {middle:,}" if found.with_class[split] else ""
         table.add_row(split, f"{count:,}", _sizes(found, split), balance)
-    console.print(f"{name}: {found.read:,} samples read once, {found.classes} classes")
-    console.print(table)
+    say(f"{name}: {found.read:,} samples read once, {found.classes} classes")
+    show(table)
     rows = found.rows()
     if rows:
-        console.print()
+        say()
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("", "found", "count", "for example"):
             table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
         for row in rows:
             table.add_row("STOPS" if row.stops else "note", row.what, f"{row.count:,}", _short(row.example))
-        console.print(table)
+        show(table)
     for where, message in found.problems[:NAMED]:
-        console.print()
-        console.print(message if where in message else f"{where}: {message}", soft_wrap=True)
+        say()
+        say(message if where in message else f"{where}: {message}")
     if len(found.problems) > NAMED:
-        console.print(f"\n{len(found.problems) - NAMED:,} more like these.")
+        say(f"\n{len(found.problems) - NAMED:,} more like these.")
     if not found.problems and found.read == found.total:
-        console.print("\nok      no sample stops a run")
+        say("\nok      no sample stops a run")
 
 
 def _sizes(found: ScanResult, split: str) -> str:

@@ -8,6 +8,7 @@ import typer
 
 from ray_kd.cli.common import shown
 from ray_kd.cli.export import best_lines
+from ray_kd.config.screen import say, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,23 +58,22 @@ def status(
     _show_cells(trials, sweep_verdicts(records))
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
-        print(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
-        print(f"  traceback: {shown(Store(storage).path(f'runs/{row.identity}/error.txt'))}")
+        say(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
+        say(f"  traceback: {shown(Store(storage).path(f'runs/{row.identity}/error.txt'))}")
     for ending in (Ending.BLOCKED, Ending.UNFINISHED):
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
         for row in rest.itertuples():
-            print(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
+            say(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
     for node in Folder.open(storage).json(f"sweeps/{sweep}/{LEFT_OUT}") or ():
-        print(f"left out: {node_line(node)}")
+        say(f"left out: {node_line(node)}")
     for line in best_lines(trials, sweep, storage):
-        print(line)
+        say(line)
     if (trials["status"] == Ending.UNFINISHED.value).any():
-        print("The command that started the sweep trains the unfinished trials.")
+        say("The command that started the sweep trains the unfinished trials.")
 
 
 def _show_cells(trials: pd.DataFrame, verdicts: Verdicts) -> None:
     """A row for each cell: how many of its trials are in which state, and what looks say of it."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -94,14 +94,13 @@ def _show_cells(trials: pd.DataFrame, verdicts: Verdicts) -> None:
         counts = group["status"].value_counts()
         texts = [str(counts.get(state, 0) or "") for state in states]
         table.add_row(Text(str(cell)), *texts, *([verdicts.in_words(str(cell))] if lines else ()))
-    Console().print(table)
+    show(table)
     for line in lines:
-        print(line)
+        say(line)
 
 
 def _show_runs(runs: list[ListedRun]) -> None:
     """A row for each run: what it was made of, and how it ended."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -112,4 +111,4 @@ def _show_runs(runs: list[ListedRun]) -> None:
     for run in runs:
         cells = (run.identity, run.name, run.student, run.dataset, run.state, str(run.epoch), run.figure)
         table.add_row(*map(Text, cells))
-    Console().print(table)
+    show(table)

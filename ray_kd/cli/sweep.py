@@ -9,6 +9,7 @@ import typer
 from ray_kd.cli.common import AddressOption, Overrides, StorageOption, find_file, say_left_out, shown, typed
 from ray_kd.cli.export import best_lines
 from ray_kd.config.errors import UserError
+from ray_kd.config.screen import say, show
 from ray_kd.config.words import seconds_in
 
 
@@ -73,12 +74,11 @@ def sweep(
 
 
 def _show_plan(file: str, overrides: tuple[str, ...], storage: str | None, trials: bool, probe: bool) -> None:
-    from rich.console import Console
 
     from ray_kd.cluster.plan import plan_table
     from ray_kd.config.sweep import SweepSpec
 
-    Console().print(plan_table(SweepSpec.load(file, *overrides), storage, trials, probe))
+    show(plan_table(SweepSpec.load(file, *overrides), storage, trials, probe))
 
 
 def compare(
@@ -93,7 +93,6 @@ def compare(
     storage_timeout: float | None = None,
 ) -> None:
     """Run a sweep, analyse it, and print where its files are and the next command."""
-    from rich.console import Console
 
     from ray_kd.analysis import analyze
     from ray_kd.cluster.quiet import quiet
@@ -112,21 +111,21 @@ def compare(
         storage_timeout=STORAGE_TIMEOUT if storage_timeout is None else storage_timeout,
     )
     if result.out_of_time and not result.complete and result.finished:
-        Console().print(analyze(result.storage, result.name).table)
-        print()
+        show(analyze(result.storage, result.name).table)
+        say()
     if result.exit_code == 3:
-        print(f"next: {again}     (trains the {result.unfinished} unfinished trials)")
+        say(f"next: {again}     (trains the {result.unfinished} unfinished trials)")
     if not result.complete:
         raise typer.Exit(result.exit_code)
     found = analyze(result.storage, result.name)
-    Console().print(found.table)
+    show(found.table)
     store, place = Store(result.storage), f"sweeps/{result.name}"
-    print(f"\ntables, plots and report: {shown(store.path(place))}")
-    print(f"  open {shown(store.path(f'{place}/report.html'))}")
+    say(f"\ntables, plots and report: {shown(store.path(place))}")
+    say(f"  open {shown(store.path(f'{place}/report.html'))}")
     for line in best_lines(found.records.trials, result.name, result.storage):
-        print(line)
+        say(line)
     if result.exit_code:
         lost = f"{result.failed + result.blocked} of {result.total} trials failed or have no teacher"
-        print(f"{lost}. Fix the reasons above, then run: {retry}")
+        say(f"{lost}. Fix the reasons above, then run: {retry}")
         raise typer.Exit(result.exit_code)
     say_left_out(found.left_out)

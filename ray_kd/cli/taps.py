@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import parse_component
 from ray_kd.config.registry import MODELS
+from ray_kd.config.screen import say, show
 from ray_kd.config.yamlio import apply_overrides
 
 
@@ -23,7 +24,6 @@ def show_taps(kind: str | None, name: str | None, overrides: Iterable[str]) -> N
     """
     if kind != "models" or name is None:
         raise UserError("list --taps: expected a model: ray-kd list models NAME KEY=VALUE ... --taps.")
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -38,8 +38,8 @@ def show_taps(kind: str | None, name: str | None, overrides: Iterable[str]) -> N
         table.add_column(column)
     for row in tap_rows(options, (height, width), channels):
         table.add_row(*map(Text, row))
-    Console().print(table)
-    print(f"\nfor images of {height} x {width} with {channels} channels (size=, channels=)")
+    show(table)
+    say(f"\nfor images of {height} x {width} with {channels} channels (size=, channels=)")
     images = images_of(options)
     if images is not None:
-        print(f"made for {images}, by its own configuration")
+        say(f"made for {images}, by its own configuration")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,6 +12,7 @@ import typer
 
 from ray_kd.cli.common import AddressOption, Overrides, ProgressLine, StorageOption, find_file, shown, typed
 from ray_kd.config.names import one_line
+from ray_kd.config.screen import say
 
 if TYPE_CHECKING:
     from ray_kd.config.spec import RunSpec
@@ -53,7 +53,7 @@ def train(
     spec = RunSpec.load(file, *(overrides or ()), *extra)
     context = make_setting(spec)
     for line in length_notes([spec], context.store):
-        print(f"ray-kd: {line}", file=sys.stderr)
+        say(f"ray-kd: {line}", error=True)
     show = Line()
     with stop_on_signal(context, FRESH_AGAIN if fresh else RESUMES):
         if spec.resources.workers == 1 and address is None:
@@ -63,11 +63,11 @@ def train(
             summary = distribute(spec, context, address, fresh, show)
     show.end()
     where = context.store.path(f"runs/{summary['identity']}")
-    print(test_figures(summary))
-    print(f"records and weights: {shown(where)}")
+    say(test_figures(summary))
+    say(f"records and weights: {shown(where)}")
     place = None if spec.storage == "results" else shown(spec.storage)
     take_out = typed("export", summary["identity"][:8], to=f"exported/{spec.name}", storage=place)
-    print(f"next: {take_out}     (weights and program, for use without ray-kd)")
+    say(f"next: {take_out}     (weights and program, for use without ray-kd)")
 
 
 @contextmanager
@@ -132,7 +132,7 @@ def teacher(
         for summary in ensure_teachers(spec, context, ProcessCache(), show):
             show.end()
             place = shown(context.store.path(f"runs/{summary['identity']}"))
-            print(
+            say(
                 f"{one_line(summary['name'])}: test {summary['monitor']} "
                 f"{summary['best']['test'][summary['monitor']]:.4f}, in {place}"
             )
@@ -181,7 +181,7 @@ def stop_on_signal(context: RunContext, then: str = RESUMES) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:  # caught here, since Typer catches it otherwise
-        print(f"\nray-kd: {error or 'stopped'}; {then}.", file=sys.stderr)
+        say(f"\nray-kd: {error or 'stopped'}; {then}.", error=True)
         raise typer.Exit(130) from error
     finally:
         signal.signal(signal.SIGINT, before)

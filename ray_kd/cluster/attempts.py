@@ -9,8 +9,8 @@ from rich.console import Console
 
 from ray_kd.cluster.quiet import quiet
 from ray_kd.config.faults import environment_fault
-from ray_kd.config.names import print_plain
 from ray_kd.config.plan import Plan
+from ray_kd.config.screen import show
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.storage import Lock, Store
 from ray_kd.teacher.load import is_whole
@@ -43,7 +43,7 @@ class Attempts:
     def say(self, text: str) -> None:
         """Show a sentence."""
         if self.screen is not None:
-            print_plain(self.screen, f"{self.sweep.name}: {text}")
+            show(f"{self.sweep.name}: {text}", self.screen)
 
     def persist(self, action: Callable[[], Result]) -> Result:
         """Call ``action`` until no fault of the machine prevents it, or for ``storage_timeout`` seconds."""
@@ -87,7 +87,7 @@ def _say_before(queue: TrialQueue, store: Store, screen: Console | None) -> None
     if screen is not None:
         specs = [job.spec for job in queue.jobs.values() if job.state != "done"]
         for line in (*length_notes(specs, store), *queue.remarks()):
-            print_plain(screen, f"{queue.sweep.name}: {line}")
+            show(f"{queue.sweep.name}: {line}", screen)
 
 
 def _train(queue: TrialQueue, address: str | None, screen: Console | None, until: float | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_kd.cluster.authentication import authentication
+from ray_kd.cluster.head import watched
 from ray_kd.cluster.quiet import quiet
 from ray_kd.config.errors import UserError
 
@@ -26,8 +27,9 @@ PACKAGE = Path(__file__).parents[1]
 def connect(address: str | None = None, modules: tuple[str, ...] = ()) -> Iterator[bool]:
     """Join a cluster, or start Ray on this machine; shut down only what was started here.
 
-    Ray's runtime environment ships the code of ray-kd and of the user to a cluster that is joined. Yields
-    whether other nodes may join: False where Ray was started here.
+    Ray's runtime environment ships the code of ray-kd and of the user to a cluster that is joined. If its
+    head is lost, this process ends with exit code 3 (``cluster.head``). Yields whether other nodes may join:
+    False where Ray was started here.
 
     Args:
         address: a cluster's address or ``auto``; default: ``RAY_ADDRESS``, else start Ray here.
@@ -58,6 +60,8 @@ def connect(address: str | None = None, modules: tuple[str, ...] = ()) -> Iterat
             ray.shutdown()
             raise (_no_start(error) if address is None else _not_joined(address, error)) from error
         stack.callback(ray.shutdown)
+        if address is not None:
+            stack.enter_context(watched(address))
         yield address is not None
 
 

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_kd.config.ending import Ending
-from ray_kd.config.names import one_line, print_plain
+from ray_kd.config.names import one_line
+from ray_kd.config.screen import Harmless, show
 from ray_kd.config.words import clock
 from ray_kd.trials.job import Job
 from ray_kd.trials.trial_queue import TrialQueue
@@ -154,7 +155,7 @@ class Progress:
         self._seen, self.now = now, snapshot(self.queue)
         if self.console is not None and self._live is None and now - self._spoke >= LINE_EVERY:
             self._spoke = now
-            print_plain(self.console, self.line())
+            show(self.line(), self.console)
 
     def line(self) -> str:
         """The state in one line."""
@@ -189,7 +190,8 @@ class Progress:
         if self.notice is not None:
             lines.append(Text(self.notice, style="yellow"))
         lines.append(Text(self._times()))
-        return Panel(Group(*lines), title=f"sweep {self.queue.plan.name}", title_align="left")
+        title = f"sweep {self.queue.plan.name}"
+        return Harmless(Panel(Group(*lines), title=title, title_align="left"))
 
 
 class Counted:
@@ -215,4 +217,4 @@ class Counted:
     def tell(self, text: str) -> None:
         """Show a sentence."""
         if self.screen is not None:
-            print_plain(self.screen, f"{self.name}: {text}")
+            show(f"{self.name}: {text}", self.screen)

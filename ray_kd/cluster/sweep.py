@@ -15,8 +15,9 @@ from ray_kd.cluster.attempts import Attempts
 from ray_kd.config.ending import Ending, exit_code
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
-from ray_kd.config.names import one_line, print_plain
+from ray_kd.config.names import one_line
 from ray_kd.config.plan import Plan
+from ray_kd.config.screen import show
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
@@ -177,7 +178,7 @@ def run_sweep(
         queue = attempts.persist(lambda: attempts.train(address))
         result = _result(queue, store, called, attempts.started)
         if screen is not None:
-            print_plain(screen, "\n".join([result.message(), *_data_notes(queue, store)]))
+            show("\n".join([result.message(), *_data_notes(queue, store)]), screen)
         if result.complete:
             attempts.persist(queue.ledger.flush)
         else:

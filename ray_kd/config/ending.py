@@ -8,6 +8,7 @@ from typing import Any
 
 from ray_kd.config.errors import TrainingFailed, UserError
 from ray_kd.config.faults import environment_fault
+from ray_kd.config.names import printable
 
 
 class Ending(StrEnum):
@@ -55,9 +56,8 @@ def ending_of(error: BaseException) -> Ending:
 def reason_of(error: BaseException) -> str:
     """Why a run ended that raised ``error``, as its summary keeps it."""
     known = environment_fault(error) or error
-    return (
-        str(known) if isinstance(known, (TrainingFailed, UserError)) else f"{type(error).__name__}: {error}"
-    )
+    told = isinstance(known, (TrainingFailed, UserError))
+    return str(known) if told else printable(f"{type(error).__name__}: {error}")
 
 
 def exit_code(endings: Iterable[Ending]) -> int:

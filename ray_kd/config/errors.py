@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from ray_kd.config.names import printable
+
 
 class UserError(ValueError):
     """The user's input or setup cannot work; the message says what is wrong, where, and what would work.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Nothing in the message commands a
+    terminal, whatever it quotes.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class TrainingFailed(RuntimeError):
     """A run cannot continue, since a loss became NaN, for example; its summary keeps the message."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class StorageError(OSError):

@@ -1,7 +1,7 @@
-"""Names that users give (cells, axes, labels of paths): which are valid, and how each output shows them.
+"""Texts that others wrote (names, errors, files, records): which names are valid, how outputs show them.
 
-Each kind of output has one function here that all its names pass through; HTML has the standard library's
-``escape``, and a cell of a terminal's table ``rich.text.Text``.
+Each kind of output has one function that all such texts pass through: files have theirs here, screens in
+``config.screen``. ``tests/test_architecture.py`` holds the code to it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable
+from html import escape
 from typing import Any
 
 LONGEST = 500
@@ -20,14 +21,33 @@ IN_WANDB = 128
 """The most characters that W&B accepts."""
 
 
+UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+"""Characters that command a terminal (its colours, its title), turn the order of others (so that a text looks
+like another one), or are no UTF-8. Line feeds and tabs are not among them."""
+
+
+def printable(text: str) -> str:
+    r"""A text for a terminal or a file: what would command a terminal is written as in Python.
+
+    Example:
+        >>> printable("loss is \x1b[2J nan")
+        'loss is \\x1b[2J nan'
+    """
+    return UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def printable_in(value: Any) -> Any:
+    """Mappings and lists as JSON and YAML have them, with every text in them printable."""
+    if isinstance(value, dict):
+        return {printable_in(key): printable_in(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [printable_in(entry) for entry in value]
+    return printable(value) if isinstance(value, str) else value
+
+
 def one_line(text: str) -> str:
     """A text on one line, without space at its ends."""
-    return " ".join(text.split())
-
-
-def print_plain(console: Any, text: str) -> None:
-    """Print a sentence with rich in which [nst] is no style and :smile: no emoji."""
-    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+    return printable(" ".join(text.split()))
 
 
 def require_name(name: str, what: str, kept: str = "") -> None:
@@ -37,7 +57,7 @@ def require_name(name: str, what: str, kept: str = "") -> None:
     if len(name) > LONGEST:
         raise ValueError(f"{what}: expected a name of at most {LONGEST} characters, got {len(name)}")
     for character in name:
-        if unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t":
+        if UNSHOWN.match(character):
             code = f"U+{ord(character):04X}"
             raise ValueError(f"{what}: a name cannot hold the control character {code}, got {name!a}")
         if character in kept:
@@ -61,12 +81,24 @@ def markdown(text: str) -> str:
     text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
     text = re.sub(r"<(?=[A-Za-z/!?])", r"\\<", text)
     text = re.sub(r"\](?=[(\[:])", r"\\]", text)
+    text = re.sub(r"^(?=#|>|[-+] |[-=]{2})", r"\\", text)  # what would begin a heading, a quotation or a list
     return re.sub(r"~(?=~)|(?<=~)~|&(?=#?\w+;)", lambda found: f"\\{found[0]}", text)
+
+
+def html(text: str) -> str:
+    """A text escaped for HTML, also in an attribute."""
+    return escape(printable(text))
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a formula begins with in a spreadsheet; some read the signs of East Asian width, too."""
 
 
 def csv_text(value: object) -> object:
     """A value for a CSV file; text that a spreadsheet would read as a formula gets an apostrophe in front."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.startswith(FORMULA) else printable(value)
 
 
 def wandb_name(text: str) -> str:

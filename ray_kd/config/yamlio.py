@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ray_kd.config.errors import UserError
+from ray_kd.config.names import UNSHOWN
 
 
 class _Loader(yaml.SafeLoader):
@@ -23,7 +24,12 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes all text that either schema would read as another type."""
+    """Quotes all text that either schema would read as another type, or that would command a terminal."""
+
+    def analyze_scalar(self, scalar: str) -> Any:
+        # PyYAML itself writes characters that turn the order of others as they are.
+        self.allow_unicode = UNSHOWN.search(scalar) is None
+        return super().analyze_scalar(scalar)  # type: ignore[no-untyped-call]
 
 
 _LEADING_ZERO = "!leading-zero"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import textwrap
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from ray_kd.config.beside import Folder
 from ray_kd.config.errors import UserError
+from ray_kd.config.screen import logger
 from ray_kd.data.base import LabelOptions
 from ray_kd.storage import Lock, Store
 
@@ -63,7 +63,7 @@ def missing(root: str, needed: Sequence[str]) -> list[str]:
 @cache
 def say_once(name: str, what: str) -> None:
     """Tell the user what a dataset leaves out; a process that loads it again says it no second time."""
-    logging.getLogger(__name__).warning("dataset %s: %s", name, what)
+    logger(__name__).warning("dataset %s: %s", name, what)
 
 
 def warn_of_few(name: str, options: RootOptions, held: int, total: int) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ was killed is replaced, and what it was at is read again.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.screen import logger
 from ray_kd.data.base import Split, TensorSplit, is_raw
 from ray_kd.data.files import stack
 from ray_kd.data.views import Views
@@ -190,7 +190,7 @@ class Loader:
                 "reasons: too little memory or shared memory (/dev/shm): set resources.loaders lower; or "
                 'a script that trains outside of `if __name__ == "__main__":`.'
             ) from error
-        logging.getLogger(__name__).info("a loader process died and is replaced: %s", error)
+        logger(__name__).info("a loader process died and is replaced: %s", error)
 
     def close(self) -> None:
         """End the processes."""

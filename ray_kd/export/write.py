@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import environment_fault
+from ray_kd.config.names import printable
 from ray_kd.data.base import Dataset
 from ray_kd.data.batches import in_order
 from ray_kd.data.create import create_dataset
@@ -141,7 +142,7 @@ def _write(
     _write_json(place, about)
     (place / "spec.yaml").write_text(run.spec.to_yaml(), encoding="utf-8")
     text = readme(run.spec, about, run.paths, run.teachers, command)
-    (place / "README.md").write_text(text, encoding="utf-8")
+    (place / "README.md").write_text(printable(text), encoding="utf-8")
     for file in place.iterdir():
         file.chmod(0o644)  # safetensors writes files that nobody else may read
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 from ray_kd.config.errors import UserError
 from ray_kd.config.files import HUB, known_weights
 from ray_kd.config.registry import MODELS
+from ray_kd.config.screen import logger
 from ray_kd.data.files import Size as ImageSize
 from ray_kd.models.base import LibraryCall, Preprocessing, State
 from ray_kd.models.library_model import LibraryModel, pooled_head, quarters
@@ -22,7 +22,7 @@ from ray_kd.models.optional import optional, quiet_hub, read_json
 from ray_kd.models.tapped import last_linear
 from ray_kd.models.taps import Size, TapOptions, TappedOptions
 
-LOG = logging.getLogger(__name__)
+LOG = logger(__name__)
 WHERE = "model huggingface"
 AUTO = {
     "classification": "AutoModelForImageClassification",

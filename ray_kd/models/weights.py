@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +14,14 @@ from torch import nn
 
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.files import is_published, weights_file
+from ray_kd.config.screen import logger
 from ray_kd.models.base import StagedModel, State
 from ray_kd.models.pickles import DamagedError
 from ray_kd.models.torch_files import read_torch
 from ray_kd.models.weight_entries import named_tensors
 from ray_kd.models.weight_fit import compare, require
 
-LOG = logging.getLogger(__name__)
+LOG = logger(__name__)
 
 
 def begin_with(model: StagedModel, weights: str, fresh_head: bool = False, key: str | None = None) -> None:

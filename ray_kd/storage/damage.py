@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 from functools import cache
 from typing import Any
 
-LOG = logging.getLogger(__name__)
+from ray_kd.config.screen import logger
+
+LOG = logger(__name__)
 
 
 @cache

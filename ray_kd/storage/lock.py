@@ -9,7 +9,6 @@ conditionally.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import socket
@@ -23,6 +22,7 @@ import psutil
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault, LockLost
+from ray_kd.config.screen import logger
 from ray_kd.config.words import clock
 from ray_kd.storage.store import Stamp, Store
 
@@ -62,7 +62,7 @@ class Lock:
     ) -> None:
         self.store = Store(store.uri)  # what guards the caller's store may be this lock
         self.path, self.ttl, self.what = path, ttl, what or store.path(path)
-        self.on_wait = on_wait or logging.getLogger(__name__).warning
+        self.on_wait = on_wait or logger(__name__).warning
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
         self._renewal: threading.Thread | None = None

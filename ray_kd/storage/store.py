@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 
 from ray_kd.config.errors import StorageError, UserError
 from ray_kd.config.faults import FAULTS, EnvironmentFault
+from ray_kd.config.names import printable
 from ray_kd.config.object_uri import ObjectURI
 from ray_kd.storage.objects import Objects
 
@@ -129,6 +130,10 @@ class Store:
             except FileNotFoundError:
                 os.makedirs(os.path.dirname(full), exist_ok=True)
                 self.append(path, record)
+
+    def write_text(self, path: str, text: str) -> None:
+        """Write a text for people: nothing in it commands the terminal that shows the file."""
+        self.write(path, printable(text).encode())
 
     def write_json(self, path: str, value: Any) -> None:
         """Write a JSON file whole."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 import torch
@@ -11,11 +10,12 @@ from torch import Tensor
 from ray_kd.config.errors import UserError
 from ray_kd.config.options import Options, OwnOptions
 from ray_kd.config.registry import MODELS
+from ray_kd.config.screen import logger
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.models.base import StagedModel
 
-LOG = logging.getLogger(__name__)
+LOG = logger(__name__)
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 

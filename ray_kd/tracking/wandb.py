@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import re
 from collections.abc import Callable
@@ -13,11 +12,12 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.names import wandb_name
+from ray_kd.config.names import printable_in, wandb_name
+from ray_kd.config.screen import logger
 from ray_kd.config.spec import RunSpec
 from ray_kd.storage import Store
 
-LOG = logging.getLogger(__name__)
+LOG = logger(__name__)
 
 
 def require_wandb(spec: RunSpec) -> None:
@@ -81,7 +81,7 @@ class WandbTracker:
             id=spec.identity(),
             name=wandb_name(spec.name),
             group=self._group,
-            config={**spec.to_dict(), "cell": cell_of(spec.name, self._group)},
+            config=printable_in({**spec.to_dict(), "cell": cell_of(spec.name, self._group)}),
             dir=folder,
             mode=mode,
             resume="allow",

@@ -7,7 +7,6 @@ shapes a process has seen before.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -16,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ray_kd.config.screen import logger
 from ray_kd.models.compiled import is_compiled, load_own_state, own_state
 from ray_kd.teacher.live import LiveTeacher, Targets
 from ray_kd.training.engine import Engine
 
-LOG = logging.getLogger("ray_kd")
+LOG = logger("ray_kd")
 
 
 class Compiled:

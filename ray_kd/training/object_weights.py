@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-
 from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_of
 
+from ray_kd.config.screen import logger
 from ray_kd.models.compiled import load_own_state, own_state
 from ray_kd.storage import Store
 from ray_kd.training.object_records import BEGAN, Own, as_handed_over, weights_digest
 from ray_kd.training.records import OBJECTS, read_whole
 
-LOG = logging.getLogger(__name__)
+LOG = logger(__name__)
 
 
 def go_on(own: Own | None, store: Store, directory: str) -> None:

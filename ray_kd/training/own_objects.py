@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.registry import DATASETS, PATHS
+from ray_kd.config.screen import logger
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset, MapSplit
 from ray_kd.data.sample_checks import COLUMNS, SPLITS, SampleChecks, check_dataset
@@ -33,7 +33,7 @@ from ray_kd.training.preflight import (
 )
 from ray_kd.training.process_cache import ProcessCache
 
-LOG = logging.getLogger(__name__)
+LOG = logger(__name__)
 
 FIRST = 8
 """Samples of each set that are read before anything trains."""

@@ -127,7 +127,7 @@ class Records:
         if summary["status"] != "finished" and earlier is not None and earlier["status"] == "finished":
             return earlier
         if error is not None:
-            self.store.write(f"{self.directory}/error.txt", error.encode())
+            self.store.write_text(f"{self.directory}/error.txt", error)
         self.store.write_json(f"{self.directory}/summary.json", summary)
         return summary
 

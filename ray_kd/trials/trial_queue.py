@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from ray_kd.config.ending import Ending
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import fault_in
+from ray_kd.config.names import printable
 from ray_kd.config.plan import Plan, Trial, TrialMaker, teachers_of
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.trials.job import RETRIES, Job, needs_of
@@ -202,7 +203,7 @@ class TrialQueue:
         job.crashes += not self.pause.away
         if job.crashes <= RETRIES:
             return self.back(job)
-        self.ledger.keep(path := f"runs/{identity}/error.txt", reason.encode())
+        self.ledger.keep(path := f"runs/{identity}/error.txt", printable(reason).encode())
         last = (reason.strip().splitlines() or ["no reason given"])[-1]
         text = f"its worker process died {job.crashes} times; the last time: {last[:300]}"
         self.end(identity, Outcome(Ending.FAILED, text, 0.0, job.epoch, {}, path))

@@ -54,6 +54,15 @@ def test_no_curves_where_the_trials_were_not_tracked(records: Records, tmp_path:
     assert not [block for block in report.blocks if isinstance(block, wr.PanelGrid)]
 
 
+def test_a_name_that_an_edited_plan_has_is_escaped(tmp_path: Path) -> None:
+    cells = {"student alone": STRATEGIES["student alone"], "N\x1b[2JS\u202eT": STRATEGIES["NST"]}
+    root = make_records(tmp_path, strategies=cells, seeds=3, epochs=4)
+    report = composed(read_records(root, "digits"), root, "offline")
+    texts = [report.title, report.description, *(getattr(block, "text", "") for block in report.blocks)]
+    assert any(r"\x1b\[2JS" in text or r"\x1b[2JS" in text for text in texts)
+    assert not [text for text in texts if "\x1b" in text or "\u202e" in text]
+
+
 def test_without_a_key_it_says_what_is_needed(records: Records, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="WANDB_API_KEY"):
         save_report(records, compare_cells(records), Folder.open(tmp_path / "results"))

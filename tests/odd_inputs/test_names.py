@@ -21,6 +21,7 @@ from ray_kd.analysis.pipeline import Analysis
 from ray_kd.cluster.plan import plan_table
 from ray_kd.config import names
 from ray_kd.config.errors import UserError
+from ray_kd.config.screen import show
 from ray_kd.config.spec import RunSpec
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.tracking.wandb import cell_of
@@ -138,7 +139,7 @@ def test_the_plan_and_the_progress_take_brackets_for_brackets(tmp_path: Path) ->
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     for trials in (False, True):
         console.print(plan_table(sweep, trials=trials))
-    names.print_plain(console, "x=[nst], [red]a[/b] :smile:: epoch 1")
+    show("x=[nst], [red]a[/b] :smile:: epoch 1", console)
     text = console.export_text()
     assert text.count("[red]a[/b]") == 1 + 5 + 1
     assert "x=[nst], [red]a[/b] :smile:: epoch 1" in text

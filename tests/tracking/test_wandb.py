@@ -69,12 +69,15 @@ def tracked(spec: RunSpec, group: str | None = None) -> dict[str, Any]:
 
 
 def test_a_run_is_tracked_offline_under_its_identity(tmp_path: Path) -> None:
-    spec = tiny(tmp_path, paths=["soft_target"], tracking={"wandb": "offline", "project": "kd"})
+    told = {"wandb": "offline", "project": "kd"}
+    spec = tiny(tmp_path, paths=["soft_target"], tracking=told, name="safe\u202egpj.exe")
     summary = tracked(spec, "a-sweep")
     (only,) = offline_runs(tmp_path).items()  # the teacher has trained too, and is no run of its own
     assert only[0] == spec.identity()
     (begin,) = [record.run for record in only[1] if record.HasField("run")]
     assert (begin.run_id, begin.run_group, begin.project) == (spec.identity(), "a-sweep", "kd")
+    config = items(begin.config.update)
+    assert begin.display_name == config["name"] == config["cell"] == r"safe\u202egpj.exe"
     rows = history(only[1])
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert {"val/top1", "train/loss", "learning_rate", "loss/soft_target", "weight/soft_target"} <= rows[
