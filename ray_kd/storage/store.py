@@ -26,7 +26,6 @@ from ray_kd.storage.objects import Objects
 
 Stamp = tuple[bytes, Any]
 """A file's content and version: the time of its last write or, on an object store, its ETag."""
-
 LOOK_EVERY, LOOK_FAR_EVERY = 0.2, 2.0
 """Seconds between two looks for a change: on a disk, and on an object store."""
 LEFT = ".writing-"
@@ -43,8 +42,7 @@ class Store:
 
     Attributes:
         may_write: called before anything is changed, to refuse it; a pickled copy has none.
-        look_every: seconds between two looks at a file that another process may write: on an object store
-            each is a request, which costs money, and takes a part of what the store answers in a second.
+        look_every: seconds between two looks at what another process may write; each is a request there.
 
     Raises:
         UserError: a URI of another kind, or with a key in it; or the extra 'object-store' is not installed.
@@ -150,9 +148,8 @@ class Store:
         try:
             return json.loads(data)
         except ValueError as error:
-            raise UserError(
-                f"{self.path(path)} is damaged ({error}); delete it, and it is written again."
-            ) from error
+            text = f"{self.path(path)} is damaged ({error}); delete it, and it is written again."
+            raise UserError(text) from error
 
     def names(self, folder: str = "") -> list[str]:
         """Sorted names of the files and folders in a folder; empty if the folder does not exist."""
@@ -270,11 +267,9 @@ class Store:
 
     def size(self, path: str) -> int:
         """The bytes of a file."""
-        return (
-            os.stat(self.path(path)).st_size
-            if self._objects is None
-            else int(self._objects.info(path)["size"])
-        )
+        if self._objects is None:
+            return os.stat(self.path(path)).st_size
+        return int(self._objects.info(path)["size"])
 
     def _permitted(self) -> None:
         if self.may_write is not None:
