@@ -286,8 +286,7 @@ class Store:
 
     def unwritable(self, path: str, error: OSError) -> UserError:
         """The error for a file that cannot be written; its message says what to do."""
-        number = error.errno or 0
-        elsewhere = "choose another place with 'storage'."
+        number, elsewhere = error.errno or 0, "choose another place with 'storage'."
         if self._objects is None:
             reason = f"cannot write {self.path(path)}: {error.strerror or error}"
         else:  # the error names the object

@@ -54,8 +54,7 @@ class Training:
         on_wait: called with a sentence while another process trains the same run; default: the log.
 
     Attributes:
-        lock: keeps other processes from training the run; ``epochs`` acquires it if it is not held yet. A run
-            that lost it writes nothing more.
+        lock: keeps others from training the run, which writes no more without it; ``epochs`` acquires it.
         stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
     """
 
