@@ -97,8 +97,8 @@ setup: .venv/.ready
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
-	  --extra wandb --extra mtl --extra timm --extra huggingface --extra onnx --extra dev --extra peers \
-	  --extra docs pyproject.toml -o requirements.lock
+	  --extra wandb --extra mtl --extra timm --extra huggingface --extra onnx --extra object-store \
+	  --extra dev --extra peers --extra docs pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf results .pytest_cache .mypy_cache .ruff_cache build dist

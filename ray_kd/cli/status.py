@@ -46,6 +46,7 @@ def status(
     from ray_kd.analysis.run_list import list_runs
     from ray_kd.analysis.verdicts import sweep_verdicts
     from ray_kd.config.ending import Ending
+    from ray_kd.storage import Store
     from ray_kd.storage.shapes import LeftOut
     from ray_kd.trials.ledger import LEFT_OUT, node_line
 
@@ -59,7 +60,7 @@ def status(
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
         say(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
-        say(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")
+        say(f"  traceback: {shown(Store(storage).path(f'runs/{row.identity}/error.txt'))}")
     for ending in (Ending.BLOCKED, Ending.UNFINISHED):
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
         for row in rest.itertuples():

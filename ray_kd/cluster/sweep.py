@@ -105,7 +105,7 @@ class SweepResult:
             more = f" and {len(who) - 1} more" if len(who) > 1 else ""
             lines.append(f"  {ending}: {who[0]}{more}: {_last_line(reason)}")
             if error:
-                lines.append(f"    traceback: {self.storage}/{error}")
+                lines.append(f"    traceback: {Store(self.storage).path(error)}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
         lines += [f"  left out: {line}" for line in self.left_out]
@@ -228,6 +228,7 @@ def _only_driver(store: Store, name: str, say: Callable[[str], None]) -> Iterato
             f"sweep '{name}' is being run by another process (see {store.path(f'sweeps/{name}/lock')}). "
             "Wait for it, or give this sweep another 'name'."
         )
+    store.may_write = lock.require
     try:
         clean(store, (f"sweeps/{name}", f"sweeps/{name}/ledger"))
         clean_probes(store)

@@ -41,7 +41,7 @@ def clean(store: Store, folders: Iterable[str]) -> list[str]:
     """
     gone = []
     with contextlib.suppress(OSError, UserError):
-        for folder in folders if store.is_local else ():  # an object store shows whole files only
+        for folder in folders:
             for name in store.names(folder):
                 if name.startswith(LEFT) and is_left(store, f"{folder}/{name}"):
                     store.delete(f"{folder}/{name}")

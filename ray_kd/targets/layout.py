@@ -192,7 +192,7 @@ class TargetStore:
         """Every group there is, in the order of their names."""
         found = []
         for name in self.files.names():
-            group = self._group(name)
+            group = None if "." in name or name == "lock" else self._group(name)
             if group is not None:
                 found.append(group)
         return found
@@ -208,11 +208,14 @@ class TargetStore:
             self.files.write_json(f"{group.identity}/group.json", group.to_json())
 
     def missing(self, group: Group, views: int) -> list[Shard]:
-        """The missing shards of the first ``views`` views; a file of another size counts as missing."""
+        """The missing shards of the first ``views`` views; a file of another size counts as missing.
+
+        Shards of as many rows weigh the same, so that one listing tells, and the note of one of them.
+        """
         if self._group(group.identity) is None:
             return group.shards(views)  # without group.json it is unknown what the shards hold
-        names = set(self.files.names(group.identity))
-        return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
+        sizes, noted = self.files.sizes(group.identity), dict[int, int]()
+        return [shard for shard in group.shards(views) if not self._whole(group, shard, sizes, noted)]
 
     def begun_views(self, group: Group) -> int:
         """How many views have at least one shard."""
@@ -228,8 +231,15 @@ class TargetStore:
                 return views
             views += 1
 
-    def _whole(self, group: Group, shard: Shard, names: set[str]) -> bool:
-        if not {f"{shard.name}.json", f"{shard.name}.parquet"} <= names:
+    def _whole(self, group: Group, shard: Shard, sizes: dict[str, int], noted: dict[int, int]) -> bool:
+        """Whether a shard is there; ``noted`` has the bytes of a whole one by its number of rows."""
+        place, rows = f"{group.identity}/{shard.name}", shard.stop - shard.start
+        size = sizes.get(f"{place}.parquet")
+        if size is None or f"{place}.json" not in sizes:
             return False
-        noted = self.files.find_json(f"{group.identity}/{shard.name}.json", shapes.StoredShard) or {}
-        return bool(noted.get("bytes") == self.files.size(f"{group.identity}/{shard.name}.parquet"))
+        if size != noted.get(rows):
+            note = self.files.find_json(f"{place}.json", shapes.StoredShard)
+            if note is None or note["bytes"] != size:
+                return False
+            noted[rows] = size
+        return True
