@@ -14,7 +14,6 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import yaml
@@ -24,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, Python lo
 from analysis.script import run
 from ray_kd.analysis.headline import counted
 from ray_kd.config.errors import UserError
+from ray_kd.config.names import html
+from ray_kd.config.screen import say
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "docs" / "results" / "demo" / "1.md"
@@ -117,7 +118,7 @@ def answer(rows: list[Row]) -> str:
 
 
 def text(x: float, y: float, words: str, kind: str = "") -> str:
-    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(words)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" class="{kind}">{html(words)}</text>'
 
 
 def line(x: float, y: float, to: tuple[float, float], kind: str, stroke: float = 1) -> str:
@@ -253,7 +254,7 @@ def drawing(wide: bool) -> str:
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
-            f"<title>{escape(answer(rows))}</title>",
+            f"<title>{html(answer(rows))}</title>",
             f"<style>{STYLE}</style>",
             f'<rect x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8" class="paper"/>',
             *lines,
@@ -267,7 +268,7 @@ def main() -> None:
     folder = ROOT / "docs" / "images"
     for name, wide in (("overview.svg", True), ("overview_narrow.svg", False)):
         (folder / name).write_text(drawing(wide), encoding="utf-8")
-        print(folder / name)
+        say(folder / name)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import psutil
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage.store import LEFT, PROBE, Store
+from ray_kd.storage.disk import LEFT
+from ray_kd.storage.store import PROBE, Store
 
 OLD = 3600.0
 """Seconds after which a file counts as left behind whose writer cannot be looked for."""

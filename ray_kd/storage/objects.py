@@ -145,13 +145,9 @@ class Objects:
         """An object's ``size`` and ``last_modified``."""
         return self._repeated(path, lambda: self._client.head(self._key(path)))
 
-    def for_ray(self, path: str) -> tuple[str, Any]:
-        """A path and the pyarrow filesystem for Ray, which then reads and writes as this class does."""
-        from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-        from ray_kd.storage.ray_files import RayFiles
-
-        return f"{self.uri.bucket}/{self._key(path)}", PyFileSystem(FSSpecHandler(RayFiles(str(self.uri))))
+    def place(self, path: str) -> str:
+        """Bucket and key of a path, as filesystems of other libraries name them."""
+        return f"{self.uri.bucket}/{self._key(path)}"
 
     def _put(self, path: str, data: bytes, mode: Any) -> bool:
         """A conditional PUT. Whether one took effect whose answer was lost is read from the object."""

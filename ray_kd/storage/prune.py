@@ -9,10 +9,11 @@ from typing import Any
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.words import clock
 from ray_kd.storage.damage import whole_summary
+from ray_kd.storage.disk import LEFT
 from ray_kd.storage.leftovers import is_left
 from ray_kd.storage.lock import Lock, is_held
 from ray_kd.storage.shapes import Plan
-from ray_kd.storage.store import LEFT, PROBE, Store
+from ray_kd.storage.store import PROBE, Store
 
 MAPPED = "targets/mapped"
 LEFT_BY_KILLS = "left by kills"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from obstore.fsspec import FsspecStore
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from ray_kd.config.object_uri import ObjectURI
 from ray_kd.storage.objects import Objects, settings
@@ -39,3 +40,8 @@ class RayFiles(FsspecStore):
         # obstore takes no signed bytes, as pyarrow's buffers have.
         file.write = lambda data: write(bytes(data))
         return file
+
+
+def for_ray(objects: Objects, path: str) -> tuple[str, PyFileSystem]:
+    """A path and the pyarrow filesystem for Ray, which then reads and writes as ``Objects`` does."""
+    return objects.place(path), PyFileSystem(FSSpecHandler(RayFiles(str(objects.uri))))

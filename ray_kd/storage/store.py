@@ -10,8 +10,6 @@ import errno
 import json
 import os
 import shutil
-import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +21,7 @@ from ray_kd.config.faults import FAULTS, EnvironmentFault
 from ray_kd.config.names import printable
 from ray_kd.config.object_uri import ObjectURI
 from ray_kd.storage.damage import DamagedFile
+from ray_kd.storage.disk import append_whole, write_whole
 from ray_kd.storage.objects import Objects
 from ray_kd.storage.shapes import misfit
 
@@ -30,8 +29,6 @@ Stamp = tuple[bytes, Any]
 """A file's content and version: the time of its last write or, on an object store, its ETag."""
 LOOK_EVERY, LOOK_FAR_EVERY = 0.2, 2.0
 """Seconds between two looks for a change: on a disk, and on an object store."""
-LEFT = ".writing-"
-"""How names begin of files that are being written, or were when their process was killed."""
 PROBE = ".probe"
 """The folder in which a cluster's nodes show that they share the storage."""
 
@@ -90,7 +87,11 @@ class Store:
 
     def for_ray(self, path: str) -> tuple[str, Any]:
         """A folder as Ray takes one: its path, and a pyarrow filesystem for an object store, else None."""
-        return (self.path(path), None) if self._objects is None else self._objects.for_ray(path)
+        if self._objects is None:
+            return self.path(path), None
+        from ray_kd.storage.ray_files import for_ray  # imports obstore, an extra
+
+        return for_ray(self._objects, path)
 
     def exists(self, path: str) -> bool:
         """Whether a file or folder exists."""
@@ -117,7 +118,7 @@ class Store:
         """
         with self._writing(path):
             if self._objects is None:
-                _write_whole(self.path(path), data)
+                write_whole(self.path(path), data)
             else:
                 self._objects.write(path, data)
 
@@ -126,7 +127,7 @@ class Store:
         full = self.path(path)
         with self._writing(path):
             try:
-                _append_whole(full, json_line(record))
+                append_whole(full, json_line(record))
             except FileNotFoundError:
                 os.makedirs(os.path.dirname(full), exist_ok=True)
                 self.append(path, record)
@@ -320,46 +321,3 @@ class Store:
 def json_line(record: dict[str, Any]) -> bytes:
     """A record as one JSON line."""
     return (json.dumps(record, separators=(", ", ": ")) + "\n").encode()
-
-
-def writing_name() -> str:
-    """How the name of a file begins that this process is writing; see ``leftovers``."""
-    return f"{LEFT}{socket.gethostname()}-{os.getpid()}-"
-
-
-def _write_whole(full: str, data: bytes) -> None:
-    """Write beside the file, then rename into place."""
-    folder = os.path.dirname(full)
-    os.makedirs(folder, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=writing_name())
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, full)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _append_whole(full: str, data: bytes) -> None:
-    """Append; a part that was written before an error is removed again."""
-    descriptor = os.open(full, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try:
-        before, rest = os.fstat(descriptor).st_size, memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-        except BaseException:
-            os.ftruncate(descriptor, before)
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

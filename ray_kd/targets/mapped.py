@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ray_kd.config.errors import UserError
 from ray_kd.storage import DamagedFile, Lock, Store, shapes
-from ray_kd.storage.store import writing_name
+from ray_kd.storage.disk import writing_name
 from ray_kd.targets.encoding import Encoding
 from ray_kd.targets.layout import Group, TargetStore, digest
 from ray_kd.targets.shards import read_shard

@@ -20,7 +20,7 @@ from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.names import one_line
 from ray_kd.storage import DamagedFile, Store, shapes
-from ray_kd.storage.store import writing_name
+from ray_kd.storage.disk import writing_name
 from ray_kd.trials.design import Design
 
 LEFT_OUT = "nodes.json"

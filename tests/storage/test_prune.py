@@ -18,9 +18,10 @@ from ray_kd.analysis.sweep_results import sweep_results, write_comparison
 from ray_kd.analysis.tables import write_tables
 from ray_kd.config.errors import UserError
 from ray_kd.storage import Lock, Store, is_held
+from ray_kd.storage.disk import LEFT, writing_name
 from ray_kd.storage.leftovers import clean, clean_probes
 from ray_kd.storage.prune import kind_of, removable, remove
-from ray_kd.storage.store import LEFT, PROBE, writing_name
+from ray_kd.storage.store import PROBE
 from ray_kd.training.run import Training
 from ray_kd.training.run_context import local_context
 from tests.analysis.make_records import make_records
