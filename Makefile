@@ -8,7 +8,7 @@ export UV_COMPILE_BYTECODE := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-ray test-others test-outcome test-all test-rest test-rest-ray test-rest-others \
-  test-rest-outcome test-elsewhere test-fast check setup lock clean
+  test-rest-outcome test-elsewhere test-fast check docs setup lock clean
 
 help:
 	@echo "make demo       set up, and compare eight ways to distil on handwritten digits (3 minutes)"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-rest  what make test leaves out: the rest of large products, faults of several processes at once"
 	@echo "make test-fast  make test without the tests that take long or start Ray, and as this machine is"
 	@echo "make test-elsewhere  only those about outcomes: two other processors' arithmetic, three sets of seeds"
+	@echo "make docs       the pages of docs/ as a site: build/site/index.html (half a minute)"
 	@echo "make setup      only set up .venv (quick the second time)"
 	@echo "make lock       resolve requirements.lock anew"
 
@@ -76,6 +77,12 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Not --quiet, which would hide warnings from mkdocs itself: `strict` would then pass. The variable silences an
+# advertisement of the theme's.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "open build/site/index.html"
+
 setup: .venv/.ready
 
 .venv/.ready: requirements.lock pyproject.toml
@@ -90,8 +97,8 @@ setup: .venv/.ready
 
 lock:
 	$(BIN)/uv pip compile --quiet --universal --upgrade --no-header --no-annotate --python-version 3.11 \
-	  --extra wandb --extra mtl --extra timm --extra huggingface --extra onnx --extra dev --extra peers \
-	  pyproject.toml -o requirements.lock
+	  --extra wandb --extra mtl --extra timm --extra huggingface --extra onnx --extra object-store \
+	  --extra dev --extra peers --extra docs pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf results .pytest_cache .mypy_cache .ruff_cache build dist

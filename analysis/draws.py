@@ -207,7 +207,7 @@ def _mean(draw: Draw) -> str:
 
 def _teacher(draw: Draw) -> str:
     """The test metric of its teachers, on average."""
-    values = [value for _, value in draw.comparison.teachers]
+    values = [teacher.value for teacher in draw.comparison.teachers]
     return number(draw.comparison, sum(values) / len(values)) if values else DASH
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from tests.helpers import start_ray
+from tests.s3 import S3Server, s3_server
 
 # Else Ray's processes, which are polite, wait for the tests that run beside them.
 os.environ.setdefault("RAY_worker_niceness", "0")
@@ -52,6 +54,25 @@ def two_cpus() -> None:
     A test that needs a Ray or a cluster of its own starts it in another process, or takes ``no_ray``.
     """
     start_ray()
+
+
+@pytest.fixture(scope="session")
+def s3_running() -> Iterator[S3Server]:
+    """An S3 server on loopback, one for all tests of a session."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_running: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """The S3 server, with keys for it in this process's environment, and neither faults nor requests yet."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_running.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_running.seen.clear()
+    yield s3_running
+    s3_running.faults.clear()
 
 
 def pytest_sessionfinish() -> None:

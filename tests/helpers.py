@@ -13,6 +13,7 @@ import pytest
 from ray_kd.config.registry import REGISTRIES
 from ray_kd.config.spec import RunSpec
 from tests.data.formats import make_folder
+from tests.s3 import KEYS, NO_METADATA
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -82,14 +83,20 @@ def daily(values: Iterable[Any], first: int = 1) -> list[Any]:
 
 
 def start_ray() -> None:
-    """The session's Ray, two CPUs whatever the machine has; it is started where it does not run."""
+    """The session's Ray, two CPUs whatever the machine has; it is started where it does not run.
+
+    Its processes have the keys of the tests' S3 server.
+    """
     from ray_kd.cluster.quiet import quiet
 
     quiet()  # before Ray is imported
     import ray
 
     if not ray.is_initialized():
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**KEYS, **NO_METADATA}.items():
+                patch.setenv(name, value)
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
 
 
 def shifted(spec: RunSpec, by: int) -> RunSpec:

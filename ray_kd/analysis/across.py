@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from scipy import stats
 
-from ray_kd.analysis.comparison import Cell, Comparison
+from ray_kd.analysis.comparison import Cell, Comparison, Teacher
 from ray_kd.statistics.intervals import Interval, interval
 from ray_kd.statistics.looks import Verdict
+from ray_kd.statistics.ratio import ratio
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,12 @@ class Gap:
     teacher: float
     """Test metric of the teacher, from the records of the runs that trained it: their mean; of several models
     that of the better one."""
+    by_seed: Mapping[int, float]
+    """The test metric of each seed's teacher, of that model; its mean where seeds share one."""
+    own: bool
+    """Whether seeds have teachers of their own, so that the intervals include the teachers' spread."""
     size: Interval
-    """Teacher minus student alone over the student's seeds, > 0 where the teacher is better, with its 95 %
-    t-interval. The teacher is one number, so its variation from run to run is not in the interval."""
+    """Teacher minus student alone, paired by seed, > 0 where the teacher is better; a 95 % t-interval."""
 
     @property
     def trouble(self) -> str | None:
@@ -53,9 +57,10 @@ class Standing:
     """By the mean of the primary metric; 1 is the highest, ties share a rank; of strategies that all tasks
     have."""
     gains: Mapping[str, Interval]
-    """(student - alone) / (teacher - alone) by task, a ratio of means. Its interval is that of the verdict,
-    divided by the same gap: it includes 0 exactly where the difference's does. Tasks where it is undefined
-    are missing. The winner of a search stands beside that of the baseline's own search."""
+    """(student - alone) / (teacher - alone) by task, a ratio of means, with Fieller's interval at the error
+    of the verdict's (``statistics.ratio``): both differences are uncertain, and it includes 0 exactly where
+    the strategy's does. Tasks where it is undefined are missing. The winner of a search stands beside that of
+    the baseline's own search."""
     mean_gain: float
     """Mean over the tasks where a gain is defined; nan where the strategy is missing in one of them."""
 
@@ -118,14 +123,18 @@ def _sign(comparison: Comparison) -> float:
 
 def _gap(task: str, comparison: Comparison) -> Gap:
     sign = _sign(comparison)
-    models: dict[str, list[float]] = {}
-    for model, value in comparison.teachers:
-        models.setdefault(model, []).append(sign * value)
-    teacher = sign * max(map(_mean, models.values()), default=math.nan)
-    alone = comparison.baseline.seeds.values() if comparison.baseline is not None else ()
-    known = [] if math.isnan(teacher) else [sign * (teacher - value) for value in alone]
+    teachers: dict[tuple[str, str], list[Teacher]] = {}
+    for one in comparison.teachers:
+        teachers.setdefault((one.name, one.model), []).append(one)
+    best = max(teachers.values(), key=lambda runs: sign * _mean([one.value for one in runs]), default=[])
+    teacher = _mean([one.value for one in best])
+    alone = comparison.baseline.seeds if comparison.baseline is not None else {}
+    by_seed = {seed: one.value for one in best for seed in one.seeds}
+    own = len(best) > 1 and alone.keys() <= by_seed.keys()
+    by_seed = by_seed if own else {} if math.isnan(teacher) else dict.fromkeys(alone, teacher)
+    known = [sign * (by_seed[seed] - value) for seed, value in alone.items() if seed in by_seed]
     overlap = comparison.plan.overlap(comparison.plan.baseline)
-    return Gap(task, comparison, teacher, interval(known, overlap=overlap))
+    return Gap(task, comparison, teacher, by_seed, own, interval(known, overlap=overlap))
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -138,10 +147,13 @@ def _gain(gap: Gap, cell: Cell) -> Interval:
     if versus is None:
         return Interval(0.0, math.nan, math.nan, cell.n)
     alone = next((other.seeds for other in gap.comparison.cells if other.name == versus.reference), {})
-    difference = versus.difference
-    size = gap.teacher - _mean([alone[seed] for seed in versus.seeds(cell.seeds, alone)])
-    low, high = sorted((difference.low / size, difference.high / size)) if size else (math.nan, math.nan)
-    return Interval(difference.mean / size if size else math.nan, low, high, difference.n)
+    seeds = versus.seeds(cell.seeds, alone)
+    above = [cell.seeds[seed] - alone[seed] for seed in seeds]
+    below = [gap.by_seed.get(seed, gap.teacher) - alone[seed] for seed in seeds]
+    if math.isnan(versus.difference.low):  # no look has been reached, or seeds were lost
+        size = _mean(below)
+        return Interval(_mean(above) / size if size else math.nan, math.nan, math.nan, len(seeds))
+    return ratio(above, below, versus.looks.error(versus.judged.look), versus.looks.overlap)
 
 
 def _ranks(comparison: Comparison, names: list[str]) -> dict[str, float]:

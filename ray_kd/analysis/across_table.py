@@ -63,13 +63,23 @@ def across_notes(across: Across) -> list[str]:
         "intervals of one task hold together at 95 %, not those of all tasks.",
         f"gain: (strategy {_MINUS} {across.baseline}) / (teacher {_MINUS} {across.baseline}), a ratio of "
         "means over common seeds of the test metric of the weights that were best on validation: 0 % is "
-        f"“{across.baseline}”, 100 % the teacher. Brackets: the interval that carries the verdict, as a "
-        "share of the same gap, which counts as known. mean: over the tasks where a gain is defined; it "
-        "only describes.",
+        f"“{across.baseline}”, 100 % the teacher. Brackets: Fieller's interval of this ratio at the error of "
+        "the verdict's interval, so that it excludes 0 exactly where the strategy is better or worse; none "
+        "where at that error the gap might be 0. mean: over the tasks where a gain is defined; it only "
+        "describes.",
         *(_gap_note(across, gap) for gap in across.gaps),
-        "The teacher counts as one number: no interval includes its variation from run to run.",
+        *_shared(across),
     ]
     return [*lines, *across.notes]
+
+
+def _shared(across: Across) -> list[str]:
+    """A sentence where one teacher serves all seeds."""
+    one = [gap.task for gap in across.gaps if not gap.own and gap.by_seed]
+    if not one:
+        return []
+    where = "" if len(one) == len(across.gaps) else f" in {joined(one)}"
+    return [f"One teacher serves all seeds{where}: no interval there includes its variation from run to run."]
 
 
 def _gap_note(across: Across, gap: Gap) -> str:

@@ -55,15 +55,16 @@ def _shown(found: Budget) -> list[int]:
 
 def _markdown(found: Budget) -> str:
     metric, budgets = found.comparison.metric, _shown(found)
-    headings = ["cell", "candidates", *(f"best of {n}\n{metric.percent}" for n in budgets)]
+    headings = ["cell", "candidates", *(f"best of {n}\n{metric.percent}; median" for n in budgets)]
     rows = [
         [curve.cell, str(len(curve.points)), *(_entry(found, curve.at(n)) for n in budgets)]
         for curve in found.curves
     ]
     notes = [
         f"The mean best validation {metric.title} of random searches of so many candidates, without bias "
-        "(Tang et al., ACL 2020). In brackets a 95 % interval for the median of such searches, whatever the "
-        "distribution of candidates (order statistics; Lourie et al., 2023); each interval by itself.",
+        "(Tang et al., ACL 2020); after it a 95 % interval for the median of such searches, whatever the "
+        "distribution of candidates (order statistics; Lourie et al., 2023); each interval by itself. Where "
+        "some candidates are far worse than most, the mean lies below it.",
         f"An end that is {DASH} is not bounded: these candidates are too few to say how far it may lie.",
         "sure: the intervals of the two lie apart, in one order at a smaller budget, then in the other.",
         "Validation figures chose the best epoch of each candidate, and are no figures of test data.",
@@ -81,7 +82,7 @@ def _entry(found: Budget, point: Interval | None) -> str:
     if point is None:
         return DASH
     ends = (DASH if math.isinf(end) else number(found.comparison, end) for end in (point.low, point.high))
-    return f"{number(found.comparison, point.mean)} [{', '.join(ends)}]"
+    return f"{number(found.comparison, point.mean)}; {' to '.join(ends)}"
 
 
 def _csv(found: Budget) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,6 +120,20 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A finished run of a teacher."""
+
+    name: str
+    """As ``teachers`` of the sweep file calls it; empty where its run does not tell."""
+    model: str
+    """With the paths along which it was taught itself."""
+    value: float
+    """The test metric of its best-on-validation weights."""
+    seeds: frozenset[int] = frozenset()
+    """The seeds whose compared trials it teaches, as far as the plan says."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The cells of one sweep, in the plan's order."""
 
@@ -129,9 +144,8 @@ class Comparison:
     """Trials of phase ``search``; they chose settings on validation data and do not count."""
     doublings: tuple[Doubling, ...]
     """What training twice as long gained, from the trials of phase ``control``."""
-    teachers: tuple[tuple[str, float], ...]
-    """Model, with the paths along which it was taught itself, and test metric (best-on-validation weights) of
-    each finished teacher."""
+    teachers: tuple[Teacher, ...]
+    """Each finished run of a teacher."""
     later: tuple[str, ...]
     """Cells of the plan that have no trial yet: the winner of a search is known when the search ends."""
     unfinished: pd.DataFrame
@@ -264,17 +278,28 @@ def _metric(trials: pd.DataFrame, plan: Plan) -> Metric:
     return Metric(plan.metric, plan.mode, rate)
 
 
-def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[tuple[str, float], ...]:
+_TEACHER_NAME = re.compile(r", seed \d+-(.+)$", re.DOTALL)
+"""In the name of its run: the first trial's that it teaches, and its own."""
+
+
+def _teachers(trials: pd.DataFrame, metric: Metric) -> tuple[Teacher, ...]:
     column = f"best_test_{metric.name}"
     done = trials[(trials["phase"] == "teacher") & (trials["status"] == "finished")]
     if column not in done:
         return ()
-    values = done[["student", "parameters", column, "paths"]].dropna(subset=["student", "parameters", column])
-    taught = values["paths"].fillna("").map(lambda paths: f", taught along {paths}" if paths else "")
-    return tuple(
-        (f"{model}, {int(size):,} parameters{how}", float(value))
-        for model, size, value, how in values.assign(paths=taught).itertuples(index=False)
-    )
+    seeds: dict[str, set[int]] = {}
+    taught = trials[(trials["phase"] == "compare") & trials["teachers"].notna() & trials["seed"].notna()]
+    for seed, teachers in taught[["seed", "teachers"]].itertuples(index=False):
+        for identity in str(teachers).split():
+            seeds.setdefault(identity, set()).add(int(seed))
+    found = []
+    for row in done.dropna(subset=["student", "parameters", column]).to_dict("records"):
+        how = f", taught along {row['paths']}" if isinstance(row["paths"], str) and row["paths"] else ""
+        model = f"{row['student']}, {int(row['parameters']):,} parameters{how}"
+        named = _TEACHER_NAME.search(str(row["name"]))
+        name = named[1] if named else ""
+        found.append(Teacher(name, model, float(row[column]), frozenset(seeds.get(row["identity"], ()))))
+    return tuple(found)
 
 
 def _cells(compared: pd.DataFrame, plan: Plan, metric: Metric) -> list[Cell]:

@@ -145,17 +145,19 @@ def _odd_notes(comparison: Comparison) -> list[str]:
 
 
 def _teacher_note(comparison: Comparison) -> list[str]:
-    """A sentence on each model of a teacher; where seeds have teachers of their own, on all of them."""
-    unit, models = " %" if comparison.metric.rate else "", dict[str, list[float]]()
-    for model, value in comparison.teachers:
-        models.setdefault(model, []).append(value)
+    """A sentence on each teacher; where seeds have teachers of their own, on all of them."""
+    unit, found = " %" if comparison.metric.rate else "", dict[tuple[str, str], list[float]]()
+    for teacher in comparison.teachers:
+        found.setdefault((teacher.name, teacher.model), []).append(teacher.value)
+    several_names = len({name for name, _ in found}) > 1
     lines = []
-    for model, values in models.items():
+    for (name, model), values in found.items():
         figures = [
             number(comparison, value) for value in (sum(values) / len(values), min(values), max(values))
         ]
         mean, least, most = figures
-        text = f"Teacher ({model}): {mean}{unit} test {comparison.metric.title}"
+        named = f" “{name}”" if several_names and name else ""
+        text = f"Teacher{named} ({model}): {mean}{unit} test {comparison.metric.title}"
         several = f", mean of {len(values)} runs between {least} and {most}" if len(values) > 1 else ""
         lines.append(f"{text}{several}.")
     return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,13 +72,9 @@ class Folder:
         content = self.read(name)
         return None if content is None else content.decode("utf-8", errors="replace")
 
-    def json(self, name: str) -> Any:
-        """The JSON value of a file; None if the file is missing or is no JSON (yet)."""
-        text = self.text(name)
-        try:
-            return None if text is None else json.loads(text)
-        except ValueError:
-            return None
+    def json(self, name: str, shape: Any = Any) -> Any:
+        """The JSON value of a file; None if the file is missing, is no JSON (yet), or not of this shape."""
+        return self.store.find_json(f"{self.prefix}{name}", shape)
 
     def stream(self, name: str) -> tuple[list[dict[str, Any]], bool]:
         """The entries of a growing record, in either layout, and whether anything in it cannot be read.

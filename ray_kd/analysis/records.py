@@ -13,7 +13,7 @@ from ray_kd.analysis.reader import Folder, each
 from ray_kd.analysis.schema import TABLES, joined
 from ray_kd.analysis.trial_rows import read_part
 from ray_kd.config.errors import UserError, unknown
-from ray_kd.storage import Store
+from ray_kd.storage import DamagedFile, Store, shapes
 from ray_kd.trials.design import Design, implied
 from ray_kd.trials.ledger import Ledger
 
@@ -154,15 +154,13 @@ def only_sweep(storage: str | Path | Folder) -> str:
 
 
 def _plan(root: Folder, name: str) -> dict[str, Any]:
-    data = root.json(f"sweeps/{name}/plan.json")
-    whole = isinstance(data, dict) and data.get("mode") in ("max", "min")
-    trials = data.get("trials") if whole else None
-    if not isinstance(trials, list) or any(
-        not isinstance(trial, dict) or "identity" not in trial or "cell" not in trial for trial in trials
-    ):
+    try:
+        data = root.store.read_json(f"{root.prefix}sweeps/{name}/plan.json", shapes.Plan)
+    except DamagedFile as error:
+        where = root.where(f"sweeps/{name}/plan.json")
         raise UserError(
-            f"{root.where(f'sweeps/{name}/plan.json')}: not a sweep's plan; `ray-kd sweep` writes it anew."
-        )
+            f"{where}: not a sweep's plan ({error.problem}); `ray-kd sweep` writes it anew."
+        ) from None
     return {**data, "name": data.get("name") or name}
 
 
@@ -176,8 +174,8 @@ def _with_design(root: Folder, name: str, data: dict[str, Any]) -> Plan:
 def _ledger(root: Folder, name: str) -> dict[str, Row]:
     files = [f"sweeps/{name}/ledger/{base}" for base in root.names(f"sweeps/{name}/ledger")]
     files = [file for file in files if file.endswith(".json")]
-    entries = [entry for entry in each(root.json, files, root.threads) if isinstance(entry, dict)]
-    return {str(entry.get("identity")): entry for entry in entries}
+    entries = each(lambda file: root.json(file, shapes.Entry), files, root.threads)
+    return {entry["identity"]: entry for entry in entries if entry is not None}
 
 
 def incomplete_note(trials: pd.DataFrame) -> list[str]:

@@ -22,6 +22,7 @@ from ray_kd.analysis.run_files import parse_spec, section
 from ray_kd.analysis.trial_rows import ENVIRONMENT
 from ray_kd.config.names import html
 from ray_kd.statistics.looks import Verdict
+from ray_kd.storage import Store
 
 
 def report_html(
@@ -278,9 +279,13 @@ def _fold(title: str, text: str) -> str:
 
 
 def _commands(sweep: str, storage: str) -> str:
-    lines = [
-        "# train what is missing; finished trials are found by identity",
-        shlex.join(["ray-kd", "sweep", f"{storage}/sweeps/{sweep}/sweep.yaml"]),
+    store, file = Store(storage), f"sweeps/{sweep}/sweep.yaml"
+    lines = ["# train what is missing; finished trials are found by identity"]
+    if store.is_local:
+        lines += [shlex.join(["ray-kd", "sweep", f"{storage}/{file}"])]
+    else:  # a sweep file is read from a disk
+        lines += [f"# sweep.yaml is a copy of {store.path(file)}", "ray-kd sweep sweep.yaml"]
+    lines += [
         "# tables, plots and this report again",
         shlex.join(["ray-kd", "analyze", storage, "--sweep", sweep]),
     ]

@@ -41,6 +41,7 @@ _TRIAL: tuple[Column, ...] = (
     ),
     ("reason", TEXT, "why it failed or was stopped"),
     ("incomplete", TEXT, "what is damaged or missing in the record; null: nothing"),
+    ("teachers", TEXT, "identities of the runs that train its teachers, joined by ' '"),
     ("axes", TEXT, "the values of the sweep's axes, a JSON object"),
     ("task", TEXT, "registered name of the task"),
     ("dataset", TEXT, "registered name of the dataset"),
@@ -171,6 +172,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
 _COLUMNS = {**TABLES, "comparison": COMPARISON}
 
 
+_PLAIN: dict[pa.DataType, Any] = {TEXT: str, INTEGER: int, NUMBER: (int, float), FLAG: bool}
+
+
 def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
     """The Arrow schema of ``table``; of ``columns``, those it does not name are added as float64 metrics."""
     fields = [pa.field(name, kind, metadata={"meaning": meaning}) for name, kind, meaning in _COLUMNS[table]]
@@ -181,13 +185,22 @@ def schema(table: str, columns: Iterable[str] = ()) -> pa.Schema:
 
 
 def to_arrow(table: str, rows: list[dict[str, Any]]) -> pa.Table:
-    """Rows with the columns and types of ``table``; keys that a row lacks become null, texts printable."""
-    names = {name for row in rows for name in row}
+    """Rows with the columns and types of ``table``; keys that a row lacks become null, texts printable.
+
+    So do values of another type become null, as a recorded spec or a line of an epoch has them that somebody
+    changed.
+    """
+    wanted = schema(table, {name for row in rows for name in row})
     rows = [
         {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
         for row in rows
     ]
-    return pa.Table.from_pylist(rows, schema=schema(table, names))
+    try:
+        return pa.Table.from_pylist(rows, schema=wanted)
+    except (pa.ArrowException, OverflowError):
+        kinds = {field.name: field.type for field in wanted}
+        kept = [{name: _of_kind(value, kinds[name]) for name, value in row.items()} for row in rows]
+        return pa.Table.from_pylist(kept, schema=wanted)
 
 
 def columns_to_arrow(table: str, columns: dict[str, list[Any]]) -> pa.Table:
@@ -197,10 +210,25 @@ def columns_to_arrow(table: str, columns: dict[str, list[Any]]) -> pa.Table:
     for field in wanted:
         values = columns.get(field.name) or [None] * length
         if field.type == TEXT:
-            shown = {value: printable(value) for value in set(values) if value is not None}
-            values = [shown.get(value) for value in values]  # few differ, of millions
-        found.append(pa.array(values, field.type))
+            texts = {value for value in values if isinstance(value, str)}  # few differ, of millions
+            shown = {text: printable(text) for text in texts}
+            values = [shown[value] if isinstance(value, str) else value for value in values]
+        found.append(_column(values, field.type))
     return pa.Table.from_arrays(found, schema=wanted)
+
+
+def _column(values: list[Any], kind: pa.DataType) -> pa.Array:
+    try:
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError):
+        return pa.array([_of_kind(value, kind) for value in values], kind)
+
+
+def _of_kind(value: Any, kind: pa.DataType) -> Any:
+    """The value if it is of a column's type, else None."""
+    plain = _PLAIN[kind]
+    whole = isinstance(value, plain) and (plain is bool or not isinstance(value, bool))
+    return value if whole and not (plain is int and abs(value) >= 2**63) else None
 
 
 def joined(table: str, parts: Sequence[pa.Table]) -> pd.DataFrame:

@@ -16,6 +16,8 @@ from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.records import Plan, Records
 from ray_kd.analysis.schema import TABLES, arrow_to_frame, frame_to_arrow, schema
 from ray_kd.config.errors import UserError
+from ray_kd.storage import shapes
+from ray_kd.storage.shapes import misfit
 
 _PLAN = b"ray_kd.plan"
 
@@ -75,8 +77,21 @@ def read_tables(out: str | Path | Folder) -> Records:
     text = (tables["trials"].schema.metadata or {}).get(_PLAN)
     return Records(
         **{name: _frame(name, table) for name, table in tables.items()},
-        plan=None if text is None else Plan.from_json({**json.loads(text), "trials": []}),
+        plan=None if text is None else _plan(text, folder.where("trials.parquet")),
     )
+
+
+def _plan(text: bytes, where: str) -> Plan:
+    try:
+        data = {**json.loads(text), "trials": []}
+    except (ValueError, TypeError) as error:
+        problem: str | None = str(error)
+    else:
+        declared = data.get("design")
+        problem = misfit(shapes.Plan, data) or (misfit(shapes.Design, declared) if declared else None)
+    if problem is not None:
+        raise UserError(f"{where}: its plan is damaged ({problem}); `ray-kd analyze` writes it anew.")
+    return Plan.from_json(data)
 
 
 def _frame(name: str, table: pa.Table) -> pd.DataFrame:

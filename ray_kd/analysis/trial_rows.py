@@ -74,6 +74,7 @@ class _Rows:
             "status": status,
             "reason": reason,
             "incomplete": incomplete(self.run) if whole else None,
+            "teachers": " ".join(self.planned.get("teachers") or ()) or None,
             "axes": None if axes is None else json.dumps(axes, sort_keys=True),
             "epochs": summary.get("epochs", last.get("epoch")),
             "steps": summary.get("steps", last.get("step")),

@@ -14,6 +14,7 @@ import typer
 
 from ray_kd.config.errors import UserError
 from ray_kd.config.names import printable
+from ray_kd.config.object_uri import ObjectURI
 from ray_kd.config.screen import say
 
 Overrides = Annotated[
@@ -35,10 +36,10 @@ AddressOption = Annotated[
 
 
 def shown(path: str | Path) -> str:
-    """A path, relative to the current folder if it lies below."""
+    """A path, relative to the current folder if it lies below; a URI stays as it is."""
     text = str(path)
     try:
-        relative = os.path.relpath(text)
+        relative = text if ObjectURI.parse(text) else os.path.relpath(text)
     except ValueError:
         return text
     return text if relative.startswith("..") else relative

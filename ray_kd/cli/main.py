@@ -23,7 +23,7 @@ from ray_kd.cli.prune import prune
 from ray_kd.cli.status import status
 from ray_kd.cli.sweep import sweep
 from ray_kd.cli.train import teacher, train
-from ray_kd.config.errors import TrainingFailed, UserError
+from ray_kd.config.errors import StorageError, TrainingFailed, UserError
 from ray_kd.config.faults import environment_fault
 from ray_kd.config.screen import say
 
@@ -108,8 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
         if fault is not None:
             say(f"ray-kd: {fault} Unfinished: the same command resumes from here.", error=True)
             sys.exit(3)
-        if isinstance(error, UserError):
-            say(f"ray-kd: {error}", error=True)
+        if isinstance(error, UserError | StorageError):
+            say(f"ray-kd: {getattr(error, 'strerror', None) or error}", error=True)
             sys.exit(2)
         if isinstance(error, TrainingFailed):
             say(f"ray-kd: training failed: {error}", error=True)

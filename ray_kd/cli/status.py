@@ -46,6 +46,8 @@ def status(
     from ray_kd.analysis.run_list import list_runs
     from ray_kd.analysis.verdicts import sweep_verdicts
     from ray_kd.config.ending import Ending
+    from ray_kd.storage import Store
+    from ray_kd.storage.shapes import LeftOut
     from ray_kd.trials.ledger import LEFT_OUT, node_line
 
     listed = runs or (sweep is None and not sweep_names(Folder.open(storage)))
@@ -58,12 +60,12 @@ def status(
     for row in trials[trials["status"] == Ending.FAILED.value].itertuples():
         which = f" ({row.name!s})" if row.phase == "teacher" and row.name else ""
         say(f"failed: {row.cell}{which}, seed {row.seed}: {row.reason}")
-        say(f"  traceback: {shown(f'{storage}/runs/{row.identity}/error.txt')}")
+        say(f"  traceback: {shown(Store(storage).path(f'runs/{row.identity}/error.txt'))}")
     for ending in (Ending.BLOCKED, Ending.UNFINISHED):
         rest = trials[(trials["status"] == ending.value) & trials["reason"].notna()]
         for row in rest.itertuples():
             say(f"{ending}: {row.cell}, seed {row.seed}: {row.reason}")
-    for node in Folder.open(storage).json(f"sweeps/{sweep}/{LEFT_OUT}") or ():
+    for node in Folder.open(storage).json(f"sweeps/{sweep}/{LEFT_OUT}", list[LeftOut]) or ():
         say(f"left out: {node_line(node)}")
     for line in best_lines(trials, sweep, storage):
         say(line)

@@ -97,6 +97,7 @@ def compare(
     from ray_kd.analysis import analyze
     from ray_kd.cluster.quiet import quiet
     from ray_kd.cluster.sweep import run_sweep
+    from ray_kd.storage import Store
     from ray_kd.trials.pause import STORAGE_TIMEOUT
 
     quiet()
@@ -118,8 +119,9 @@ def compare(
         raise typer.Exit(result.exit_code)
     found = analyze(result.storage, result.name)
     show(found.table)
-    say(f"\ntables, plots and report: {shown(f'{result.storage}/sweeps/{result.name}')}")
-    say(f"  open {shown(f'{result.storage}/sweeps/{result.name}/report.html')}")
+    store, place = Store(result.storage), f"sweeps/{result.name}"
+    say(f"\ntables, plots and report: {shown(store.path(place))}")
+    say(f"  open {shown(store.path(f'{place}/report.html'))}")
     for line in best_lines(found.records.trials, result.name, result.storage):
         say(line)
     if result.exit_code:

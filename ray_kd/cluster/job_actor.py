@@ -18,6 +18,7 @@ from ray_kd.cluster.stream import stream
 from ray_kd.config.ending import Ending, ending_of, reason_of
 from ray_kd.config.errors import UserError
 from ray_kd.config.spec import RunSpec
+from ray_kd.storage import shapes
 from ray_kd.training.process_cache import ProcessCache
 from ray_kd.training.run import Training
 from ray_kd.training.run_context import local_context
@@ -161,11 +162,12 @@ class JobActor(Trainable):
         runner, self._runner = self._runner, None
         if runner is None or runner.closed:
             return
-        verdict = None
-        with contextlib.suppress(OSError, UserError):
-            verdict = runner.store.read_json(f"{self._job.ledger}/{self._job.identity}.json")
+        verdict: dict[str, Any] = {}
+        with contextlib.suppress(OSError, UserError):  # the storage may be away
+            found = runner.store.find_json(f"{self._job.ledger}/{self._job.identity}.json", shapes.Entry)
+            verdict = found or verdict
         try:
-            runner.leave(verdict["reason"] if verdict and verdict["status"] == Ending.STOPPED else None)
+            runner.leave(verdict.get("reason") if verdict.get("status") == Ending.STOPPED else None)
         except Exception as error:
             if ending_of(error) is not Ending.UNFINISHED:  # it resumes from its last saved state
                 raise

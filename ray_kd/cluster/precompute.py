@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -38,10 +36,15 @@ RETRIES = 3
 
 
 class TeacherActor:
-    """One member of the pool."""
+    """One member of the pool.
 
-    def __init__(self) -> None:
-        self._works: dict[str, dict[tuple[str, str], Work]] = {}
+    Args:
+        runs: the runs whose targets it computes, resolved.
+    """
+
+    def __init__(self, runs: list[dict[str, Any]]) -> None:
+        self._runs = runs
+        self._works: dict[tuple[str, str], Work] = {}
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Compute the shards of a batch; returns for each a user's error, a fault of the machine, or "".
@@ -54,7 +57,7 @@ class TeacherActor:
 
     def _compute(self, task: dict[str, Any]) -> tuple[str, str]:
         try:
-            work = self._known(task["storage"], task["runs"])[task["store"], task["split"]]
+            work = self._known()[task["store"], task["split"]]
             group, shard = Group.from_json(task["group"]), Shard(**task["shard"])
             compute_shard(work.source, group, shard, work.dataset, work.views, work.task, work.load())
         except (UserError, OSError) as error:
@@ -66,16 +69,16 @@ class TeacherActor:
             return str(error), ""
         return "", ""
 
-    def _known(self, storage: str, file: str) -> dict[tuple[str, str], Work]:
-        """The dataset, teachers and paths of the runs that a file below the storage lists, loaded once."""
-        if file not in self._works:
+    def _known(self) -> dict[tuple[str, str], Work]:
+        """The dataset, teachers and paths of the runs, loaded once."""
+        if not self._works:
             import torch
 
-            runs = [RunSpec.parse(run) for run in Store(storage).read_json(file)]
+            runs = [RunSpec.parse(run) for run in self._runs]
             torch.set_num_threads(max(1, int(runs[0].resources.cpus)))
             found = gather_work(runs, local_context(runs[0]), ProcessCache())
-            self._works[file] = {(work.source.store.identity, work.source.split): work for work in found}
-        return self._works[file]
+            self._works = {(work.source.store.identity, work.source.split): work for work in found}
+        return self._works
 
 
 def precompute_cluster(
@@ -110,24 +113,12 @@ def precompute_cluster(
             clean(root, (folder, *(f"{folder}/{name}" for name in root.names(folder))))
         tasks = [task for work in works for task in _tasks(work)]
         if tasks:
-            with connect(address, own_modules(specs)), _runs_file(specs, context.store) as file:
-                about = {"storage": context.store.uri, "runs": file}
-                _stream([json.dumps({**about, **task}) for task in tasks], specs[0], on_shard)
+            with connect(address, own_modules(specs)):
+                _stream([json.dumps(task) for task in tasks], specs, on_shard)
         return len(tasks)
     finally:
         for lock in held:
             lock.release()
-
-
-@contextmanager
-def _runs_file(specs: list[RunSpec], store: Store) -> Iterator[str]:
-    """Write the runs to a file that every actor reads; it is deleted after the block."""
-    file = f"targets/work-{uuid.uuid4().hex[:8]}.json"
-    store.write_json(file, [spec.to_dict() for spec in specs])
-    try:
-        yield file
-    finally:
-        store.delete(file)
 
 
 def _tasks(work: Work) -> list[dict[str, Any]]:
@@ -138,7 +129,7 @@ def _tasks(work: Work) -> list[dict[str, Any]]:
     return [{**about, "group": group.to_json(), "shard": asdict(shard)} for group, shard in missing]
 
 
-def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
+def _stream(tasks: list[str], specs: list[RunSpec], on_shard: OnShard | None) -> None:
     """Compute the tasks with a pool of as many actors as the machines have room for."""
     import ray.data  # imported here, since the import takes a second
 
@@ -147,17 +138,19 @@ def _stream(tasks: list[str], spec: RunSpec, on_shard: OnShard | None) -> None:
             handler.setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    total, asked = ray.cluster_resources(), spec.resources
+    total, asked = ray.cluster_resources(), specs[0].resources
     places = math.floor(total.get("CPU", 1) / asked.cpus)
     gpus = asked.gpus or (1.0 if total.get("GPU", 0) >= 1 else 0.0)
     if gpus:
         places = min(places, math.floor(total["GPU"] / gpus))
     pool = max(1, min(places, len(tasks)))
+    runs = [{**spec.to_dict(), "storage": Store(spec.storage).uri} for spec in specs]
     rows: Any = ray.data.from_items([{"shard": task} for task in tasks], override_num_blocks=len(tasks))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")  # the options have no other name yet
         rows = rows.map_batches(
             TeacherActor,
+            fn_constructor_kwargs={"runs": runs},
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=2),
             num_cpus=asked.cpus,

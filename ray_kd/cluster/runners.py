@@ -132,9 +132,9 @@ class DistributedRunner(Runner):
             if self._waiting:
                 self._seen += 1
                 return self._waiting.pop(0)
-            over = bool(ray.wait([self._task], timeout=0.2)[0])  # before reading: misses no record
-            with contextlib.suppress(ValueError):  # a line is being written
-                self._waiting = [record for record in self._records.epochs() if record["epoch"] > self._seen]
+            # Before reading: so it misses no record.
+            over = bool(ray.wait([self._task], timeout=self.store.look_every)[0])
+            self._waiting = self._records.epochs_after(self._seen)
             if self._waiting:
                 continue
             if over:

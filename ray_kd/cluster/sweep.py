@@ -21,12 +21,11 @@ from ray_kd.config.screen import show
 from ray_kd.config.sweep import SweepSpec
 from ray_kd.config.words import clock
 from ray_kd.config.yamlio import apply_overrides
-from ray_kd.storage import Lock, Store
+from ray_kd.storage import Lock, Store, shapes
 from ray_kd.storage.leftovers import clean, clean_probes
 from ray_kd.tracking.wandb import require_wandb
 from ray_kd.training.object_records import require_same_runs
 from ray_kd.training.preflight import check_plan
-from ray_kd.training.records import read_whole
 from ray_kd.trials.ledger import node_line
 from ray_kd.trials.pause import STORAGE_TIMEOUT
 from ray_kd.trials.trial_queue import TrialQueue
@@ -106,7 +105,7 @@ class SweepResult:
             more = f" and {len(who) - 1} more" if len(who) > 1 else ""
             lines.append(f"  {ending}: {who[0]}{more}: {_last_line(reason)}")
             if error:
-                lines.append(f"    traceback: {self.storage}/{error}")
+                lines.append(f"    traceback: {Store(self.storage).path(error)}")
         if len(reasons) > 5:
             lines.append(f"  ... and {len(reasons) - 5} more; 'ray-kd status' lists them.")
         lines += [f"  left out: {line}" for line in self.left_out]
@@ -203,11 +202,9 @@ def _data_notes(queue: TrialQueue, store: Store) -> list[str]:
     runs = {str(job.spec.dataset.full()): job for job in queue.jobs.values() if job.state == "done"}
     found: dict[str, None] = {}
     for job in runs.values():
-        read = read_whole(store, f"runs/{job.identity}/dataset.json")
-        notes = read.get("notes", ()) if isinstance(read, dict) else ()
-        found |= dict.fromkeys(
-            f"{queue.sweep.name}: dataset {job.spec.dataset.component_name}: {note}" for note in notes
-        )
+        read = store.find_json(f"runs/{job.identity}/dataset.json", shapes.RunData) or {}
+        whose = f"{queue.sweep.name}: dataset {job.spec.dataset.component_name}"
+        found |= dict.fromkeys(f"{whose}: {note}" for note in read.get("notes", ()))
     return list(found)
 
 
@@ -231,6 +228,7 @@ def _only_driver(store: Store, name: str, say: Callable[[str], None]) -> Iterato
             f"sweep '{name}' is being run by another process (see {store.path(f'sweeps/{name}/lock')}). "
             "Wait for it, or give this sweep another 'name'."
         )
+    store.may_write = lock.require
     try:
         clean(store, (f"sweeps/{name}", f"sweeps/{name}/ledger"))
         clean_probes(store)

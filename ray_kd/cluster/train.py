@@ -6,6 +6,7 @@ import contextlib
 import json
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ray_kd.config.errors import TrainingFailed, UserError  # noqa: E402
 from ray_kd.config.faults import EnvironmentFault, environment_fault  # noqa: E402
 from ray_kd.config.spec import RunSpec  # noqa: E402
 from ray_kd.storage import Lock, Store, tell_once  # noqa: E402
+from ray_kd.storage.store import LOOK_EVERY  # noqa: E402
 from ray_kd.training.checkpoints import SPREAD, STATE, StoreCheckpoints, from_bytes, to_bytes  # noqa: E402
 from ray_kd.training.object_records import require_same  # noqa: E402
 from ray_kd.training.records import BESIDE, Records, find_summary, read_summary  # noqa: E402
@@ -35,10 +37,6 @@ from ray_kd.training.run_context import RunContext, local_context  # noqa: E402
 
 RESTARTS = 3
 """How often a run is resumed from its last checkpoint after a worker or a node died."""
-
-
-LOOK_EVERY = 0.2
-"""Seconds between two checks for new records of the workers and for a request to stop."""
 
 
 class RayCheckpoints:
@@ -126,8 +124,9 @@ def _heeding(context: RunContext, directory: str) -> Iterator[None]:
     over = threading.Event()
 
     def look() -> None:
-        while not over.wait(LOOK_EVERY):
-            if context.store.exists(f"{directory}/stop"):
+        while not over.wait(context.store.look_every):
+            with contextlib.suppress(OSError):  # there is none, or the storage does not answer for the moment
+                context.store.read(f"{directory}/stop")
                 context.stop.set()
                 return
 
@@ -224,6 +223,7 @@ def _lost(spec: RunSpec, directory: str, error: Exception) -> dict[str, Any]:
 def _trainer(spec: RunSpec, directory: str, group: str | None, nodes: dict[str, str]) -> TorchTrainer:
     asked = spec.resources
     told = {"spec": json.dumps(spec.to_dict()), "group": group, "directory": directory}
+    place, filesystem = Store(spec.storage).for_ray(f"{directory}/checkpoints")
     return TorchTrainer(
         train_worker,
         train_loop_config=told,
@@ -236,7 +236,8 @@ def _trainer(spec: RunSpec, directory: str, group: str | None, nodes: dict[str, 
         ),
         run_config=RunConfig(
             name=SPREAD,
-            storage_path=f"{spec.storage}/{directory}/checkpoints",
+            storage_path=place,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -263,24 +264,21 @@ def _fit(
         except BaseException as error:
             box["error"] = error
 
-    def written() -> list[dict[str, Any]]:
-        with contextlib.suppress(ValueError):  # a line is being written
-            return records.epochs()
-        return []
-
-    seen = max((record["epoch"] for record in written()), default=0)
+    seen = max((record["epoch"] for record in records.epochs()), default=0)
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    asked = False
+    asked, next_look = False, 0.0
     while thread.is_alive():
         thread.join(LOOK_EVERY)
         if stop.is_set() and not asked:
             ask_to_stop(store, identity)
             asked = True
-        for record in written() if on_record is not None else ():
-            if on_record is not None and record["epoch"] > seen:
-                seen = record["epoch"]
-                on_record(record)
+        if on_record is None or (thread.is_alive() and time.monotonic() < next_look):
+            continue
+        next_look = time.monotonic() + store.look_every
+        for record in records.epochs_after(seen):
+            seen = record["epoch"]
+            on_record(record)
     if "error" in box:
         raise box["error"]
     return dict(box["outcome"])

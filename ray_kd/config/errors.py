@@ -26,6 +26,10 @@ class TrainingFailed(RuntimeError):
         super().__init__(printable(message))
 
 
+class StorageError(OSError):
+    """An object store refuses a request: no permission, no such bucket. The exit code is 2."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is most similar to ``name``, or None if none is similar."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -23,19 +23,21 @@ FAULTS: dict[int, str] = {
     # Only Linux has EREMOTEIO.
     **{
         getattr(errno, name): _AWAY
-        for name in ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "ETIMEDOUT", "EHOSTDOWN", "EREMOTEIO")
+        for name in ("EIO", "ESTALE", "ENOTCONN", "ENODEV", "ENXIO", "EHOSTDOWN", "EREMOTEIO")
         if hasattr(errno, name)
     },
+    # A mount, or an object store that does not answer or throttles requests for too long.
+    errno.ETIMEDOUT: "The storage does not answer: check its network, its limits and its keys.",
 }
 """The numbers of errors of the machine, each with what to do."""
 
 _NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
 """How Python, pyarrow and Rust (safetensors) write an error's number into a text."""
 _REQUEST = re.compile(
-    r"AWS Error (?:NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE"
-    r"|REQUEST_TIMEOUT|REQUEST_TIME_TOO_SKEWED|UNKNOWN \(HTTP status (?:429|5\d\d)\)|UNKNOWN .*ExpiredToken)"
+    r"Generic \w+ error: .*(?:HTTP error|status code: (?:408|429|5\d\d))"
+    r"|<Code>(?:ExpiredToken|InvalidToken|RequestTimeout|RequestTimeTooSkewed)</Code>"
 )
-"""How pyarrow words a request that an object store did not answer, or refused for the time being."""
+"""How obstore words a request that an object store did not answer, or refused for the time being."""
 _UNMISTAKABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN)
 """Errors that are also recognised by their wording; the wording of the others occurs elsewhere too."""
 
@@ -45,6 +47,10 @@ class EnvironmentFault(UserError):
 
     The command line prints it without a traceback and exits with code 3.
     """
+
+
+class LockLost(EnvironmentFault):
+    """Another process took over a lock, or it could not be renewed in time: its holder stops writing."""
 
 
 def environment_fault(error: BaseException) -> EnvironmentFault | None:
@@ -104,5 +110,7 @@ def _words(error: BaseException, number: int) -> str:
     where = getattr(error, "filename", None)
     if where is not None:
         return f"{where}: {os.strerror(number)}. {FAULTS[number]}"
-    line = (str(error).strip().splitlines() or [os.strerror(number)])[-1]
+    text = getattr(error, "strerror", None) or str(error)
+    lines = str(text).strip().splitlines() or [os.strerror(number)]
+    line = next((line for line in lines if _in_text(line) is not None), lines[-1])
     return f"{line.rstrip('.')}. {FAULTS[number]}"

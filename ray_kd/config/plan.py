@@ -50,6 +50,7 @@ class Trial:
         keys = ("identity", "cell", "seed", "phase", "overrides", "axes")
         entry = {key: getattr(self, key) for key in keys}
         entry["task"] = self.spec.task.component_name
+        entry["teachers"] = list(self.teachers)
         return entry if self.candidate is None else {**entry, "candidate": self.candidate}
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from ray_kd.config.beside import Folder, import_code, run_of
 from ray_kd.config.errors import UserError
 from ray_kd.config.files import INITIAL, identity_of, known_weights, require_whole_record
+from ray_kd.config.object_uri import ObjectURI
 from ray_kd.config.options import (
     OWN,
     AggregatorField,
@@ -99,6 +100,8 @@ class RunSpec(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
+        for key, place in (("storage", self.storage), ("targets.cache", self.targets.cache)):
+            ObjectURI.parse(place or "", key)
         require_paths(self.paths, self.targets, self.teachers)
         in_order(self.teachers)
         for name, teacher in self.teachers.items():

@@ -15,7 +15,7 @@ from ray_kd.data.base import Dataset
 from ray_kd.data.sample_checks import check_dataset
 from ray_kd.export.run import ToExport
 from ray_kd.models.tapped import TappedModel
-from ray_kd.storage import Store
+from ray_kd.storage import Store, shapes
 from ray_kd.training.object_records import (
     NAMED,
     Description,
@@ -27,7 +27,7 @@ from ray_kd.training.object_records import (
     require_same,
 )
 from ray_kd.training.own_objects import own_split
-from ray_kd.training.records import OBJECTS, read_whole
+from ray_kd.training.records import OBJECTS
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def require_given(store: Store, run: ToExport, given: Given, to: str) -> None:
         )
     if given.student is None and given.test is None:
         return require_same(store, f"runs/{identity}", spec)
-    known: Description = read_whole(store, f"runs/{identity}/{OBJECTS}") or {}
+    known: Description = store.find_json(f"runs/{identity}/{OBJECTS}", shapes.Objects) or {}
     found: Description = {}
     if "size" in known:
         found |= describe_code(spec, known["size"]["classes"], known["size"]["channels"])
@@ -96,7 +96,11 @@ def require_given(store: Store, run: ToExport, given: Given, to: str) -> None:
 
 def own_test(run: ToExport, test: Any, store: Store) -> Dataset:
     """A dataset of the test set that was handed over, with what the record says of the run's data."""
-    about = store.read_json(f"runs/{run.identity}/dataset.json")
+    path = f"runs/{run.identity}/dataset.json"
+    try:
+        about = store.read_json(path, shapes.RunData)
+    except FileNotFoundError:
+        raise UserError(f"export: there is no {store.path(path)}, which says what the run read.") from None
     dataset = Dataset()
     dataset.classes, dataset.channels = int(about["classes"]), int(about["image"][0])
     dataset.class_names = None if about["class_names"] is None else tuple(about["class_names"])

@@ -30,7 +30,7 @@ class DistillationTokenOptions(PathOptions):
 
 @PATHS.register("distillation_token", source="Touvron et al., ICML 2021 (DeiT), arXiv 2012.12877")
 class DistillationToken(Path):
-    r"""Distillation token (DeiT): :math:`CE(z_d, \arg\max z_t)`, mean over samples.
+    r"""Distillation token (DeiT): :math:`CE(z_d, \operatorname{argmax} z_t)`, mean over samples.
 
     :math:`z_d` are the logits of the student's distillation token, ``extra["distillation"]``; the head of its
     class token, ``logits``, learns the labels by the task alone. With ``labels: soft`` the loss is

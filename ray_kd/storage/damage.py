@@ -7,9 +7,23 @@ import json
 from functools import cache
 from typing import Any
 
+from ray_kd.config.errors import UserError
 from ray_kd.config.screen import logger
+from ray_kd.storage.shapes import Summary, misfit
 
 LOG = logger(__name__)
+
+
+class DamagedFile(UserError):
+    """A file that can be read, and does not hold what it should; a fault of the machine is none.
+
+    Args:
+        problem: what is wrong in it.
+    """
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path} is damaged ({problem}); delete it, and it is written again.")
+        self.problem = problem
 
 
 @cache
@@ -35,10 +49,11 @@ def whole_lines(data: bytes) -> tuple[list[dict[str, Any]], bool]:
 
 def whole_summary(value: Any) -> dict[str, Any] | None:
     """``value`` if it is a summary as a run writes it, else None."""
-    if not isinstance(value, dict) or value.get("status") not in ("finished", "failed", "stopped"):
+    if misfit(Summary, value) is not None:
         return None
-    measured = all(isinstance((value.get(which) or {}).get("test"), dict) for which in ("last", "best"))
-    return value if measured or value["status"] != "finished" else None
+    summary: dict[str, Any] = value
+    measured = all(isinstance((summary.get(which) or {}).get("test"), dict) for which in ("last", "best"))
+    return summary if measured or summary["status"] != "finished" else None
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

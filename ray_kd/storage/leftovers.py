@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import psutil
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage.store import LEFT, PROBE, Store
+from ray_kd.storage.disk import LEFT
+from ray_kd.storage.store import PROBE, Store
 
 OLD = 3600.0
 """Seconds after which a file counts as left behind whose writer cannot be looked for."""
@@ -41,7 +42,7 @@ def clean(store: Store, folders: Iterable[str]) -> list[str]:
     """
     gone = []
     with contextlib.suppress(OSError, UserError):
-        for folder in folders if store.is_local else ():  # an object store shows whole files only
+        for folder in folders:
             for name in store.names(folder):
                 if name.startswith(LEFT) and is_left(store, f"{folder}/{name}"):
                     store.delete(f"{folder}/{name}")

@@ -1,4 +1,10 @@
-"""A lock that expires: two sweeps that need one teacher train it once, and a dead holder blocks no one."""
+"""A lock that expires: two sweeps that need one teacher train it once, and a dead holder blocks no one.
+
+On a disk the lock is a file that is created exclusively. On an object store every step is a conditional
+request: ``If-None-Match: *`` takes the lock, ``If-Match`` with the ETag that was seen renews it, takes it
+over or releases it. A released lock stays there as an object that says so, since not every store deletes
+conditionally.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +21,15 @@ from types import TracebackType
 import psutil
 
 from ray_kd.config.errors import UserError
-from ray_kd.config.faults import EnvironmentFault
+from ray_kd.config.faults import EnvironmentFault, LockLost
 from ray_kd.config.screen import logger
 from ray_kd.config.words import clock
-from ray_kd.storage.store import Store
+from ray_kd.storage.store import Stamp, Store
 
 TTL = 60.0
 """Seconds without renewal after which a lock counts as abandoned."""
-DELETE_EVERY = 1.0
-"""Seconds between two tries to delete the file of a lock that was released while the storage was away."""
+GIVE_UP_EVERY = 1.0
+"""Seconds between two tries to give up the file of a lock that was released while the storage was away."""
 TELL_AFTER = 10.0
 """Seconds between the first and the second message while waiting; each later pause is twice as long."""
 TELL_AT_LEAST = 600.0
@@ -32,8 +38,8 @@ TELL_AT_LEAST = 600.0
 _CONTENT = re.compile(r"(?P<host>[^:\s]+):(?P<pid>\d+):[0-9a-f]{8} \d+\.\d{3}")
 """The content of a complete lock file; a truncated one would name a wrong process."""
 
-Stamp = tuple[bytes, float]
-"""Content of a lock file and time of its last write; its holder is alive as long as this changes."""
+_FREE = b"free"
+"""How the object of a released lock begins."""
 
 
 class Lock:
@@ -54,7 +60,8 @@ class Lock:
         on_wait: Callable[[str], None] | None = None,
         what: str | None = None,
     ) -> None:
-        self.store, self.path, self.ttl, self.what = store, path, ttl, what or store.path(path)
+        self.store = Store(store.uri)  # what guards the caller's store may be this lock
+        self.path, self.ttl, self.what = path, ttl, what or store.path(path)
         self.on_wait = on_wait or logger(__name__).warning
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._stop = threading.Event()
@@ -62,6 +69,7 @@ class Lock:
         self._file, self._guard = _Watched(store, path), _Watched(store, f"{path}.takeover")
         self._asked: float | None = None
         self._told, self._pause = 0.0, 0.0
+        self._renewed, self._taken_over = 0.0, False
 
     @property
     def held(self) -> bool:
@@ -72,34 +80,45 @@ class Lock:
         """Wait for the lock; False if ``timeout`` seconds passed without it, and it may be called again."""
         start = time.monotonic()
         self._asked = start if self._asked is None else self._asked
-        while not self.store.create_exclusive(self.path, self._content()):
-            stamp, age = self._file.look()
-            if stamp is not None:
-                expired = _holder_is_dead(stamp[0]) or age > self.ttl
-                if expired and self._take_over(stamp):
-                    continue
-                self._tell(stamp[0], max(0.0, self.ttl - age))
+        while not self._take():
             if timeout is not None and time.monotonic() - start > timeout:
                 return False
-            time.sleep(min(0.2, self.ttl / 10))
+            time.sleep(min(self.store.look_every, self.ttl / 10))
         self._asked, self._pause = None, 0.0
         self._stop.clear()
         self._renewal = threading.Thread(target=self._renew, daemon=True)
         self._renewal.start()
         return True
 
+    def require(self) -> None:
+        """Refuse to go on as its holder if it no longer is; ``Store.guarded`` calls it before each write.
+
+        Raises:
+            LockLost: another process took the lock over, or it could not be renewed for ``ttl`` seconds.
+        """
+        if self._taken_over:
+            raise LockLost(
+                f"another process took over {self.store.path(self.path)}, since this one did not renew it "
+                f"for {clock(self.ttl)}. This one writes nothing more."
+            )
+        if self.held and time.monotonic() - self._renewed > self.ttl:
+            raise LockLost(
+                f"{self.store.path(self.path)} could not be renewed for {clock(self.ttl)}, so another "
+                "process may have taken it over."
+            )
+
     def release(self) -> None:
         """Release the lock; the lock file of another holder is not touched.
 
-        If the file cannot be deleted (a disk that became read-only), that is tried again until it can be, or
-        is another's.
+        If the storage does not let it (a disk that became read-only), that is tried again until it does, or
+        the lock is another's.
         """
         self._stop.set()
         if self._renewal is not None:
             self._renewal.join()
             self._renewal = None
-            if not self._deleted():
-                threading.Thread(target=self._delete_later, daemon=True).start()
+            if not self._given_up():
+                threading.Thread(target=self._give_up_later, daemon=True).start()
 
     def __enter__(self) -> Lock:
         self.acquire()
@@ -113,24 +132,53 @@ class Lock:
     def _content(self) -> bytes:
         return f"{self.owner} {time.time():.3f}".encode()
 
-    def _mine(self) -> bool:
-        try:
-            return self.store.read(self.path).startswith(self.owner.encode())
-        except FileNotFoundError:
-            return False
+    def _mine(self) -> Stamp | None:
+        """The file's stamp if it names this object as the holder.
 
-    def _deleted(self) -> bool:
-        """Delete the lock file if it is this object's; False: the storage does not let it."""
+        A file that is missing (a mount that is away for a moment) names nobody else.
+        """
+        stamp = self._file.stamp()
+        if stamp is None or stamp[0].startswith(self.owner.encode()):
+            return stamp
+        self._taken_over = True
+        return None
+
+    def _take(self) -> bool:
+        """Take the lock if it is free or has expired; else say who holds it."""
+        stamp, age = self._file.look()
+        mine = stamp is not None and stamp[0].startswith(
+            self.owner.encode()
+        )  # an attempt that seemed to fail
+        begun, taken = time.monotonic(), False
+        if stamp is None:
+            taken = self.store.create_exclusive(self.path, self._content())
+        elif mine or _is_free(stamp[0]) or _holder_is_dead(stamp[0]) or age > self.ttl:
+            taken = self._take_over(stamp)
+        if taken:
+            self._renewed, self._taken_over = begun, False
+            return time.monotonic() - begun < self.ttl / 2 or self._renew_once()
+        if stamp is not None and not _is_free(stamp[0]):
+            self._tell(stamp[0], max(0.0, self.ttl - age))
+        return False
+
+    def _given_up(self) -> bool:
+        """Delete the lock file, or say in the object that it is free, if it is this object's.
+
+        False: the storage does not let it.
+        """
         try:
-            if self._mine():
+            stamp = self._mine()
+            if stamp is not None and self.store.is_local:
                 self.store.delete(self.path)
+            elif stamp is not None:
+                self.store.replace(self.path, _FREE + b" since " + self._content(), stamp)
         except (OSError, UserError):
             return False
         return True
 
-    def _delete_later(self) -> None:
-        while not self._deleted():
-            time.sleep(DELETE_EVERY)
+    def _give_up_later(self) -> None:
+        while not self._given_up():
+            time.sleep(GIVE_UP_EVERY)
 
     def _tell(self, content: bytes, left: float) -> None:
         """Say what this process waits for, since when, who holds the lock, and what ends the wait."""
@@ -142,15 +190,15 @@ class Lock:
         self.on_wait(
             f"waiting for {self.what} for {waited} now: {_holder(content)} holds "
             f"{self.store.path(self.path)}. It ends when that process is done, or in {clock(left)} "
-            f"if it does not "
-            "renew the file. If you know that it no longer runs, delete the file."
+            "if it does not renew the file. If you know that it no longer runs, delete the file."
         )
 
     def _take_over(self, stamp: Stamp) -> bool:
-        """Delete an expired lock, one waiter at a time, so that no waiter deletes its successor's lock.
-
-        False: another waiter is deleting it, or died while doing so and left its guard, which expires too.
-        """
+        """Take a free or expired lock that still has this stamp."""
+        if not self.store.is_local:
+            return self.store.replace(self.path, self._content(), stamp)
+        # On a disk one waiter at a time may look and delete, so that none deletes its successor's lock. If
+        # one died while doing so, its guard expires, too.
         guard = self._guard.path
         if not self.store.create_exclusive(guard, self._content()):
             left, age = self._guard.look()
@@ -162,17 +210,28 @@ class Lock:
                 self.store.delete(self.path)
         finally:
             self.store.delete(guard)
-        return True
+        return self.store.create_exclusive(self.path, self._content())
 
     def _renew(self) -> None:
-        while not self._stop.wait(self.ttl / 4):
+        while not self._stop.wait(self.ttl / 4) and not self._taken_over:
             # A renewal that fails once (a slow disk) is tried again before the lock expires.
             with contextlib.suppress(Exception):
-                if self._mine():
-                    try:
-                        self.store.write(self.path, self._content())
-                    except EnvironmentFault:
-                        self.store.touch(self.path)
+                self._renew_once()
+
+    def _renew_once(self) -> bool:
+        begun, stamp = time.monotonic(), self._mine()
+        if stamp is None:
+            return False
+        try:
+            renewed = self.store.replace(self.path, self._content(), stamp)
+        except EnvironmentFault:
+            if not self.store.is_local:
+                raise
+            self.store.touch(self.path)
+            renewed = True
+        if renewed:
+            self._renewed = begun
+        return renewed
 
 
 class _Watched:
@@ -188,9 +247,9 @@ class _Watched:
         self._since = 0.0
 
     def stamp(self) -> Stamp | None:
-        """The file's content and time of writing; None: there is no file."""
+        """The file's content and version; None: there is no file."""
         try:
-            return self.store.read(self.path), self.store.modified(self.path)
+            return self.store.stamp(self.path)
         except FileNotFoundError:
             return None
 
@@ -212,7 +271,7 @@ def is_held(store: Store, path: str, ttl: float = TTL) -> bool:
         content, written = store.read(path), store.modified(path)
     except FileNotFoundError:
         return False
-    return not _holder_is_dead(content) and time.time() - written < 2 * ttl
+    return not _is_free(content) and not _holder_is_dead(content) and time.time() - written < 2 * ttl
 
 
 def _holder(content: bytes) -> str:
@@ -221,6 +280,10 @@ def _holder(content: bytes) -> str:
     if match is None:
         return "an unknown process (the file is empty or damaged)"
     return f"process {match['pid']} on {match['host']}"
+
+
+def _is_free(content: bytes) -> bool:
+    return content.startswith(_FREE)
 
 
 def _holder_is_dead(content: bytes) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 from ray_kd.config.errors import UserError, unknown
 from ray_kd.config.words import clock
 from ray_kd.storage.damage import whole_summary
+from ray_kd.storage.disk import LEFT
 from ray_kd.storage.leftovers import is_left
 from ray_kd.storage.lock import Lock, is_held
-from ray_kd.storage.store import LEFT, PROBE, Store
+from ray_kd.storage.shapes import Plan
+from ray_kd.storage.store import PROBE, Store
 
 MAPPED = "targets/mapped"
 LEFT_BY_KILLS = "left by kills"
@@ -126,7 +128,7 @@ def _named(store: Store, runs: Iterable[str]) -> list[str]:
         found.append(name if name in begun else begun[0])
     for sweep in store.names("sweeps") if found else ():
         try:
-            plan: Any = store.read_json(f"sweeps/{sweep}/plan.json")
+            plan: Any = store.read_json(f"sweeps/{sweep}/plan.json", Plan)
         except FileNotFoundError:
             continue
         needed = {trial.get("identity") for trial in plan.get("trials", ())} | set(plan.get("teachers") or ())
@@ -157,22 +159,15 @@ def _weight(sizes: dict[str, int], folder: str) -> int:
 
 def _run(store: Store, identity: str, sizes: dict[str, int]) -> Removable:
     directory = f"runs/{identity}"
-    summary = whole_summary(_read(store, f"{directory}/summary.json")) or {}
+    summary = whole_summary(store.find_json(f"{directory}/summary.json")) or {}
     seconds = summary.get("seconds")
     cost = f"training it again ({clock(seconds)})" if seconds else "training it again"
     return Removable(directory, f"run {identity}", _weight(sizes, directory), f"{directory}/lock", cost)
 
 
 def _status(store: Store, directory: str) -> str | None:
-    summary = whole_summary(_read(store, f"{directory}/summary.json"))
+    summary = whole_summary(store.find_json(f"{directory}/summary.json"))
     return None if summary is None else str(summary["status"])
-
-
-def _read(store: Store, path: str) -> Any:
-    try:
-        return store.read_json(path)
-    except (FileNotFoundError, UserError):
-        return None
 
 
 def _silent(text: str) -> None:

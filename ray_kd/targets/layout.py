@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage import Store
+from ray_kd.storage import DamagedFile, Store, shapes
 from ray_kd.targets.encoding import Encoding
 
 FORMAT = 1
@@ -147,16 +147,13 @@ class TargetStore:
             UserError: the folder does not exist, or its ``store.json`` is damaged.
         """
         try:
-            about = store.read_json(f"targets/{identity}/store.json")
+            about = store.read_json(f"targets/{identity}/store.json", shapes.StoredTargets)
         except FileNotFoundError:
             known = ", ".join(store.names("targets")) or "none"
             raise UserError(
                 f"no stored targets at {store.path(f'targets/{identity}')}. Known: {known}."
             ) from None
-        try:
-            found = cls(store, about)
-        except (KeyError, TypeError):
-            raise UserError(f"{store.path(f'targets/{identity}/store.json')} is damaged.") from None
+        found = cls(store, about)
         if found.identity != identity:
             raise UserError(
                 f"{store.path(f'targets/{identity}/store.json')} is damaged: it describes {found.identity}."
@@ -177,8 +174,8 @@ class TargetStore:
     def require(self, weights: str) -> None:
         """Refuse targets of a teacher whose weights have changed since."""
         try:
-            known = self.files.read_json("store.json")["weights"]
-        except (UserError, KeyError, TypeError):
+            known = self.files.read_json("store.json", shapes.StoredTargets)["weights"]
+        except DamagedFile:
             raise UserError(
                 f"stored targets: {self.files.path('store.json')} is damaged, so it is unknown which teacher "
                 f"computed the targets beside it. Delete the folder {self.files.path()}; the next run "
@@ -195,17 +192,15 @@ class TargetStore:
         """Every group there is, in the order of their names."""
         found = []
         for name in self.files.names():
-            group = self._group(name)
+            group = None if "." in name or name == "lock" else self._group(name)
             if group is not None:
                 found.append(group)
         return found
 
     def _group(self, name: str) -> Group | None:
         """The group of a folder; None if its ``group.json`` is missing or damaged (it is written again)."""
-        try:
-            return Group.from_json(self.files.read_json(f"{name}/group.json"))
-        except (FileNotFoundError, UserError, KeyError, TypeError, AttributeError):
-            return None
+        found = self.files.find_json(f"{name}/group.json", shapes.StoredGroup)
+        return None if found is None else Group.from_json(found)
 
     def add(self, group: Group) -> None:
         """Make a group's folder."""
@@ -213,11 +208,14 @@ class TargetStore:
             self.files.write_json(f"{group.identity}/group.json", group.to_json())
 
     def missing(self, group: Group, views: int) -> list[Shard]:
-        """The missing shards of the first ``views`` views; a file of another size counts as missing."""
+        """The missing shards of the first ``views`` views; a file of another size counts as missing.
+
+        Shards of as many rows weigh the same, so that one listing tells, and the note of one of them.
+        """
         if self._group(group.identity) is None:
             return group.shards(views)  # without group.json it is unknown what the shards hold
-        names = set(self.files.names(group.identity))
-        return [shard for shard in group.shards(views) if not self._whole(group, shard, names)]
+        sizes, noted = self.files.sizes(group.identity), dict[int, int]()
+        return [shard for shard in group.shards(views) if not self._whole(group, shard, sizes, noted)]
 
     def begun_views(self, group: Group) -> int:
         """How many views have at least one shard."""
@@ -233,11 +231,15 @@ class TargetStore:
                 return views
             views += 1
 
-    def _whole(self, group: Group, shard: Shard, names: set[str]) -> bool:
-        if not {f"{shard.name}.json", f"{shard.name}.parquet"} <= names:
+    def _whole(self, group: Group, shard: Shard, sizes: dict[str, int], noted: dict[int, int]) -> bool:
+        """Whether a shard is there; ``noted`` has the bytes of a whole one by its number of rows."""
+        place, rows = f"{group.identity}/{shard.name}", shard.stop - shard.start
+        size = sizes.get(f"{place}.parquet")
+        if size is None or f"{place}.json" not in sizes:
             return False
-        try:
-            noted = self.files.read_json(f"{group.identity}/{shard.name}.json")["bytes"]
-        except (UserError, KeyError, TypeError):
-            return False
-        return bool(noted == self.files.size(f"{group.identity}/{shard.name}.parquet"))
+        if size != noted.get(rows):
+            note = self.files.find_json(f"{place}.json", shapes.StoredShard)
+            if note is None or note["bytes"] != size:
+                return False
+            noted[rows] = size
+        return True

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
-from ray_kd.storage import Lock, Store
-from ray_kd.storage.store import writing_name
+from ray_kd.storage import DamagedFile, Lock, Store, shapes
+from ray_kd.storage.disk import writing_name
 from ray_kd.targets.encoding import Encoding
 from ray_kd.targets.layout import Group, TargetStore, digest
 from ray_kd.targets.shards import read_shard
@@ -124,12 +124,12 @@ def _found(store: TargetStore, group: Group, columns: list[str], views: int, cac
 
 def _is_there(cache: Store, place: str, group: Group, views: int) -> bool:
     try:
-        about = cache.read_json(f"{place}.json")
+        about = cache.read_json(f"{place}.json", shapes.MappedColumn)
         size = cache.size(f"{place}.bin")
-        rows, nbytes = about["rows"], about["nbytes"]
-    except (FileNotFoundError, UserError, KeyError, TypeError):
+    except (FileNotFoundError, DamagedFile):
         return False  # damaged: it is copied again
-    return bool(rows == group.samples * views and rows * nbytes == size)
+    rows = about["rows"]
+    return bool(rows == group.samples * views and rows * about["nbytes"] == size)
 
 
 def _copy(store: TargetStore, group: Group, places: dict[str, str], views: int, cache: Store) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ray_kd.config.errors import UserError
+from ray_kd.storage import DamagedFile, shapes
 from ray_kd.targets.layout import Group, Shard, TargetStore
 
 
@@ -68,12 +69,12 @@ def read_shard(
     path = store.files.path(f"{place}.parquet")
     remedy = "run 'ray-kd precompute' with the same file: it computes what is missing or damaged"
     try:
-        noted = store.files.read_json(f"{place}.json")
+        noted = store.files.read_json(f"{place}.json", shapes.StoredShard)
         size, checksum = noted["bytes"], noted["sha256"]
         data = store.files.read(f"{place}.parquet")
     except FileNotFoundError:
         raise UserError(f"stored targets: {path} is missing; {remedy}.") from None
-    except (UserError, KeyError, TypeError):
+    except DamagedFile:
         beside = store.files.path(f"{place}.json")
         raise UserError(f"stored targets: {beside} is damaged. Delete it, then {remedy}.") from None
     if len(data) != size or hashlib.sha256(data).hexdigest() != checksum:

@@ -29,7 +29,7 @@ from ray_kd.data.sample_checks import SPLITS, CheckedSplit
 from ray_kd.models.create import draw_model
 from ray_kd.models.factory import FactoryOptions, find
 from ray_kd.models.tapped import TappedModel
-from ray_kd.storage import Store
+from ray_kd.storage import Store, shapes
 from ray_kd.teacher.live import digest_of
 from ray_kd.training.network_checks import made
 from ray_kd.training.records import OBJECTS, read_summary
@@ -155,7 +155,7 @@ def require_same(store: Store, directory: str, spec: RunSpec, own: Own | None = 
     how = "fresh=True" if own is not None else "fresh=True (--fresh)"
     start_over = f"start over by {how}, which takes its place once it has finished"
     try:
-        known: Description = store.read_json(f"{directory}/{OBJECTS}")
+        known: Description = store.read_json(f"{directory}/{OBJECTS}", shapes.Objects)
     except FileNotFoundError:
         if own is None:
             return  # of a version that kept no such record; the spec alone tells it from others
@@ -194,7 +194,7 @@ def differences(known: Any, found: Any, where: str = "") -> Iterator[str]:
             if key in ("module", BEGAN):
                 continue  # where a class was written changes nothing: a notebook's becomes a file's
             if key == "code":
-                same = known[key].keys() & found[key].keys() if key in known else ()
+                same = found[key].keys() & known[key] if isinstance(known.get(key), dict) else ()
                 if any(None is not known[key][v] != found[key][v] is not None for v in same):
                     yield f"{where}: the code of its classes is another"
             elif key not in known or key not in found:

@@ -7,9 +7,9 @@ from safetensors.torch import load as safetensors_of
 
 from ray_kd.config.screen import logger
 from ray_kd.models.compiled import load_own_state, own_state
-from ray_kd.storage import Store
+from ray_kd.storage import Store, shapes
 from ray_kd.training.object_records import BEGAN, Own, as_handed_over, weights_digest
-from ray_kd.training.records import OBJECTS, read_whole
+from ray_kd.training.records import OBJECTS
 
 LOG = logger(__name__)
 
@@ -63,7 +63,7 @@ def take_found(own: Own | None, store: Store, directory: str) -> None:
 
 
 def _began(store: Store, directory: str) -> str | None:
-    known = read_whole(store, f"{directory}/{OBJECTS}") or {}
+    known = store.find_json(f"{directory}/{OBJECTS}", shapes.Objects) or {}
     found = known.get("student", {}).get(BEGAN)
     return None if found is None else str(found)
 

@@ -14,12 +14,10 @@ from typing import Any
 
 import torch
 
-from ray_kd.config.errors import UserError
-from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.spec import RunSpec
 from ray_kd.data.base import Dataset
 from ray_kd.data.sample_checks import SPLITS
-from ray_kd.storage import Store, tell_once, whole_lines, whole_summary
+from ray_kd.storage import DamagedFile, Store, tell_once, whole_lines, whole_summary
 from ray_kd.storage.store import json_line
 from ray_kd.targets.layout import ids_digest
 from ray_kd.version import __version__
@@ -84,9 +82,8 @@ class Records:
                 self.store.append(f"{self.directory}/paths.jsonl", row)
             self.store.append(f"{self.directory}/epochs.jsonl", record)
             return
-        file = f"{record['epoch']:06d}.json"
-        self.store.write_json(f"{self.directory}/paths/{file}", paths)
-        self.store.write_json(f"{self.directory}/epochs/{file}", record)
+        self.store.write_json(f"{self.directory}/{_epoch_file(record['epoch'], 'paths')}", paths)
+        self.store.write_json(f"{self.directory}/{_epoch_file(record['epoch'])}", record)
 
     def epochs(self) -> list[dict[str, Any]]:
         """The recorded epochs, without damaged lines."""
@@ -97,9 +94,19 @@ class Records:
                 return []
         else:
             folder = f"{self.directory}/epochs"
-            read = (read_whole(self.store, f"{folder}/{file}") for file in self.store.names(folder))
+            read = (self.store.find_json(f"{folder}/{file}") for file in self.store.names(folder))
             entries = [entry for entry in read if isinstance(entry, dict)]
         return [entry for entry in entries if _epoch_of(entry) is not None]
+
+    def epochs_after(self, epoch: int) -> list[dict[str, Any]]:
+        """The recorded epochs after this one; an object store is asked once for each, and for the next."""
+        if self.store.is_local:
+            return [record for record in self.epochs() if record["epoch"] > epoch]
+        found = []
+        while (record := self.store.find_json(f"{self.directory}/{_epoch_file(epoch + 1)}")) is not None:
+            found.append(record)
+            epoch += 1
+        return found
 
     def weights(self, file: str, data: bytes) -> None:
         """Write a file of weights."""
@@ -150,8 +157,13 @@ def find_summary(store: Store, identity: str) -> dict[str, Any] | None:
 def read_summary(store: Store, directory: str) -> dict[str, Any] | None:
     """The summary in a run's directory, or None; a damaged one counts as missing, with one warning."""
     path = f"{directory}/summary.json"
-    summary = whole_summary(read_whole(store, path))
-    if summary is None and store.exists(path):
+    try:
+        summary = whole_summary(store.read_json(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except DamagedFile:
+        summary = None
+    if summary is None:
         tell_once(
             f"{store.path(path)} is damaged and counts as missing: the run resumes from its last state, or "
             "trains again if it has none."
@@ -159,14 +171,9 @@ def read_summary(store: Store, directory: str) -> dict[str, Any] | None:
     return summary
 
 
-def read_whole(store: Store, path: str) -> Any:
-    """A JSON file's value; None if the file is missing or damaged."""
-    try:
-        return store.read_json(path)
-    except EnvironmentFault:  # it may be there
-        raise
-    except (FileNotFoundError, UserError):
-        return None
+def _epoch_file(epoch: int, name: str = "epochs") -> str:
+    """The object of an epoch; a disk has one file for all epochs."""
+    return f"{name}/{epoch:06d}.json"
 
 
 def _epoch_of(entry: dict[str, Any]) -> int | None:

@@ -10,6 +10,7 @@ import copy
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NoReturn
 
@@ -53,7 +54,7 @@ class Training:
         on_wait: called with a sentence while another process trains the same run; default: the log.
 
     Attributes:
-        lock: keeps other processes from training the run; ``epochs`` acquires it if it is not held yet.
+        lock: keeps others from training the run, which writes no more without it; ``epochs`` acquires it.
         stop_requested: set it from anywhere; the run saves its state at the next step and raises Interrupted.
     """
 
@@ -68,15 +69,16 @@ class Training:
         *,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
-        self.spec, self.context, self.own = spec, context, own
         self.cache = cache or ProcessCache()
         self.identity = identity or spec.identity()
         self.directory = directory or f"runs/{self.identity}"
+        lock = Lock(context.store, f"runs/{self.identity}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
+        self.lock = lock if context.leads else None
+        context = replace(context, store=context.store.guarded(lock.require))
+        self.spec, self.context, self.own = spec, context, own
         self.records = Records(context.store, self.directory)
         self.checkpoints = context.checkpoints or StoreCheckpoints(context.store, self.directory)
         self.stop_requested = context.stop
-        lock = Lock(context.store, f"runs/{self.identity}/lock", on_wait=on_wait, what=f"run '{spec.name}'")
-        self.lock = lock if context.leads else None
         self._parts: Parts | None = None
         self._step: Step | None = None
         self._loader: Loader | None = None

@@ -89,9 +89,18 @@ class Design:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Design:
-        """From the content of design.json."""
-        families = tuple(map(Family.from_json, data["families"]))
-        return cls(families, {str(cell): int(index) for cell, index in data["current"].items()})
+        """From the content of design.json, which has the shape ``storage.shapes.Design``.
+
+        Raises:
+            ValueError: what it says cannot be.
+        """
+        families, current = tuple(map(Family.from_json, data["families"])), dict(data["current"])
+        for cell, index in current.items():
+            if not 0 <= index < len(families) or cell not in families[index].cells:
+                raise ValueError(
+                    f"'current.{cell}': expected the number of a family with this cell, got {index}"
+                )
+        return cls(families, current)
 
     def to_json(self) -> dict[str, Any]:
         """The content of design.json."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from ray_kd.config.cells import SEARCHED
@@ -131,7 +131,19 @@ class Family:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> Family:
-        """From an entry of design.json."""
+        """From an entry of design.json.
+
+        Raises:
+            ValueError: what it says cannot be.
+        """
         lists = {key: tuple(entry[key]) for key in ("looks", "seeds")}
         sizing = entry.get("sizing")
-        return cls(**{**entry, **lists, "sizing": None if sizing is None else Sizing(**sizing)})
+        known = {field.name: entry[field.name] for field in fields(cls) if field.name in entry}
+        family = cls(**{**known, **lists, "sizing": None if sizing is None else Sizing(**sizing)})
+        looks = family.judged_by  # refuses looks and margins that cannot be
+        if len(family.seeds) < looks.at[-1] or not family.references:
+            raise ValueError(
+                f"a family with looks at {family.plain}, {len(family.seeds)} seeds and "
+                f"{len(family.references)} references"
+            )
+        return family

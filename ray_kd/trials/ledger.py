@@ -19,8 +19,8 @@ from ray_kd.config.ending import Ending, noted
 from ray_kd.config.errors import UserError
 from ray_kd.config.faults import EnvironmentFault
 from ray_kd.config.names import one_line
-from ray_kd.storage import Store
-from ray_kd.storage.store import writing_name
+from ray_kd.storage import DamagedFile, Store, shapes
+from ray_kd.storage.disk import writing_name
 from ray_kd.trials.design import Design
 
 LEFT_OUT = "nodes.json"
@@ -64,7 +64,12 @@ class Outcome:
 def _finite(summary: dict[str, Any], split: str) -> dict[str, float]:
     """Metrics of a run's best epoch; one that is no number counts as absent, as in the table."""
     metrics = (summary.get("best") or {}).get(split) or {}
-    return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
+    numbers = {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 
 def node_line(left_out: dict[str, Any]) -> str:
@@ -89,8 +94,8 @@ class Ledger:
     def load(self) -> None:
         """Read every entry; a damaged one is skipped, since its run's summary says how the run ended."""
         files = [file for file in self.store.names(f"{self.folder}/ledger") if file.endswith(".json")]
-        entries = self._each([f"{self.folder}/ledger/{file}" for file in files])
-        self.entries = {str(entry["identity"]): entry for entry in entries if entry and "identity" in entry}
+        entries = self._each([f"{self.folder}/ledger/{file}" for file in files], shapes.Entry)
+        self.entries = {entry["identity"]: entry for entry in entries if entry}
 
     def outcomes(self, identities: Iterable[str]) -> dict[str, Outcome]:
         """How each of these runs ended, for those that count as ended in this sweep.
@@ -99,7 +104,7 @@ class Ledger:
         that was blocked or unfinished: it is tried again.
         """
         identities = list(identities)
-        summaries = self._each([f"runs/{identity}/summary.json" for identity in identities])
+        summaries = self._each([f"runs/{identity}/summary.json" for identity in identities], shapes.Summary)
         found = {}
         for identity, summary in zip(identities, summaries, strict=True):
             entry = self.entries.get(identity)
@@ -137,7 +142,7 @@ class Ledger:
         self.stale.discard(identity)
         entry = self.entries.get(identity)
         self.erase(identity)
-        summary = self.read_json(f"runs/{identity}/summary.json")
+        summary = self.store.find_json(f"runs/{identity}/summary.json", shapes.Summary)
         if (summary or {}).get("status") == "finished":
             return  # another process has finished it in the meantime
         self.store.delete(f"runs/{identity}/summary.json")
@@ -151,8 +156,9 @@ class Ledger:
         self.store.delete(f"{self.folder}/ledger/{identity}.json")
 
     def read_plan(self) -> dict[str, Any] | None:
-        """plan.json of an earlier invocation of the sweep; None if there is none."""
-        return self.read_json(f"{self.folder}/plan.json")
+        """plan.json of an earlier invocation of the sweep; None if there is none, or if it is damaged."""
+        found: dict[str, Any] | None = self.store.find_json(f"{self.folder}/plan.json", shapes.Plan)
+        return found
 
     def write_plan(self, plan: dict[str, Any]) -> None:
         """Write plan.json."""
@@ -165,13 +171,14 @@ class Ledger:
             UserError: design.json is damaged. What was declared is then unknown, and is not guessed.
         """
         path = f"{self.folder}/design.json"
-        data = self.read_json(path)
         try:
-            return Design() if data is None and not self.store.exists(path) else Design.from_json(data or {})
-        except (KeyError, TypeError, ValueError):
+            return Design.from_json(self.store.read_json(path, shapes.Design))
+        except (FileNotFoundError, NotADirectoryError):
+            return Design()
+        except (DamagedFile, ValueError) as error:
             raise UserError(
-                f"{self.store.path(path)}: not a sweep's design, so nobody knows which looks were declared. "
-                "Bring it back, or give the sweep another 'name'."
+                f"{self.store.path(path)}: not a sweep's design, so nobody knows which looks were declared "
+                f"({getattr(error, 'problem', error)}). Bring it back, or give the sweep another 'name'."
             ) from None
 
     def write_design(self, design: Design) -> None:
@@ -220,18 +227,9 @@ class Ledger:
             raise EnvironmentFault(f"{self.store.path(path)} does not hold what was written to it.")
         self.store.delete(path)
 
-    def read_json(self, path: str) -> dict[str, Any] | None:
-        """A file's JSON mapping; None if the file is missing or damaged."""
-        try:
-            value = self.store.read_json(path)
-        except EnvironmentFault:  # it may be there
-            raise
-        except (FileNotFoundError, NotADirectoryError, UserError):
-            return None
-        return value if isinstance(value, dict) else None
-
-    def _each(self, paths: list[str]) -> list[dict[str, Any] | None]:
+    def _each(self, paths: list[str], shape: Any) -> list[dict[str, Any] | None]:
+        """Files of one shape, None for those that are missing or damaged."""
         if self.store.is_local:
-            return [self.read_json(path) for path in paths]
+            return [self.store.find_json(path, shape) for path in paths]
         with ThreadPoolExecutor(16) as pool:  # each read of an object store takes tens of milliseconds
-            return list(pool.map(self.read_json, paths))
+            return list(pool.map(lambda path: self.store.find_json(path, shape), paths))

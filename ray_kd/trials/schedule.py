@@ -7,6 +7,7 @@ from ray_kd.config.ending import Ending
 from ray_kd.config.plan import Plan, Trial, TrialMaker
 from ray_kd.config.seeds import SeedLooks
 from ray_kd.config.sweep import SweepSpec
+from ray_kd.storage import shapes
 from ray_kd.trials.design import Schedule
 from ray_kd.trials.family import Family, Sizing
 from ray_kd.trials.findings import spread_of
@@ -54,7 +55,7 @@ def _other_seeds(
     """
     known: dict[str, int] = {}
     for name in ledger.store.names("sweeps"):
-        plan = ledger.read_json(f"sweeps/{name}/plan.json") or {}
+        plan = ledger.store.find_json(f"sweeps/{name}/plan.json", shapes.Plan) or {}
         known |= {
             str(trial["identity"]): trial["seed"]
             for trial in plan.get("trials") or ()

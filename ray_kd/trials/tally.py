@@ -54,6 +54,7 @@ class Tally:
     _unpaced: int = 0
     """Epochs that are left of the other cells."""
     _pace_sum: float = 0.0
+    _paced_tasks: set[str] = field(default_factory=set)
 
     @property
     def left(self) -> int:
@@ -92,6 +93,7 @@ class Tally:
         self._change(job.cell, -job.spec.training.epochs)
         if outcome.epochs and outcome.seconds:
             self._pace(job.cell, outcome.seconds / outcome.epochs)
+            self._paced_tasks.add(job.spec.task.component_name)
         if value is not None and outcome.status is Ending.FINISHED and job.phase != "control":
             mean = self._results[job.cell]
             mean.add(value)
@@ -110,10 +112,15 @@ class Tally:
     def seconds_left(self, later: int, slots: int) -> float | None:
         """Estimated seconds of training that are left on all slots; None while nothing has been measured.
 
+        Cells without a pace are taken as the mean of the others. That holds within a task, not between tasks:
+        so None, too, until a trial of each task has ended.
+
         Args:
             later: trials that are not known yet.
         """
         running = [*self.running.values(), *self.teachers.values()]
+        if self._paces and self.tasks - self._paced_tasks:
+            return None
         if self._paces:
             overall = self._pace_sum / len(self._paces)
         else:

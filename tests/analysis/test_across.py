@@ -68,24 +68,47 @@ def test_each_task_is_compared_by_its_own_metric_under_names_that_pair(records: 
         assert {cell.name: list(cell.seeds.values()) for cell in comparison.cells} == {
             name: values for name, values in TEST[task].items() if name != "teacher"
         }
-        assert [value for _, value in comparison.teachers] == TEST[task]["teacher"]
+        assert [teacher.value for teacher in comparison.teachers] == TEST[task]["teacher"]
         assert [doubling.cell for doubling in comparison.doublings] == ["student alone"]
         assert set(found.parts[task].epochs["cell"]) >= set(TEST[task])
 
 
-def test_gain_is_a_ratio_of_means_with_the_interval_of_the_verdict_in_units_of_the_gap(
-    across: Across,
-) -> None:
+def test_gain_is_a_ratio_of_means_whose_interval_excludes_0_where_the_verdict_does(across: Across) -> None:
     for name, task in itertools.product(("equal", "utility"), ("classification", "segmentation")):
         alone, teacher = np.array(TEST[task]["student alone"]), TEST[task]["teacher"][0]
         standing = next(one for one in across.standings if one.name == name)
         gain, versus = standing.gains[task], standing.cells[task].versus
-        size = teacher - alone.mean()
-        assert gain.mean == pytest.approx((np.array(TEST[task][name]) - alone).mean() / size)
+        assert gain.mean == pytest.approx(
+            (np.array(TEST[task][name]) - alone).mean() / (teacher - alone.mean())
+        )
         assert versus is not None
-        shown = versus.difference
-        assert (gain.low, gain.high) == pytest.approx((shown.low / size, shown.high / size))
-        assert versus.verdict.decided is not (gain.low <= 0 <= gain.high)
+        if not math.isnan(gain.low):
+            assert gain.low < gain.mean < gain.high
+            assert versus.verdict.decided is not (gain.low <= 0 <= gain.high)
+
+
+def test_teachers_of_their_own_are_paired_by_seed_and_widen_the_gap(tmp_path: Path) -> None:
+    """Teachers vary with their students: by seed the gap is the same, and known better than its mean."""
+    alone = TEST["classification"]["student alone"]
+    test = {"classification": {**TEST["classification"], "teacher": [value + 0.06 for value in alone]}}
+    test["segmentation"] = {**TEST["segmentation"], "teacher": [0.60, 0.45, 0.75]}
+    root = make_tasks(tmp_path, test)
+    file = root / "sweeps/tasks/plan.json"
+    plan = json.loads(file.read_text())
+    for trial in plan["trials"]:
+        place = 3 * list(test).index(trial["task"]) + trial["seed"]
+        trial["teachers"] = [plan["teachers"][place]]
+    file.write_text(json.dumps(plan))
+    found = sweep_results(read_records(root, "tasks")).across
+    assert found is not None
+    easy, hard = found.gaps
+    assert easy.own
+    assert hard.own
+    assert easy.size.half_width == pytest.approx(0, abs=1e-9)
+    students = TEST["segmentation"]["student alone"]
+    gaps = [teacher - student for teacher, student in zip((0.60, 0.45, 0.75), students, strict=True)]
+    assert hard.size.half_width == pytest.approx(4.302653 * np.std(gaps, ddof=1) / math.sqrt(3), rel=1e-5)
+    assert "One teacher serves all seeds" not in across_markdown(found)
 
 
 def test_two_seeds_decide_nothing_and_crown_nothing(tmp_path: Path) -> None:

@@ -157,7 +157,10 @@ def test_table_csv_and_figure_are_written(tmp_path: Path) -> None:
         *(f"budget.{end}" for end in ("md", "csv")),
         *(f"plots/budget.{end}" for end in ("png", "svg")),
     }
-    assert "| cell | candidates | best of 1<br>% | best of 2<br>% | best of 5<br>% |" in found.answers
+    assert (
+        "| cell | candidates | best of 1<br>%; median | best of 2<br>%; median | best of 5<br>%; median |"
+        in found.answers
+    )
     assert "“wild” is ahead of “even” (not sure)" in found.answers
     rows = [row.split(",") for row in (tmp_path / "out" / "budget.csv").read_text().splitlines()[1:]]
     assert len(rows) == 40

@@ -115,16 +115,29 @@ def test_search_and_control_trials_never_enter(tmp_path: Path) -> None:
 
 
 def test_the_teacher_is_in_the_notes_and_in_no_test(comparison: Comparison) -> None:
-    assert comparison.teachers == (("small_cnn, 4,242 parameters", pytest.approx(0.98, abs=0.02)),)
+    (teacher,) = comparison.teachers
+    assert (teacher.model, teacher.value) == ("small_cnn, 4,242 parameters", pytest.approx(0.98, abs=0.02))
     assert any(note.startswith("Teacher (small_cnn, 4,242 parameters): 9") for note in notes(comparison))
     assert "teacher" not in [cell.name for cell in comparison.cells]
+
+
+def test_two_teachers_of_one_model_are_named_apart(records: Records) -> None:
+    """One taught with wrong labels, say: a mean over both would be a figure of neither."""
+    trials = records.trials.copy()
+    right = trials[trials["phase"] == "teacher"].assign(name="digits: cell, seed 0-right")
+    wrong = right.assign(name="digits: cell, seed 0-wrong", best_test_top1=0.1)
+    rest = trials[trials["phase"] != "teacher"]
+    both = dataclasses.replace(records, trials=pd.concat([rest, right, wrong], ignore_index=True))
+    said = [note for note in notes(compare_cells(both)) if note.startswith("Teacher")]
+    assert [note.split(" (")[0] for note in said] == ["Teacher “right”", "Teacher “wrong”"]
+    assert ": 10.00 % test top-1." in said[1]
 
 
 def test_of_a_teacher_that_was_taught_the_notes_say_so(records: Records) -> None:
     trials = records.trials.copy()
     trials.loc[trials["phase"] == "teacher", "paths"] = "soft_target, nst"
     taught = compare_cells(dataclasses.replace(records, trials=trials))
-    assert [model for model, _ in taught.teachers] == [
+    assert [teacher.model for teacher in taught.teachers] == [
         "small_cnn, 4,242 parameters, taught along soft_target, nst"
     ]
 

@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,31 +82,47 @@ def home_of(folder: Path, token: str | None = None) -> Path:
     return home
 
 
+def _is_up_or_gone(process: subprocess.Popen[bytes], address: Path) -> bool:
+    return process.poll() is not None or bool(address.is_file() and address.read_text().strip())
+
+
+def head(folder: Path, where: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+    """A node's process and its address; tried again where Ray gave up waiting for it, after half a minute."""
+    asked = ["--head", "--block", "--port=0", "--num-cpus=1", "--object-store-memory=80000000"]
+    ray = Path(sys.executable).with_name("ray")
+    # Ray says that it has started before it writes down where: ``auto`` needs the latter.
+    address = folder / "ray" / "ray_current_cluster"
+    for _ in range(3):
+        with (folder / "log").open("w") as log:
+            process = subprocess.Popen(
+                [str(ray), "start", *asked, "--include-dashboard=false"],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=where,
+            )
+        wait_for(partial(_is_up_or_gone, process, address))
+        if process.poll() is None:
+            return process, address.read_text().strip()
+        if "timed out during startup" not in (folder / "log").read_text():
+            break
+    raise AssertionError((folder / "log").read_text())
+
+
 @contextlib.contextmanager
 def cluster(mark: str, **variables: str) -> Iterator[Started]:
     """One node, started as Ray's documentation says, in a home of its own; ready once the block begins."""
     folder = Path(tempfile.mkdtemp(prefix="kd", dir="/tmp"))  # short: a socket's path has an end
     where = environment(home_of(folder), RAY_TMPDIR=str(folder), **{MARK: mark}, **variables)
-    asked = ["--head", "--block", "--port=0", "--num-cpus=1", "--object-store-memory=80000000"]
-    ray = Path(sys.executable).with_name("ray")
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [str(ray), "start", *asked, "--include-dashboard=false"],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env=where,
-        )
+    process = None
     try:
-        # Ray says that it has started before it writes down where: ``auto`` needs the latter.
-        address = folder / "ray" / "ray_current_cluster"
-        wait_for(lambda: process.poll() is not None or (address.is_file() and address.read_text().strip()))
-        assert process.poll() is None, (folder / "log").read_text()
-        yield Started(address.read_text().strip(), folder)
+        process, address = head(folder, where)
+        yield Started(address, folder)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         for left in left_of(mark):
             with contextlib.suppress(Exception):
                 left.kill()

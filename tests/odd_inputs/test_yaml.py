@@ -202,11 +202,11 @@ PINNED = {
     "runs/imagenet_r34_r18.yaml": "d8afdbe87ec2b073",
     "runs/cifar100_r50_r18.yaml": "3b0b0219de759726",
     "digits.yaml": "91a161a922d15ed3",
-    "all_tasks_digits.yaml": "affd4b74466fc322",
-    "fair_digits.yaml": "75b51c021a818208",
-    "harmful_path.yaml": "ded4944882f30799",
-    "judge_utility.yaml": "435ebd06fad44ead",
-    "utility_ablation.yaml": "e87cea07b41968f2",
+    "all_tasks_digits.yaml": "cf851a10cc853d78",
+    "fair_digits.yaml": "d3b20a1bfcdbdbd5",
+    "harmful_path.yaml": "6ac48fe5abaa2f8e",
+    "judge_utility.yaml": "d4031a5c6068ad6f",
+    "utility_ablation.yaml": "baae4699e103f0b2",
 }
 """Identities of the files in sweeps/ (of a sweep, a digest of all its trials'), all versions taken as 1: a
 component whose version rises changes none of these, another reading of YAML would."""

@@ -17,14 +17,16 @@ from ray_kd.analysis.reader import Folder
 from ray_kd.analysis.sweep_results import sweep_results, write_comparison
 from ray_kd.analysis.tables import write_tables
 from ray_kd.config.errors import UserError
-from ray_kd.storage import Lock, Store
+from ray_kd.storage import Lock, Store, is_held
+from ray_kd.storage.disk import LEFT, writing_name
 from ray_kd.storage.leftovers import clean, clean_probes
 from ray_kd.storage.prune import kind_of, removable, remove
-from ray_kd.storage.store import LEFT, PROBE, writing_name
+from ray_kd.storage.store import PROBE
 from ray_kd.training.run import Training
 from ray_kd.training.run_context import local_context
 from tests.analysis.make_records import make_records
 from tests.helpers import tiny
+from tests.s3 import S3Server
 from tests.training.runs import stop_after_steps
 
 
@@ -150,12 +152,13 @@ def test_a_run_goes_only_when_it_is_named_and_in_no_sweep(tmp_path: Path) -> Non
     assert (root / "runs" / planned).exists()
 
 
-def test_an_object_store_is_pruned_too() -> None:
-    store = Store("mock:///prune")  # pyarrow's filesystem in memory stands for an object store
+def test_an_object_store_is_pruned_too(s3: S3Server) -> None:
+    store = Store(s3.uri("prune"))
     store.write_json(
         "runs/abc/summary.json", {"status": "finished", "last": {"test": {}}, "best": {"test": {}}}
     )
     store.write("runs/abc/checkpoints/train/one/state.pt", b"12345")
     assert store.sizes("runs/abc/checkpoints") == {"runs/abc/checkpoints/train/one/state.pt": 5}
     assert pruned(store) == ["runs/abc/checkpoints"]
-    assert list(store.sizes()) == ["runs/abc/summary.json"]
+    assert list(store.sizes()) == ["runs/abc/lock", "runs/abc/summary.json"]
+    assert not is_held(store, "runs/abc/lock"), "what is left of it says that it is free"

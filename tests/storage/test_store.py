@@ -63,7 +63,7 @@ def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_uri_nobody_knows() -> None:
-    with pytest.raises(UserError, match="storage: cannot open 'nosuch://bucket'"):
+    with pytest.raises(UserError, match="storage: unknown kind of URI 'nosuch://'"):
         Store("nosuch://bucket")
 
 

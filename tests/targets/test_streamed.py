@@ -24,6 +24,7 @@ from ray_kd.training.run import Interrupted
 from ray_kd.training.run_context import RunContext, local_context
 from tests.data.formats import make_folder
 from tests.helpers import tiny
+from tests.s3 import S3Server
 
 CPU = torch.device("cpu")
 UNTAUGHT = {"model": {"name": "digits_cnn", "width": 4}, "weights": "initial"}
@@ -101,21 +102,38 @@ def test_without_a_stream_the_run_reads_the_shards_itself(tmp_path: Path) -> Non
     assert found[0][0] != ended(spec_of(tmp_path / "all", "mapped"))[0], "another order, other weights"
 
 
-def test_on_another_filesystem_of_pyarrow(tmp_path: Path) -> None:
-    pytest.importorskip("fsspec")
-    uri = f"fsspec+file://{tmp_path / 'far'}"
-    (tmp_path / "far").mkdir()
-    assert not Store(uri).is_local
+def test_on_an_object_store(tmp_path: Path, s3: S3Server) -> None:
     near = spec_of(tmp_path / "near", "stream")
     expected = ended(near)
-    far = near.model_copy(update={"storage": uri})
+    far = near.model_copy(update={"storage": s3.uri("streamed")})
     context = local_context(far)
     context.stream = Stream(context)
     summary = distill(far, context=context)
     assert summary["last"] == expected[1]
-    place = tmp_path / "far" / "runs" / summary["identity"] / "student.safetensors"
-    assert place.read_bytes() == expected[0]
-    assert len(list((tmp_path / "far" / "targets").rglob("*.parquet"))) == 3 + 2
+    store = Store(far.storage)
+    assert store.read(f"runs/{summary['identity']}/student.safetensors") == expected[0]
+    assert len([path for path in store.sizes("targets") if path.endswith(".parquet")]) == 3 + 2
+
+
+def test_a_start_asks_as_often_where_there_are_more_shards(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One listing, and a note of each size of shard; no shard is opened before its targets are needed."""
+    requests, shards = [], []
+    for number, size in enumerate((12_000, 3_000)):
+        monkeypatch.setattr("ray_kd.targets.layout.SHARD_BYTES", size)
+        storage = s3.uri(f"start-{number}")
+        spec = spec_of(Path("unused"), "stream", targets={"held": 64})
+        spec = spec.model_copy(update={"storage": storage})
+        context = local_context(spec)
+        distill(spec, context=context)
+        shards.append(sum(path.endswith(".parquet") for path in Store(storage).sizes("targets")))
+        s3.seen.clear()
+        build(spec, context, ProcessCache())
+        assert s3.count(key=r"\.parquet$") == 0
+        requests.append(s3.count("GET", "HEAD"))
+    assert shards[1] > 2 * shards[0]
+    assert requests[0] == requests[1]
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,18 @@ def records(file: Path) -> Iterator[Any]:
 
 
 def offline_runs(storage: Path) -> dict[str, list[Any]]:
-    """What each offline run below a storage recorded, by its id."""
+    """What each offline run below a storage recorded, by its id.
+
+    W&B's own process writes the last records a moment after ``finish`` has returned, later on a busy machine.
+    """
     files = sorted(storage.glob("wandb/offline-run-*/run-*.wandb"))
-    return {file.stem.removeprefix("run-"): list(records(file)) for file in files}
+    until = time.monotonic() + 60
+    while True:
+        found = {file.stem.removeprefix("run-"): list(records(file)) for file in files}
+        ended = all(any(record.HasField("exit") for record in run) for run in found.values())
+        if ended or time.monotonic() > until:
+            return found
+        time.sleep(0.05)
 
 
 def items(entries: Any) -> dict[str, Any]:

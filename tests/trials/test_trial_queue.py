@@ -12,7 +12,7 @@ from ray_kd.storage import Store
 from ray_kd.trials.job import RETRIES, Job
 from ray_kd.trials.ledger import Ledger, Outcome
 from ray_kd.trials.trial_queue import TrialQueue
-from tests.helpers import TINY
+from tests.helpers import TINY, TINY_SCENES
 
 CELLS: dict[str, Any] = {"alone": {"paths": []}, "taught": {"paths": ["soft_target"]}}
 RATES = {"optimizer.lr": {"log_uniform": [0.01, 1.0]}}
@@ -230,6 +230,20 @@ def test_a_metric_that_is_no_number_wins_no_search_and_no_panel(store: Store) ->
     best = snapshot(on).best
     assert best is not None
     assert "0.1000" in best
+
+
+def test_no_time_is_said_before_a_trial_of_each_task_has_ended(store: Store) -> None:
+    """An epoch of segmentation takes ten times as long as one of digits, say: neither tells of the other."""
+    cells = {"digits": {"paths": []}, "scenes": {**TINY_SCENES, "paths": []}}
+    spec = sweep(cells=cells, baseline=None, seeds=[0], metric={"name": "monitor"})
+    on = queue(store, spec)
+    while (job := on.next()) is not None:
+        end(on, job)
+        assert (snapshot(on).left is None) is not on.over, f"after a run of {job.cell}"
+
+    alike = queue(store, sweep(name="alike", seeds=[1, 2]))
+    end(alike, next(job for job in iter(alike.next, None) if job.cell == "alone"))
+    assert snapshot(alike).left is not None
 
 
 def optuna_sweep(trials: int = 12) -> SweepSpec:
