@@ -278,7 +278,7 @@ def _metric(trials: pd.DataFrame, plan: Plan) -> Metric:
     return Metric(plan.metric, plan.mode, rate)
 
 
-_TEACHER_NAME = re.compile(r", seed \d+-(.+)$", re.DOTALL)
+_TEACHER_NAME = re.compile(r".*, seed \d+-(.+)$", re.DOTALL)
 """In the name of its run: the first trial's that it teaches, and its own."""
 
 

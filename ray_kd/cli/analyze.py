@@ -64,7 +64,6 @@ def analyze(
       ray-kd analyze results --only comparison,plots
       ray-kd analyze results --only pictures --strategy utility --images 6
     """
-
     from ray_kd import analysis
     from ray_kd.analysis.pipeline import parts
 

@@ -74,7 +74,6 @@ def sweep(
 
 
 def _show_plan(file: str, overrides: tuple[str, ...], storage: str | None, trials: bool, probe: bool) -> None:
-
     from ray_kd.cluster.plan import plan_table
     from ray_kd.config.sweep import SweepSpec
 
@@ -93,7 +92,6 @@ def compare(
     storage_timeout: float | None = None,
 ) -> None:
     """Run a sweep, analyse it, and print where its files are and the next command."""
-
     from ray_kd.analysis import analyze
     from ray_kd.cluster.quiet import quiet
     from ray_kd.cluster.sweep import run_sweep

@@ -268,12 +268,14 @@ def _fit(
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     asked, next_look = False, 0.0
-    while thread.is_alive():
+    over = False
+    while not over:
         thread.join(LOOK_EVERY)
+        over = not thread.is_alive()  # before reading: so it misses no record
         if stop.is_set() and not asked:
             ask_to_stop(store, identity)
             asked = True
-        if on_record is None or (thread.is_alive() and time.monotonic() < next_look):
+        if on_record is None or (not over and time.monotonic() < next_look):
             continue
         next_look = time.monotonic() + store.look_every
         for record in records.epochs_after(seen):

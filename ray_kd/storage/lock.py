@@ -146,9 +146,8 @@ class Lock:
     def _take(self) -> bool:
         """Take the lock if it is free or has expired; else say who holds it."""
         stamp, age = self._file.look()
-        mine = stamp is not None and stamp[0].startswith(
-            self.owner.encode()
-        )  # an attempt that seemed to fail
+        # An attempt that seemed to fail may have left this object's own.
+        mine = stamp is not None and stamp[0].startswith(self.owner.encode())
         begun, taken = time.monotonic(), False
         if stamp is None:
             taken = self.store.create_exclusive(self.path, self._content())

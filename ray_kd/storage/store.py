@@ -164,7 +164,7 @@ class Store:
         """The same; None if the file is missing or damaged."""
         try:
             return self.read_json(path, shape)
-        except (FileNotFoundError, NotADirectoryError, DamagedFile):
+        except (FileNotFoundError, DamagedFile):
             return None
 
     def names(self, folder: str = "") -> list[str]:
@@ -178,8 +178,10 @@ class Store:
 
     def sizes(self, folder: str = "") -> dict[str, int]:
         """The bytes of every file in a folder and in those within it, by path below the root, sorted."""
-        found: dict[str, int] = {} if self._objects is None else self._objects.sizes(folder)
-        for place, _, names in os.walk(self.path(folder)) if self._objects is None else ():
+        if self._objects is not None:
+            return dict(sorted(self._objects.sizes(folder).items()))
+        found = {}
+        for place, _, names in os.walk(self.path(folder)):
             for name in names:
                 full = os.path.join(place, name)
                 with contextlib.suppress(FileNotFoundError):  # gone since the folder was listed

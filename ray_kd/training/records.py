@@ -102,11 +102,13 @@ class Records:
         """The recorded epochs after this one; an object store is asked once for each, and for the next."""
         if self.store.is_local:
             return [record for record in self.epochs() if record["epoch"] > epoch]
-        found = []
-        while (record := self.store.find_json(f"{self.directory}/{_epoch_file(epoch + 1)}")) is not None:
+        found: list[dict[str, Any]] = []
+        while True:
+            record = self.store.find_json(f"{self.directory}/{_epoch_file(epoch + 1)}")
+            if not isinstance(record, dict) or _epoch_of(record) != epoch + 1:
+                return found
             found.append(record)
             epoch += 1
-        return found
 
     def weights(self, file: str, data: bytes) -> None:
         """Write a file of weights."""
@@ -159,7 +161,7 @@ def read_summary(store: Store, directory: str) -> dict[str, Any] | None:
     path = f"{directory}/summary.json"
     try:
         summary = whole_summary(store.read_json(path))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except DamagedFile:
         summary = None

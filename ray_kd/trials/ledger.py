@@ -173,7 +173,7 @@ class Ledger:
         path = f"{self.folder}/design.json"
         try:
             return Design.from_json(self.store.read_json(path, shapes.Design))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return Design()
         except (DamagedFile, ValueError) as error:
             raise UserError(

@@ -124,8 +124,8 @@ def test_the_teacher_is_in_the_notes_and_in_no_test(comparison: Comparison) -> N
 def test_two_teachers_of_one_model_are_named_apart(records: Records) -> None:
     """One taught with wrong labels, say: a mean over both would be a figure of neither."""
     trials = records.trials.copy()
-    right = trials[trials["phase"] == "teacher"].assign(name="digits: cell, seed 0-right")
-    wrong = right.assign(name="digits: cell, seed 0-wrong", best_test_top1=0.1)
+    right = trials[trials["phase"] == "teacher"].assign(name="digits: a, seed 1-b, seed 0-right")
+    wrong = right.assign(name="digits: a, seed 1-b, seed 0-wrong", best_test_top1=0.1)
     rest = trials[trials["phase"] != "teacher"]
     both = dataclasses.replace(records, trials=pd.concat([rest, right, wrong], ignore_index=True))
     said = [note for note in notes(compare_cells(both)) if note.startswith("Teacher")]
